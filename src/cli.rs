@@ -1,0 +1,201 @@
+//! The command line. Parses and validates, opens nothing.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use log::LevelFilter;
+use pico_args::Arguments;
+
+use crate::http::RequestLimits;
+use crate::http::access::Access;
+use crate::server;
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Run the server.
+    Serve {
+        /// How.
+        options: server::Options,
+        /// What to log.
+        log_level: LevelFilter,
+    },
+    /// Print this help text.
+    Help(&'static str),
+    /// Print the version.
+    Version,
+}
+
+/// The command line is wrong; says how, in one line.
+#[derive(Debug, PartialEq)]
+pub struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// The longest `wait` and `lifetime` in seconds.
+const MAX_SECONDS: f64 = 1e9;
+
+const DEFAULT_PORT: u16 = 8888;
+const DEFAULT_MAX_WAITERS: usize = 10_000;
+
+const HELP: &str = "\
+rdlm, a lock manager over HTTP
+
+Usage: rdlm serve [OPTIONS]
+       rdlm-daemon [OPTIONS]   the same, as RDLM was started
+
+Options:
+  --port PORT                 port to listen on; 0: any free one [8888]
+  --bind ADDR                 address to listen on [all, IPv4 and IPv6]
+  --logging LEVEL             debug, info, warning, error or none [info]
+  --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
+                              no: nobody; FILE: HTTP Basic, one user:password a
+                              line, plain or as from `htpasswd -nB USER` [yes]
+  --base-url URL              begin of the lock URLs, for a server behind a proxy
+                              [http:// and the Host of the request]
+  --max-wait SECONDS          longest wait that is accepted [1000000000]
+  --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
+  --max-waiters N             requests that wait for locks at a time [10000]
+  --max-connections N         connections open at a time [as many as the limit
+                              of open files allows]
+  --help                      print this and exit
+  --version                   print the version and exit
+
+Try it:
+  rdlm serve &
+  curl -i -d '{\"title\":\"me\",\"wait\":5,\"lifetime\":60}' localhost:8888/locks/demo
+";
+
+/// Understands a command line, the name of the program first.
+///
+/// # Errors
+/// An unknown command or option, or a value that is not accepted.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let mut args = args.into_iter();
+    let program = args.next().unwrap_or_default();
+    let is_daemon = Path::new(&program).file_name() == Some(OsStr::new("rdlm-daemon"));
+    let mut args = Arguments::from_vec(args.collect());
+    if args.contains(["-h", "--help"]) {
+        return Ok(Command::Help(HELP));
+    }
+    if args.contains(["-V", "--version"]) {
+        return Ok(Command::Version);
+    }
+    if is_daemon {
+        return serve(args);
+    }
+    match args.subcommand().map_err(|error| UsageError(error.to_string()))?.as_deref() {
+        Some("serve") => serve(args),
+        Some("help") => Ok(Command::Help(HELP)),
+        Some(other) => Err(UsageError(format!("unknown command {other:?}, expected serve"))),
+        None => Err(UsageError("a command is missing, expected serve; see rdlm --help".into())),
+    }
+}
+
+fn serve(mut args: Arguments) -> Result<Command, UsageError> {
+    let log_level = option(&mut args, "--logging", log_level)?.unwrap_or(LevelFilter::Info);
+    let access = match option(&mut args, "--admin-userpass-file", access)? {
+        Some(access) => Some(access),
+        // RDLM's spelling.
+        None => option(&mut args, "--admin_userpass_file", access)?,
+    };
+    let max_wait = option(&mut args, "--max-wait", |text| seconds(text, true))?;
+    let max_lifetime = option(&mut args, "--max-lifetime", |text| seconds(text, false))?;
+    let longest = Duration::from_secs_f64(MAX_SECONDS);
+    let options = server::Options {
+        bind: option(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
+        port: option(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
+            .unwrap_or(DEFAULT_PORT),
+        access: access.unwrap_or(Access::Open),
+        limits: RequestLimits {
+            max_wait: max_wait.unwrap_or(longest),
+            max_lifetime: max_lifetime.unwrap_or(longest),
+        },
+        base_url: option(&mut args, "--base-url", base_url)?,
+        max_waiters: option(&mut args, "--max-waiters", |text| number(text, "a whole number"))?
+            .unwrap_or(DEFAULT_MAX_WAITERS),
+        max_connections: option(&mut args, "--max-connections", positive)?,
+    };
+    match args.finish().first() {
+        None => Ok(Command::Serve { options, log_level }),
+        Some(arg) => Err(UsageError(format!(
+            "unexpected argument {:?}: not an option of serve, or given twice; see rdlm --help",
+            arg.to_string_lossy()
+        ))),
+    }
+}
+
+/// The value of an option, if it is given; `parse` says what it expected instead.
+fn option<T>(
+    args: &mut Arguments,
+    name: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, UsageError> {
+    let value = args
+        .opt_value_from_os_str(name, |value| Ok::<_, String>(value.to_os_string()))
+        .map_err(|_| UsageError(format!("{name} needs a value")))?;
+    let Some(value) = value else { return Ok(None) };
+    let text = value.to_string_lossy();
+    match parse(&text) {
+        Ok(value) => Ok(Some(value)),
+        Err(expected) => Err(UsageError(format!("{name} {text:?}: expected {expected}"))),
+    }
+}
+
+fn number<T: FromStr>(text: &str, expected: &str) -> Result<T, String> {
+    text.parse().map_err(|_| expected.into())
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    let expected = "a whole number over 0";
+    number(text, expected).and_then(|n| if n > 0 { Ok(n) } else { Err(expected.into()) })
+}
+
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "debug" => Ok(LevelFilter::Debug),
+        "info" => Ok(LevelFilter::Info),
+        "warning" => Ok(LevelFilter::Warn),
+        "error" => Ok(LevelFilter::Error),
+        "none" => Ok(LevelFilter::Off),
+        _ => Err("debug, info, warning, error or none".into()),
+    }
+}
+
+fn access(text: &str) -> Result<Access, String> {
+    match text {
+        "yes" => Ok(Access::Open),
+        "no" => Ok(Access::Denied),
+        "" => Err("yes, no or a file".into()),
+        path => Ok(Access::UserFile(path.into())),
+    }
+}
+
+fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String> {
+    let expected = if zero_allowed { "from 0 to 1e9" } else { "over 0 to 1e9" };
+    let in_range = |s: &f64| (0.0..=MAX_SECONDS).contains(s) && (zero_allowed || *s > 0.0);
+    let seconds = text.parse().ok().filter(in_range);
+    let seconds = seconds.ok_or_else(|| format!("a number of seconds {expected}"))?;
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn base_url(text: &str) -> Result<String, String> {
+    let url = text.trim_end_matches('/');
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let legal = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte);
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(legal) => {
+            Ok(url.into())
+        }
+        _ => Err("a URL such as https://locks.example.com, without a query".into()),
+    }
+}

@@ -1,0 +1,180 @@
+//! Who may send administrative requests.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use log::error;
+use subtle::ConstantTimeEq;
+
+use super::message::Status;
+use super::problem::Problem;
+
+/// The rule for administrative requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody may send them.
+    Open,
+    /// Nobody may.
+    Denied,
+    /// Who knows a name and password of this file may. It has a `user:password` a line, the
+    /// password plain or as a bcrypt hash.
+    UserFile(PathBuf),
+}
+
+/// Who sends an administrative request, for the log.
+#[derive(Debug)]
+pub(super) enum Admin {
+    Anybody,
+    User(String),
+}
+
+impl Access {
+    /// Reads the file, if there is one, to find mistakes at start.
+    ///
+    /// # Errors
+    /// It cannot be read or has a line that is not as it should be.
+    pub fn validate(&self) -> Result<(), UserFileError> {
+        match self {
+            Self::Open | Self::Denied => Ok(()),
+            Self::UserFile(path) => read_users(path).map(|_| ()),
+        }
+    }
+
+    /// Lets a request pass by its Authorization header, or not.
+    ///
+    /// The file is read anew each time, so that an edit takes effect at once.
+    pub(super) fn check(&self, authorization: Option<&str>) -> Result<Admin, Problem> {
+        let path = match self {
+            Self::Open => return Ok(Admin::Anybody),
+            Self::Denied => {
+                let detail = "administrative requests are switched off on this server";
+                return Err(Problem::new(Status::Forbidden, detail));
+            }
+            Self::UserFile(path) => path,
+        };
+        let users = read_users(path).map_err(|error| {
+            error!("administrative requests fail: {error}");
+            let detail = "the server cannot read its file of administrators; its log says why";
+            Problem::new(Status::InternalServerError, detail)
+        })?;
+        let given = authorization.and_then(basic_credentials);
+        match given {
+            Some(given) if users.iter().any(|user| user.is(&given)) => Ok(Admin::User(given.name)),
+            _ => {
+                let detail = "administrative requests need a user name and password (HTTP Basic)";
+                let problem = Problem::new(Status::Unauthorized, detail);
+                Err(problem.with_header("WWW-Authenticate", "Basic realm=\"Restricted\""))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anybody => f.write_str("somebody"),
+            Self::User(name) => write!(f, "{name:?}"),
+        }
+    }
+}
+
+/// What is wrong with the file of administrators.
+#[derive(Debug)]
+pub struct UserFileError {
+    path: PathBuf,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    Unreadable(io::Error),
+    NoUsers,
+    /// The number of the line, from 1.
+    MalformedLine(usize),
+    UnknownHash(usize),
+}
+
+impl fmt::Display for UserFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.fault {
+            Fault::Unreadable(error) => write!(f, "cannot read {path}: {error}"),
+            Fault::NoUsers => write!(f, "{path} has no line; expected a user:password a line"),
+            Fault::MalformedLine(line) => {
+                write!(f, "{path}, line {line}: expected user:password, neither of them empty")
+            }
+            Fault::UnknownHash(line) => {
+                write!(
+                    f,
+                    "{path}, line {line}: a password is plain or a bcrypt hash, as \
+                     `htpasswd -nB USER` prints it"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for UserFileError {}
+
+struct Credentials {
+    name: String,
+    password: String,
+}
+
+impl Credentials {
+    fn is(&self, given: &Self) -> bool {
+        if !bool::from(self.name.as_bytes().ct_eq(given.name.as_bytes())) {
+            return false;
+        }
+        if is_bcrypt(&self.password) {
+            bcrypt::verify(&given.password, &self.password).unwrap_or(false)
+        } else {
+            self.password.as_bytes().ct_eq(given.password.as_bytes()).into()
+        }
+    }
+}
+
+fn read_users(path: &PathBuf) -> Result<Vec<Credentials>, UserFileError> {
+    let error = |fault| UserFileError { path: path.clone(), fault };
+    let text = fs::read_to_string(path).map_err(|source| error(Fault::Unreadable(source)))?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let users = lines.map(|(number, line)| {
+        let (name, password) = line.trim().split_once(':').unwrap_or_default();
+        if name.is_empty() || password.is_empty() {
+            return Err(error(Fault::MalformedLine(number)));
+        }
+        if is_unknown_hash(password) {
+            return Err(error(Fault::UnknownHash(number)));
+        }
+        Ok(Credentials { name: name.into(), password: password.into() })
+    });
+    let users = users.collect::<Result<Vec<_>, _>>()?;
+    if users.is_empty() { Err(error(Fault::NoUsers)) } else { Ok(users) }
+}
+
+fn is_bcrypt(password: &str) -> bool {
+    ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|prefix| password.starts_with(prefix))
+}
+
+/// Hashes of kinds that are not supported: taken as plain passwords they would let in
+/// whoever knows the hash and nobody who knows the password.
+fn is_unknown_hash(password: &str) -> bool {
+    let unsupported = ["$apr1$", "$1$", "$5$", "$6$", "$argon2", "{SHA}"];
+    unsupported.iter().any(|prefix| password.starts_with(prefix))
+        || (is_bcrypt(password) && password.parse::<bcrypt::HashParts>().is_err())
+}
+
+/// RFC 7617.
+fn basic_credentials(authorization: &str) -> Option<Credentials> {
+    let (scheme, encoded) = authorization.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (name, password) = decoded.split_once(':')?;
+    Some(Credentials { name: name.into(), password: password.into() })
+}

@@ -1,0 +1,48 @@
+//! Administrative requests: what is locked, and deleting it.
+
+use log::info;
+
+use super::message::{Request, Response, Status};
+use super::problem::Problem;
+use super::{Service, hal};
+use crate::lock::ResourceName;
+
+impl Service {
+    /// `GET /resources`
+    pub(super) fn list_resources(&self, request: &Request<'_>) -> Result<Response, Problem> {
+        self.access.check(request.authorization)?;
+        Ok(hal::resources(&self.locks.resources()))
+    }
+
+    /// `DELETE /resources`
+    pub(super) fn delete_all(&self, request: &Request<'_>) -> Result<Response, Problem> {
+        let admin = self.access.check(request.authorization)?;
+        self.locks.delete_all();
+        info!("{admin} deleted all locks");
+        Ok(Response::no_content())
+    }
+
+    /// `GET /resources/{name}`
+    pub(super) fn list_locks(
+        &self,
+        resource: &ResourceName,
+        request: &Request<'_>,
+    ) -> Result<Response, Problem> {
+        self.access.check(request.authorization)?;
+        Ok(hal::locks(resource, &self.locks.locks(resource)))
+    }
+
+    /// `DELETE /resources/{name}`
+    pub(super) fn delete_resource(
+        &self,
+        resource: &ResourceName,
+        request: &Request<'_>,
+    ) -> Result<Response, Problem> {
+        let admin = self.access.check(request.authorization)?;
+        if !self.locks.delete_resource(resource) {
+            return Err(Problem::new(Status::NotFound, "this resource has no locks"));
+        }
+        info!("{admin} deleted all locks of {resource}");
+        Ok(Response::no_content())
+    }
+}

@@ -1,0 +1,182 @@
+//! The JSON body of a request for a lock.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::RequestLimits;
+use super::problem::Problem;
+use crate::lock::LockRequest;
+
+/// The longest title, in bytes.
+const MAX_TITLE: usize = 1024;
+
+/// Reads `{"title": …, "wait": …, "lifetime": …}`. Other fields are ignored.
+pub(super) fn lock_request(body: &[u8], limits: RequestLimits) -> Result<LockRequest, Problem> {
+    let fields = parse(body)?;
+    Ok(LockRequest {
+        title: title(fields.title)?.into(),
+        wait: wait(fields.wait, limits.max_wait)?,
+        lifetime: lifetime(fields.lifetime, limits.max_lifetime)?,
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct Fields<'a> {
+    #[serde(default, borrow)]
+    title: Field<'a>,
+    #[serde(default, borrow)]
+    wait: Field<'a>,
+    #[serde(default, borrow)]
+    lifetime: Field<'a>,
+}
+
+/// Any JSON value, so that an error can name the field it is in.
+#[derive(Default)]
+enum Field<'a> {
+    #[default]
+    Missing,
+    Text(Cow<'a, str>),
+    Number(f64),
+    /// Neither of the two: what it is instead.
+    Other(&'static str),
+}
+
+fn parse(body: &[u8]) -> Result<Fields<'_>, Problem> {
+    const EXPECTED: &str = r#"a JSON object such as {"title":"backup","wait":5,"lifetime":300}"#;
+    let first = body.iter().find(|byte| !b" \t\r\n".contains(byte));
+    match first {
+        None => Err(Problem::bad_request(format!("the body is empty, expected {EXPECTED}"))),
+        // Without this a derived struct would also be read from an array.
+        Some(b'{') => serde_json::from_slice(body).map_err(|error| {
+            Problem::bad_request(format!("the body is not valid ({error}), expected {EXPECTED}"))
+        }),
+        Some(_) => {
+            Err(Problem::bad_request(format!("the body is not an object, expected {EXPECTED}")))
+        }
+    }
+}
+
+fn title(field: Field<'_>) -> Result<Cow<'_, str>, Problem> {
+    match field {
+        Field::Text(text) if text.len() <= MAX_TITLE => Ok(text),
+        Field::Text(text) => {
+            let len = text.len();
+            let detail = format!("title has {len} bytes, at most {MAX_TITLE} are accepted");
+            Err(Problem::bad_request(detail))
+        }
+        other => {
+            let found = other.describe();
+            let detail = format!("title {found}, expected a string of at most {MAX_TITLE} bytes");
+            Err(Problem::bad_request(detail))
+        }
+    }
+}
+
+fn wait(field: Field<'_>, max: Duration) -> Result<Duration, Problem> {
+    let expected = format!("expected seconds from 0 to {}", max.as_secs_f64());
+    let seconds = seconds("wait", &field, &expected)?;
+    if !(0.0..=max.as_secs_f64()).contains(&seconds) {
+        return Err(out_of_range("wait", seconds, &expected));
+    }
+    Ok(Duration::from_secs_f64(seconds).min(max))
+}
+
+fn lifetime(field: Field<'_>, max: Duration) -> Result<Duration, Problem> {
+    let expected = format!("expected seconds over 0 to {}", max.as_secs_f64());
+    let seconds = seconds("lifetime", &field, &expected)?;
+    if seconds <= 0.0 || seconds > max.as_secs_f64() {
+        return Err(out_of_range("lifetime", seconds, &expected));
+    }
+    Ok(Duration::from_secs_f64(seconds).clamp(Duration::from_nanos(1), max))
+}
+
+/// A finite number of seconds, given as a number or, as RDLM's clients may, as a string.
+fn seconds(name: &str, field: &Field<'_>, expected: &str) -> Result<f64, Problem> {
+    let number = match field {
+        Field::Number(number) => Some(*number),
+        Field::Text(text) => numeric(text.trim_matches([' ', '\t', '\r', '\n'])),
+        Field::Missing | Field::Other(_) => None,
+    };
+    number.filter(|number| number.is_finite()).ok_or_else(|| {
+        let found = field.describe();
+        Problem::bad_request(format!("{name} {found}, {expected}, as a number or a numeric string"))
+    })
+}
+
+/// A decimal number. `f64::from_str` alone would also take words such as "inf".
+fn numeric(text: &str) -> Option<f64> {
+    let decimal = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+    if text.bytes().all(decimal) { text.parse().ok() } else { None }
+}
+
+fn out_of_range(name: &str, seconds: f64, expected: &str) -> Problem {
+    Problem::bad_request(format!("{name} is {seconds}, {expected}"))
+}
+
+impl Field<'_> {
+    fn describe(&self) -> String {
+        match self {
+            Self::Missing => "is missing".into(),
+            Self::Text(text) => format!("is {text:.40?}"),
+            Self::Number(number) => format!("is {number}"),
+            Self::Other(kind) => format!("is {kind}"),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FieldVisitor)
+    }
+}
+
+struct FieldVisitor;
+
+impl<'de> Visitor<'de> for FieldVisitor {
+    type Value = Field<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Field::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Field::Text(Cow::Owned(text.into())))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(Field::Number(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Field::Number(number as f64))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Field::Number(number as f64))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Field::Other("a boolean"))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Field::Other("null"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Field::Other("an array"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Field::Other("an object"))
+    }
+}

@@ -1,0 +1,76 @@
+//! Requests that every client may send: acquire, look at and release a lock.
+
+use super::message::{Host, Request, Response, Status};
+use super::problem::Problem;
+use super::{Service, body, hal};
+use crate::lock::{Acquired, LockId, ResourceName};
+
+impl Service {
+    /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
+    pub(super) fn acquire_lock(
+        &self,
+        resource: &ResourceName,
+        request: &Request<'_>,
+    ) -> Result<Response, Problem> {
+        let lock_request = body::lock_request(request.body.unwrap_or_default(), self.limits)?;
+        match self.locks.acquire(resource, lock_request) {
+            Acquired::Granted(lock) => {
+                let location = self.base_url(request) + &hal::lock_path(resource, &lock);
+                Ok(hal::lock(Status::Created, resource, &lock).header("Location", location))
+            }
+            Acquired::TimedOut => {
+                let detail = "the lock was not granted within the wait";
+                Err(Problem::new(Status::RequestTimeout, detail))
+            }
+            Acquired::Deleted => {
+                let detail = "the request was deleted while it waited for the lock";
+                Err(Problem::new(Status::Conflict, detail))
+            }
+            Acquired::TooManyWaiters => {
+                Err(unavailable("too many requests are waiting for locks; try again later"))
+            }
+            Acquired::ShuttingDown => Err(unavailable("the server is shutting down").closing()),
+        }
+    }
+
+    /// `GET /locks/{resource}/{uid}`
+    pub(super) fn get_lock(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+    ) -> Result<Response, Problem> {
+        let lock = self.locks.find(resource, id).ok_or_else(no_such_lock)?;
+        Ok(hal::lock(Status::Ok, resource, &lock))
+    }
+
+    /// `DELETE /locks/{resource}/{uid}`
+    pub(super) fn release_lock(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+    ) -> Result<Response, Problem> {
+        if self.locks.release(resource, id) {
+            Ok(Response::no_content())
+        } else {
+            Err(no_such_lock())
+        }
+    }
+
+    fn base_url(&self, request: &Request<'_>) -> String {
+        match (&self.base_url, request.host) {
+            (Some(base_url), _) => base_url.clone(),
+            (None, Host::One(host)) if !host.is_empty() => format!("http://{host}"),
+            // A client in HTTP/1.0 that names no host gets a relative reference.
+            _ => String::new(),
+        }
+    }
+}
+
+fn no_such_lock() -> Problem {
+    let detail = "there is no such lock: it was released, deleted or has expired, or it never was";
+    Problem::new(Status::NotFound, detail)
+}
+
+fn unavailable(detail: &'static str) -> Problem {
+    Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "1")
+}

@@ -1,0 +1,286 @@
+//! Requests and responses, and how a response looks on the wire.
+
+use std::fmt;
+use std::io::Write;
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+/// The largest body that is read, in bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// What a client sent, as far as this server looks at it.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// What is to be done.
+    pub method: Method,
+    /// The request target as it stands in the request line.
+    pub target: &'a str,
+    /// Sent in HTTP/1.0 rather than 1.1.
+    pub http_1_0: bool,
+    /// The client will send more on this connection.
+    pub keep_alive: bool,
+    /// The host that the client believes to talk to.
+    pub host: Host<'a>,
+    /// The Origin header: the site for which a browser sends this.
+    pub origin: Option<&'a str>,
+    /// The Sec-Fetch-Site header.
+    pub sec_fetch_site: Option<&'a str>,
+    /// The Authorization header.
+    pub authorization: Option<&'a str>,
+    /// The body, empty when there is none.
+    pub body: Result<&'a [u8], BodyError>,
+}
+
+/// The request methods that this server knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as in RFC 9110")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Delete,
+    Options,
+    Other,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Other => "(other method)",
+        })
+    }
+}
+
+/// The Host headers of a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Host<'a> {
+    /// There is none.
+    None,
+    /// The only one.
+    One(&'a str),
+    /// More than one.
+    Several,
+}
+
+/// Why a body was not read to its end. The connection cannot be used any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyError {
+    /// Over [`MAX_BODY`].
+    TooLarge,
+    /// Content-Length or Transfer-Encoding do not say where the body ends.
+    BadFraming,
+    /// The body ended early, or its chunks are malformed.
+    Broken,
+}
+
+/// Whether `text` can be the value of a Host header: a host and an optional port, made of
+/// the characters of RFC 3986, section 3.2.2. It may be empty (RFC 9110, section 7.2).
+pub fn is_host(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=[]:".contains(&byte);
+    text.bytes().all(allowed)
+}
+
+/// What the server answers.
+#[derive(Debug)]
+pub struct Response {
+    /// The status.
+    pub status: Status,
+    /// The connection ends with this response.
+    pub close: bool,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    /// A response without a body, yet.
+    pub fn new(status: Status) -> Self {
+        Self { status, close: false, headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// 204.
+    pub fn no_content() -> Self {
+        Self::new(Status::NoContent)
+    }
+
+    /// Adds a header. `value` must not have line breaks.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Adds the body.
+    #[must_use]
+    pub fn body(mut self, content_type: &'static str, body: Vec<u8>) -> Self {
+        self.body = body;
+        self.header("Content-Type", content_type)
+    }
+
+    /// Says that the connection ends with this response.
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// The type of the body, and the body.
+    pub fn content(&self) -> (&str, &[u8]) {
+        let content_type = self.headers.iter().find(|(name, _)| *name == "Content-Type");
+        (content_type.map_or("", |(_, value)| value), &self.body)
+    }
+
+    /// The bytes to send in answer to `request`.
+    pub fn to_bytes(&self, request: &Request<'_>, now: SystemTime) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512 + self.body.len());
+        // Writing to a Vec cannot fail.
+        let _ = self.write_head(&mut out, request, now);
+        if request.method != Method::Head {
+            out.extend_from_slice(&self.body);
+        }
+        out
+    }
+
+    fn write_head(
+        &self,
+        out: &mut Vec<u8>,
+        request: &Request<'_>,
+        now: SystemTime,
+    ) -> std::io::Result<()> {
+        write!(out, "HTTP/1.1 {} {}\r\nDate: ", self.status.code(), self.status.reason())?;
+        http_date(out, now);
+        out.extend_from_slice(b"\r\n");
+        for (name, value) in &self.headers {
+            for part in [name, ": ", value, "\r\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
+        if self.status != Status::NoContent {
+            write!(out, "Content-Length: {}\r\n", self.body.len())?;
+        }
+        if self.close || !request.keep_alive {
+            out.extend_from_slice(b"Connection: close\r\n");
+        } else if request.http_1_0 {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+}
+
+/// The statuses that this server answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as in RFC 9110")]
+pub enum Status {
+    Ok,
+    Created,
+    NoContent,
+    BadRequest,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    Conflict,
+    ContentTooLarge,
+    InternalServerError,
+    ServiceUnavailable,
+}
+
+impl Status {
+    /// The number.
+    pub fn code(self) -> u16 {
+        self.code_and_reason().0
+    }
+
+    /// The phrase that goes with it.
+    pub fn reason(self) -> &'static str {
+        self.code_and_reason().1
+    }
+
+    fn code_and_reason(self) -> (u16, &'static str) {
+        match self {
+            Self::Ok => (200, "OK"),
+            Self::Created => (201, "Created"),
+            Self::NoContent => (204, "No Content"),
+            Self::BadRequest => (400, "Bad Request"),
+            Self::Unauthorized => (401, "Unauthorized"),
+            Self::Forbidden => (403, "Forbidden"),
+            Self::NotFound => (404, "Not Found"),
+            Self::MethodNotAllowed => (405, "Method Not Allowed"),
+            Self::RequestTimeout => (408, "Request Timeout"),
+            Self::Conflict => (409, "Conflict"),
+            Self::ContentTooLarge => (413, "Content Too Large"),
+            Self::InternalServerError => (500, "Internal Server Error"),
+            Self::ServiceUnavailable => (503, "Service Unavailable"),
+        }
+    }
+}
+
+/// Writes the time as RFC 9110, section 5.6.7, wants it in a Date header.
+fn http_date(out: &mut Vec<u8>, time: SystemTime) {
+    const FORMAT: &[BorrowedFormatItem<'_>] = format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    // Fails only for years beyond 9999.
+    let _ = OffsetDateTime::from(time).format_into(out, FORMAT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn get() -> Request<'static> {
+        Request {
+            method: Method::Get,
+            target: "/",
+            http_1_0: false,
+            keep_alive: true,
+            host: Host::One("h"),
+            origin: None,
+            sec_fetch_site: None,
+            authorization: None,
+            body: Ok(b""),
+        }
+    }
+
+    fn text(response: &Response, request: &Request<'_>) -> String {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        String::from_utf8(response.to_bytes(request, time)).unwrap()
+    }
+
+    #[test]
+    fn a_response_has_a_date_and_the_length_of_its_body() {
+        let response = Response::new(Status::Ok).body("text/plain", b"hello".to_vec());
+        let expected = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello";
+        assert_eq!(text(&response, &get()), expected);
+        let head = Request { method: Method::Head, ..get() };
+        assert_eq!(text(&response, &head), expected.strip_suffix("hello").unwrap());
+    }
+
+    #[test]
+    fn a_204_has_neither_a_body_nor_a_length() {
+        let expected = "HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
+        assert_eq!(text(&Response::no_content(), &get()), expected);
+    }
+
+    #[test]
+    fn the_connection_header_says_what_will_happen() {
+        let http_1_0 = Request { http_1_0: true, ..get() };
+        let last = Request { keep_alive: false, ..get() };
+        let ok = Response::new(Status::Ok);
+        assert!(!text(&ok, &get()).contains("Connection:"));
+        assert!(text(&ok, &http_1_0).contains("Connection: keep-alive\r\n"));
+        assert!(text(&ok, &last).contains("Connection: close\r\n"));
+        assert!(text(&ok.closing(), &http_1_0).contains("Connection: close\r\n"));
+    }
+}

@@ -1,0 +1,218 @@
+//! HTTP: one request in, one response out.
+//!
+//! [`listener`] turns sockets into requests; [`Service`] answers them by way of the
+//! [`LockManager`].
+
+pub mod access;
+mod admin;
+mod body;
+mod hal;
+pub mod listener;
+mod locks;
+pub mod message;
+mod problem;
+mod routes;
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, error};
+
+use crate::lock::LockManager;
+use access::Access;
+use message::{Host, Method, Request, Response, Status};
+use problem::Problem;
+use routes::Route;
+
+/// What clients may ask for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RequestLimits {
+    /// The longest `wait`.
+    pub max_wait: Duration,
+    /// The longest `lifetime`.
+    pub max_lifetime: Duration,
+}
+
+/// Answers the requests of all connections.
+pub struct Service {
+    /// The locks.
+    pub locks: Arc<dyn LockManager>,
+    /// Who may send administrative requests.
+    pub access: Access,
+    /// Limits of what clients ask for.
+    pub limits: RequestLimits,
+    /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
+    /// the host that the client named.
+    pub base_url: Option<String>,
+}
+
+impl Service {
+    /// The response to one request. A panic on the way becomes a 500 and harms no other
+    /// request.
+    pub fn answer(&self, request: &Request<'_>) -> Response {
+        let answer = || self.route(request).unwrap_or_else(Response::from);
+        let response = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+            error!("a request ended in a panic: {:?} {:?}", request.method, request.target);
+            Problem::new(Status::InternalServerError, "the server failed at this request").into()
+        });
+        debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
+        response
+    }
+
+    fn route(&self, request: &Request<'_>) -> Result<Response, Problem> {
+        require_one_host(request)?;
+        refuse_cross_site(request)?;
+        request.body.as_ref().map_err(Problem::from)?;
+        let route = Route::parse(request.target)?;
+        match (&route, request.method) {
+            (_, Method::Options) => Ok(Response::no_content().header("Allow", route.methods())),
+            (Route::Home, Method::Get | Method::Head) => Ok(welcome()),
+            (Route::Locks(resource), Method::Post) => self.acquire_lock(resource, request),
+            (Route::Lock(resource, id), Method::Get | Method::Head) => self.get_lock(resource, *id),
+            (Route::Lock(resource, id), Method::Delete) => self.release_lock(resource, *id),
+            (Route::Resources, Method::Get | Method::Head) => self.list_resources(request),
+            (Route::Resources, Method::Delete) => self.delete_all(request),
+            (Route::Resource(name), Method::Get | Method::Head) => self.list_locks(name, request),
+            (Route::Resource(name), Method::Delete) => self.delete_resource(name, request),
+            (Route::Server, _) => Err(Problem::bad_request("the target * is for OPTIONS alone")),
+            _ => Err(Problem::method_not_allowed(route.methods())),
+        }
+    }
+}
+
+fn welcome() -> Response {
+    let version = env!("CARGO_PKG_VERSION");
+    Response::new(Status::Ok).body(
+        "text/plain; charset=utf-8",
+        format!("Welcome to rdlm {version}, a lock manager over HTTP.\n").into_bytes(),
+    )
+}
+
+/// RFC 9112, section 3.2: a request in HTTP/1.1 names exactly one host.
+fn require_one_host(request: &Request<'_>) -> Result<(), Problem> {
+    match request.host {
+        Host::One(host) if !message::is_host(host) => {
+            Err(Problem::bad_request("the Host header is not a host name with an optional port"))
+        }
+        Host::None if !request.http_1_0 => {
+            Err(Problem::bad_request("the Host header is missing: HTTP/1.1 asks for exactly one"))
+        }
+        Host::Several => {
+            Err(Problem::bad_request("there are several Host headers: exactly one is allowed"))
+        }
+        Host::One(_) | Host::None => Ok(()),
+    }
+}
+
+/// A page of another site must not release locks through the browser of somebody who can
+/// reach this server.
+fn refuse_cross_site(request: &Request<'_>) -> Result<(), Problem> {
+    if matches!(request.method, Method::Get | Method::Head) {
+        return Ok(());
+    }
+    let foreign = request.origin.is_some_and(|origin| !is_own_origin(origin, request.host));
+    if foreign || request.sec_fetch_site == Some("cross-site") {
+        let detail = "a browser sent this request for another site, which is not allowed";
+        return Err(Problem::new(Status::Forbidden, detail));
+    }
+    Ok(())
+}
+
+fn is_own_origin(origin: &str, host: Host<'_>) -> bool {
+    let (Some((scheme, authority)), Host::One(host)) = (origin.split_once("://"), host) else {
+        return false;
+    };
+    let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+    // An Origin never names its scheme's default port; a Host may.
+    let host = host.strip_suffix(default_port).unwrap_or(host);
+    authority.eq_ignore_ascii_case(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::{Acquired, Lock, LockId, LockRequest, ResourceName};
+
+    /// Fails at each call, as no lock manager should.
+    struct Broken;
+
+    impl LockManager for Broken {
+        fn acquire(&self, _: &ResourceName, _: LockRequest) -> Acquired {
+            panic!("acquire")
+        }
+        fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
+            panic!("find")
+        }
+        fn release(&self, _: &ResourceName, _: LockId) -> bool {
+            panic!("release")
+        }
+        fn resources(&self) -> Vec<ResourceName> {
+            panic!("resources")
+        }
+        fn locks(&self, _: &ResourceName) -> Vec<Lock> {
+            panic!("locks")
+        }
+        fn delete_resource(&self, _: &ResourceName) -> bool {
+            panic!("delete_resource")
+        }
+        fn delete_all(&self) {
+            panic!("delete_all")
+        }
+        fn shut_down(&self) {
+            panic!("shut_down")
+        }
+    }
+
+    fn request<'a>(method: Method, target: &'a str) -> Request<'a> {
+        Request {
+            method,
+            target,
+            http_1_0: false,
+            keep_alive: true,
+            host: Host::One("locks.example:8888"),
+            origin: None,
+            sec_fetch_site: None,
+            authorization: None,
+            body: Ok(br#"{"title":"t","wait":0,"lifetime":1}"#),
+        }
+    }
+
+    fn service() -> Service {
+        let limit = Duration::from_secs(1_000_000_000);
+        Service {
+            locks: Arc::new(Broken),
+            access: Access::Open,
+            limits: RequestLimits { max_wait: limit, max_lifetime: limit },
+            base_url: None,
+        }
+    }
+
+    #[test]
+    fn a_panic_in_one_request_answers_500_and_the_next_is_served() {
+        let service = service();
+        for (method, target) in [
+            (Method::Post, "/locks/a"),
+            (Method::Get, "/resources"),
+            (Method::Delete, "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
+        ] {
+            let response = service.answer(&request(method, target));
+            assert_eq!(response.status.code(), 500, "{target}");
+        }
+        assert_eq!(service.answer(&request(Method::Get, "/")).status.code(), 200);
+    }
+
+    #[test]
+    fn only_the_own_site_may_change_locks_through_a_browser() {
+        let own = Host::One("Locks.Example:8888");
+        assert!(is_own_origin("http://locks.example:8888", own));
+        assert!(is_own_origin("https://locks.example:8888", own));
+        assert!(is_own_origin("http://a.example", Host::One("a.example:80")));
+        assert!(is_own_origin("https://a.example", Host::One("a.example:443")));
+        for foreign in ["http://locks.example", "http://evil.example:8888", "null", "", "://"] {
+            assert!(!is_own_origin(foreign, own), "{foreign:?}");
+        }
+        assert!(!is_own_origin("https://a.example", Host::One("a.example:80")));
+        assert!(!is_own_origin("http://a.example", Host::None));
+    }
+}

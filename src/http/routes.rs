@@ -1,0 +1,88 @@
+//! From a request target to what it names.
+
+use percent_encoding::percent_decode_str;
+
+use super::message::Status;
+use super::problem::Problem;
+use crate::lock::{LockId, ResourceName};
+
+/// What a request is about.
+#[derive(Debug, PartialEq)]
+pub(super) enum Route {
+    /// `*`: the server as a whole.
+    Server,
+    /// `/`
+    Home,
+    /// `/locks/{resource}`
+    Locks(ResourceName),
+    /// `/locks/{resource}/{uid}`
+    Lock(ResourceName, LockId),
+    /// `/resources`
+    Resources,
+    /// `/resources/{resource}`
+    Resource(ResourceName),
+}
+
+impl Route {
+    /// Takes a target in origin-form, absolute-form or asterisk-form (RFC 9112, section
+    /// 3.2). A query string is ignored.
+    pub(super) fn parse(target: &str) -> Result<Self, Problem> {
+        let path = path(target)?;
+        let mut segments = path.strip_prefix('/').unwrap_or(path).split('/');
+        let (first, second, third) = (segments.next(), segments.next(), segments.next());
+        if segments.next().is_some() {
+            return Err(not_found());
+        }
+        match (first.unwrap_or_default(), second, third) {
+            ("*", None, None) if path == "*" => Ok(Self::Server),
+            ("", None, None) => Ok(Self::Home),
+            ("locks", Some(resource), None) => Ok(Self::Locks(name(resource)?)),
+            ("locks", Some(resource), Some(id)) => {
+                let resource = name(resource)?;
+                let id = id.parse().map_err(|_| {
+                    let detail = "there is no such lock: a lock's uid is 32 lower-case hex digits";
+                    Problem::new(Status::NotFound, detail)
+                })?;
+                Ok(Self::Lock(resource, id))
+            }
+            ("resources", None, None) => Ok(Self::Resources),
+            ("resources", Some(resource), None) => Ok(Self::Resource(name(resource)?)),
+            _ => Err(not_found()),
+        }
+    }
+
+    /// The supported methods, as the Allow header lists them.
+    pub(super) fn methods(&self) -> &'static str {
+        match self {
+            Self::Server => "GET, HEAD, POST, DELETE, OPTIONS",
+            Self::Home => "GET, HEAD, OPTIONS",
+            Self::Locks(_) => "POST, OPTIONS",
+            Self::Lock(..) | Self::Resources | Self::Resource(_) => "GET, HEAD, DELETE, OPTIONS",
+        }
+    }
+}
+
+fn path(target: &str) -> Result<&str, Problem> {
+    let target = target.split(['?', '#']).next().unwrap_or_default();
+    if target.starts_with('/') || target == "*" {
+        return Ok(target);
+    }
+    let after_scheme = target
+        .split_once("://")
+        .filter(|(scheme, _)| ["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)));
+    match after_scheme {
+        Some((_, rest)) => Ok(rest.find('/').map_or("/", |at| &rest[at..])),
+        None => Err(Problem::bad_request("the request target is not a path that begins with /")),
+    }
+}
+
+fn name(segment: &str) -> Result<ResourceName, Problem> {
+    let decoded = percent_decode_str(segment).decode_utf8().unwrap_or_default();
+    Ok(decoded.parse()?)
+}
+
+fn not_found() -> Problem {
+    let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
+                  /resources or /resources/{resource}";
+    Problem::new(Status::NotFound, detail)
+}

@@ -1,0 +1,10 @@
+//! rdlm, a lock manager over HTTP.
+//!
+//! Data flows one way: socket → [`http`] → [`lock`] → outcome → response. ARCHITECTURE.md
+//! walks through the rooms and lists the invariants.
+
+pub mod cli;
+pub mod http;
+pub mod lock;
+pub mod logging;
+pub mod server;

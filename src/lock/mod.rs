@@ -1,0 +1,205 @@
+//! The lock core: who holds a resource, who waits for it, who is next.
+//!
+//! This module has the words of the domain and [`LockManager`], the one way in. The core
+//! knows nothing of HTTP, JSON, the command line or sockets.
+
+mod reaper;
+mod resource;
+mod table;
+
+pub use table::LockTable;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+/// Grants exclusive locks on named resources, strictly in order of arrival.
+///
+/// The interface that requests come in by; [`LockTable`] implements it in memory.
+pub trait LockManager: Send + Sync {
+    /// Acquires the lock on `resource`, waiting up to `request.wait` for it.
+    fn acquire(&self, resource: &ResourceName, request: LockRequest) -> Acquired;
+
+    /// The lock or waiting request with this id, unless it is gone.
+    fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock>;
+
+    /// Releases a lock, or takes a waiting request out of the line (its caller gets
+    /// [`Acquired::Deleted`]). Returns whether there was one.
+    fn release(&self, resource: &ResourceName, id: LockId) -> bool;
+
+    /// The resources that have locks, in order of their names.
+    fn resources(&self) -> Vec<ResourceName>;
+
+    /// The locks of a resource: the active one first, then the waiting ones in order.
+    fn locks(&self, resource: &ResourceName) -> Vec<Lock>;
+
+    /// Deletes all locks of a resource, active and waiting. Returns whether there were any.
+    fn delete_resource(&self, resource: &ResourceName) -> bool;
+
+    /// Deletes all locks of all resources.
+    fn delete_all(&self);
+
+    /// Refuses all requests from now on, also those that are waiting.
+    fn shut_down(&self);
+}
+
+/// What became of a request for a lock.
+#[derive(Debug, Clone)]
+pub enum Acquired {
+    /// The caller holds the lock.
+    Granted(Lock),
+    /// The lock did not come free within `wait`.
+    TimedOut,
+    /// The request was deleted while it waited.
+    Deleted,
+    /// The limit of waiting requests is reached.
+    TooManyWaiters,
+    /// The server is shutting down.
+    ShuttingDown,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct LockRequest {
+    /// Who asks, in the client's words.
+    pub title: Arc<str>,
+    /// How long it waits at most; zero: not at all.
+    pub wait: Duration,
+    /// How long the lock lives, counted from the grant.
+    pub lifetime: Duration,
+}
+
+/// A lock as it stands at one moment, active or waiting.
+#[derive(Debug, Clone)]
+pub struct Lock {
+    /// Unique among all locks ever.
+    pub id: LockId,
+    /// What was asked for.
+    pub request: LockRequest,
+    /// Whether it is held, and since when.
+    pub phase: Phase,
+}
+
+/// Where a lock is in its life. The times are wall clock and only for display.
+#[derive(Debug, Clone, Copy)]
+pub enum Phase {
+    /// In line since then.
+    Waiting(SystemTime),
+    /// Held since then.
+    Active(SystemTime),
+}
+
+/// The name of a resource: 1 to [`ResourceName::MAX_LEN`] of `A-Z a-z 0-9 . _ : ~ @ -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceName(Arc<str>);
+
+impl ResourceName {
+    /// The longest name, in bytes.
+    pub const MAX_LEN: usize = 255;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ResourceName {
+    type Err = InvalidResourceName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidResourceName> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:~@-".contains(&byte);
+        if (1..=Self::MAX_LEN).contains(&name.len()) && name.bytes().all(allowed) {
+            Ok(Self(name.into()))
+        } else {
+            Err(InvalidResourceName)
+        }
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text is not a [`ResourceName`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidResourceName;
+
+impl fmt::Display for InvalidResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let max = ResourceName::MAX_LEN;
+        write!(f, "a resource name is 1 to {max} of A-Z a-z 0-9 . _ : ~ @ -")
+    }
+}
+
+impl std::error::Error for InvalidResourceName {}
+
+/// The unique name of one lock: a random UUID (version 4, RFC 9562), written as 32
+/// lower-case hex digits. Who knows it can release the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockId(Uuid);
+
+impl LockId {
+    pub(crate) fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl FromStr for LockId {
+    type Err = InvalidLockId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLockId> {
+        let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 32 || !text.bytes().all(hex) {
+            return Err(InvalidLockId);
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| InvalidLockId)
+    }
+}
+
+impl fmt::Display for LockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
+/// The text is not a [`LockId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidLockId;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_name_is_1_to_255_of_the_allowed_characters() {
+        let longest = "x".repeat(255);
+        for name in ["a", "Z9", "nightly-job", "a.b_c:d~e@f-g", "..", &longest] {
+            assert_eq!(name.parse::<ResourceName>().unwrap().as_str(), name);
+        }
+        let too_long = "x".repeat(256);
+        for name in ["", "a b", "a/b", "a%20b", "é", "a\0", "a\n", "a+b", &too_long] {
+            assert_eq!(name.parse::<ResourceName>(), Err(InvalidResourceName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_id_is_32_lower_case_hex_digits() {
+        let id = LockId::random();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in [
+            "",
+            "aa4e181e17374148a21b30d9dcb941f",
+            "aa4e181e17374148a21b30d9dcb941f90",
+            "AA4E181E17374148A21B30D9DCB941F9",
+            "aa4e181e-1737-4148-a21b-30d9dcb941f9",
+            "ga4e181e17374148a21b30d9dcb941f9",
+        ] {
+            assert_eq!(text.parse::<LockId>(), Err(InvalidLockId), "{text:?}");
+        }
+    }
+}

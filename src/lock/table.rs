@@ -1,0 +1,317 @@
+//! All resources: the map from names to states, and the threads that wait.
+//!
+//! Order of the mutexes: the map of resources, then one resource, then the deadlines. No
+//! thread takes an earlier one while it holds a later one, and none is held across I/O.
+
+use std::collections::HashMap;
+use std::io;
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Instant, SystemTime};
+
+use log::{error, info};
+
+use super::reaper::{self, Deadlines};
+use super::resource::{Effects, Now, Resource, Verdict};
+use super::{Acquired, Lock, LockId, LockManager, LockRequest, ResourceName};
+
+/// The locks of one server, in memory.
+pub struct LockTable {
+    shared: Arc<Shared>,
+    reaper: Option<JoinHandle<()>>,
+}
+
+impl LockTable {
+    /// An empty table that lets at most `max_waiters` requests wait at a time. Starts the
+    /// reaper thread.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn new(max_waiters: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            resources: Mutex::default(),
+            deadlines: Deadlines::default(),
+            waiters: AtomicUsize::new(0),
+            max_waiters,
+            shutting_down: AtomicBool::new(false),
+        });
+        let reaper = thread::Builder::new().name("reaper".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.reap()
+        })?;
+        Ok(Self { shared, reaper: Some(reaper) })
+    }
+}
+
+impl Drop for LockTable {
+    fn drop(&mut self) {
+        self.shared.deadlines.close();
+        if let Some(reaper) = self.reaper.take() {
+            // A reaper that panicked has ended the process already.
+            let _ = reaper.join();
+        }
+    }
+}
+
+impl LockManager for LockTable {
+    fn acquire(&self, resource: &ResourceName, request: LockRequest) -> Acquired {
+        loop {
+            let slot = self.shared.slot_or_new(resource);
+            if let Some(outcome) = self.shared.acquire_in(&slot, resource, &request) {
+                return outcome;
+            }
+        }
+    }
+
+    fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock> {
+        self.shared.change(resource, |state, now, effects| {
+            state.expire(now, effects);
+            state.locks().find(|lock| lock.id == id).cloned()
+        })?
+    }
+
+    fn release(&self, resource: &ResourceName, id: LockId) -> bool {
+        let release = |state: &mut State, now, effects: &mut _| state.release(id, now, effects);
+        self.shared.change(resource, release).unwrap_or(false)
+    }
+
+    fn resources(&self) -> Vec<ResourceName> {
+        let mut names = self.shared.names();
+        let has_locks = |state: &mut State, now, effects: &mut _| {
+            state.expire(now, effects);
+            !state.is_empty()
+        };
+        names.retain(|name| self.shared.change(name, has_locks).unwrap_or(false));
+        names.sort_unstable();
+        names
+    }
+
+    fn locks(&self, resource: &ResourceName) -> Vec<Lock> {
+        let list = |state: &mut State, now, effects: &mut _| {
+            state.expire(now, effects);
+            state.locks().cloned().collect()
+        };
+        self.shared.change(resource, list).unwrap_or_default()
+    }
+
+    fn delete_resource(&self, resource: &ResourceName) -> bool {
+        let clear = |state: &mut State, now, effects: &mut _| state.clear(now, effects);
+        self.shared.change(resource, clear).unwrap_or(false)
+    }
+
+    fn delete_all(&self) {
+        for resource in self.shared.names() {
+            self.delete_resource(&resource);
+        }
+    }
+
+    fn shut_down(&self) {
+        // A request that joins a line reads this under its resource's mutex: either it sees
+        // the flag, or the loop below sees the request.
+        self.shared.shutting_down.store(true, Ordering::SeqCst);
+        for resource in self.shared.names() {
+            self.shared.change(&resource, |state, _, effects| {
+                state.dismiss_line(&Verdict::ShuttingDown, effects);
+            });
+        }
+    }
+}
+
+/// Locks a mutex of the core; a poisoned one ends the process.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|_| poisoned())
+}
+
+/// A thread panicked in the middle of a change: the state may be half of it, and a lock
+/// server that is not sure of its state must not answer.
+pub(super) fn poisoned() -> ! {
+    error!("a thread panicked while it changed the locks: stopping rather than answer wrongly");
+    process::abort()
+}
+
+type State = Resource<Arc<Wait>>;
+
+struct Shared {
+    resources: Mutex<HashMap<ResourceName, Arc<Slot>>>,
+    deadlines: Deadlines,
+    waiters: AtomicUsize,
+    max_waiters: usize,
+    shutting_down: AtomicBool,
+}
+
+/// The place of one resource. In the map as long as it has locks.
+struct Slot {
+    entry: Mutex<Entry>,
+}
+
+struct Entry {
+    state: State,
+    /// Taken out of the map: whoever comes by an older look-up has to look again.
+    retired: bool,
+}
+
+/// One request that waits: the thread that serves it sleeps on `over`, together with the
+/// mutex of its resource.
+struct Wait {
+    /// Set once, under the mutex of the resource.
+    verdict: OnceLock<Verdict>,
+    over: Condvar,
+}
+
+enum Entered {
+    Done(Acquired),
+    Waiting(LockId, Arc<Wait>, Instant),
+}
+
+impl Shared {
+    /// One request on a slot; `None` when the slot has been retired meanwhile.
+    fn acquire_in(
+        &self,
+        slot: &Slot,
+        resource: &ResourceName,
+        request: &LockRequest,
+    ) -> Option<Acquired> {
+        let entered = self.change_in(slot, resource, |state, now, effects| {
+            if self.shutting_down.load(Ordering::SeqCst) {
+                return Entered::Done(Acquired::ShuttingDown);
+            }
+            if let Some(lock) = state.try_grant(request, now, effects) {
+                return Entered::Done(Acquired::Granted(lock));
+            }
+            if request.wait.is_zero() {
+                return Entered::Done(Acquired::TimedOut);
+            }
+            if self.waiters.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
+                self.waiters.fetch_sub(1, Ordering::Relaxed);
+                return Entered::Done(Acquired::TooManyWaiters);
+            }
+            let wait = Arc::new(Wait { verdict: OnceLock::new(), over: Condvar::new() });
+            let id = state.join_line(request.clone(), Arc::clone(&wait), now);
+            Entered::Waiting(id, wait, now.instant + request.wait)
+        })?;
+        Some(match entered {
+            Entered::Done(outcome) => outcome,
+            Entered::Waiting(id, wait, deadline) => {
+                let verdict = self.wait_for_verdict(slot, id, &wait, deadline);
+                self.waiters.fetch_sub(1, Ordering::Relaxed);
+                match verdict {
+                    Verdict::Granted(lock) => Acquired::Granted(lock),
+                    Verdict::TimedOut => Acquired::TimedOut,
+                    Verdict::Deleted => Acquired::Deleted,
+                    Verdict::ShuttingDown => Acquired::ShuttingDown,
+                }
+            }
+        })
+    }
+
+    /// Sleeps until the wait is over. A verdict that races the deadline wins.
+    fn wait_for_verdict(&self, slot: &Slot, id: LockId, wait: &Wait, deadline: Instant) -> Verdict {
+        let mut entry = locked(&slot.entry);
+        loop {
+            if let Some(verdict) = wait.verdict.get() {
+                return verdict.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // The holder stays, so the slot cannot become empty by this.
+                entry.state.leave_line(id);
+                return Verdict::TimedOut;
+            }
+            let woken = wait.over.wait_timeout(entry, left);
+            entry = woken.unwrap_or_else(|_| poisoned()).0;
+        }
+    }
+
+    /// Runs `change` on a resource that has locks.
+    fn change<T>(
+        &self,
+        resource: &ResourceName,
+        change: impl FnOnce(&mut State, Now, &mut Effects<Arc<Wait>>) -> T,
+    ) -> Option<T> {
+        let slot = locked(&self.resources).get(resource).cloned()?;
+        self.change_in(&slot, resource, change)
+    }
+
+    /// The way of every change: under the mutex of the resource, then whatever follows from
+    /// it. `None` when the slot is retired, so that the resource has no locks.
+    fn change_in<T>(
+        &self,
+        slot: &Slot,
+        resource: &ResourceName,
+        change: impl FnOnce(&mut State, Now, &mut Effects<Arc<Wait>>) -> T,
+    ) -> Option<T> {
+        let mut entry = locked(&slot.entry);
+        if entry.retired {
+            return None;
+        }
+        let expiry = entry.state.next_expiry();
+        let now = Now { instant: Instant::now(), wall: SystemTime::now() };
+        let mut effects = Effects::default();
+        let result = change(&mut entry.state, now, &mut effects);
+        let new_expiry = entry.state.next_expiry();
+        if new_expiry != expiry {
+            self.deadlines.change(resource, expiry, new_expiry);
+        }
+        let woken: Vec<_> = effects.settled.into_iter().map(Wait::settle).collect();
+        let empty = entry.state.is_empty();
+        drop(entry);
+
+        // Outside the mutex, or a woken thread would at once sleep again, on the mutex.
+        woken.iter().for_each(|wait| wait.over.notify_one());
+        if let Some(lock) = effects.expired {
+            info!("expired: {resource}/{} {:?}", lock.id, lock.request.title);
+        }
+        if empty {
+            self.retire(slot, resource);
+        }
+        Some(result)
+    }
+
+    /// Takes an empty slot out of the map, unless somebody has entered it again.
+    fn retire(&self, slot: &Slot, resource: &ResourceName) {
+        let mut resources = locked(&self.resources);
+        let mut entry = locked(&slot.entry);
+        if entry.state.is_empty() && !entry.retired {
+            entry.retired = true;
+            resources.remove(resource);
+        }
+    }
+
+    fn slot_or_new(&self, resource: &ResourceName) -> Arc<Slot> {
+        let mut resources = locked(&self.resources);
+        if let Some(slot) = resources.get(resource) {
+            return Arc::clone(slot);
+        }
+        let entry = Entry { state: Resource::new(), retired: false };
+        let slot = Arc::new(Slot { entry: Mutex::new(entry) });
+        resources.insert(resource.clone(), Arc::clone(&slot));
+        slot
+    }
+
+    fn names(&self) -> Vec<ResourceName> {
+        locked(&self.resources).keys().cloned().collect()
+    }
+
+    /// The body of the reaper thread. Without it no lock would expire: a panic ends the
+    /// process.
+    fn reap(&self) {
+        let expire = |resource: &ResourceName| {
+            self.change(resource, |state, now, effects| state.expire(now, effects));
+        };
+        let run = || reaper::run(&self.deadlines, expire);
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+            poisoned();
+        }
+    }
+}
+
+impl Wait {
+    fn settle((wait, verdict): (Arc<Self>, Verdict)) -> Arc<Self> {
+        // A waiter leaves the line with its verdict, so nobody can give it a second one.
+        let first = wait.verdict.set(verdict).is_ok();
+        debug_assert!(first);
+        wait
+    }
+}
