@@ -8,3 +8,4 @@ pub mod http;
 pub mod lock;
 pub mod logging;
 pub mod server;
+mod workers;

@@ -17,6 +17,7 @@ use crate::http::access::{Access, UserFileError};
 use crate::http::listener::{Connection, Listener, Next, Requests};
 use crate::http::{RequestLimits, Service};
 use crate::lock::{LockManager, LockTable};
+use crate::workers::Workers;
 
 /// How the server is to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,9 +79,6 @@ impl From<io::Error> for Error {
 
 /// How long requests in flight may take to end when the server shuts down.
 const DRAIN: Duration = Duration::from_millis(900);
-
-/// A connection's thread needs little; only pages that it touches take memory.
-const CONNECTION_STACK: usize = 256 * 1024;
 
 /// Descriptors that are not for connections: standard streams, the listener, the signal
 /// pipe, the file of administrators.
@@ -191,11 +189,14 @@ struct Server {
 }
 
 impl Server {
-    fn accept(self: &Arc<Self>, listener: &Listener) {
+    /// The loop of the accepting thread.
+    fn accept(self: Arc<Self>, listener: &Listener) {
+        let server = Arc::clone(&self);
+        let workers = Workers::new(move |(connection, _permit)| server.serve(connection));
         let mut failing = false;
         while let Some(permit) = self.connections.wait_for_room() {
-            let served = listener.accept().and_then(|connection| self.spawn(connection, permit));
-            match served {
+            let accepted = listener.accept();
+            match accepted.and_then(|connection| workers.start((connection, permit))) {
                 Ok(()) if failing => {
                     failing = false;
                     info!("accepting connections again");
@@ -207,24 +208,10 @@ impl Server {
                         failing = true;
                         error!("cannot accept connections for now: {error}");
                     }
-                    self.connections.wait_for_change(ACCEPT_RETRY);
+                    self.connections.pause(ACCEPT_RETRY);
                 }
             }
         }
-    }
-
-    fn spawn(
-        self: &Arc<Self>,
-        connection: Connection<impl Requests>,
-        permit: Permit,
-    ) -> io::Result<()> {
-        let server = Arc::clone(self);
-        let serve = move || {
-            server.serve(connection);
-            drop(permit);
-        };
-        let builder = thread::Builder::new().name("connection".into());
-        builder.stack_size(CONNECTION_STACK).spawn(serve).map(|_| ())
     }
 
     fn serve(&self, mut connection: Connection<impl Requests>) {
@@ -245,14 +232,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// The open connections, at most `max` of them. Those beyond wait in the kernel's queue.
-struct Connections {
-    state: Arc<ConnectionsState>,
-    max: usize,
-}
+struct Connections(Arc<ConnectionsState>);
 
 struct ConnectionsState {
+    max: usize,
     count: Mutex<Count>,
-    changed: Condvar,
+    /// Signalled when there is room again, or to close.
+    room: Condvar,
 }
 
 struct Count {
@@ -266,34 +252,34 @@ struct Permit(Arc<ConnectionsState>);
 impl Connections {
     fn new(max: usize) -> Self {
         let count = Mutex::new(Count { open: 0, closed: false });
-        Self { state: Arc::new(ConnectionsState { count, changed: Condvar::new() }), max }
+        Self(Arc::new(ConnectionsState { max, count, room: Condvar::new() }))
     }
 
     /// Returns when another connection may be open; `None` when closed.
     fn wait_for_room(&self) -> Option<Permit> {
-        let full = |count: &mut Count| count.open >= self.max && !count.closed;
-        let waited = self.state.changed.wait_while(self.state.lock(), full);
+        let full = |count: &mut Count| count.open >= self.0.max && !count.closed;
+        let waited = self.0.room.wait_while(self.0.lock(), full);
         let mut count = waited.unwrap_or_else(PoisonError::into_inner);
         if count.closed {
             return None;
         }
         count.open += 1;
-        Some(Permit(Arc::clone(&self.state)))
+        Some(Permit(Arc::clone(&self.0)))
     }
 
-    /// Returns when a connection has ended or `timeout` is over.
-    fn wait_for_change(&self, timeout: Duration) {
-        let count = self.state.lock();
-        let _ = self.state.changed.wait_timeout(count, timeout);
+    /// Returns when `timeout` is over; at once when closed.
+    fn pause(&self, timeout: Duration) {
+        let open = |count: &mut Count| !count.closed;
+        let _ = self.0.room.wait_timeout_while(self.0.lock(), timeout, open);
     }
 
     fn close(&self) {
-        self.state.lock().closed = true;
-        self.state.changed.notify_one();
+        self.0.lock().closed = true;
+        self.0.room.notify_one();
     }
 
     fn is_closed(&self) -> bool {
-        self.state.lock().closed
+        self.0.lock().closed
     }
 }
 
@@ -306,9 +292,13 @@ impl ConnectionsState {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.lock().open -= 1;
-        // Only the accepting thread waits for it.
-        self.0.changed.notify_one();
+        let mut count = self.0.lock();
+        let was_full = count.open == self.0.max;
+        count.open -= 1;
+        drop(count);
+        if was_full {
+            self.0.room.notify_one();
+        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! Locks and resources as JSON (HAL, draft-kelly-json-hal).
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use humantime::format_rfc3339_micros;
 use serde::{Serialize, Serializer};
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 
 use super::message::{Response, Status};
-use crate::lock::{Lock, Phase, ResourceName};
+use crate::lock::{Lock, LockId, Phase, ResourceName};
 
 /// A response with one lock.
 pub(super) fn lock(status: Status, resource: &ResourceName, lock: &Lock) -> Response {
@@ -25,13 +24,29 @@ pub(super) fn locks(resource: &ResourceName, locks: &[Lock]) -> Response {
 /// A response with all resources.
 pub(super) fn resources(resources: &[ResourceName]) -> Response {
     let resources = resources.iter().map(ResourceView::new).collect();
-    let links = Links { own: Link { href: "/resources".into() }, resource: None };
+    let links = Links { own: Link { href: Path::Resources }, resource: None };
     hal(Status::Ok, &ResourcesView { embedded: EmbeddedResources { resources }, links })
 }
 
-/// The path of a lock. Names need no escaping in a path.
-pub(super) fn lock_path(resource: &ResourceName, lock: &Lock) -> String {
-    format!("/locks/{resource}/{}", lock.id)
+/// The path of what a link leads to. Names and ids need no escaping in a path.
+#[derive(Clone, Copy)]
+pub(super) enum Path<'a> {
+    /// All resources.
+    Resources,
+    /// One resource.
+    Resource(&'a ResourceName),
+    /// One lock.
+    Lock(&'a ResourceName, LockId),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resources => f.write_str("/resources"),
+            Self::Resource(resource) => write!(f, "/resources/{resource}"),
+            Self::Lock(resource, id) => write!(f, "/locks/{resource}/{id}"),
+        }
+    }
 }
 
 fn hal(status: Status, view: &impl Serialize) -> Response {
@@ -43,7 +58,8 @@ fn hal(status: Status, view: &impl Serialize) -> Response {
 
 #[derive(Serialize)]
 struct LockView<'a> {
-    uid: String,
+    #[serde(serialize_with = "display")]
+    uid: LockId,
     title: &'a str,
     #[serde(serialize_with = "seconds")]
     lifetime: Duration,
@@ -53,14 +69,24 @@ struct LockView<'a> {
     #[serde(flatten)]
     times: Times,
     #[serde(rename = "_links")]
-    links: Links,
+    links: Links<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Times {
-    Waiting { wait_since: String, wait_expires: String },
-    Active { active_since: String, active_expires: String },
+    Waiting {
+        #[serde(serialize_with = "timestamp")]
+        wait_since: SystemTime,
+        #[serde(serialize_with = "timestamp")]
+        wait_expires: SystemTime,
+    },
+    Active {
+        #[serde(serialize_with = "timestamp")]
+        active_since: SystemTime,
+        #[serde(serialize_with = "timestamp")]
+        active_expires: SystemTime,
+    },
 }
 
 #[derive(Serialize)]
@@ -69,7 +95,7 @@ struct ResourceView<'a> {
     #[serde(rename = "_embedded", skip_serializing_if = "Option::is_none")]
     embedded: Option<EmbeddedLocks<'a>>,
     #[serde(rename = "_links")]
-    links: Links,
+    links: Links<'a>,
 }
 
 #[derive(Serialize)]
@@ -82,7 +108,7 @@ struct ResourcesView<'a> {
     #[serde(rename = "_embedded")]
     embedded: EmbeddedResources<'a>,
     #[serde(rename = "_links")]
-    links: Links,
+    links: Links<'a>,
 }
 
 #[derive(Serialize)]
@@ -91,41 +117,40 @@ struct EmbeddedResources<'a> {
 }
 
 #[derive(Serialize)]
-struct Links {
+struct Links<'a> {
     #[serde(rename = "self")]
-    own: Link,
+    own: Link<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    resource: Option<Link>,
+    resource: Option<Link<'a>>,
 }
 
 #[derive(Serialize)]
-struct Link {
-    href: String,
+struct Link<'a> {
+    #[serde(serialize_with = "display")]
+    href: Path<'a>,
 }
 
 impl<'a> LockView<'a> {
-    fn new(resource: &ResourceName, lock: &'a Lock) -> Self {
+    fn new(resource: &'a ResourceName, lock: &'a Lock) -> Self {
         let request = &lock.request;
         let times = match lock.phase {
-            Phase::Waiting(since) => Times::Waiting {
-                wait_since: timestamp(since),
-                wait_expires: timestamp(since + request.wait),
-            },
-            Phase::Active(since) => Times::Active {
-                active_since: timestamp(since),
-                active_expires: timestamp(since + request.lifetime),
-            },
+            Phase::Waiting(since) => {
+                Times::Waiting { wait_since: since, wait_expires: since + request.wait }
+            }
+            Phase::Active(since) => {
+                Times::Active { active_since: since, active_expires: since + request.lifetime }
+            }
         };
         Self {
-            uid: lock.id.to_string(),
+            uid: lock.id,
             title: &request.title,
             lifetime: request.lifetime,
             wait: request.wait,
             active: matches!(lock.phase, Phase::Active(_)),
             times,
             links: Links {
-                own: Link { href: lock_path(resource, lock) },
-                resource: Some(Link { href: resource_path(resource) }),
+                own: Link { href: Path::Lock(resource, lock.id) },
+                resource: Some(Link { href: Path::Resource(resource) }),
             },
         }
     }
@@ -133,13 +158,13 @@ impl<'a> LockView<'a> {
 
 impl<'a> ResourceView<'a> {
     fn new(resource: &'a ResourceName) -> Self {
-        let links = Links { own: Link { href: resource_path(resource) }, resource: None };
+        let links = Links { own: Link { href: Path::Resource(resource) }, resource: None };
         Self { name: resource.as_str(), embedded: None, links }
     }
 }
 
-fn resource_path(resource: &ResourceName) -> String {
-    format!("/resources/{resource}")
+fn display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// A JSON number of seconds, whole ones without a fraction.
@@ -152,9 +177,6 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 }
 
 /// RFC 3339 in UTC with microseconds.
-fn timestamp(time: SystemTime) -> String {
-    const FORMAT: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-    // Fails only for years beyond 9999.
-    OffsetDateTime::from(time).format(FORMAT).unwrap_or_default()
+fn timestamp<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_rfc3339_micros(*time))
 }

@@ -113,6 +113,7 @@ impl<R: Requests> Connection<R> {
 pub struct Exchange {
     request: tiny_http::Request,
     body: Result<Vec<u8>, BodyError>,
+    several_hosts: bool,
 }
 
 /// What follows after a response.
@@ -126,8 +127,12 @@ pub enum Next {
 
 impl Exchange {
     fn read(mut request: tiny_http::Request) -> Self {
-        let body = read_body(&mut request);
-        Self { request, body }
+        let repeated = Repeated::find(&request);
+        let body = match repeated.content_length {
+            true => Err(BodyError::BadFraming),
+            false => read_body(&mut request),
+        };
+        Self { request, body, several_hosts: repeated.host }
     }
 
     /// The request.
@@ -135,11 +140,11 @@ impl Exchange {
         Request {
             method: method(self.request.method()),
             target: self.request.url(),
-            http_1_0: *self.request.http_version() == (1, 0),
+            http_1_0: is_http_1_0(&self.request),
             keep_alive: keep_alive(&self.request),
             host: match header(&self.request, "Host") {
                 None => Host::None,
-                Some(_) if is_repeated(&self.request, "Host") => Host::Several,
+                Some(_) if self.several_hosts => Host::Several,
                 Some(host) => Host::One(host),
             },
             origin: header(&self.request, "Origin"),
@@ -196,75 +201,84 @@ fn header<'a>(request: &'a tiny_http::Request, name: &str) -> Option<&'a str> {
     request.headers().get(name).map(|value| value.as_str())
 }
 
-/// tiny_http gives the first of several headers only. To see whether there is another, the
-/// first is renamed, in a copy.
-fn is_repeated(request: &tiny_http::Request, name: &str) -> bool {
-    let mut headers = request.headers().clone();
-    let Ok(other_name) = "Seen".parse() else { return false };
-    if let Some(header) = headers.get_header_mut(name) {
-        header.field = other_name;
+/// Which headers that may stand once stand more often.
+struct Repeated {
+    host: bool,
+    content_length: bool,
+}
+
+impl Repeated {
+    /// tiny_http gives the first of several headers only. To see whether there is another,
+    /// the first is renamed, in a copy.
+    fn find(request: &tiny_http::Request) -> Self {
+        let mut headers = request.headers().clone();
+        let mut is_repeated = |name| {
+            let (Some(first), Ok(other_name)) = (headers.get_header_mut(name), "Seen".parse())
+            else {
+                return false;
+            };
+            first.field = other_name;
+            headers.get(name).is_some()
+        };
+        Self { host: is_repeated("Host"), content_length: is_repeated("Content-Length") }
     }
-    headers.get(name).is_some()
 }
 
 /// Whether tiny_http will look for another request: by RFC 9112, section 9.3, but never after
 /// `Connection: upgrade`.
 fn keep_alive(request: &tiny_http::Request) -> bool {
-    let connection = header(request, "Connection").unwrap_or_default().to_ascii_lowercase();
-    if connection.contains("close") || connection.contains("upgrade") {
-        return false;
-    }
-    *request.http_version() != (1, 0) || connection.contains("keep-alive")
+    let names = |option| connection_names(request, option);
+    !names("close") && !names("upgrade") && (!is_http_1_0(request) || names("keep-alive"))
+}
+
+fn connection_names(request: &tiny_http::Request, option: &str) -> bool {
+    header(request, "Connection").is_some_and(|value| value.to_ascii_lowercase().contains(option))
+}
+
+fn is_http_1_0(request: &tiny_http::Request) -> bool {
+    *request.http_version() == (1, 0)
 }
 
 fn read_body(request: &mut tiny_http::Request) -> Result<Vec<u8>, BodyError> {
-    let expected = expected_body(request)?;
-    let mut body = Vec::new();
-    let limit = match expected {
-        ExpectedBody::None => return Ok(body),
-        ExpectedBody::Sized(len) => len,
-        ExpectedBody::Chunked => MAX_BODY + 1,
+    let (len, limit) = match expected_body(request)? {
+        ExpectedBody::None => return Ok(Vec::new()),
+        ExpectedBody::Sized(len) => (len, len),
+        ExpectedBody::Chunked => (0, MAX_BODY + 1),
     };
-    if expected == ExpectedBody::Sized(limit) {
-        body.reserve_exact(limit);
-    }
-    let reader = request.as_reader();
-    let read = reader.take(limit as u64).read_to_end(&mut body).map_err(|_| BodyError::Broken)?;
-    match expected {
-        ExpectedBody::Sized(len) if read < len => Err(BodyError::Broken),
-        ExpectedBody::Chunked if read > MAX_BODY => Err(BodyError::TooLarge),
+    let mut body = Vec::with_capacity(len);
+    let mut reader = request.as_reader().take(limit as u64);
+    let read = reader.read_to_end(&mut body).map_err(|_| BodyError::Broken)?;
+    match read {
+        _ if read > MAX_BODY => Err(BodyError::TooLarge),
+        _ if read < len => Err(BodyError::Broken),
         _ => Ok(body),
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum ExpectedBody {
     None,
     Sized(usize),
     Chunked,
 }
 
-/// RFC 9112, section 6.3. tiny_http takes what it cannot parse for no body, and the first of
-/// two lengths for the right one.
+/// RFC 9112, section 6.3. tiny_http takes a length that it cannot parse for no body.
 fn expected_body(request: &tiny_http::Request) -> Result<ExpectedBody, BodyError> {
     let is_chunked = header(request, "Transfer-Encoding").is_some();
-    let Some(length) = header(request, "Content-Length") else {
-        let decodable = *request.http_version() != (1, 0)
-            && !header(request, "Connection")
-                .is_some_and(|c| c.to_ascii_lowercase().contains("upgrade"));
-        return match (is_chunked, decodable) {
-            (false, _) => Ok(ExpectedBody::None),
-            (true, true) => Ok(ExpectedBody::Chunked),
-            (true, false) => Err(BodyError::BadFraming),
-        };
-    };
-    let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
-    if is_chunked || !is_number || is_repeated(request, "Content-Length") {
-        return Err(BodyError::BadFraming);
-    }
-    match length.parse() {
-        Ok(0) => Ok(ExpectedBody::None),
-        Ok(len) if len <= MAX_BODY => Ok(ExpectedBody::Sized(len)),
-        _ => Err(BodyError::TooLarge),
+    match header(request, "Content-Length") {
+        None if !is_chunked => Ok(ExpectedBody::None),
+        // HTTP/1.0 has no chunks, and tiny_http does not decode those of an upgrade.
+        None if is_http_1_0(request) || connection_names(request, "upgrade") => {
+            Err(BodyError::BadFraming)
+        }
+        None => Ok(ExpectedBody::Chunked),
+        Some(length) => {
+            let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+            match length.parse() {
+                _ if is_chunked || !is_number => Err(BodyError::BadFraming),
+                Ok(0) => Ok(ExpectedBody::None),
+                Ok(len) if len <= MAX_BODY => Ok(ExpectedBody::Sized(len)),
+                _ => Err(BodyError::TooLarge),
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ impl Service {
         let lock_request = body::lock_request(request.body.unwrap_or_default(), self.limits)?;
         match self.locks.acquire(resource, lock_request) {
             Acquired::Granted(lock) => {
-                let location = self.base_url(request) + &hal::lock_path(resource, &lock);
+                let location = self.location(request, hal::Path::Lock(resource, lock.id));
                 Ok(hal::lock(Status::Created, resource, &lock).header("Location", location))
             }
             Acquired::TimedOut => {
@@ -56,12 +56,12 @@ impl Service {
         }
     }
 
-    fn base_url(&self, request: &Request<'_>) -> String {
+    fn location(&self, request: &Request<'_>, path: hal::Path<'_>) -> String {
         match (&self.base_url, request.host) {
-            (Some(base_url), _) => base_url.clone(),
-            (None, Host::One(host)) if !host.is_empty() => format!("http://{host}"),
+            (Some(base_url), _) => format!("{base_url}{path}"),
+            (None, Host::One(host)) if !host.is_empty() => format!("http://{host}{path}"),
             // A client in HTTP/1.0 that names no host gets a relative reference.
-            _ => String::new(),
+            _ => path.to_string(),
         }
     }
 }

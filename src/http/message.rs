@@ -4,9 +4,7 @@ use std::fmt;
 use std::io::Write;
 use std::time::SystemTime;
 
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
+use httpdate::HttpDate;
 
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -154,9 +152,8 @@ impl Response {
         request: &Request<'_>,
         now: SystemTime,
     ) -> std::io::Result<()> {
-        write!(out, "HTTP/1.1 {} {}\r\nDate: ", self.status.code(), self.status.reason())?;
-        http_date(out, now);
-        out.extend_from_slice(b"\r\n");
+        let (code, reason) = (self.status.code(), self.status.reason());
+        write!(out, "HTTP/1.1 {code} {reason}\r\nDate: {}\r\n", HttpDate::from(now))?;
         for (name, value) in &self.headers {
             for part in [name, ": ", value, "\r\n"] {
                 out.extend_from_slice(part.as_bytes());
@@ -222,15 +219,6 @@ impl Status {
             Self::ServiceUnavailable => (503, "Service Unavailable"),
         }
     }
-}
-
-/// Writes the time as RFC 9110, section 5.6.7, wants it in a Date header.
-fn http_date(out: &mut Vec<u8>, time: SystemTime) {
-    const FORMAT: &[BorrowedFormatItem<'_>] = format_description!(
-        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-    );
-    // Fails only for years beyond 9999.
-    let _ = OffsetDateTime::from(time).format_into(out, FORMAT);
 }
 
 #[cfg(test)]
