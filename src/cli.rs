@@ -1,5 +1,6 @@
 //! The command line. Parses and validates, opens nothing.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
@@ -60,7 +61,7 @@ Options:
   --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
                               no: nobody; FILE: HTTP Basic, one user:password a
                               line, plain or as from `htpasswd -nB USER` [yes]
-  --base-url URL              begin of the lock URLs, for a server behind a proxy
+  --base-url URL              start of the lock URLs, for use behind a proxy
                               [http:// and the Host of the request]
   --max-wait SECONDS          longest wait that is accepted [1000000000]
   --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
@@ -72,7 +73,7 @@ Options:
 
 Try it:
   rdlm serve &
-  curl -i -d '{\"title\":\"me\",\"wait\":5,\"lifetime\":60}' localhost:8888/locks/demo
+  curl -i localhost:8888/locks/demo -d '{\"title\":\"me\",\"wait\":5,\"lifetime\":60}'
 ";
 
 /// Understands a command line, the name of the program first.
@@ -140,11 +141,15 @@ fn option<T>(
     name: &'static str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Option<T>, UsageError> {
-    let value = args
-        .opt_value_from_os_str(name, |value| Ok::<_, String>(value.to_os_string()))
-        .map_err(|_| UsageError(format!("{name} needs a value")))?;
-    let Some(value) = value else { return Ok(None) };
-    let text = value.to_string_lossy();
+    let value = args.opt_value_from_fn(name, |value| Ok::<_, Infallible>(value.to_string()));
+    let text = match value {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(None),
+        Err(pico_args::Error::NonUtf8Argument) => {
+            return Err(UsageError(format!("the value of {name} is not valid UTF-8")));
+        }
+        Err(_) => return Err(UsageError(format!("{name} needs a value"))),
+    };
     match parse(&text) {
         Ok(value) => Ok(Some(value)),
         Err(expected) => Err(UsageError(format!("{name} {text:?}: expected {expected}"))),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// How long a thread stays without a connection.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A thread needs little stack; only pages that it touches take memory.
 const STACK: usize = 128 * 1024;

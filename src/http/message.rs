@@ -1,5 +1,6 @@
 //! Requests and responses, and how a response looks on the wire.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 use std::time::SystemTime;
@@ -93,7 +94,7 @@ pub struct Response {
     pub status: Status,
     /// The connection ends with this response.
     pub close: bool,
-    headers: Vec<(&'static str, String)>,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Vec<u8>,
 }
 
@@ -110,7 +111,7 @@ impl Response {
 
     /// Adds a header. `value` must not have line breaks.
     #[must_use]
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name, value.into()));
         self
     }

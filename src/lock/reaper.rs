@@ -108,3 +108,10 @@ impl Deadlines {
         }
     }
 }
+
+#[cfg(test)]
+impl Deadlines {
+    pub(super) fn len(&self) -> usize {
+        locked(&self.index).entries.len()
+    }
+}

@@ -178,3 +178,203 @@ impl<W> Resource<W> {
         self.line.remove(place)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A resource whose time is set by the test; waiters are known by their titles.
+    struct Scene {
+        resource: Resource<&'static str>,
+        start: Instant,
+        now: Now,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (instant, wall) = (Instant::now(), SystemTime::now());
+            Self { resource: Resource::new(), start: instant, now: Now { instant, wall } }
+        }
+
+        /// Sets the time, in seconds since the start.
+        fn at(&mut self, seconds: f64) -> &mut Self {
+            self.now.instant = self.start + Duration::from_secs_f64(seconds);
+            self
+        }
+
+        /// Acquires with these seconds of wait and lifetime; the id, and whether granted.
+        fn acquire(&mut self, who: &'static str, wait: f64, lifetime: f64) -> (LockId, bool) {
+            let request = LockRequest {
+                title: Arc::from(who),
+                wait: Duration::from_secs_f64(wait),
+                lifetime: Duration::from_secs_f64(lifetime),
+            };
+            let mut effects = Effects::default();
+            let granted = self.resource.try_grant(&request, self.now, &mut effects);
+            self.resource.check();
+            match granted {
+                Some(lock) => (lock.id, true),
+                None => (self.resource.join_line(request, who, self.now), false),
+            }
+        }
+
+        /// Runs a change and tells its result, who heard what, and which lock expired.
+        fn change<T>(
+            &mut self,
+            change: impl FnOnce(&mut Resource<&'static str>, Now, &mut Effects<&'static str>) -> T,
+        ) -> (T, String) {
+            let mut effects = Effects::default();
+            let result = change(&mut self.resource, self.now, &mut effects);
+            self.resource.check();
+            let expired = effects.expired.map(|lock| format!("{} expired", lock.request.title));
+            let settled = effects.settled.into_iter().map(|(who, verdict)| match verdict {
+                Verdict::Granted(lock) => {
+                    assert!(matches!(lock.phase, Phase::Active(_)));
+                    format!("{who} granted")
+                }
+                Verdict::TimedOut => format!("{who} timed out"),
+                Verdict::Deleted => format!("{who} deleted"),
+                Verdict::ShuttingDown => format!("{who} shut down"),
+            });
+            let told: Vec<_> = expired.into_iter().chain(settled).collect();
+            (result, told.join(", "))
+        }
+
+        fn release(&mut self, id: LockId) -> (bool, String) {
+            self.change(|resource, now, effects| resource.release(id, now, effects))
+        }
+
+        fn expire(&mut self) -> String {
+            self.change(|resource, now, effects| resource.expire(now, effects)).1
+        }
+
+        /// The titles of the locks, the holder first.
+        fn locks(&self) -> Vec<&str> {
+            self.resource.locks().map(|lock| &*lock.request.title).collect()
+        }
+    }
+
+    impl<W> Resource<W> {
+        fn check(&self) {
+            assert!(
+                self.holder.is_some() || self.line.is_empty(),
+                "somebody waits for a free lock"
+            );
+            let active = self.locks().filter(|lock| matches!(lock.phase, Phase::Active(_)));
+            assert!(active.count() <= 1, "two hold the lock");
+        }
+    }
+
+    #[test]
+    fn a_free_lock_is_granted_and_a_held_one_is_not() {
+        let mut scene = Scene::new();
+        let (a, granted) = scene.acquire("a", 0.0, 10.0);
+        assert!(granted);
+        assert!(!scene.acquire("b", 5.0, 10.0).1);
+        assert_eq!(scene.locks(), ["a", "b"]);
+        assert_eq!(scene.release(a), (true, "b granted".into()));
+        assert_eq!(scene.release(a), (false, String::new()), "released twice");
+    }
+
+    #[test]
+    fn grants_are_in_order_of_arrival() {
+        let mut scene = Scene::new();
+        let (mut holder, _) = scene.acquire("a", 0.0, 100.0);
+        let ids = ["b", "c", "d"].map(|who| scene.acquire(who, 50.0, 100.0).0);
+        for (id, who) in ids.into_iter().zip(["b", "c", "d"]) {
+            assert_eq!(scene.release(holder), (true, format!("{who} granted")));
+            holder = id;
+        }
+        assert_eq!(scene.release(holder), (true, String::new()));
+        assert!(scene.resource.is_empty());
+    }
+
+    #[test]
+    fn a_lock_expires_at_its_lifetime_and_not_before() {
+        let mut scene = Scene::new();
+        let (a, _) = scene.acquire("a", 0.0, 10.0);
+        assert_eq!(scene.resource.next_expiry(), Some(scene.start + Duration::from_secs(10)));
+        assert_eq!(scene.at(9.999_999).expire(), "");
+        assert_eq!(scene.locks(), ["a"]);
+        assert_eq!(scene.at(10.0).expire(), "a expired");
+        assert_eq!(scene.release(a), (false, String::new()));
+        assert_eq!(scene.resource.next_expiry(), None);
+    }
+
+    #[test]
+    fn an_expired_lock_is_gone_before_the_reaper_comes() {
+        let mut scene = Scene::new();
+        let (a, _) = scene.acquire("a", 0.0, 10.0);
+        assert_eq!(scene.at(10.0).release(a), (false, "a expired".into()));
+        scene.acquire("b", 0.0, 10.0);
+        assert!(scene.at(20.0).acquire("c", 0.0, 1.0).1, "free again at b's lifetime");
+    }
+
+    #[test]
+    fn the_lifetime_of_a_waiter_begins_with_its_grant() {
+        let mut scene = Scene::new();
+        scene.acquire("a", 0.0, 10.0);
+        scene.acquire("b", 60.0, 10.0);
+        assert_eq!(scene.at(12.0).expire(), "a expired, b granted");
+        assert_eq!(scene.at(21.9).expire(), "");
+        assert_eq!(scene.at(22.0).expire(), "b expired");
+    }
+
+    #[test]
+    fn a_waiter_whose_wait_is_over_is_passed_over() {
+        let mut scene = Scene::new();
+        let (a, _) = scene.acquire("a", 0.0, 100.0);
+        scene.acquire("b", 5.0, 100.0);
+        scene.acquire("c", 9.0, 100.0);
+        assert_eq!(scene.at(5.0).release(a), (true, "b timed out, c granted".into()));
+    }
+
+    #[test]
+    fn whoever_leaves_the_line_is_not_granted() {
+        let mut scene = Scene::new();
+        let (a, _) = scene.acquire("a", 0.0, 100.0);
+        let (b, _) = scene.acquire("b", 50.0, 100.0);
+        scene.acquire("c", 50.0, 100.0);
+        scene.change(|resource, _, _| resource.leave_line(b));
+        assert_eq!(scene.locks(), ["a", "c"]);
+        assert_eq!(scene.release(a), (true, "c granted".into()));
+    }
+
+    #[test]
+    fn a_deleted_waiter_hears_of_it_and_the_others_move_up() {
+        let mut scene = Scene::new();
+        let (a, _) = scene.acquire("a", 0.0, 100.0);
+        let (b, _) = scene.acquire("b", 50.0, 100.0);
+        scene.acquire("c", 50.0, 100.0);
+        assert_eq!(scene.release(b), (true, "b deleted".into()));
+        assert_eq!(scene.release(a), (true, "c granted".into()));
+    }
+
+    #[test]
+    fn clearing_ends_every_wait_and_grants_nobody() {
+        let mut scene = Scene::new();
+        scene.acquire("a", 0.0, 100.0);
+        scene.acquire("b", 50.0, 100.0);
+        scene.acquire("c", 50.0, 100.0);
+        let cleared = scene.change(|resource, now, effects| resource.clear(now, effects));
+        assert_eq!(cleared, (true, "b deleted, c deleted".into()));
+        assert!(scene.resource.is_empty());
+        let again = scene.change(|resource, now, effects| resource.clear(now, effects));
+        assert_eq!(again, (false, String::new()));
+    }
+
+    #[test]
+    fn shutting_down_ends_every_wait_and_the_holder_keeps_the_lock() {
+        let mut scene = Scene::new();
+        scene.acquire("a", 0.0, 100.0);
+        scene.acquire("b", 50.0, 100.0);
+        let dismiss = |resource: &mut Resource<_>, _, effects: &mut _| {
+            resource.dismiss_line(&Verdict::ShuttingDown, effects);
+        };
+        assert_eq!(scene.change(dismiss).1, "b shut down");
+        assert_eq!(scene.locks(), ["a"]);
+    }
+}

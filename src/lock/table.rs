@@ -315,3 +315,6 @@ impl Wait {
         wait
     }
 }
+
+#[cfg(test)]
+mod tests;

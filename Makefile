@@ -1,0 +1,49 @@
+# rdlm, a lock manager over HTTP. `make run` and `make test` are the places to start.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+PORT ?= 8888
+CARGO ?= cargo
+
+# The static build for this machine; for example TARGET=x86_64-unknown-linux-musl for another.
+TARGET ?= $(shell rustc --print host-tuple)
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
+BINDIR = $(DESTDIR)$(PREFIX)/bin
+
+.PHONY: all run test check fmt bench install uninstall clean
+
+all:
+	$(CARGO) build --locked --release --target $(TARGET)
+
+run: all
+	$(BINARY) serve --port $(PORT)
+
+test:
+	$(CARGO) test --locked
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+fmt:
+	$(CARGO) fmt
+
+# Beside redis-server and etcd where they are installed; says what it skipped.
+bench:
+	$(CARGO) bench --locked --bench lock_servers
+
+# Builds only when there is no binary yet, so that `sudo make install` needs no toolchain.
+install:
+	test -x $(BINARY) || $(MAKE) all
+	install -d $(BINDIR)
+	install -m 755 $(BINARY) $(BINDIR)/rdlm
+	ln -sf rdlm $(BINDIR)/rdlm-daemon
+
+uninstall:
+	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon
+
+clean:
+	$(CARGO) clean

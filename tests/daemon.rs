@@ -1,0 +1,228 @@
+//! The process: its command line, its log, its end.
+
+use std::fs;
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Server, TempDir, lock_body, wait_until};
+
+fn rdlm(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rdlm")).args(args).output().unwrap()
+}
+
+/// Checks that there is one clear line on standard error, and returns it.
+#[track_caller]
+fn complaint(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    assert!(output.stdout.is_empty());
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(text.starts_with("rdlm: ") && text.ends_with('\n'), "{text:?}");
+    assert_eq!(text.lines().count(), 1, "{text:?}");
+    text
+}
+
+#[test]
+fn help_and_version_are_printed() {
+    for args in [&["--help"][..], &["-h"], &["serve", "--help"], &["help"]] {
+        let output = rdlm(args);
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        for option in [
+            "--port",
+            "--bind",
+            "--logging",
+            "--admin-userpass-file",
+            "--base-url",
+            "--max-wait",
+            "--max-lifetime",
+            "--max-waiters",
+            "--max-connections",
+        ] {
+            assert!(text.contains(option), "{option} is missing in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+    }
+    let version = rdlm(&["--version"]);
+    assert_eq!(version.stdout, concat!("rdlm ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+}
+
+#[test]
+fn a_wrong_command_line_gets_one_line_and_code_2() {
+    for (args, expected) in [
+        (&[][..], "a command is missing"),
+        (&["start"], "unknown command \"start\""),
+        (&["serve", "--prot", "1"], "unexpected argument \"--prot\""),
+        (&["serve", "now"], "unexpected argument \"now\""),
+        (&["serve", "--port"], "--port needs a value"),
+        (&["serve", "--port", "http"], "--port \"http\": expected a port from 0 to 65535"),
+        (&["serve", "--port=65536"], "--port \"65536\": expected a port"),
+        (&["serve", "--port=-1"], "--port \"-1\": expected a port"),
+        (&["serve", "--port", "1", "--port", "2"], "given twice"),
+        (&["serve", "--bind", "localhost"], "--bind \"localhost\": expected an IPv4 or IPv6"),
+        (&["serve", "--logging", "loud"], "expected debug, info, warning, error or none"),
+        (&["serve", "--max-wait", "-1"], "expected a number of seconds from 0 to 1e9"),
+        (&["serve", "--max-wait", "inf"], "expected a number of seconds"),
+        (&["serve", "--max-lifetime", "0"], "expected a number of seconds over 0"),
+        (&["serve", "--max-lifetime", "1e10"], "expected a number of seconds over 0 to 1e9"),
+        (&["serve", "--max-waiters", "many"], "expected a whole number"),
+        (&["serve", "--max-connections", "0"], "expected a whole number over 0"),
+        (&["serve", "--base-url", "locks.example.com"], "expected a URL such as"),
+        (&["serve", "--base-url", "http://"], "expected a URL such as"),
+        (&["serve", "--base-url", "http://a b"], "expected a URL such as"),
+        (&["serve", "--admin-userpass-file="], "--admin-userpass-file needs a value"),
+        (&["serve", "--admin-userpass-file", ""], "expected yes, no or a file"),
+    ] {
+        let line = complaint(&rdlm(args), 2);
+        assert!(line.contains(expected), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn what_the_system_refuses_gets_one_line_and_code_1() {
+    let taken = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let line = complaint(&rdlm(&["serve", "--port", &port]), 1);
+    assert!(line.contains("cannot listen on") && line.contains("in use"), "{line}");
+
+    let foreign = ["serve", "--port", "0", "--bind", "192.0.2.1"];
+    assert!(complaint(&rdlm(&foreign), 1).contains("cannot listen on 192.0.2.1"));
+
+    let dir = TempDir::new();
+    let file = dir.path().join("users");
+    let serve = || rdlm(&["serve", "--port", "0", "--admin-userpass-file", file.to_str().unwrap()]);
+    assert!(complaint(&serve(), 1).contains("cannot read"));
+    for (text, expected) in [
+        ("", "expected a user:password a line"),
+        ("alice:a\nbob\n", "line 2: expected user:password"),
+        (":secret\n", "line 1: expected user:password"),
+        ("alice:\n", "line 1: expected user:password"),
+        ("alice:$apr1$x$y\n", "line 1: a password is plain or a bcrypt hash"),
+        ("alice:{SHA}x\n", "line 1: a password is plain or a bcrypt hash"),
+        ("alice:$2y$05$short\n", "line 1: a password is plain or a bcrypt hash"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let line = complaint(&serve(), 1);
+        assert!(line.contains(expected) && line.contains("users"), "{text:?}: {line}");
+    }
+    fs::write(&file, b"alice:\xff\n").unwrap();
+    assert!(complaint(&serve(), 1).contains("cannot read"));
+}
+
+#[test]
+fn it_starts_as_rdlm_was_started() {
+    let dir = TempDir::new();
+    let daemon = dir.path().join("rdlm-daemon");
+    symlink(env!("CARGO_BIN_EXE_rdlm"), &daemon).unwrap();
+    let mut command = Command::new(&daemon);
+    let server =
+        Server::start_command(command.args(["--logging=debug", "--admin_userpass_file=yes"]));
+    server.hold("foo");
+    assert!(server.into_log().contains("POST /locks/foo 201"));
+}
+
+#[test]
+fn it_listens_on_ipv4_and_ipv6_or_on_one_address() {
+    let all = Server::start();
+    for host in ["127.0.0.1", "::1"] {
+        assert!(TcpStream::connect((host, all.port())).is_ok(), "{host}");
+    }
+    let one = Server::start_with(&["--bind", "127.0.0.1"]);
+    assert!(TcpStream::connect(("127.0.0.1", one.port())).is_ok());
+    assert!(TcpStream::connect(("::1", one.port())).is_err());
+    let six = Server::start_with(&["--bind", "::1"]);
+    assert!(TcpStream::connect(("::1", six.port())).is_ok());
+    assert!(TcpStream::connect(("127.0.0.1", six.port())).is_err());
+}
+
+#[test]
+fn the_log_tells_of_expiries_and_deletions_but_not_of_each_request() {
+    let server = Server::start();
+    server.acquire("short", 0.0, 0.01);
+    server.hold("long");
+    wait_until("the lock expires", || server.locks("short").is_empty());
+    server.delete("/resources/long");
+    server.delete("/resources");
+    let log = server.into_log();
+    assert!(log.contains("expired: short/"), "{log}");
+    assert!(log.contains("\"a test\""), "{log}");
+    assert!(log.contains("deleted all locks of long"), "{log}");
+    assert!(log.lines().any(|line| line.ends_with("deleted all locks")), "{log}");
+    assert!(!log.contains("POST"), "{log}");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let mut server = Server::start();
+    server.close_log();
+    server.acquire("foo", 0.0, 0.01);
+    wait_until("the lock expires", || server.locks("foo").is_empty());
+    server.delete("/resources");
+    server.hold("bar");
+}
+
+#[test]
+fn sigterm_and_sigint_answer_who_waits_and_end_with_code_0() {
+    for signal in ["-TERM", "-INT"] {
+        let mut server = Server::start();
+        server.hold("foo");
+        let mut waiters: Vec<_> = (0..20).map(|_| server.join_line("foo")).collect();
+        let _idle = server.connect();
+        let began = Instant::now();
+        server.signal(signal);
+        for waiter in &mut waiters {
+            let answer = waiter.response();
+            assert!(answer.detail(503).contains("shutting down"));
+            assert!(answer.header("Retry-After").is_some());
+        }
+        assert_eq!(server.wait().code(), Some(0));
+        // It has a second; a busy machine gets more.
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(TcpStream::connect(("127.0.0.1", server.port())).is_err());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut server = Server::start();
+    // A body that never comes keeps this request from being answered.
+    let mut stalled = server.connect();
+    stalled.send("POST /locks/foo HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n");
+    server.signal("-TERM");
+    server.signal("-TERM");
+    let status = server.wait();
+    assert!(matches!(status.code(), Some(0 | 143)), "{status:?}");
+    assert_eq!(status.signal(), None);
+}
+
+#[test]
+fn it_is_static_and_runs_in_an_empty_directory() {
+    let program = env!("CARGO_BIN_EXE_rdlm");
+    let dir = TempDir::new();
+    fs::copy(program, dir.path().join("rdlm")).unwrap();
+    let mut chroot = Command::new("chroot");
+    if fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
+        eprintln!("skipped: only root may chroot");
+        return;
+    }
+    let server = Server::start_command(chroot.arg(dir.path()).args(["/rdlm", "serve"]));
+    let lock = server.hold("foo");
+    assert_eq!(server.request("POST", "/locks/bar", &lock_body(0, 60)).status, 201);
+    assert_eq!(server.delete(&lock).status, 204);
+}
+
+#[test]
+fn connections_over_the_limit_wait_for_their_turn() {
+    let server = Server::start_with(&["--max-connections", "2"]);
+    let mut first = server.connect();
+    let mut second = server.connect();
+    assert_eq!(first.request("GET", "/", "").status, 200);
+    assert_eq!(second.request("GET", "/", "").status, 200);
+    let mut third = server.connect();
+    third.send_request("GET", "/", "");
+    assert_eq!(first.request("GET", "/", "").status, 200, "those in place go on");
+    drop(second);
+    assert_eq!(third.response().status, 200);
+}

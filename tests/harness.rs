@@ -1,0 +1,282 @@
+//! A server process a test, and a client that shows every byte of an answer.
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Long enough for anything on a busy machine. A test that reaches it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server on a free port, ended with the test.
+pub(crate) struct Server {
+    process: Child,
+    log: Option<BufReader<ChildStderr>>,
+    port: u16,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(options: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+        Self::start_command(command.arg("serve").args(options))
+    }
+
+    /// Adds `--port 0` and waits until the server listens.
+    pub(crate) fn start_command(command: &mut Command) -> Self {
+        let command = command.args(["--port", "0"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening on ") {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the server did not start");
+        }
+        let address = line.split("listening on ").nth(1).unwrap().split(',').next().unwrap();
+        let port = address.rsplit(':').next().unwrap().parse().unwrap();
+        Self { process, log: Some(log), port }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        Client::new(TcpStream::connect(("127.0.0.1", self.port)).unwrap())
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Response {
+        self.connect().request(method, path, body)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.request("GET", path, "")
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Response {
+        self.request("DELETE", path, "")
+    }
+
+    /// Asks for a lock.
+    pub(crate) fn acquire(&self, resource: &str, wait: f64, lifetime: f64) -> Response {
+        self.connect().acquire(resource, wait, lifetime)
+    }
+
+    /// Acquires a lock that is free and returns its path.
+    pub(crate) fn hold(&self, resource: &str) -> String {
+        self.acquire(resource, 0.0, 600.0).lock_path()
+    }
+
+    /// Asks for a held lock on a connection of its own and returns when the request waits.
+    pub(crate) fn join_line(&self, resource: &str) -> Client {
+        let waiting = self.locks(resource).len();
+        let mut client = self.connect();
+        client.send_acquire(resource, 600.0, 600.0);
+        wait_until("the request waits", || self.locks(resource).len() > waiting);
+        client
+    }
+
+    /// The locks of a resource, as the server lists them.
+    pub(crate) fn locks(&self, resource: &str) -> Vec<Value> {
+        let response = self.get(&format!("/resources/{resource}"));
+        assert_eq!(response.status, 200);
+        response.json()["_embedded"]["locks"].as_array().cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    /// Kills the server and returns what it logged.
+    pub(crate) fn into_log(mut self) -> String {
+        self.process.kill().unwrap();
+        let mut text = String::new();
+        self.log.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// Closes the other end of the server's standard error.
+    pub(crate) fn close_log(&mut self) {
+        self.log = None;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A connection.
+pub(crate) struct Client {
+    stream: BufReader<TcpStream>,
+    /// A HEAD was sent: its answer has no body.
+    head: bool,
+}
+
+impl Client {
+    fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream: BufReader::new(stream), head: false }
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.head = bytes.as_ref().starts_with(b"HEAD ");
+        self.stream.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    pub(crate) fn send_request(&mut self, method: &str, path: &str, body: &str) {
+        let len = body.len();
+        self.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}"
+        ));
+    }
+
+    pub(crate) fn send_acquire(&mut self, resource: &str, wait: f64, lifetime: f64) {
+        self.send_request("POST", &format!("/locks/{resource}"), &lock_body(wait, lifetime));
+    }
+
+    pub(crate) fn request(&mut self, method: &str, path: &str, body: &str) -> Response {
+        self.send_request(method, path, body);
+        self.response()
+    }
+
+    pub(crate) fn acquire(&mut self, resource: &str, wait: f64, lifetime: f64) -> Response {
+        self.send_acquire(resource, wait, lifetime);
+        self.response()
+    }
+
+    /// Reads one response.
+    pub(crate) fn response(&mut self) -> Response {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let read = self.stream.read_line(&mut head).unwrap();
+            assert_ne!(read, 0, "the connection ended in the head {head:?}");
+        }
+        let mut lines = head.trim_end().split("\r\n");
+        let status_line = lines.next().unwrap();
+        let status = status_line.split(' ').nth(1).unwrap().parse().unwrap();
+        let headers: Vec<_> = lines
+            .map(|line| line.split_once(": ").unwrap())
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        let mut response = Response { status, headers, body: Vec::new() };
+        if !self.head && status != 204 {
+            let len = response.header("Content-Length").unwrap().parse().unwrap();
+            response.body.resize(len, 0);
+            self.stream.read_exact(&mut response.body).unwrap();
+        }
+        response
+    }
+
+    /// Whether the server closes the connection without a further byte.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        match self.stream.fill_buf() {
+            Ok(rest) => rest.is_empty(),
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+        let value = found.next().map(|(_, value)| value.as_str());
+        assert!(found.next().is_none(), "{name} is there twice");
+        value
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The path of the lock that was granted.
+    pub(crate) fn lock_path(&self) -> String {
+        assert_eq!(self.status, 201, "{}", self.text());
+        let location = self.header("Location").unwrap();
+        location.strip_prefix("http://localhost").unwrap().to_string()
+    }
+
+    /// Checks that this is an error as RFC 9457 has it and returns its detail.
+    pub(crate) fn detail(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("Content-Type"), Some("application/problem+json"));
+        let problem = self.json();
+        assert_eq!(problem["type"], "about:blank");
+        assert_eq!(problem["status"], status);
+        assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()));
+        problem["detail"].as_str().unwrap().to_string()
+    }
+}
+
+pub(crate) fn lock_body(wait: impl Display, lifetime: impl Display) -> String {
+    format!(r#"{{"title":"a test","wait":{wait},"lifetime":{lifetime}}}"#)
+}
+
+/// Looks again until `condition` holds.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A directory that is removed with the test.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("rdlm-test-{unique}"));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

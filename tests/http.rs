@@ -1,0 +1,277 @@
+//! HTTP itself: methods, targets, versions, connections, browsers.
+
+use crate::harness::{Response, Server, lock_body};
+
+const UID: &str = "aa4e181e17374148a21b30d9dcb941f9";
+
+/// Sends bytes on a connection of their own and returns the first response.
+fn raw(server: &Server, bytes: impl AsRef<[u8]>) -> Response {
+    let mut client = server.connect();
+    client.send(bytes);
+    client.response()
+}
+
+#[test]
+fn the_start_page_welcomes() {
+    let server = Server::start();
+    let page = server.get("/");
+    assert_eq!(page.status, 200);
+    assert!(page.header("Content-Type").unwrap().starts_with("text/plain"));
+    assert!(page.text().contains("Welcome"), "{}", page.text());
+}
+
+#[test]
+fn unknown_paths_get_404() {
+    let server = Server::start();
+    for path in [
+        "/nothing",
+        "/locks",
+        "/Locks/foo",
+        "/lock/foo",
+        &format!("/locks/foo/{UID}/more"),
+        "/resources/foo/bar",
+        "//",
+        "/locks//",
+        "/index.html",
+        "/..",
+    ] {
+        let expected = if path == "/locks//" { 400 } else { 404 };
+        let detail = server.get(path).detail(expected);
+        assert!(!detail.is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn other_methods_get_405_with_allow_and_options_tells_the_same() {
+    let server = Server::start();
+    let lock = server.hold("foo");
+    for (path, allow, wrong) in [
+        ("/", "GET, HEAD, OPTIONS", &["POST", "PUT", "DELETE", "TRACE", "BREW"][..]),
+        ("/locks/foo", "POST, OPTIONS", &["GET", "HEAD", "PUT", "DELETE", "PATCH", "post"]),
+        (&lock, "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PROPFIND"]),
+        ("/resources", "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PATCH"]),
+        ("/resources/foo", "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PATCH"]),
+    ] {
+        for method in wrong {
+            let response = server.request(method, path, "");
+            assert_eq!(response.status, 405, "{method} {path}");
+            assert_eq!(response.header("Allow"), Some(allow), "{method} {path}");
+        }
+        let options = server.request("OPTIONS", path, "");
+        assert_eq!((options.status, options.header("Allow")), (204, Some(allow)), "{path}");
+    }
+    assert_eq!(server.locks("foo").len(), 1);
+    let all = raw(&server, "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!((all.status, all.header("Allow").is_some()), (204, true));
+}
+
+#[test]
+fn head_answers_as_get_without_the_body() {
+    let server = Server::start();
+    let lock = server.hold("foo");
+    for path in ["/", &lock, "/resources", "/resources/foo", "/nothing"] {
+        let (get, head) = (server.get(path), server.request("HEAD", path, ""));
+        assert_eq!(head.status, get.status, "{path}");
+        assert_eq!(head.text(), "");
+        for header in ["Content-Type", "Content-Length"] {
+            assert!(head.header(header).is_some());
+            assert_eq!(head.header(header), get.header(header), "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_204_has_no_length() {
+    let server = Server::start();
+    let lock = server.hold("foo");
+    let response = server.delete(&lock);
+    assert_eq!(response.status, 204);
+    assert_eq!(response.header("Content-Length"), None);
+    assert_eq!(response.header("Content-Type"), None);
+    assert!(response.header("Date").unwrap().ends_with(" GMT"));
+}
+
+#[test]
+fn a_query_is_ignored_and_the_target_may_be_absolute() {
+    let server = Server::start();
+    let post = |target: &str| {
+        let body = lock_body(0, 60);
+        raw(
+            &server,
+            format!(
+                "POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+        )
+        .status
+    };
+    assert_eq!(post("/locks/a?b=c/d"), 201);
+    assert_eq!(post("http://h/locks/b?x"), 201);
+    assert_eq!(post("HTTP://h:80/locks/c"), 201);
+    assert_eq!(raw(&server, "GET http://h HTTP/1.1\r\nHost: h\r\n\r\n").status, 200);
+    for target in ["locks/d", "ftp://h/locks/d", "h:80"] {
+        assert_eq!(post(target), 400, "{target}");
+    }
+    assert_eq!(server.get("/resources").json()["_embedded"]["resources"][2]["name"], "c");
+}
+
+#[test]
+fn http_1_1_asks_for_exactly_one_host() {
+    let server = Server::start();
+    for headers in
+        ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nhOST: a\r\n", "Host: a/b\r\n", "Host: a b\r\n"]
+    {
+        let response = raw(&server, format!("GET / HTTP/1.1\r\n{headers}\r\n"));
+        assert!(response.detail(400).contains("Host"), "{headers:?}");
+    }
+    for host in ["a", "a:80", "[::1]:8888", "127.0.0.1"] {
+        let response = raw(&server, format!("GET / HTTP/1.1\r\nhost:{host}\r\n\r\n"));
+        assert_eq!(response.status, 200, "{host}");
+    }
+}
+
+#[test]
+fn http_1_0_needs_no_host_and_closes_unless_asked_to_keep_alive() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let body = lock_body(0, 60);
+    let len = body.len();
+    client.send(format!("POST /locks/foo HTTP/1.0\r\nContent-Length: {len}\r\n\r\n{body}"));
+    let granted = client.response();
+    assert_eq!(granted.status, 201);
+    assert!(granted.header("Location").unwrap().starts_with("/locks/foo/"));
+    assert_eq!(granted.header("Connection"), Some("close"));
+    assert!(client.is_closed());
+
+    let mut client = server.connect();
+    for _ in 0..3 {
+        client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        let response = client.response();
+        assert_eq!((response.status, response.header("Connection")), (200, Some("keep-alive")));
+    }
+}
+
+#[test]
+fn a_connection_is_kept_until_its_client_asks_to_close_it() {
+    let server = Server::start();
+    let mut client = server.connect();
+    for _ in 0..10 {
+        let lock = client.acquire("foo", 0.0, 60.0).lock_path();
+        assert_eq!(client.request("GET", &lock, "").status, 200);
+        assert_eq!(client.request("DELETE", &lock, "").status, 204);
+        client.request("DELETE", &lock, "").detail(404);
+    }
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n");
+    assert_eq!(client.response().header("Connection"), Some("close"));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = Server::start();
+    let held = server.hold("foo");
+    let mut client = server.connect();
+    let body = lock_body(600, 60);
+    let len = body.len();
+    client.send(format!(
+        "GET / HTTP/1.1\r\nHost: h\r\n\r\n\
+         POST /locks/foo HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}\
+         GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"
+    ));
+    assert_eq!(client.response().status, 200);
+    assert_eq!(server.delete(&held).status, 204);
+    client.response().lock_path();
+    assert_eq!(client.response().status, 404);
+}
+
+#[test]
+fn a_body_may_come_in_chunks_and_wherever_it_is_not_used() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let (front, back) = (r#"{"title":"a","wait":0,"#, r#""lifetime":60}"#);
+    client.send(format!(
+        "POST /locks/foo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+         {:x}\r\n{front}\r\n{:X};x=y\r\n{back}\r\n0\r\n\r\n",
+        front.len(),
+        back.len()
+    ));
+    let lock = client.response().lock_path();
+    assert_eq!(client.request("GET", &lock, "a body that is not used").status, 200);
+    assert_eq!(client.request("DELETE", &lock, "{}").status, 204);
+}
+
+#[test]
+fn a_client_that_expects_100_continue_gets_it() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let body = lock_body(0, 60);
+    client.send(format!(
+        "POST /locks/foo HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    ));
+    assert_eq!(client.response().status, 100);
+    client.send(body);
+    client.response().lock_path();
+}
+
+#[test]
+fn a_content_type_is_not_looked_at() {
+    let server = Server::start();
+    let body = lock_body(0, 60);
+    for (n, content_type) in
+        ["application/x-www-form-urlencoded", "text/plain", "nonsense"].iter().enumerate()
+    {
+        let len = body.len();
+        let response = raw(
+            &server,
+            format!(
+                "POST /locks/r{n} HTTP/1.1\r\nHost: h\r\nContent-Type: {content_type}\r\n\
+                 Content-Length: {len}\r\n\r\n{body}"
+            ),
+        );
+        assert_eq!(response.status, 201);
+    }
+}
+
+#[test]
+fn what_a_browser_sends_for_another_site_is_refused() {
+    let server = Server::start();
+    let lock = server.hold("foo");
+    let send = |method: &str, path: &str, header: &str| {
+        let body = if method == "POST" { lock_body(0, 60) } else { String::new() };
+        let len = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: locks.example:8888\r\n{header}\r\n");
+        raw(&server, format!("{head}Content-Length: {len}\r\n\r\n{body}"))
+    };
+    for header in [
+        "Origin: http://evil.example",
+        "Origin: http://locks.example:8889",
+        "Origin: http://locks.example",
+        "Origin: null",
+        "Sec-Fetch-Site: cross-site",
+        "Origin: http://locks.example:8888\r\nSec-Fetch-Site: cross-site",
+    ] {
+        for (method, path) in [
+            ("POST", "/locks/bar"),
+            ("DELETE", lock.as_str()),
+            ("DELETE", "/resources"),
+            ("DELETE", "/resources/foo"),
+            ("OPTIONS", "/locks/foo"),
+            ("POST", "/nothing"),
+        ] {
+            assert!(send(method, path, header).detail(403).contains("another site"));
+        }
+        assert_eq!(send("GET", "/resources", header).status, 200, "reading is harmless: {header}");
+    }
+    assert_eq!(server.get("/resources").json()["_embedded"]["resources"][0]["name"], "foo");
+    for header in [
+        "Origin: http://locks.example:8888",
+        "Origin: https://LOCKS.example:8888",
+        "Sec-Fetch-Site: same-origin",
+        "Sec-Fetch-Site: none",
+    ] {
+        assert_eq!(send("POST", "/locks/bar", header).status, 201, "{header}");
+        assert_eq!(send("DELETE", "/resources/bar", header).status, 204, "{header}");
+    }
+}

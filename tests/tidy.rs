@@ -1,0 +1,102 @@
+//! The walls between the rooms, as ARCHITECTURE.md draws them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// All files below src with their paths relative to it.
+fn sources() -> Vec<(PathBuf, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut sources = Vec::new();
+    let mut dirs = vec![src.clone()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let text = fs::read_to_string(&path).unwrap();
+                sources.push((path.strip_prefix(&src).unwrap().to_path_buf(), text));
+            }
+        }
+    }
+    assert!(sources.len() > 10);
+    sources
+}
+
+/// The lines of code outside of comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.starts_with("//"))
+}
+
+#[track_caller]
+fn assert_absent(what: &str, room: impl Fn(&Path) -> bool) {
+    for (path, text) in sources() {
+        if room(&path) {
+            let found = code(&text).find(|line| line.contains(what));
+            assert_eq!(found, None, "{what} in src/{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_lock_core_knows_no_http_json_command_line_or_socket() {
+    for foreign in [
+        "crate::http",
+        "crate::cli",
+        "crate::server",
+        "serde",
+        "tiny_http",
+        "std::net",
+        "pico_args",
+    ] {
+        assert_absent(foreign, |path| path.starts_with("lock"));
+    }
+}
+
+#[test]
+fn one_resource_is_pure() {
+    for impure in
+        ["::now()", "Mutex", "Condvar", "thread", "std::io", "std::fs", "log::", "Atomic", "sleep"]
+    {
+        assert_absent(impure, |path| path == Path::new("lock/resource.rs") && impure != "::now()");
+    }
+    let (_, text) = sources().into_iter().find(|(path, _)| path.ends_with("resource.rs")).unwrap();
+    let product = text.split("#[cfg(test)]").next().unwrap();
+    assert!(!product.contains("::now()"), "a clock in lock/resource.rs");
+}
+
+#[test]
+fn one_module_knows_tiny_http() {
+    assert_absent("tiny_http", |path| path != Path::new("http/listener.rs"));
+}
+
+#[test]
+fn http_reaches_the_locks_by_their_interface_alone() {
+    for inside in ["LockTable", "lock::table", "lock::resource", "lock::reaper"] {
+        assert_absent(inside, |path| path.starts_with("http"));
+    }
+}
+
+#[test]
+fn the_command_line_opens_nothing() {
+    for opens in ["std::fs", "std::net::Tcp", "std::io", "thread"] {
+        assert_absent(opens, |path| path == Path::new("cli.rs"));
+    }
+}
+
+#[test]
+fn nothing_polls_and_nobody_wakes_the_herd() {
+    assert_absent("sleep(", |path| !path.ends_with("tests.rs"));
+    assert_absent("notify_all", |_| true);
+    assert_absent("yield_now", |path| !path.ends_with("tests.rs"));
+}
+
+#[test]
+fn wall_clock_time_decides_nothing() {
+    // Only shown: taken where a change begins, written where a response is made.
+    assert_absent("SystemTime::now", |path| {
+        path != Path::new("lock/table.rs")
+            && path != Path::new("http/listener.rs")
+            && path != Path::new("lock/resource.rs")
+    });
+}
