@@ -6,8 +6,9 @@ PORT ?= 8888
 CARGO ?= cargo
 
 # The static build for this machine; for example TARGET=x86_64-unknown-linux-musl for another.
-TARGET ?= $(shell rustc --print host-tuple)
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+BUILT = $(firstword $(wildcard $(TARGET_DIR)/*/release/rdlm))
+TARGET ?= $(or $(shell rustc --print host-tuple 2>/dev/null),$(notdir $(BUILT:/release/rdlm=)))
 BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 
@@ -35,9 +36,9 @@ fmt:
 bench:
 	$(CARGO) bench --locked --bench lock_servers
 
-# Builds only when there is no binary yet, so that `sudo make install` needs no toolchain.
+# Without a toolchain, as under sudo, it takes what `make` has built.
 install:
-	test -x $(BINARY) || $(MAKE) all
+	if command -v $(CARGO) >/dev/null; then $(MAKE) all; fi
 	install -d $(BINDIR)
 	install -m 755 $(BINARY) $(BINDIR)/rdlm
 	ln -sf rdlm $(BINDIR)/rdlm-daemon

@@ -1,0 +1,145 @@
+//! How a lock is acquired and released at each kind of server.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use crate::servers::{Kind, Server};
+
+/// A client with a connection of its own. `acquire` waits as long as it takes and returns
+/// what `release` needs.
+pub(crate) trait Client: Send {
+    fn acquire(&mut self, resource: &str) -> String;
+    fn release(&mut self, resource: &str, handle: &str);
+}
+
+pub(crate) fn connect(server: &Server) -> Box<dyn Client> {
+    let stream = BufReader::new(connect_stream(server.address));
+    match server.kind {
+        Kind::Rdlm | Kind::NoOp => Box::new(Rdlm(Http { stream })),
+        Kind::Redis => Box::new(Redis { stream, tokens: 0 }),
+        Kind::Etcd => Box::new(Etcd(Http { stream })),
+    }
+}
+
+fn connect_stream(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+struct Rdlm(Http);
+
+impl Client for Rdlm {
+    fn acquire(&mut self, resource: &str) -> String {
+        let body = r#"{"title":"bench","wait":600,"lifetime":600}"#;
+        let (location, _) = self.0.call("POST", &format!("/locks/{resource}"), body, "201");
+        let path = location.splitn(4, '/').last().unwrap();
+        format!("/{path}")
+    }
+
+    fn release(&mut self, _: &str, path: &str) {
+        self.0.call("DELETE", path, "", "204");
+    }
+}
+
+/// SET NX with a token, deleted by a script that compares the token; who finds the lock held
+/// tries again after a millisecond.
+struct Redis {
+    stream: BufReader<TcpStream>,
+    tokens: u64,
+}
+
+const COMPARE_AND_DELETE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] \
+     then return redis.call('del', KEYS[1]) else return 0 end";
+
+impl Redis {
+    fn call(&mut self, words: &[&str]) -> String {
+        let mut command = format!("*{}\r\n", words.len());
+        for word in words {
+            command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        self.stream.get_mut().write_all(command.as_bytes()).unwrap();
+        let mut reply = String::new();
+        self.stream.read_line(&mut reply).unwrap();
+        reply
+    }
+}
+
+impl Client for Redis {
+    fn acquire(&mut self, resource: &str) -> String {
+        self.tokens += 1;
+        let port = self.stream.get_ref().local_addr().unwrap().port();
+        let token = format!("{port:016x}{:016x}", self.tokens);
+        while self.call(&["SET", resource, &token, "NX", "PX", "600000"]) != "+OK\r\n" {
+            thread::sleep(Duration::from_millis(1));
+        }
+        token
+    }
+
+    fn release(&mut self, resource: &str, token: &str) {
+        let deleted = self.call(&["EVAL", COMPARE_AND_DELETE, "1", resource, token]);
+        assert_eq!(deleted, ":1\r\n");
+    }
+}
+
+/// A lease and a lock of etcd's lock service, by way of its JSON gateway.
+struct Etcd(Http);
+
+impl Etcd {
+    fn call(&mut self, path: &str, body: &Value) -> Value {
+        let (_, reply) = self.0.call("POST", path, &body.to_string(), "200");
+        serde_json::from_slice(&reply).unwrap()
+    }
+}
+
+impl Client for Etcd {
+    fn acquire(&mut self, resource: &str) -> String {
+        let lease = self.call("/v3/lease/grant", &json!({ "TTL": 600 }))["ID"].clone();
+        let name = BASE64_STANDARD.encode(resource);
+        let lock = self.call("/v3/lock/lock", &json!({ "name": name, "lease": lease }));
+        format!("{} {}", lease.as_str().unwrap(), lock["key"].as_str().unwrap())
+    }
+
+    fn release(&mut self, _: &str, handle: &str) {
+        let (lease, key) = handle.split_once(' ').unwrap();
+        self.call("/v3/lock/unlock", &json!({ "key": key }));
+        self.call("/v3/lease/revoke", &json!({ "ID": lease }));
+    }
+}
+
+struct Http {
+    stream: BufReader<TcpStream>,
+}
+
+impl Http {
+    /// Sends a request, checks the status and returns the Location and the body.
+    fn call(&mut self, method: &str, path: &str, body: &str, status: &str) -> (String, Vec<u8>) {
+        let len = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len}\r\n\r\n{body}"
+        );
+        self.stream.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        assert_eq!(line.split(' ').nth(1), Some(status), "{method} {path}: {line}");
+        let (mut location, mut body) = (String::new(), Vec::new());
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).unwrap();
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            if name.eq_ignore_ascii_case("content-length") {
+                body.resize(value.parse().unwrap(), 0);
+            } else if name.eq_ignore_ascii_case("location") {
+                location.push_str(value);
+            }
+        }
+        self.stream.read_exact(&mut body).unwrap();
+        (location, body)
+    }
+}

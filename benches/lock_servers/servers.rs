@@ -1,0 +1,122 @@
+//! The servers that are measured, each a process on a free port.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use rdlm::http::listener::{Listener, Next};
+use rdlm::http::message::{Method, Response, Status};
+
+/// The argument that makes this program a server that does nothing.
+pub(crate) const NO_OP: &str = "no-op-server";
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Kind {
+    Rdlm,
+    NoOp,
+    Redis,
+    Etcd,
+}
+
+pub(crate) struct Server {
+    pub(crate) kind: Kind,
+    pub(crate) address: SocketAddr,
+    process: Child,
+    dir: PathBuf,
+}
+
+impl Server {
+    /// `None` when it is not installed.
+    pub(crate) fn start(kind: Kind) -> Option<Self> {
+        let address = free_address();
+        let port = address.port().to_string();
+        let dir = env::temp_dir().join(format!("rdlm-bench-{}-{port}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let mut command = match kind {
+            Kind::Rdlm => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+                command.args(["serve", "--logging", "warning", "--port", &port]);
+                command
+            }
+            Kind::NoOp => {
+                let mut command = Command::new(env::current_exe().unwrap());
+                command.args([NO_OP, &port]);
+                command
+            }
+            Kind::Redis => {
+                let mut command = Command::new("redis-server");
+                command.args(["--port", &port, "--save", "", "--appendonly", "no"]);
+                command
+            }
+            Kind::Etcd => {
+                let client = format!("http://{address}");
+                let peer = format!("http://{}", free_address());
+                let mut command = Command::new("etcd");
+                command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+                command.args(["--listen-peer-urls", &peer]);
+                command.args(["--initial-advertise-peer-urls", &peer]);
+                command.args(["--initial-cluster", &format!("default={peer}"), "--data-dir"]);
+                command.arg(&dir);
+                command
+            }
+        };
+        let quiet = command.current_dir(&dir).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(process) = quiet.spawn() else {
+            println!("skipped: {kind:?} is not installed\n");
+            let _ = fs::remove_dir_all(&dir);
+            return None;
+        };
+        let server = Self { kind, address, process, dir };
+        server.wait_until_up();
+        Some(server)
+    }
+
+    fn wait_until_up(&self) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(self.address).is_err() {
+            assert!(Instant::now() < end, "{:?} did not start", self.kind);
+            thread::sleep(Duration::from_millis(20));
+        }
+        // etcd elects itself before it answers.
+        if self.kind == Kind::Etcd {
+            thread::sleep(Duration::from_secs(3));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Serves without a lock manager, by the same listener and with answers of the same size.
+pub(crate) fn run_no_op() {
+    let port: u16 = env::args().next_back().unwrap().parse().unwrap();
+    let listener = Listener::bind(([127, 0, 0, 1], port).into()).unwrap();
+    let location = "http://127.0.0.1:8888/locks/r0/aa4e181e17374148a21b30d9dcb941f9";
+    loop {
+        let mut connection = listener.accept().unwrap();
+        thread::spawn(move || {
+            while let Some(exchange) = connection.next_exchange() {
+                let response = match exchange.request().method {
+                    Method::Post => Response::new(Status::Created)
+                        .header("Location", location)
+                        .body("application/hal+json", vec![b' '; 300]),
+                    _ => Response::no_content(),
+                };
+                if !matches!(exchange.respond(&response), Ok(Next::Request)) {
+                    return;
+                }
+            }
+        });
+    }
+}
