@@ -1,5 +1,7 @@
 //! Parses the command line, runs the command, turns its result into an exit code.
 
+#![forbid(unsafe_code)]
+
 use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -11,9 +11,9 @@ pub use table::LockTable;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use smol_str::SmolStr;
 use uuid::Uuid;
 
 /// Grants exclusive locks on named resources, strictly in order of arrival.
@@ -65,7 +65,7 @@ pub enum Acquired {
 #[derive(Debug, Clone)]
 pub struct LockRequest {
     /// Who asks, in the client's words.
-    pub title: Arc<str>,
+    pub title: SmolStr,
     /// How long it waits at most; zero: not at all.
     pub wait: Duration,
     /// How long the lock lives, counted from the grant.
@@ -94,7 +94,7 @@ pub enum Phase {
 
 /// The name of a resource: 1 to [`ResourceName::MAX_LEN`] of `A-Z a-z 0-9 . _ : ~ @ -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ResourceName(Arc<str>);
+pub struct ResourceName(SmolStr);
 
 impl ResourceName {
     /// The longest name, in bytes.

@@ -4,9 +4,13 @@
 //! rule of the lock can be tested as a table of steps.
 
 use std::collections::VecDeque;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Lock, LockId, LockRequest, Phase};
+
+/// A lock lives this much longer than its lifetime. Its holder counts from the answer, which
+/// takes a moment to reach it: the lock must not pass to another before.
+const ANSWER_GRACE: Duration = Duration::from_millis(1);
 
 /// The state of one resource.
 ///
@@ -96,7 +100,7 @@ impl<W> Resource<W> {
         id
     }
 
-    /// Takes out what has reached its end at `now`: the holder at its lifetime.
+    /// Takes out the holder if its lifetime is over at `now`, and promotes the next in line.
     pub(super) fn expire(&mut self, now: Now, effects: &mut Effects<W>) {
         if let Some(holder) = self.holder.take_if(|holder| holder.expires <= now.instant) {
             effects.expired = Some(holder.lock);
@@ -168,7 +172,7 @@ impl<W> Resource<W> {
     }
 
     fn hold(&mut self, lock: Lock, now: Now) -> Lock {
-        let expires = now.instant + lock.request.lifetime;
+        let expires = now.instant + lock.request.lifetime + ANSWER_GRACE;
         self.holder = Some(Holder { lock: lock.clone(), expires });
         lock
     }
@@ -181,9 +185,6 @@ impl<W> Resource<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use super::*;
 
     /// A resource whose time is set by the test; waiters are known by their titles.
@@ -208,7 +209,7 @@ mod tests {
         /// Acquires with these seconds of wait and lifetime; the id, and whether granted.
         fn acquire(&mut self, who: &'static str, wait: f64, lifetime: f64) -> (LockId, bool) {
             let request = LockRequest {
-                title: Arc::from(who),
+                title: who.into(),
                 wait: Duration::from_secs_f64(wait),
                 lifetime: Duration::from_secs_f64(lifetime),
             };
@@ -296,10 +297,13 @@ mod tests {
     fn a_lock_expires_at_its_lifetime_and_not_before() {
         let mut scene = Scene::new();
         let (a, _) = scene.acquire("a", 0.0, 10.0);
-        assert_eq!(scene.resource.next_expiry(), Some(scene.start + Duration::from_secs(10)));
-        assert_eq!(scene.at(9.999_999).expire(), "");
+        let expiry = scene.resource.next_expiry().unwrap();
+        assert_eq!(expiry, scene.start + Duration::from_secs(10) + ANSWER_GRACE);
+        scene.now.instant = expiry - Duration::from_nanos(1);
+        assert_eq!(scene.expire(), "");
         assert_eq!(scene.locks(), ["a"]);
-        assert_eq!(scene.at(10.0).expire(), "a expired");
+        scene.now.instant = expiry;
+        assert_eq!(scene.expire(), "a expired");
         assert_eq!(scene.release(a), (false, String::new()));
         assert_eq!(scene.resource.next_expiry(), None);
     }
@@ -308,9 +312,9 @@ mod tests {
     fn an_expired_lock_is_gone_before_the_reaper_comes() {
         let mut scene = Scene::new();
         let (a, _) = scene.acquire("a", 0.0, 10.0);
-        assert_eq!(scene.at(10.0).release(a), (false, "a expired".into()));
+        assert_eq!(scene.at(10.1).release(a), (false, "a expired".into()));
         scene.acquire("b", 0.0, 10.0);
-        assert!(scene.at(20.0).acquire("c", 0.0, 1.0).1, "free again at b's lifetime");
+        assert!(scene.at(20.2).acquire("c", 0.0, 1.0).1, "free again at b's lifetime");
     }
 
     #[test]
@@ -320,7 +324,7 @@ mod tests {
         scene.acquire("b", 60.0, 10.0);
         assert_eq!(scene.at(12.0).expire(), "a expired, b granted");
         assert_eq!(scene.at(21.9).expire(), "");
-        assert_eq!(scene.at(22.0).expire(), "b expired");
+        assert_eq!(scene.at(22.1).expire(), "b expired");
     }
 
     #[test]

@@ -242,7 +242,11 @@ fn resources_are_listed_by_name_and_only_with_locks() {
     for text in ["c", "a", "b"] {
         table.hold(&name(text), LONG);
     }
-    table.hold(&name("over"), Duration::from_nanos(1));
+    let over = name("over");
+    table.hold(&over, Duration::from_nanos(1));
+    while !table.locks(&over).is_empty() {
+        thread::yield_now();
+    }
     assert_eq!(table.resources(), ["a", "b", "c"].map(name));
 }
 
