@@ -5,6 +5,7 @@
 
 mod reaper;
 mod resource;
+mod sharded;
 mod table;
 
 pub use table::LockTable;

@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
 use super::ResourceName;
+use super::sharded::Sharded;
 use super::table::{locked, poisoned};
 
 /// The reaper's loop: calls `expire` for each resource whose deadline has come, until
@@ -20,32 +21,26 @@ pub(super) fn run(deadlines: &Deadlines, expire: impl Fn(&ResourceName)) {
     }
 }
 
-/// How many resources the reaper takes out of the index at a time.
-const MAX_BATCH: usize = 1024;
+/// How many resources the reaper takes out of a shard of the index at a time.
+const MAX_BATCH: usize = 128;
 
 /// When each resource's holder expires, one entry a held resource: a released lock leaves
 /// nothing behind.
 #[derive(Default)]
 pub(super) struct Deadlines {
-    index: Mutex<Index>,
-    /// Signalled when there is an earlier deadline than the reaper sleeps for, or to close.
+    index: Sharded<BTreeSet<(Instant, ResourceName)>>,
+    alarm: Mutex<Alarm>,
+    /// Signalled when the alarm has been set to an earlier time, or closed.
     earlier: Condvar,
 }
 
+/// What the reaper sleeps for.
 #[derive(Default)]
-struct Index {
-    entries: BTreeSet<(Instant, ResourceName)>,
-    reaper: ReaperState,
+struct Alarm {
+    /// The earliest deadline that the reaper knows of. It forgets it when it begins to look
+    /// at the index, so that it hears of every deadline that it may just have missed.
+    next: Option<Instant>,
     closed: bool,
-}
-
-#[derive(Default, Clone, Copy)]
-enum ReaperState {
-    /// It will look at the index before it sleeps.
-    #[default]
-    Awake,
-    SleepsUntil(Instant),
-    SleepsForever,
 }
 
 impl Deadlines {
@@ -56,62 +51,74 @@ impl Deadlines {
         from: Option<Instant>,
         to: Option<Instant>,
     ) {
-        let mut index = locked(&self.index);
+        let mut index = locked(self.index.of(resource));
         if let Some(from) = from {
-            index.entries.remove(&(from, resource.clone()));
+            index.remove(&(from, resource.clone()));
         }
         if let Some(to) = to {
-            index.entries.insert((to, resource.clone()));
-            let wakes_too_late = match index.reaper {
-                ReaperState::Awake => false,
-                ReaperState::SleepsUntil(wakes) => to < wakes,
-                ReaperState::SleepsForever => true,
-            };
-            if wakes_too_late {
-                index.reaper = ReaperState::Awake;
-                self.earlier.notify_one();
-            }
+            index.insert((to, resource.clone()));
+        }
+        drop(index);
+        if let Some(to) = to {
+            self.set_alarm(to);
         }
     }
 
     /// Ends [`run`].
     pub(super) fn close(&self) {
-        locked(&self.index).closed = true;
+        locked(&self.alarm).closed = true;
         self.earlier.notify_one();
+    }
+
+    fn set_alarm(&self, deadline: Instant) {
+        let mut alarm = locked(&self.alarm);
+        if alarm.next.is_none_or(|next| deadline < next) {
+            alarm.next = Some(deadline);
+            drop(alarm);
+            self.earlier.notify_one();
+        }
     }
 
     /// Sleeps until a deadline has come and returns whose; `None` when closed.
     fn wait_until_due(&self) -> Option<Vec<ResourceName>> {
-        let mut index = locked(&self.index);
         loop {
-            if index.closed {
+            locked(&self.alarm).next = None;
+            let (due, next) = self.look(Instant::now());
+            if !due.is_empty() {
+                return Some(due);
+            }
+            let mut alarm = locked(&self.alarm);
+            if alarm.closed {
                 return None;
             }
-            let now = Instant::now();
-            index = match index.entries.first() {
-                None => {
-                    index.reaper = ReaperState::SleepsForever;
-                    self.earlier.wait(index).unwrap_or_else(|_| poisoned())
+            alarm.next = alarm.next.into_iter().chain(next).min();
+            match alarm.next {
+                None => drop(self.earlier.wait(alarm).unwrap_or_else(|_| poisoned())),
+                Some(next) => {
+                    let left = next.saturating_duration_since(Instant::now());
+                    drop(self.earlier.wait_timeout(alarm, left).unwrap_or_else(|_| poisoned()));
                 }
-                Some(&(deadline, _)) if deadline > now => {
-                    index.reaper = ReaperState::SleepsUntil(deadline);
-                    let woken = self.earlier.wait_timeout(index, deadline - now);
-                    woken.unwrap_or_else(|_| poisoned()).0
-                }
-                Some(_) => {
-                    let due = index.entries.iter().take_while(|(deadline, _)| *deadline <= now);
-                    let names = due.map(|(_, resource)| resource.clone());
-                    return Some(names.take(MAX_BATCH).collect());
-                }
-            };
-            index.reaper = ReaperState::Awake;
+            }
         }
+    }
+
+    /// Whose deadline has come at `now`, and the earliest of the others.
+    fn look(&self, now: Instant) -> (Vec<ResourceName>, Option<Instant>) {
+        let (mut due, mut next) = (Vec::new(), None);
+        for shard in self.index.iter() {
+            let index = locked(shard);
+            let come = index.iter().take_while(|(deadline, _)| *deadline <= now);
+            due.extend(come.take(MAX_BATCH).map(|(_, resource)| resource.clone()));
+            let first = index.first().map(|(deadline, _)| *deadline);
+            next = next.into_iter().chain(first).min();
+        }
+        (due, next)
     }
 }
 
 #[cfg(test)]
 impl Deadlines {
     pub(super) fn len(&self) -> usize {
-        locked(&self.index).entries.len()
+        self.index.iter().map(|shard| locked(shard).len()).sum()
     }
 }

@@ -370,6 +370,31 @@ mod tests {
         assert_eq!(again, (false, String::new()));
     }
 
+    /// Hands the lock over 1,000 times; who had it joins the end of the line.
+    fn time_of_hand_overs(line: usize) -> Duration {
+        let mut scene = Scene::new();
+        let (mut holder, _) = scene.acquire("a", 0.0, 1e6);
+        for _ in 0..line {
+            scene.acquire("b", 1e6, 1e6);
+        }
+        let began = Instant::now();
+        for _ in 0..1_000 {
+            let mut effects = Effects::default();
+            assert!(scene.resource.release(holder, scene.now, &mut effects));
+            let Some((_, Verdict::Granted(lock))) = effects.settled.pop() else { panic!() };
+            holder = lock.id;
+            scene.resource.join_line(lock.request, "b", scene.now);
+        }
+        began.elapsed()
+    }
+
+    #[test]
+    fn a_hand_over_costs_the_same_with_a_long_line() {
+        let (short, long) = (time_of_hand_overs(5), time_of_hand_overs(5_000));
+        // It would be 1,000 times as long if it depended on the line.
+        assert!(long < short * 50, "{short:?} with 5 waiting, {long:?} with 5,000");
+    }
+
     #[test]
     fn shutting_down_ends_every_wait_and_the_holder_keeps_the_lock() {
         let mut scene = Scene::new();

@@ -1,7 +1,8 @@
 //! All resources: the map from names to states, and the threads that wait.
 //!
-//! Order of the mutexes: the map of resources, then one resource, then the deadlines. No
-//! thread takes an earlier one while it holds a later one, and none is held across I/O.
+//! Order of the mutexes: a shard of the map, then one resource, then a shard of the deadlines
+//! or the alarm. No thread takes an earlier one while it holds a later one, and none is held
+//! across I/O.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,6 +16,7 @@ use log::{error, info};
 
 use super::reaper::{self, Deadlines};
 use super::resource::{Effects, Now, Resource, Verdict};
+use super::sharded::Sharded;
 use super::{Acquired, Lock, LockId, LockManager, LockRequest, ResourceName};
 
 /// The locks of one server, in memory.
@@ -31,7 +33,7 @@ impl LockTable {
     /// The thread could not be started.
     pub fn new(max_waiters: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            resources: Mutex::default(),
+            resources: Sharded::default(),
             deadlines: Deadlines::default(),
             waiters: AtomicUsize::new(0),
             max_waiters,
@@ -134,7 +136,7 @@ pub(super) fn poisoned() -> ! {
 type State = Resource<Arc<Wait>>;
 
 struct Shared {
-    resources: Mutex<HashMap<ResourceName, Arc<Slot>>>,
+    resources: Sharded<HashMap<ResourceName, Arc<Slot>>>,
     deadlines: Deadlines,
     waiters: AtomicUsize,
     max_waiters: usize,
@@ -230,7 +232,7 @@ impl Shared {
         resource: &ResourceName,
         change: impl FnOnce(&mut State, Now, &mut Effects<Arc<Wait>>) -> T,
     ) -> Option<T> {
-        let slot = locked(&self.resources).get(resource).cloned()?;
+        let slot = locked(self.resources.of(resource)).get(resource).cloned()?;
         self.change_in(&slot, resource, change)
     }
 
@@ -271,7 +273,7 @@ impl Shared {
 
     /// Takes an empty slot out of the map, unless somebody has entered it again.
     fn retire(&self, slot: &Slot, resource: &ResourceName) {
-        let mut resources = locked(&self.resources);
+        let mut resources = locked(self.resources.of(resource));
         let mut entry = locked(&slot.entry);
         if entry.state.is_empty() && !entry.retired {
             entry.retired = true;
@@ -280,7 +282,7 @@ impl Shared {
     }
 
     fn slot_or_new(&self, resource: &ResourceName) -> Arc<Slot> {
-        let mut resources = locked(&self.resources);
+        let mut resources = locked(self.resources.of(resource));
         if let Some(slot) = resources.get(resource) {
             return Arc::clone(slot);
         }
@@ -291,7 +293,8 @@ impl Shared {
     }
 
     fn names(&self) -> Vec<ResourceName> {
-        locked(&self.resources).keys().cloned().collect()
+        let shards = self.resources.iter();
+        shards.flat_map(|shard| locked(shard).keys().cloned().collect::<Vec<_>>()).collect()
     }
 
     /// The body of the reaper thread. Without it no lock would expire: a panic ends the

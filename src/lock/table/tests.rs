@@ -27,7 +27,7 @@ impl LockTable {
 
     /// Nothing is left of any lock: neither a state nor a deadline.
     fn is_empty(&self) -> bool {
-        locked(&self.shared.resources).is_empty()
+        self.shared.names().is_empty()
             && self.shared.deadlines.len() == 0
             && self.shared.waiters.load(Ordering::Relaxed) == 0
     }

@@ -1,0 +1,32 @@
+//! One mutex for many names, without the queue.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Mutex;
+
+use super::ResourceName;
+
+/// Enough that a thread which loses the processor while it holds one keeps few others waiting.
+const SHARDS: usize = 64;
+
+/// A `T` for each share of the names, each with its own mutex.
+pub(super) struct Sharded<T> {
+    hasher: RandomState,
+    shards: [Mutex<T>; SHARDS],
+}
+
+impl<T: Default> Default for Sharded<T> {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl<T> Sharded<T> {
+    /// The shard that this name belongs to.
+    pub(super) fn of(&self, name: &ResourceName) -> &Mutex<T> {
+        &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Mutex<T>> {
+        self.shards.iter()
+    }
+}
