@@ -128,9 +128,10 @@ pub enum Next {
 impl Exchange {
     fn read(mut request: tiny_http::Request) -> Self {
         let repeated = Repeated::find(&request);
-        let body = match repeated.content_length {
-            true => Err(BodyError::BadFraming),
-            false => read_body(&mut request),
+        let body = if repeated.content_length {
+            Err(BodyError::BadFraming)
+        } else {
+            read_body(&mut request)
         };
         Self { request, body, several_hosts: repeated.host }
     }
