@@ -39,8 +39,10 @@ fn main() {
     use Kind::{Etcd, NoOp, Rdlm, Redis};
     println!("| median of {ROUNDS} rounds | rdlm | no-op | Redis | etcd | rdlm / Redis |");
     println!("|---|---|---|---|---|---|");
-    for clients in [1, 16, 64] {
-        let what = format!("acquire and release/s, {clients} clients, a resource each");
+    for (clients, who) in
+        [(1, "1 client"), (16, "16 clients, a resource each"), (64, "64 clients, a resource each")]
+    {
+        let what = format!("acquire and release/s, {who}");
         measure(&what, &[Rdlm, NoOp, Redis, Etcd], &|server| pairs(server, clients, false));
     }
     let what = "acquire and release/s, 16 clients, one resource";
