@@ -53,6 +53,8 @@ fn hal(status: Status, view: &impl Serialize) -> Response {
     let mut body = Vec::with_capacity(512);
     // Serializing these views into a Vec cannot fail.
     let _ = serde_json::to_writer(&mut body, view);
+    // For people with a terminal.
+    body.push(b'\n');
     Response::new(status).body("application/hal+json", body)
 }
 

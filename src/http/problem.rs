@@ -81,7 +81,8 @@ impl From<Problem> for Response {
             detail: &problem.detail,
         };
         // Serializing strings and numbers cannot fail.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let mut body = serde_json::to_vec(&body).unwrap_or_default();
+        body.push(b'\n');
         let mut response = Self::new(problem.status).body("application/problem+json", body);
         if let Some((name, value)) = problem.header {
             response = response.header(name, value);
