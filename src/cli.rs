@@ -65,7 +65,8 @@ Options:
                               [http:// and the Host of the request]
   --max-wait SECONDS          longest wait that is accepted [1000000000]
   --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
-  --max-waiters N             requests that wait for locks at a time [10000]
+  --max-waiters N             requests that wait for locks at a time; some
+                              connections are kept for releases [10000]
   --max-connections N         connections open at a time [as many as the limit
                               of open files allows]
   --help                      print this and exit

@@ -98,8 +98,9 @@ pub fn serve(options: Options) -> Result<(), Error> {
     options.access.validate()?;
     let signals = signals()?;
     let max_connections = max_connections(options.max_connections);
+    let max_waiters = max_waiters(options.max_waiters, max_connections);
     let listener = Arc::new(bind(&options)?);
-    let locks: Arc<dyn LockManager> = Arc::new(LockTable::new(options.max_waiters)?);
+    let locks: Arc<dyn LockManager> = Arc::new(LockTable::new(max_waiters)?);
     let server = Arc::new(Server {
         service: Service {
             locks: Arc::clone(&locks),
@@ -115,7 +116,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         move || server.accept(&listener)
     })?;
     info!(
-        "listening on {}, rdlm {}, at most {max_connections} connections",
+        "listening on {}, rdlm {}, at most {max_connections} connections and {max_waiters} waiting",
         listener.local_addr(),
         env!("CARGO_PKG_VERSION"),
     );
@@ -182,6 +183,12 @@ fn max_connections(wanted: Option<usize>) -> usize {
     }
 }
 
+/// Leaves connections for releases: if all of them waited for locks, nobody could release one.
+fn max_waiters(wanted: usize, max_connections: usize) -> usize {
+    let reserved = (max_connections / 8).clamp(1, 64);
+    wanted.min(max_connections - reserved)
+}
+
 struct Server {
     service: Service,
     connections: Connections,
@@ -218,8 +225,10 @@ impl Server {
         while let Some(exchange) = connection.next_exchange() {
             let _in_flight = self.in_flight.begin();
             let response = self.service.answer(&exchange.request());
-            if !matches!(exchange.respond(&response), Ok(Next::Request)) {
-                return;
+            match exchange.respond(&response) {
+                Ok(Next::Request) => {}
+                Ok(Next::Close) => return,
+                Err(_) => return self.service.take_back(&response),
             }
         }
     }

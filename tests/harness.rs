@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use socket2::SockRef;
 
 /// Long enough for anything on a busy machine. A test that reaches it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -198,6 +199,12 @@ impl Client {
             self.stream.read_exact(&mut response.body).unwrap();
         }
         response
+    }
+
+    /// Ends the connection as a client does that crashes.
+    pub(crate) fn reset(self) {
+        let stream = self.stream.into_inner();
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Whether the server closes the connection without a further byte.

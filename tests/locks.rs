@@ -270,3 +270,27 @@ fn requests_beyond_max_waiters_get_503() {
     first.response().lock_path();
     server.join_line("foo");
 }
+
+#[test]
+fn a_grant_that_cannot_be_delivered_is_released() {
+    let server = Server::start();
+    let held = server.hold("foo");
+    let gone = server.join_line("foo");
+    gone.reset();
+    assert_eq!(server.delete(&held).status, 204);
+    let next = server.acquire("foo", PATIENCE.as_secs_f64(), 60.0);
+    assert_eq!(next.status, 201);
+    assert_eq!(server.locks("foo").len(), 1);
+}
+
+#[test]
+fn a_release_gets_through_when_as_many_wait_as_may() {
+    let server = Server::start_with(&["--max-connections", "4"]);
+    let mut holder = server.connect();
+    let held = holder.acquire("foo", 0.0, 600.0).lock_path();
+    drop(holder);
+    let mut waiters: Vec<_> = (0..3).map(|_| server.join_line("foo")).collect();
+    server.acquire("foo", 5.0, 60.0).detail(503);
+    assert_eq!(server.delete(&held).status, 204);
+    waiters[0].response().lock_path();
+}

@@ -9,16 +9,26 @@ use std::fmt::Display;
 use std::io::{self, Cursor, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::panic;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use log::debug;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::message::{BodyError, Host, MAX_BODY, Method, Request, Response};
 
 /// How many connections the kernel keeps for a server that is too busy to accept them; it
 /// lowers this to its own limit (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
+
+/// How long a client may take to accept some bytes of its response.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The kernel asks the host of a silent client for a sign of life after 30 s, then three
+/// times every 10 s.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
 
 /// A listening socket.
 pub struct Listener {
@@ -40,9 +50,13 @@ impl Listener {
         }
         // Or a restart would have to wait for the connections of the last run to be forgotten.
         socket.set_reuse_address(true)?;
-        // Accepted sockets inherit it. Without it, answers to pipelined requests would wait
-        // for the client's acknowledgement of the one before.
+        // Accepted sockets inherit these. Answers to pipelined requests must not wait for the
+        // client's acknowledgement of the one before:
         socket.set_tcp_nodelay(true)?;
+        // A client that does not read must not keep its thread:
+        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        // The connection of a client whose host is gone ends some time:
+        socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);

@@ -16,7 +16,8 @@ impl Service {
         match self.locks.acquire(resource, lock_request) {
             Acquired::Granted(lock) => {
                 let location = self.location(request, hal::Path::Lock(resource, lock.id));
-                Ok(hal::lock(Status::Created, resource, &lock).header("Location", location))
+                let created = hal::lock(Status::Created, resource, &lock);
+                Ok(created.header("Location", location).granting(resource.clone(), lock.id))
             }
             Acquired::TimedOut => {
                 let detail = "the lock was not granted within the wait";

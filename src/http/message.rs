@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use httpdate::HttpDate;
 
+use crate::lock::{LockId, ResourceName};
+
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
@@ -94,6 +96,9 @@ pub struct Response {
     pub status: Status,
     /// The connection ends with this response.
     pub close: bool,
+    /// The lock that this response grants. If it cannot be delivered, nobody knows of the
+    /// lock.
+    pub grant: Option<(ResourceName, LockId)>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Vec<u8>,
 }
@@ -101,7 +106,7 @@ pub struct Response {
 impl Response {
     /// A response without a body, yet.
     pub fn new(status: Status) -> Self {
-        Self { status, close: false, headers: Vec::new(), body: Vec::new() }
+        Self { status, close: false, grant: None, headers: Vec::new(), body: Vec::new() }
     }
 
     /// 204.
@@ -121,6 +126,13 @@ impl Response {
     pub fn body(mut self, content_type: &'static str, body: Vec<u8>) -> Self {
         self.body = body;
         self.header("Content-Type", content_type)
+    }
+
+    /// Says which lock this response grants.
+    #[must_use]
+    pub fn granting(mut self, resource: ResourceName, id: LockId) -> Self {
+        self.grant = Some((resource, id));
+        self
     }
 
     /// Says that the connection ends with this response.

@@ -17,7 +17,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{debug, error};
+use log::{debug, error, info};
 
 use crate::lock::LockManager;
 use access::Access;
@@ -58,6 +58,15 @@ impl Service {
         });
         debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
         response
+    }
+
+    /// Takes back what a response granted that could not be delivered.
+    pub fn take_back(&self, undelivered: &Response) {
+        if let Some((resource, id)) = &undelivered.grant
+            && self.locks.release(resource, *id)
+        {
+            info!("released: {resource}/{id}, its client has gone");
+        }
     }
 
     fn route(&self, request: &Request<'_>) -> Result<Response, Problem> {
