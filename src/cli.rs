@@ -47,6 +47,7 @@ const MAX_SECONDS: f64 = 1e9;
 
 const DEFAULT_PORT: u16 = 8888;
 const DEFAULT_MAX_WAITERS: usize = 10_000;
+const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
 
 const HELP: &str = "\
 rdlm, a lock manager over HTTP
@@ -67,8 +68,8 @@ Options:
   --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
   --max-waiters N             requests that wait for locks at a time; some
                               connections are kept for releases [10000]
-  --max-connections N         connections open at a time [as many as the limit
-                              of open files allows]
+  --max-connections N         connections open at a time; fewer if the limit of
+                              open files is low [20000]
   --help                      print this and exit
   --version                   print the version and exit
 
@@ -125,7 +126,8 @@ fn serve(mut args: Arguments) -> Result<Command, UsageError> {
         base_url: option(&mut args, "--base-url", base_url)?,
         max_waiters: option(&mut args, "--max-waiters", |text| number(text, "a whole number"))?
             .unwrap_or(DEFAULT_MAX_WAITERS),
-        max_connections: option(&mut args, "--max-connections", positive)?,
+        max_connections: option(&mut args, "--max-connections", positive)?
+            .unwrap_or(DEFAULT_MAX_CONNECTIONS),
     };
     match args.finish().first() {
         None => Ok(Command::Serve { options, log_level }),

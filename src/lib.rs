@@ -10,4 +10,3 @@ pub mod http;
 pub mod lock;
 pub mod logging;
 pub mod server;
-mod workers;

@@ -1,14 +1,17 @@
 //! The daemon: binds, accepts, serves each connection on a thread, drains on a signal.
 
+mod connections;
+mod in_flight;
+mod workers;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, select, unbounded};
 use log::{error, info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -17,7 +20,9 @@ use crate::http::access::{Access, UserFileError};
 use crate::http::listener::{Connection, Listener, Next, Requests};
 use crate::http::{RequestLimits, Service};
 use crate::lock::{LockManager, LockTable};
-use crate::workers::Workers;
+use connections::Connections;
+use in_flight::InFlight;
+use workers::Workers;
 
 /// How the server is to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,9 +39,8 @@ pub struct Options {
     pub base_url: Option<String>,
     /// How many requests may wait for locks at a time.
     pub max_waiters: usize,
-    /// How many connections may be open at a time; `None`: what the limit of open files
-    /// allows.
-    pub max_connections: Option<usize>,
+    /// How many connections may be open at a time; fewer if the limit of open files is low.
+    pub max_connections: usize,
 }
 
 /// Why the server did not start, or stopped.
@@ -166,21 +170,12 @@ fn bind(options: &Options) -> Result<Listener, Error> {
     }
 }
 
-/// Raises the limit of open files as far as it goes and derives what connections fit in.
-fn max_connections(wanted: Option<usize>) -> usize {
+/// Raises the limit of open files as far as it goes and keeps to what fits in. The line in
+/// the log that says where the server listens says how many that are.
+fn max_connections(wanted: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     let fit = files.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
-    let fit = usize::try_from(fit).unwrap_or(usize::MAX).max(1);
-    match wanted {
-        Some(wanted) if wanted > fit => {
-            warn!(
-                "--max-connections {wanted} is lowered to {fit}: the limit of open files is {files}"
-            );
-            fit
-        }
-        Some(wanted) => wanted,
-        None => fit,
-    }
+    wanted.min(usize::try_from(fit).unwrap_or(usize::MAX).max(1))
 }
 
 /// Leaves connections for releases: if all of them waited for locks, nobody could release one.
@@ -238,119 +233,4 @@ impl Server {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
-}
-
-/// The open connections, at most `max` of them. Those beyond wait in the kernel's queue.
-struct Connections(Arc<ConnectionsState>);
-
-struct ConnectionsState {
-    max: usize,
-    count: Mutex<Count>,
-    /// Signalled when there is room again, or to close.
-    room: Condvar,
-}
-
-struct Count {
-    open: usize,
-    closed: bool,
-}
-
-/// The right to have one connection open.
-struct Permit(Arc<ConnectionsState>);
-
-impl Connections {
-    fn new(max: usize) -> Self {
-        let count = Mutex::new(Count { open: 0, closed: false });
-        Self(Arc::new(ConnectionsState { max, count, room: Condvar::new() }))
-    }
-
-    /// Returns when another connection may be open; `None` when closed.
-    fn wait_for_room(&self) -> Option<Permit> {
-        let full = |count: &mut Count| count.open >= self.0.max && !count.closed;
-        let waited = self.0.room.wait_while(self.0.lock(), full);
-        let mut count = waited.unwrap_or_else(PoisonError::into_inner);
-        if count.closed {
-            return None;
-        }
-        count.open += 1;
-        Some(Permit(Arc::clone(&self.0)))
-    }
-
-    /// Returns when `timeout` is over; at once when closed.
-    fn pause(&self, timeout: Duration) {
-        let open = |count: &mut Count| !count.closed;
-        let _ = self.0.room.wait_timeout_while(self.0.lock(), timeout, open);
-    }
-
-    fn close(&self) {
-        self.0.lock().closed = true;
-        self.0.room.notify_one();
-    }
-
-    fn is_closed(&self) -> bool {
-        self.0.lock().closed
-    }
-}
-
-impl ConnectionsState {
-    fn lock(&self) -> MutexGuard<'_, Count> {
-        // A count is whole at any moment.
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut count = self.0.lock();
-        let was_full = count.open == self.0.max;
-        count.open -= 1;
-        drop(count);
-        if was_full {
-            self.0.room.notify_one();
-        }
-    }
-}
-
-/// Counts the requests that are being answered.
-struct InFlight {
-    count: AtomicUsize,
-    draining: AtomicBool,
-    drained: (Sender<()>, Receiver<()>),
-}
-
-/// One request that is being answered.
-struct InFlightGuard<'a>(&'a InFlight);
-
-impl InFlight {
-    fn new() -> Self {
-        Self { count: AtomicUsize::new(0), draining: AtomicBool::new(false), drained: bounded(1) }
-    }
-
-    fn begin(&self) -> InFlightGuard<'_> {
-        self.count.fetch_add(1, Ordering::SeqCst);
-        InFlightGuard(self)
-    }
-
-    /// A channel that gets a message when no request is in flight.
-    fn drain(&self) -> Receiver<()> {
-        self.draining.store(true, Ordering::SeqCst);
-        if self.count.load(Ordering::SeqCst) == 0 {
-            self.tell_drained();
-        }
-        self.drained.1.clone()
-    }
-
-    fn tell_drained(&self) {
-        // A message that is there already says the same.
-        let _ = self.drained.0.try_send(());
-    }
-}
-
-impl Drop for InFlightGuard<'_> {
-    fn drop(&mut self) {
-        let last = self.0.count.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.0.draining.load(Ordering::SeqCst) {
-            self.0.tell_drained();
-        }
-    }
 }

@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(1);
 const STACK: usize = 128 * 1024;
 
 /// As many threads as there are jobs at a time.
-pub(crate) struct Workers<J> {
+pub(super) struct Workers<J> {
     /// Without capacity: a job can be sent when a thread waits for one.
     idle: (Sender<J>, Receiver<J>),
     work: Arc<dyn Fn(J) + Send + Sync>,
@@ -25,7 +25,7 @@ pub(crate) struct Workers<J> {
 
 impl<J: Send + 'static> Workers<J> {
     /// `work` does one job.
-    pub(crate) fn new(work: impl Fn(J) + Send + Sync + 'static) -> Self {
+    pub(super) fn new(work: impl Fn(J) + Send + Sync + 'static) -> Self {
         Self { idle: bounded(0), work: Arc::new(work) }
     }
 
@@ -33,7 +33,7 @@ impl<J: Send + 'static> Workers<J> {
     ///
     /// # Errors
     /// No thread could be started. The job is dropped.
-    pub(crate) fn start(&self, job: J) -> io::Result<()> {
+    pub(super) fn start(&self, job: J) -> io::Result<()> {
         match self.idle.0.try_send(job) {
             Ok(()) => Ok(()),
             Err(all_busy) => self.start_in_new_thread(all_busy.into_inner()),

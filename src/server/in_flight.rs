@@ -1,0 +1,49 @@
+//! Which requests are being answered, for an end that cuts none of them.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Counts the requests that are being answered.
+pub(super) struct InFlight {
+    count: AtomicUsize,
+    draining: AtomicBool,
+    drained: (Sender<()>, Receiver<()>),
+}
+
+/// One request that is being answered.
+pub(super) struct InFlightGuard<'a>(&'a InFlight);
+
+impl InFlight {
+    pub(super) fn new() -> Self {
+        Self { count: AtomicUsize::new(0), draining: AtomicBool::new(false), drained: bounded(1) }
+    }
+
+    pub(super) fn begin(&self) -> InFlightGuard<'_> {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        InFlightGuard(self)
+    }
+
+    /// A channel that gets a message when no request is in flight.
+    pub(super) fn drain(&self) -> Receiver<()> {
+        self.draining.store(true, Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) == 0 {
+            self.tell_drained();
+        }
+        self.drained.1.clone()
+    }
+
+    fn tell_drained(&self) {
+        // A message that is there already says the same.
+        let _ = self.drained.0.try_send(());
+    }
+}
+
+impl Drop for InFlightGuard<'_> {
+    fn drop(&mut self) {
+        let last = self.0.count.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.0.draining.load(Ordering::SeqCst) {
+            self.0.tell_drained();
+        }
+    }
+}
