@@ -90,6 +90,7 @@ fn a_wrong_field_is_named_with_what_would_be_right() {
         (body("\"a\"", "\"NaN\"", "1"), "wait is \"NaN\""),
         (body("\"a\"", "\"1e400\"", "1"), "wait is \"1e400\""),
         (body("\"a\"", "\"0x10\"", "1"), "wait is \"0x10\""),
+        (body("\"a\"", &too_long, "1"), "wait is \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\","),
         (body("\"a\"", "1", "0"), "lifetime is 0"),
         (body("\"a\"", "1", "-0"), "lifetime is -0"),
         (body("\"a\"", "1", "-5"), "lifetime is -5"),

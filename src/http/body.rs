@@ -13,6 +13,9 @@ use crate::lock::LockRequest;
 /// The longest title, in bytes.
 const MAX_TITLE: usize = 1024;
 
+/// How much of a wrong value an error repeats, in characters.
+const MAX_QUOTE: usize = 40;
+
 /// Reads `{"title": …, "wait": …, "lifetime": …}`. Other fields are ignored.
 pub(super) fn lock_request(body: &[u8], limits: RequestLimits) -> Result<LockRequest, Problem> {
     let fields = parse(body)?;
@@ -120,7 +123,10 @@ impl Field<'_> {
     fn describe(&self) -> String {
         match self {
             Self::Missing => "is missing".into(),
-            Self::Text(text) => format!("is {text:.40?}"),
+            Self::Text(text) => {
+                let start: String = text.chars().take(MAX_QUOTE).collect();
+                format!("is {start:?}")
+            }
             Self::Number(number) => format!("is {number}"),
             Self::Other(kind) => format!("is {kind}"),
         }

@@ -74,9 +74,10 @@ impl<W> Resource<W> {
         Self { holder: None, line: VecDeque::new() }
     }
 
-    /// Grants the lock at once if it is free and nobody is in line for it.
+    /// Grants the lock at once, as `id`, if it is free.
     pub(super) fn try_grant(
         &mut self,
+        id: LockId,
         request: &LockRequest,
         now: Now,
         effects: &mut Effects<W>,
@@ -85,19 +86,17 @@ impl<W> Resource<W> {
         if self.holder.is_some() {
             return None;
         }
-        let request = request.clone();
-        Some(self.hold(Lock { id: LockId::random(), request, phase: Phase::Active(now.wall) }, now))
+        let lock = Lock { id, request: request.clone(), phase: Phase::Active(now.wall) };
+        Some(self.hold(lock, now))
     }
 
     /// Puts a request at the end of the line of a held resource. Whoever waits is named
     /// `handle` when its wait is over.
-    pub(super) fn join_line(&mut self, request: LockRequest, handle: W, now: Now) -> LockId {
+    pub(super) fn join_line(&mut self, id: LockId, request: LockRequest, handle: W, now: Now) {
         debug_assert!(self.holder.is_some(), "a free lock is granted, not waited for");
-        let id = LockId::random();
         let deadline = now.instant + request.wait;
         let lock = Lock { id, request, phase: Phase::Waiting(now.wall) };
         self.line.push_back(Waiter { lock, deadline, handle });
-        id
     }
 
     /// Takes out the holder if its lifetime is over at `now`, and promotes the next in line.
@@ -214,12 +213,13 @@ mod tests {
                 lifetime: Duration::from_secs_f64(lifetime),
             };
             let mut effects = Effects::default();
-            let granted = self.resource.try_grant(&request, self.now, &mut effects);
-            self.resource.check();
-            match granted {
-                Some(lock) => (lock.id, true),
-                None => (self.resource.join_line(request, who, self.now), false),
+            let id = LockId::random();
+            let granted = self.resource.try_grant(id, &request, self.now, &mut effects).is_some();
+            if !granted {
+                self.resource.join_line(id, request, who, self.now);
             }
+            self.resource.check();
+            (id, granted)
         }
 
         /// Runs a change and tells its result, who heard what, and which lock expired.
@@ -383,7 +383,7 @@ mod tests {
             assert!(scene.resource.release(holder, scene.now, &mut effects));
             let Some((_, Verdict::Granted(lock))) = effects.settled.pop() else { panic!() };
             holder = lock.id;
-            scene.resource.join_line(lock.request, "b", scene.now);
+            scene.resource.join_line(LockId::random(), lock.request, "b", scene.now);
         }
         began.elapsed()
     }

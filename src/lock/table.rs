@@ -59,9 +59,10 @@ impl Drop for LockTable {
 
 impl LockManager for LockTable {
     fn acquire(&self, resource: &ResourceName, request: LockRequest) -> Acquired {
+        let id = LockId::random();
         loop {
             let slot = self.shared.slot_or_new(resource);
-            if let Some(outcome) = self.shared.acquire_in(&slot, resource, &request) {
+            if let Some(outcome) = self.shared.acquire_in(&slot, resource, id, &request) {
                 return outcome;
             }
         }
@@ -164,7 +165,8 @@ struct Wait {
 
 enum Entered {
     Done(Acquired),
-    Waiting(LockId, Arc<Wait>, Instant),
+    /// Until this moment at most.
+    Waiting(Arc<Wait>, Instant),
 }
 
 impl Shared {
@@ -173,13 +175,14 @@ impl Shared {
         &self,
         slot: &Slot,
         resource: &ResourceName,
+        id: LockId,
         request: &LockRequest,
     ) -> Option<Acquired> {
         let entered = self.change_in(slot, resource, |state, now, effects| {
             if self.shutting_down.load(Ordering::SeqCst) {
                 return Entered::Done(Acquired::ShuttingDown);
             }
-            if let Some(lock) = state.try_grant(request, now, effects) {
+            if let Some(lock) = state.try_grant(id, request, now, effects) {
                 return Entered::Done(Acquired::Granted(lock));
             }
             if request.wait.is_zero() {
@@ -190,12 +193,12 @@ impl Shared {
                 return Entered::Done(Acquired::TooManyWaiters);
             }
             let wait = Arc::new(Wait { verdict: OnceLock::new(), over: Condvar::new() });
-            let id = state.join_line(request.clone(), Arc::clone(&wait), now);
-            Entered::Waiting(id, wait, now.instant + request.wait)
+            state.join_line(id, request.clone(), Arc::clone(&wait), now);
+            Entered::Waiting(wait, now.instant + request.wait)
         })?;
         Some(match entered {
             Entered::Done(outcome) => outcome,
-            Entered::Waiting(id, wait, deadline) => {
+            Entered::Waiting(wait, deadline) => {
                 let verdict = self.wait_for_verdict(slot, id, &wait, deadline);
                 self.waiters.fetch_sub(1, Ordering::Relaxed);
                 match verdict {
