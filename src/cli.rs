@@ -47,7 +47,7 @@ const MAX_SECONDS: f64 = 1e9;
 
 const DEFAULT_PORT: u16 = 8888;
 const DEFAULT_MAX_WAITERS: usize = 10_000;
-const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
+const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
 
 const HELP: &str = "\
 rdlm, a lock manager over HTTP
@@ -68,8 +68,8 @@ Options:
   --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
   --max-waiters N             requests that wait for locks at a time; some
                               connections are kept for releases [10000]
-  --max-connections N         connections open at a time; fewer if the limit of
-                              open files is low [20000]
+  --max-connections N         connections open at a time; fewer if the system's
+                              limits are low [12000]
   --help                      print this and exit
   --version                   print the version and exit
 

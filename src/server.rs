@@ -5,6 +5,7 @@ mod in_flight;
 mod workers;
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -91,6 +92,13 @@ const OTHER_DESCRIPTORS: u64 = 32;
 /// A connection is two descriptors, because tiny_http reads and writes by way of two.
 const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 
+/// Memory mappings of a thread: its stack, the stack for signals, a guard for each, and one to
+/// spare. A thread that starts without a mapping left ends the whole process.
+const MAPPINGS_PER_THREAD: u64 = 5;
+
+/// Linux's default of vm.max_map_count, for where it cannot be read.
+const DEFAULT_MAX_MAPPINGS: u64 = 65_530;
+
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -129,7 +137,9 @@ pub fn serve(options: Options) -> Result<(), Error> {
     let signal = signals.recv().unwrap_or(SIGTERM);
     info!("stopping on signal {signal}");
     server.connections.close();
-    listener.close()?;
+    if let Err(error) = listener.close() {
+        warn!("new connections are not refused: {error}");
+    }
     locks.shut_down();
     let drained = server.in_flight.drain();
     select! {
@@ -170,12 +180,16 @@ fn bind(options: &Options) -> Result<Listener, Error> {
     }
 }
 
-/// Raises the limit of open files as far as it goes and keeps to what fits in. The line in
-/// the log that says where the server listens says how many that are.
+/// Raises the limit of open files as far as it goes and keeps to what the system carries. The
+/// line in the log that says where the server listens says how many that are.
 fn max_connections(wanted: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    let fit = files.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
-    wanted.min(usize::try_from(fit).unwrap_or(usize::MAX).max(1))
+    let by_files = files.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
+    let max_mappings = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    let max_mappings = max_mappings.and_then(|text| text.trim().parse().ok());
+    let by_mappings = max_mappings.unwrap_or(DEFAULT_MAX_MAPPINGS) / MAPPINGS_PER_THREAD;
+    let fit = usize::try_from(by_files.min(by_mappings)).unwrap_or(usize::MAX);
+    wanted.min(fit.max(1))
 }
 
 /// Leaves connections for releases: if all of them waited for locks, nobody could release one.
@@ -197,14 +211,17 @@ impl Server {
         let workers = Workers::new(move |(connection, _permit)| server.serve(connection));
         let mut failing = false;
         while let Some(permit) = self.connections.wait_for_room() {
-            let accepted = listener.accept();
-            match accepted.and_then(|connection| workers.start((connection, permit))) {
+            let served = match listener.accept() {
+                Ok(connection) => workers.start((connection, permit)),
+                Err(error) if is_of_one_connection(&error) => continue,
+                Err(error) => Err(error),
+            };
+            match served {
                 Ok(()) if failing => {
                     failing = false;
                     info!("accepting connections again");
                 }
                 Ok(()) => {}
-                Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if !failing && !self.connections.is_closed() {
                         failing = true;
@@ -231,6 +248,6 @@ impl Server {
 
 /// The client was gone before its connection was accepted; other clients are not concerned.
 fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }

@@ -28,6 +28,9 @@ fn an_idle_server_does_nothing() {
     let server = Server::start();
     let mut idle = server.connect();
     idle.acquire("foo", 0.0, 3600.0).lock_path();
+    // The reaper has had something to do before.
+    idle.acquire("short", 0.0, 0.01).lock_path();
+    wait_until("a lock expires", || server.locks("short").is_empty());
     let _waiter = server.join_line("foo");
     // Threads that wait for another connection end after a while.
     wait_until("only busy threads are left", || status_field(server.pid(), "Threads:") <= 6);

@@ -142,11 +142,8 @@ pub enum Next {
 impl Exchange {
     fn read(mut request: tiny_http::Request) -> Self {
         let repeated = Repeated::find(&request);
-        let body = if repeated.content_length {
-            Err(BodyError::BadFraming)
-        } else {
-            read_body(&mut request)
-        };
+        let body =
+            if repeated.framing { Err(BodyError::BadFraming) } else { read_body(&mut request) };
         Self { request, body, several_hosts: repeated.host }
     }
 
@@ -219,7 +216,7 @@ fn header<'a>(request: &'a tiny_http::Request, name: &str) -> Option<&'a str> {
 /// Which headers that may stand once stand more often.
 struct Repeated {
     host: bool,
-    content_length: bool,
+    framing: bool,
 }
 
 impl Repeated {
@@ -235,7 +232,9 @@ impl Repeated {
             first.field = other_name;
             headers.get(name).is_some()
         };
-        Self { host: is_repeated("Host"), content_length: is_repeated("Content-Length") }
+        let host = is_repeated("Host");
+        let framing = is_repeated("Content-Length") || is_repeated("Transfer-Encoding");
+        Self { host, framing }
     }
 }
 

@@ -110,18 +110,20 @@ impl<W> Resource<W> {
     /// Releases the lock with this id, or takes it out of the line. Returns whether it was
     /// there.
     pub(super) fn release(&mut self, id: LockId, now: Now, effects: &mut Effects<W>) -> bool {
-        self.expire(now, effects);
-        if self.holder.take_if(|holder| holder.lock.id == id).is_some() {
-            self.promote(now, effects);
-            return true;
-        }
-        match self.remove_waiter(id) {
-            Some(waiter) => {
-                effects.settled.push((waiter.handle, Verdict::Deleted));
-                true
+        if self.holder.as_ref().is_some_and(|holder| holder.lock.id == id) {
+            self.expire(now, effects);
+            let held = self.holder.take_if(|holder| holder.lock.id == id).is_some();
+            if held {
+                self.promote(now, effects);
             }
-            None => false,
+            return held;
         }
+        // Before an expiry could grant the lock to whoever is to leave.
+        let waiter = self.remove_waiter(id);
+        let waited = waiter.is_some();
+        effects.settled.extend(waiter.map(|waiter| (waiter.handle, Verdict::Deleted)));
+        self.expire(now, effects);
+        waited
     }
 
     /// Takes a waiting request out of the line, at the wish of whoever waits.
@@ -131,9 +133,11 @@ impl<W> Resource<W> {
 
     /// Deletes the holder and everybody in line. Returns whether there was anybody.
     pub(super) fn clear(&mut self, now: Now, effects: &mut Effects<W>) -> bool {
-        self.expire(now, effects);
+        // First the line, or an expiry would grant the lock to somebody in it.
+        let waited = !self.line.is_empty();
         self.dismiss_line(&Verdict::Deleted, effects);
-        self.holder.take().is_some()
+        self.expire(now, effects);
+        self.holder.take().is_some() || waited
     }
 
     /// Ends every wait with `verdict`; the holder keeps the lock.
@@ -393,6 +397,29 @@ mod tests {
         let (short, long) = (time_of_hand_overs(5), time_of_hand_overs(5_000));
         // It would be 1,000 times as long if it depended on the line.
         assert!(long < short * 50, "{short:?} with 5 waiting, {long:?} with 5,000");
+    }
+
+    #[test]
+    fn whoever_is_deleted_as_the_holder_expires_is_not_granted() {
+        let mut scene = Scene::new();
+        scene.acquire("a", 0.0, 10.0);
+        scene.acquire("b", 50.0, 100.0);
+        let cleared = scene.at(10.1).change(|resource, now, effects| resource.clear(now, effects));
+        assert_eq!(cleared, (true, "a expired, b deleted".into()));
+        assert!(scene.resource.is_empty());
+
+        scene.acquire("c", 0.0, 10.0);
+        let (d, _) = scene.acquire("d", 50.0, 100.0);
+        scene.acquire("e", 50.0, 100.0);
+        assert_eq!(scene.at(30.0).release(d), (true, "c expired, d deleted, e granted".into()));
+    }
+
+    #[test]
+    fn clearing_after_the_holder_expired_finds_nothing() {
+        let mut scene = Scene::new();
+        scene.acquire("a", 0.0, 10.0);
+        let cleared = scene.at(10.1).change(|resource, now, effects| resource.clear(now, effects));
+        assert_eq!(cleared, (false, "a expired".into()));
     }
 
     #[test]

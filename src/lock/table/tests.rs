@@ -8,6 +8,9 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(600);
 
+/// A wait that is not expected to run out, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 fn table() -> LockTable {
     LockTable::new(10_000).unwrap()
 }
@@ -77,7 +80,7 @@ fn a_lock_expires_by_itself_and_never_early() {
     let lifetime = Duration::from_millis(50);
     let began = Instant::now();
     table.hold(&resource, lifetime);
-    let next = granted(table.acquire(&resource, request(LONG, LONG)));
+    let next = granted(table.acquire(&resource, request(PATIENCE, LONG)));
     assert!(began.elapsed() >= lifetime, "after {:?}", began.elapsed());
     assert!(table.release(&resource, next.id));
     assert!(table.is_empty());
@@ -86,11 +89,17 @@ fn a_lock_expires_by_itself_and_never_early() {
 #[test]
 fn an_earlier_deadline_wakes_the_reaper() {
     let table = table();
+    // The reaper has been awake before.
+    let past = name("past");
+    table.hold(&past, Duration::from_millis(1));
+    let next = granted(table.acquire(&past, request(PATIENCE, LONG)));
+    assert!(table.release(&past, next.id));
+
     let (later, sooner) = (name("later"), name("sooner"));
     let lock = table.hold(&later, LONG);
     table.hold(&sooner, Duration::from_millis(20));
     // Only the reaper can grant this one.
-    let next = granted(table.acquire(&sooner, request(LONG, LONG)));
+    let next = granted(table.acquire(&sooner, request(PATIENCE, LONG)));
     assert!(table.release(&sooner, next.id));
     assert!(table.release(&later, lock.id));
     assert!(table.is_empty());
@@ -121,7 +130,7 @@ fn waiters_are_granted_in_order_of_arrival() {
         for place in 0..50 {
             let (table, resource, order) = (&table, &resource, &order);
             scope.spawn(move || {
-                let lock = granted(table.acquire(resource, request(LONG, LONG)));
+                let lock = granted(table.acquire(resource, request(PATIENCE, LONG)));
                 order.lock().unwrap().push(place);
                 assert!(table.release(resource, lock.id));
             });
@@ -190,8 +199,9 @@ fn deleting_tells_every_waiter() {
     let resource = name("r");
     table.hold(&resource, LONG);
     thread::scope(|scope| {
-        let waiters: Vec<_> =
-            (0..5).map(|_| scope.spawn(|| table.acquire(&resource, request(LONG, LONG)))).collect();
+        let waiters: Vec<_> = (0..5)
+            .map(|_| scope.spawn(|| table.acquire(&resource, request(PATIENCE, LONG))))
+            .collect();
         table.wait_for_line(&resource, 5);
         table.delete_all();
         for waiter in waiters {
@@ -207,13 +217,13 @@ fn shutting_down_refuses_who_waits_and_who_comes() {
     let resource = name("r");
     table.hold(&resource, LONG);
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| table.acquire(&resource, request(LONG, LONG)));
+        let waiter = scope.spawn(|| table.acquire(&resource, request(PATIENCE, LONG)));
         table.wait_for_line(&resource, 1);
         table.shut_down();
         assert!(matches!(waiter.join().unwrap(), Acquired::ShuttingDown));
     });
     for resource in [resource, name("free")] {
-        let outcome = table.acquire(&resource, request(LONG, LONG));
+        let outcome = table.acquire(&resource, request(PATIENCE, LONG));
         assert!(matches!(outcome, Acquired::ShuttingDown), "{outcome:?}");
     }
     assert_eq!(table.resources(), [name("r")]);
@@ -225,9 +235,9 @@ fn only_so_many_may_wait() {
     let resource = name("r");
     let lock = table.hold(&resource, LONG);
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| table.acquire(&resource, request(LONG, LONG)));
+        let waiter = scope.spawn(|| table.acquire(&resource, request(PATIENCE, LONG)));
         table.wait_for_line(&resource, 1);
-        let outcome = table.acquire(&resource, request(LONG, LONG));
+        let outcome = table.acquire(&resource, request(PATIENCE, LONG));
         assert!(matches!(outcome, Acquired::TooManyWaiters), "{outcome:?}");
         assert!(table.release(&resource, lock.id));
         let next = granted(waiter.join().unwrap());
