@@ -39,6 +39,7 @@ bench:
 # Without a toolchain, as under sudo, it takes what `make` has built.
 install:
 	if command -v $(CARGO) >/dev/null; then $(MAKE) all; fi
+	@test -x $(BINARY) || { echo "there is no $(BINARY): run make first" >&2; exit 1; }
 	install -d $(BINDIR)
 	install -m 755 $(BINARY) $(BINDIR)/rdlm
 	ln -sf rdlm $(BINDIR)/rdlm-daemon

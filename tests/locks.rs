@@ -261,8 +261,10 @@ fn requests_beyond_max_waiters_get_503() {
     let held = server.hold("foo");
     let mut first = server.join_line("foo");
     let _second = server.join_line("foo");
-    let refused = server.acquire("foo", 5.0, 60.0);
+    let mut client = server.connect();
+    let refused = client.acquire("foo", 5.0, 60.0);
     refused.detail(503);
+    assert!(client.is_closed(), "its connection is left to a release");
     assert!(refused.header("Retry-After").unwrap().parse::<u32>().is_ok());
     server.acquire("foo", 0.0, 60.0).detail(408);
     server.hold("bar");

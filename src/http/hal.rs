@@ -28,7 +28,8 @@ pub(super) fn resources(resources: &[ResourceName]) -> Response {
     hal(Status::Ok, &ResourcesView { embedded: EmbeddedResources { resources }, links })
 }
 
-/// The path of what a link leads to. Names and ids need no escaping in a path.
+/// The path of what a link leads to. Names and ids need no escaping in a path; . and .. would
+/// not be helped by it.
 #[derive(Clone, Copy)]
 pub(super) enum Path<'a> {
     /// All resources.

@@ -188,6 +188,7 @@ impl Exchange {
     fn respond_before_rest(self, response: &Response) -> io::Result<Next> {
         let (content_type, body) = response.content();
         let len = body.len();
+        // It would leave out a Connection header.
         let header = tiny_http::Header::from_str("Content-Type", content_type)
             .map_err(|error| io::Error::other(error.to_string()))?;
         let status = tiny_http::StatusCode(response.status.code());

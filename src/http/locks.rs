@@ -28,7 +28,9 @@ impl Service {
                 Err(Problem::new(Status::Conflict, detail))
             }
             Acquired::TooManyWaiters => {
-                Err(unavailable("too many requests are waiting for locks; try again later"))
+                // Closing, because connections are kept free for releases.
+                let detail = "too many requests are waiting for locks; try again later";
+                Err(unavailable(detail).closing())
             }
             Acquired::ShuttingDown => Err(unavailable("the server is shutting down").closing()),
         }
