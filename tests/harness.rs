@@ -158,9 +158,20 @@ impl Client {
     }
 
     pub(crate) fn send_request(&mut self, method: &str, path: &str, body: &str) {
+        self.send_with_headers(method, path, "Host: localhost", body);
+    }
+
+    /// Sends a request with these header lines and a Content-Length.
+    pub(crate) fn send_with_headers(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &str,
+    ) {
         let len = body.len();
         self.send(format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}"
+            "{method} {target} HTTP/1.1\r\n{headers}\r\nContent-Length: {len}\r\n\r\n{body}"
         ));
     }
 

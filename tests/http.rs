@@ -94,17 +94,7 @@ fn a_204_has_no_length() {
 #[test]
 fn a_query_is_ignored_and_the_target_may_be_absolute() {
     let server = Server::start();
-    let post = |target: &str| {
-        let body = lock_body(0, 60);
-        raw(
-            &server,
-            format!(
-                "POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            ),
-        )
-        .status
-    };
+    let post = |target: &str| server.request("POST", target, &lock_body(0, 60)).status;
     assert_eq!(post("/locks/a?b=c/d"), 201);
     assert_eq!(post("http://h/locks/b?x"), 201);
     assert_eq!(post("HTTP://h:80/locks/c"), 201);
@@ -218,19 +208,13 @@ fn a_client_that_expects_100_continue_gets_it() {
 #[test]
 fn a_content_type_is_not_looked_at() {
     let server = Server::start();
-    let body = lock_body(0, 60);
     for (n, content_type) in
         ["application/x-www-form-urlencoded", "text/plain", "nonsense"].iter().enumerate()
     {
-        let len = body.len();
-        let response = raw(
-            &server,
-            format!(
-                "POST /locks/r{n} HTTP/1.1\r\nHost: h\r\nContent-Type: {content_type}\r\n\
-                 Content-Length: {len}\r\n\r\n{body}"
-            ),
-        );
-        assert_eq!(response.status, 201);
+        let mut client = server.connect();
+        let headers = format!("Host: h\r\nContent-Type: {content_type}");
+        client.send_with_headers("POST", &format!("/locks/r{n}"), &headers, &lock_body(0, 60));
+        assert_eq!(client.response().status, 201);
     }
 }
 
@@ -240,9 +224,10 @@ fn what_a_browser_sends_for_another_site_is_refused() {
     let lock = server.hold("foo");
     let send = |method: &str, path: &str, header: &str| {
         let body = if method == "POST" { lock_body(0, 60) } else { String::new() };
-        let len = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: locks.example:8888\r\n{header}\r\n");
-        raw(&server, format!("{head}Content-Length: {len}\r\n\r\n{body}"))
+        let mut client = server.connect();
+        let headers = format!("Host: locks.example:8888\r\n{header}");
+        client.send_with_headers(method, path, &headers, &body);
+        client.response()
     };
     for header in [
         "Origin: http://evil.example",

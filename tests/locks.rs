@@ -225,12 +225,8 @@ fn the_location_names_the_host_of_the_request() {
         [("locks.example:1234", "http://locks.example:1234/locks/"), ("", "/locks/")]
     {
         let mut client = server.connect();
-        let body = lock_body(0, 60);
-        let len = body.len();
-        client.send(format!(
-            "POST /locks/r{} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len}\r\n\r\n{body}",
-            host.len()
-        ));
+        let path = format!("/locks/r{}", host.len());
+        client.send_with_headers("POST", &path, &format!("Host: {host}"), &lock_body(0, 60));
         let response = client.response();
         assert!(response.header("Location").unwrap().starts_with(location), "{response:?}");
     }

@@ -1,7 +1,10 @@
 //! Runs the real server and talks raw HTTP to it. One module a theme.
 
-// Helpers outside of #[test] functions may fail a test, too.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers outside of #[test] functions may fail a test, too"
+)]
 
 mod harness;
 

@@ -263,10 +263,12 @@ fn read_body(request: &mut tiny_http::Request) -> Result<Vec<u8>, BodyError> {
     let mut body = Vec::with_capacity(len);
     let mut reader = request.as_reader().take(limit as u64);
     let read = reader.read_to_end(&mut body).map_err(|_| BodyError::Broken)?;
-    match read {
-        _ if read > MAX_BODY => Err(BodyError::TooLarge),
-        _ if read < len => Err(BodyError::Broken),
-        _ => Ok(body),
+    if read > MAX_BODY {
+        Err(BodyError::TooLarge)
+    } else if read < len {
+        Err(BodyError::Broken)
+    } else {
+        Ok(body)
     }
 }
 
@@ -288,8 +290,10 @@ fn expected_body(request: &tiny_http::Request) -> Result<ExpectedBody, BodyError
         None => Ok(ExpectedBody::Chunked),
         Some(length) => {
             let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+            if is_chunked || !is_number {
+                return Err(BodyError::BadFraming);
+            }
             match length.parse() {
-                _ if is_chunked || !is_number => Err(BodyError::BadFraming),
                 Ok(0) => Ok(ExpectedBody::None),
                 Ok(len) if len <= MAX_BODY => Ok(ExpectedBody::Sized(len)),
                 _ => Err(BodyError::TooLarge),

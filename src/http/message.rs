@@ -135,13 +135,6 @@ impl Response {
         self
     }
 
-    /// Says that the connection ends with this response.
-    #[must_use]
-    pub fn closing(mut self) -> Self {
-        self.close = true;
-        self
-    }
-
     /// The type of the body, and the body.
     pub fn content(&self) -> (&str, &[u8]) {
         let content_type = self.headers.iter().find(|(name, _)| *name == "Content-Type");
@@ -282,6 +275,6 @@ mod tests {
         assert!(!text(&ok, &get()).contains("Connection:"));
         assert!(text(&ok, &http_1_0).contains("Connection: keep-alive\r\n"));
         assert!(text(&ok, &last).contains("Connection: close\r\n"));
-        assert!(text(&ok.closing(), &http_1_0).contains("Connection: close\r\n"));
+        assert!(text(&Response { close: true, ..ok }, &http_1_0).contains("Connection: close\r\n"));
     }
 }

@@ -252,6 +252,10 @@ mod tests {
             self.change(|resource, now, effects| resource.release(id, now, effects))
         }
 
+        fn clear(&mut self) -> (bool, String) {
+            self.change(|resource, now, effects| resource.clear(now, effects))
+        }
+
         fn expire(&mut self) -> String {
             self.change(|resource, now, effects| resource.expire(now, effects)).1
         }
@@ -367,11 +371,9 @@ mod tests {
         scene.acquire("a", 0.0, 100.0);
         scene.acquire("b", 50.0, 100.0);
         scene.acquire("c", 50.0, 100.0);
-        let cleared = scene.change(|resource, now, effects| resource.clear(now, effects));
-        assert_eq!(cleared, (true, "b deleted, c deleted".into()));
+        assert_eq!(scene.clear(), (true, "b deleted, c deleted".into()));
         assert!(scene.resource.is_empty());
-        let again = scene.change(|resource, now, effects| resource.clear(now, effects));
-        assert_eq!(again, (false, String::new()));
+        assert_eq!(scene.clear(), (false, String::new()));
     }
 
     /// Hands the lock over 1,000 times; who had it joins the end of the line.
@@ -404,8 +406,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.acquire("a", 0.0, 10.0);
         scene.acquire("b", 50.0, 100.0);
-        let cleared = scene.at(10.1).change(|resource, now, effects| resource.clear(now, effects));
-        assert_eq!(cleared, (true, "a expired, b deleted".into()));
+        assert_eq!(scene.at(10.1).clear(), (true, "a expired, b deleted".into()));
         assert!(scene.resource.is_empty());
 
         scene.acquire("c", 0.0, 10.0);
@@ -418,8 +419,7 @@ mod tests {
     fn clearing_after_the_holder_expired_finds_nothing() {
         let mut scene = Scene::new();
         scene.acquire("a", 0.0, 10.0);
-        let cleared = scene.at(10.1).change(|resource, now, effects| resource.clear(now, effects));
-        assert_eq!(cleared, (false, "a expired".into()));
+        assert_eq!(scene.at(10.1).clear(), (false, "a expired".into()));
     }
 
     #[test]

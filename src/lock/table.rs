@@ -69,10 +69,7 @@ impl LockManager for LockTable {
     }
 
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock> {
-        self.shared.change(resource, |state, now, effects| {
-            state.expire(now, effects);
-            state.locks().find(|lock| lock.id == id).cloned()
-        })?
+        self.shared.look(resource, |state| state.locks().find(|lock| lock.id == id).cloned())?
     }
 
     fn release(&self, resource: &ResourceName, id: LockId) -> bool {
@@ -82,21 +79,14 @@ impl LockManager for LockTable {
 
     fn resources(&self) -> Vec<ResourceName> {
         let mut names = self.shared.names();
-        let has_locks = |state: &mut State, now, effects: &mut _| {
-            state.expire(now, effects);
-            !state.is_empty()
-        };
-        names.retain(|name| self.shared.change(name, has_locks).unwrap_or(false));
+        let has_locks = |state: &State| !state.is_empty();
+        names.retain(|name| self.shared.look(name, has_locks).unwrap_or(false));
         names.sort_unstable();
         names
     }
 
     fn locks(&self, resource: &ResourceName) -> Vec<Lock> {
-        let list = |state: &mut State, now, effects: &mut _| {
-            state.expire(now, effects);
-            state.locks().cloned().collect()
-        };
-        self.shared.change(resource, list).unwrap_or_default()
+        self.shared.look(resource, |state| state.locks().cloned().collect()).unwrap_or_default()
     }
 
     fn delete_resource(&self, resource: &ResourceName) -> bool {
@@ -227,6 +217,14 @@ impl Shared {
             let woken = wait.over.wait_timeout(entry, left);
             entry = woken.unwrap_or_else(|_| poisoned()).0;
         }
+    }
+
+    /// Looks at a resource that has locks, without those that have expired.
+    fn look<T>(&self, resource: &ResourceName, look: impl FnOnce(&State) -> T) -> Option<T> {
+        self.change(resource, |state, now, effects| {
+            state.expire(now, effects);
+            look(state)
+        })
     }
 
     /// Runs `change` on a resource that has locks.
