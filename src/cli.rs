@@ -12,6 +12,7 @@ use pico_args::Arguments;
 
 use crate::http::RequestLimits;
 use crate::http::access::Access;
+use crate::lock::MaxWaiters;
 use crate::server;
 
 /// What to do.
@@ -48,6 +49,7 @@ const MAX_SECONDS: f64 = 1e9;
 const DEFAULT_PORT: u16 = 8888;
 const DEFAULT_MAX_WAITERS: usize = 10_000;
 const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 const HELP: &str = "\
 rdlm, a lock manager over HTTP
@@ -68,8 +70,12 @@ Options:
   --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
   --max-waiters N             requests that wait for locks at a time; some
                               connections are kept for releases [10000]
+  --max-waiters-per-resource N
+                              the same for each resource [as --max-waiters]
   --max-connections N         connections open at a time; fewer if the system's
                               limits are low [12000]
+  --idle-timeout SECONDS      a connection ends after so long without a request;
+                              waiting for a lock is none [75]
   --help                      print this and exit
   --version                   print the version and exit
 
@@ -114,6 +120,8 @@ fn serve(mut args: Arguments) -> Result<Command, UsageError> {
     let max_wait = option(&mut args, "--max-wait", |text| seconds(text, true))?;
     let max_lifetime = option(&mut args, "--max-lifetime", |text| seconds(text, false))?;
     let longest = Duration::from_secs_f64(MAX_SECONDS);
+    let max_waiters =
+        option(&mut args, "--max-waiters", whole_number)?.unwrap_or(DEFAULT_MAX_WAITERS);
     let options = server::Options {
         bind: option(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
         port: option(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
@@ -124,10 +132,15 @@ fn serve(mut args: Arguments) -> Result<Command, UsageError> {
             max_lifetime: max_lifetime.unwrap_or(longest),
         },
         base_url: option(&mut args, "--base-url", base_url)?,
-        max_waiters: option(&mut args, "--max-waiters", |text| number(text, "a whole number"))?
-            .unwrap_or(DEFAULT_MAX_WAITERS),
+        max_waiters: MaxWaiters {
+            in_all: max_waiters,
+            per_resource: option(&mut args, "--max-waiters-per-resource", whole_number)?
+                .unwrap_or(max_waiters),
+        },
         max_connections: option(&mut args, "--max-connections", positive)?
             .unwrap_or(DEFAULT_MAX_CONNECTIONS),
+        idle_timeout: option(&mut args, "--idle-timeout", |text| seconds(text, false))?
+            .unwrap_or(DEFAULT_IDLE_TIMEOUT),
     };
     match args.finish().first() {
         None => Ok(Command::Serve { options, log_level }),
@@ -161,6 +174,10 @@ fn option<T>(
 
 fn number<T: FromStr>(text: &str, expected: &str) -> Result<T, String> {
     text.parse().map_err(|_| expected.into())
+}
+
+fn whole_number(text: &str) -> Result<usize, String> {
+    number(text, "a whole number")
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -2,10 +2,10 @@
 
 mod connections;
 mod in_flight;
+pub mod limits;
 mod workers;
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::http::access::{Access, UserFileError};
-use crate::http::listener::{Connection, Listener, Next, Requests};
+use crate::http::connection::{Connection, Next};
+use crate::http::listener::Listener;
 use crate::http::{RequestLimits, Service};
-use crate::lock::{LockManager, LockTable};
+use crate::lock::{LockManager, LockTable, MaxWaiters};
 use connections::Connections;
 use in_flight::InFlight;
 use workers::Workers;
@@ -39,9 +40,11 @@ pub struct Options {
     /// What precedes `/locks/…` in a Location.
     pub base_url: Option<String>,
     /// How many requests may wait for locks at a time.
-    pub max_waiters: usize,
+    pub max_waiters: MaxWaiters,
     /// How many connections may be open at a time; fewer if the limit of open files is low.
     pub max_connections: usize,
+    /// How long a connection may be open without a request.
+    pub idle_timeout: Duration,
 }
 
 /// Why the server did not start, or stopped.
@@ -85,20 +88,6 @@ impl From<io::Error> for Error {
 /// How long requests in flight may take to end when the server shuts down.
 const DRAIN: Duration = Duration::from_millis(900);
 
-/// Descriptors that are not for connections: standard streams, the listener, the signal
-/// pipe, the file of administrators.
-const OTHER_DESCRIPTORS: u64 = 32;
-
-/// A connection is two descriptors, because tiny_http reads and writes by way of two.
-const DESCRIPTORS_PER_CONNECTION: u64 = 2;
-
-/// Memory mappings of a thread: its stack, the stack for signals, a guard for each, and one to
-/// spare. A thread that starts without a mapping left ends the whole process.
-const MAPPINGS_PER_THREAD: u64 = 5;
-
-/// Linux's default of vm.max_map_count, for where it cannot be read.
-const DEFAULT_MAX_MAPPINGS: u64 = 65_530;
-
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -109,8 +98,11 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub fn serve(options: Options) -> Result<(), Error> {
     options.access.validate()?;
     let signals = signals()?;
-    let max_connections = max_connections(options.max_connections);
-    let max_waiters = max_waiters(options.max_waiters, max_connections);
+    let max_connections = limits::max_connections(options.max_connections);
+    let max_waiters = MaxWaiters {
+        in_all: limits::max_waiters(options.max_waiters.in_all, max_connections),
+        ..options.max_waiters
+    };
     let listener = Arc::new(bind(&options)?);
     let locks: Arc<dyn LockManager> = Arc::new(LockTable::new(max_waiters)?);
     let server = Arc::new(Server {
@@ -128,9 +120,10 @@ pub fn serve(options: Options) -> Result<(), Error> {
         move || server.accept(&listener)
     })?;
     info!(
-        "listening on {}, rdlm {}, at most {max_connections} connections and {max_waiters} waiting",
+        "listening on {}, rdlm {}, at most {max_connections} connections and {} waiting",
         listener.local_addr(),
         env!("CARGO_PKG_VERSION"),
+        max_waiters.in_all,
     );
 
     // The sender lives in the thread that waits for signals, which never ends.
@@ -166,7 +159,7 @@ fn signals() -> io::Result<Receiver<i32>> {
 fn bind(options: &Options) -> Result<Listener, Error> {
     let listen = |ip| {
         let address = SocketAddr::new(ip, options.port);
-        Listener::bind(address).map_err(|error| Error::Bind(address, error))
+        Listener::bind(address, options.idle_timeout).map_err(|error| Error::Bind(address, error))
     };
     match options.bind {
         Some(ip) => listen(ip),
@@ -178,24 +171,6 @@ fn bind(options: &Options) -> Result<Listener, Error> {
             result => result,
         },
     }
-}
-
-/// Raises the limit of open files as far as it goes and keeps to what the system carries. The
-/// line in the log that says where the server listens says how many that are.
-fn max_connections(wanted: usize) -> usize {
-    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    let by_files = files.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
-    let max_mappings = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
-    let max_mappings = max_mappings.and_then(|text| text.trim().parse().ok());
-    let by_mappings = max_mappings.unwrap_or(DEFAULT_MAX_MAPPINGS) / MAPPINGS_PER_THREAD;
-    let fit = usize::try_from(by_files.min(by_mappings)).unwrap_or(usize::MAX);
-    wanted.min(fit.max(1))
-}
-
-/// Leaves connections for releases: if all of them waited for locks, nobody could release one.
-fn max_waiters(wanted: usize, max_connections: usize) -> usize {
-    let reserved = (max_connections / 8).clamp(1, 64);
-    wanted.min(max_connections - reserved)
 }
 
 struct Server {
@@ -233,10 +208,15 @@ impl Server {
         }
     }
 
-    fn serve(&self, mut connection: Connection<impl Requests>) {
-        while let Some(exchange) = connection.next_exchange() {
+    fn serve(&self, mut connection: Connection) {
+        loop {
+            let exchange = match connection.next_exchange() {
+                Ok(Some(exchange)) => exchange,
+                Ok(None) => return,
+                Err(error) => return connection.refuse(&self.service.refuse(error)),
+            };
             let _in_flight = self.in_flight.begin();
-            let response = self.service.answer(&exchange.request());
+            let response = self.service.answer(&exchange.request, exchange.client);
             match exchange.respond(&response) {
                 Ok(Next::Request) => {}
                 Ok(Next::Close) => return,

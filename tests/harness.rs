@@ -204,7 +204,7 @@ impl Client {
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect();
         let mut response = Response { status, headers, body: Vec::new() };
-        if !self.head && status != 204 {
+        if !self.head && status >= 200 && status != 204 {
             let len = response.header("Content-Length").unwrap().parse().unwrap();
             response.body.resize(len, 0);
             self.stream.read_exact(&mut response.body).unwrap();

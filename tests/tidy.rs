@@ -45,7 +45,8 @@ fn the_lock_core_knows_no_http_json_command_line_or_socket() {
         "crate::cli",
         "crate::server",
         "serde",
-        "tiny_http",
+        "httparse",
+        "rustix",
         "std::net",
         "pico_args",
     ] {
@@ -66,8 +67,14 @@ fn one_resource_is_pure() {
 }
 
 #[test]
-fn one_module_knows_tiny_http() {
-    assert_absent("tiny_http", |path| path != Path::new("http/listener.rs"));
+fn the_grammar_of_http_knows_no_socket() {
+    for foreign in ["TcpStream", "TcpListener", "rustix", "socket2", "std::thread", "Instant"] {
+        assert_absent(foreign, |path| {
+            ["http/head.rs", "http/chunked.rs", "http/message.rs"]
+                .iter()
+                .any(|f| path == Path::new(f))
+        });
+    }
 }
 
 #[test]
@@ -96,7 +103,7 @@ fn wall_clock_time_decides_nothing() {
     // Only shown: taken where a change begins, written where a response is made.
     assert_absent("SystemTime::now", |path| {
         path != Path::new("lock/table.rs")
-            && path != Path::new("http/listener.rs")
+            && path != Path::new("http/connection.rs")
             && path != Path::new("lock/resource.rs")
     });
 }

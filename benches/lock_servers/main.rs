@@ -21,7 +21,7 @@ fn main() {
         return servers::run_no_op();
     }
     // 4,000 clients have as many sockets.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    rdlm::server::limits::raise_open_files_limit();
     let kinds = [Kind::Rdlm, Kind::NoOp, Kind::Redis, Kind::Etcd];
     let servers: Vec<Option<Server>> = kinds.into_iter().map(Server::start).collect();
     let measure = |what: &str, among: &[Kind], work: &dyn Fn(&Server) -> f64| {

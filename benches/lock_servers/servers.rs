@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use rdlm::http::listener::{Listener, Next};
+use rdlm::http::connection::Next;
+use rdlm::http::listener::Listener;
 use rdlm::http::message::{Method, Response, Status};
 
 /// The argument that makes this program a server that does nothing.
@@ -98,16 +99,18 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
 /// Serves without a lock manager, by the same listener and with answers of the same size.
 pub(crate) fn run_no_op() {
     let port: u16 = env::args().next_back().unwrap().parse().unwrap();
-    let listener = Listener::bind(([127, 0, 0, 1], port).into()).unwrap();
+    let listener = Listener::bind(([127, 0, 0, 1], port).into(), IDLE_TIMEOUT).unwrap();
     let location = "http://127.0.0.1:8888/locks/r0/aa4e181e17374148a21b30d9dcb941f9";
     loop {
         let mut connection = listener.accept().unwrap();
         thread::spawn(move || {
-            while let Some(exchange) = connection.next_exchange() {
-                let response = match exchange.request().method {
+            while let Ok(Some(exchange)) = connection.next_exchange() {
+                let response = match exchange.request.method {
                     Method::Post => Response::new(Status::Created)
                         .header("Location", location)
                         .body("application/hal+json", vec![b' '; 300]),

@@ -1,5 +1,10 @@
 //! Requests that every client may send: acquire, look at and release a lock.
 
+use std::sync::Arc;
+
+use log::warn;
+
+use super::departures::Client;
 use super::message::{Host, Request, Response, Status};
 use super::problem::Problem;
 use super::{Service, body, hal};
@@ -11,9 +16,22 @@ impl Service {
         &self,
         resource: &ResourceName,
         request: &Request<'_>,
+        client: Client<'_>,
     ) -> Result<Response, Problem> {
-        let lock_request = body::lock_request(request.body.unwrap_or_default(), self.limits)?;
-        match self.locks.acquire(resource, lock_request) {
+        let lock_request = body::lock_request(request.body, self.limits)?;
+        let mut watch = None;
+        let acquired = self.locks.acquire(resource, lock_request, &mut |id| {
+            let (locks, resource) = (Arc::clone(&self.locks), resource.clone());
+            watch = Some(client.watch(move || locks.withdraw(&resource, id)));
+        });
+        if let Some(Err(error)) = &watch {
+            warn!("a client waits and would not be noticed if it left: {error}");
+        }
+        match acquired {
+            Acquired::Granted(lock) if watch.is_some() && client.has_left() => {
+                self.locks.release(resource, lock.id);
+                Err(departed())
+            }
             Acquired::Granted(lock) => {
                 let location = self.location(request, hal::Path::Lock(resource, lock.id));
                 let created = hal::lock(Status::Created, resource, &lock);
@@ -27,6 +45,7 @@ impl Service {
                 let detail = "the request was deleted while it waited for the lock";
                 Err(Problem::new(Status::Conflict, detail))
             }
+            Acquired::Withdrawn => Err(departed()),
             Acquired::TooManyWaiters => {
                 // Closing, because connections are kept free for releases.
                 let detail = "too many requests are waiting for locks; try again later";
@@ -72,6 +91,12 @@ impl Service {
 fn no_such_lock() -> Problem {
     let detail = "there is no such lock: it was released, deleted or has expired, or it never was";
     Problem::new(Status::NotFound, detail)
+}
+
+/// Whoever has closed only its sending side gets to read it.
+fn departed() -> Problem {
+    let detail = "the client closed the connection, or its side of it, while it waited";
+    Problem::new(Status::RequestTimeout, detail).closing()
 }
 
 fn unavailable(detail: &'static str) -> Problem {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
+use std::net::Ipv6Addr;
 use std::time::SystemTime;
 
 use httpdate::HttpDate;
@@ -32,7 +33,22 @@ pub struct Request<'a> {
     /// The Authorization header.
     pub authorization: Option<&'a str>,
     /// The body, empty when there is none.
-    pub body: Result<&'a [u8], BodyError>,
+    pub body: &'a [u8],
+}
+
+impl Request<'_> {
+    /// Stands for a request that could not be read: its response is the last one.
+    pub const UNREADABLE: Self = Self {
+        method: Method::Other,
+        target: "",
+        http_1_0: false,
+        keep_alive: false,
+        host: Host::None,
+        origin: None,
+        sec_fetch_site: None,
+        authorization: None,
+        body: b"",
+    };
 }
 
 /// The request methods that this server knows.
@@ -71,22 +87,54 @@ pub enum Host<'a> {
     Several,
 }
 
-/// Why a body was not read to its end. The connection cannot be used any further.
+/// Why a request could not be read. Nobody knows where the next one would begin: the
+/// connection ends with the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyError {
-    /// Over [`MAX_BODY`].
-    TooLarge,
-    /// Content-Length or Transfer-Encoding do not say where the body ends.
-    BadFraming,
-    /// The body ended early, or its chunks are malformed.
-    Broken,
+pub enum Unreadable {
+    /// The request line is malformed.
+    RequestLine,
+    /// Another major version of HTTP.
+    Version,
+    /// The request target is too long.
+    TargetTooLong,
+    /// A line of the head does not end in CRLF.
+    LineEnd,
+    /// A header or trailer field is malformed.
+    Field,
+    /// The header or trailer fields are too many.
+    TooManyFields,
+    /// The header or trailer fields together are too large.
+    FieldsTooLarge,
+    /// Content-Length and Transfer-Encoding do not say where the body ends.
+    BodyLength,
+    /// A transfer coding besides chunked.
+    TransferCoding,
+    /// An expectation besides 100-continue.
+    Expectation,
+    /// The body is over [`MAX_BODY`].
+    BodyTooLarge,
+    /// The chunks of the body are malformed.
+    Chunk,
+    /// The client ended the connection within the request.
+    Incomplete,
+    /// The client took too long to send the request.
+    TooSlow,
 }
 
-/// Whether `text` can be the value of a Host header: a host and an optional port, made of
-/// the characters of RFC 3986, section 3.2.2. It may be empty (RFC 9110, section 7.2).
+/// Whether `text` can be the value of a Host header: a host and an optional port (RFC 9110,
+/// section 7.2; RFC 3986, section 3.2.2). It may be empty.
 pub fn is_host(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=[]:".contains(&byte);
-    text.bytes().all(allowed)
+    let (is_host, rest) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        Some((address, rest)) => (address.parse::<Ipv6Addr>().is_ok(), rest),
+        None => {
+            let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let allowed =
+                |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+            (name.bytes().all(allowed), rest)
+        }
+    };
+    let port = if rest.is_empty() { Some("") } else { rest.strip_prefix(':') };
+    is_host && port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// What the server answers.
@@ -133,12 +181,6 @@ impl Response {
     pub fn granting(mut self, resource: ResourceName, id: LockId) -> Self {
         self.grant = Some((resource, id));
         self
-    }
-
-    /// The type of the body, and the body.
-    pub fn content(&self) -> (&str, &[u8]) {
-        let content_type = self.headers.iter().find(|(name, _)| *name == "Content-Type");
-        (content_type.map_or("", |(_, value)| value), &self.body)
     }
 
     /// The bytes to send in answer to `request`.
@@ -193,8 +235,13 @@ pub enum Status {
     RequestTimeout,
     Conflict,
     ContentTooLarge,
+    UriTooLong,
+    ExpectationFailed,
+    RequestHeaderFieldsTooLarge,
     InternalServerError,
+    NotImplemented,
     ServiceUnavailable,
+    HttpVersionNotSupported,
 }
 
 impl Status {
@@ -221,8 +268,13 @@ impl Status {
             Self::RequestTimeout => (408, "Request Timeout"),
             Self::Conflict => (409, "Conflict"),
             Self::ContentTooLarge => (413, "Content Too Large"),
+            Self::UriTooLong => (414, "URI Too Long"),
+            Self::ExpectationFailed => (417, "Expectation Failed"),
+            Self::RequestHeaderFieldsTooLarge => (431, "Request Header Fields Too Large"),
             Self::InternalServerError => (500, "Internal Server Error"),
+            Self::NotImplemented => (501, "Not Implemented"),
             Self::ServiceUnavailable => (503, "Service Unavailable"),
+            Self::HttpVersionNotSupported => (505, "HTTP Version Not Supported"),
         }
     }
 }
@@ -233,17 +285,7 @@ mod tests {
     use std::time::Duration;
 
     fn get() -> Request<'static> {
-        Request {
-            method: Method::Get,
-            target: "/",
-            http_1_0: false,
-            keep_alive: true,
-            host: Host::One("h"),
-            origin: None,
-            sec_fetch_site: None,
-            authorization: None,
-            body: Ok(b""),
-        }
+        Request { method: Method::Get, keep_alive: true, ..Request::UNREADABLE }
     }
 
     fn text(response: &Response, request: &Request<'_>) -> String {
@@ -276,5 +318,15 @@ mod tests {
         assert!(text(&ok, &http_1_0).contains("Connection: keep-alive\r\n"));
         assert!(text(&ok, &last).contains("Connection: close\r\n"));
         assert!(text(&Response { close: true, ..ok }, &http_1_0).contains("Connection: close\r\n"));
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_an_optional_port() {
+        for host in ["", "a", "a.b:80", "a:", "127.0.0.1:8888", "[::1]", "[::1]:8888", "a_b~c"] {
+            assert!(is_host(host), "{host:?}");
+        }
+        for other in ["a b", "a/b", "a@b", "a:x", "a:80:80", "::1", "[::1", "[x]", "[::1]80", "]"] {
+            assert!(!is_host(other), "{other:?}");
+        }
     }
 }

@@ -1,12 +1,16 @@
 //! HTTP: one request in, one response out.
 //!
-//! [`listener`] turns sockets into requests; [`Service`] answers them by way of the
-//! [`LockManager`].
+//! [`connection`] turns the bytes of a client into requests; [`Service`] answers them by way
+//! of the [`LockManager`].
 
 pub mod access;
 mod admin;
 mod body;
+pub mod chunked;
+pub mod connection;
+pub mod departures;
 mod hal;
+pub mod head;
 pub mod listener;
 mod locks;
 pub mod message;
@@ -21,7 +25,8 @@ use log::{debug, error, info};
 
 use crate::lock::LockManager;
 use access::Access;
-use message::{Host, Method, Request, Response, Status};
+use departures::Client;
+use message::{Host, Method, Request, Response, Status, Unreadable};
 use problem::Problem;
 use routes::Route;
 
@@ -50,13 +55,20 @@ pub struct Service {
 impl Service {
     /// The response to one request. A panic on the way becomes a 500 and harms no other
     /// request.
-    pub fn answer(&self, request: &Request<'_>) -> Response {
-        let answer = || self.route(request).unwrap_or_else(Response::from);
+    pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Response {
+        let answer = || self.route(request, client).unwrap_or_else(Response::from);
         let response = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
             error!("a request ended in a panic: {:?} {:?}", request.method, request.target);
             Problem::new(Status::InternalServerError, "the server failed at this request").into()
         });
         debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
+        response
+    }
+
+    /// The response to what could not be read.
+    pub fn refuse(&self, error: Unreadable) -> Response {
+        let response = Response::from(Problem::from(error));
+        debug!("a request that could not be read: {error:?} {}", response.status.code());
         response
     }
 
@@ -69,15 +81,14 @@ impl Service {
         }
     }
 
-    fn route(&self, request: &Request<'_>) -> Result<Response, Problem> {
+    fn route(&self, request: &Request<'_>, client: Client<'_>) -> Result<Response, Problem> {
         require_one_host(request)?;
         refuse_cross_site(request)?;
-        request.body.as_ref().map_err(Problem::from)?;
         let route = Route::parse(request.target)?;
         match (&route, request.method) {
             (_, Method::Options) => Ok(Response::no_content().header("Allow", route.methods())),
             (Route::Home, Method::Get | Method::Head) => Ok(welcome()),
-            (Route::Locks(resource), Method::Post) => self.acquire_lock(resource, request),
+            (Route::Locks(resource), Method::Post) => self.acquire_lock(resource, request, client),
             (Route::Lock(resource, id), Method::Get | Method::Head) => self.get_lock(resource, *id),
             (Route::Lock(resource, id), Method::Delete) => self.release_lock(resource, *id),
             (Route::Resources, Method::Get | Method::Head) => self.list_resources(request),
@@ -141,14 +152,20 @@ fn is_own_origin(origin: &str, host: Host<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::departures::Departures;
     use crate::lock::{Acquired, Lock, LockId, LockRequest, ResourceName};
 
     /// Fails at each call, as no lock manager should.
     struct Broken;
 
     impl LockManager for Broken {
-        fn acquire(&self, _: &ResourceName, _: LockRequest) -> Acquired {
+        fn acquire(&self, _: &ResourceName, _: LockRequest, _: &mut dyn FnMut(LockId)) -> Acquired {
             panic!("acquire")
+        }
+        fn withdraw(&self, _: &ResourceName, _: LockId) {
+            panic!("withdraw")
         }
         fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
             panic!("find")
@@ -177,13 +194,9 @@ mod tests {
         Request {
             method,
             target,
-            http_1_0: false,
-            keep_alive: true,
             host: Host::One("locks.example:8888"),
-            origin: None,
-            sec_fetch_site: None,
-            authorization: None,
-            body: Ok(br#"{"title":"t","wait":0,"lifetime":1}"#),
+            body: br#"{"title":"t","wait":0,"lifetime":1}"#,
+            ..Request::UNREADABLE
         }
     }
 
@@ -200,15 +213,20 @@ mod tests {
     #[test]
     fn a_panic_in_one_request_answers_500_and_the_next_is_served() {
         let service = service();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let departures = Departures::new().unwrap();
+        let client = Client::new(&socket, &departures);
         for (method, target) in [
             (Method::Post, "/locks/a"),
             (Method::Get, "/resources"),
             (Method::Delete, "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
         ] {
-            let response = service.answer(&request(method, target));
+            let response = service.answer(&request(method, target), client);
             assert_eq!(response.status.code(), 500, "{target}");
         }
-        assert_eq!(service.answer(&request(Method::Get, "/")).status.code(), 200);
+        let home = service.answer(&request(Method::Get, "/"), client);
+        assert_eq!(home.status.code(), 200);
     }
 
     #[test]

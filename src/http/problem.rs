@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::message::{BodyError, MAX_BODY, Response, Status};
+use super::head::{MAX_FIELD_SECTION, MAX_FIELDS, MAX_TARGET};
+use super::message::{MAX_BODY, Response, Status, Unreadable};
 use crate::lock::InvalidResourceName;
 
 /// A request that was not done, and why.
@@ -46,19 +47,56 @@ impl From<InvalidResourceName> for Problem {
     }
 }
 
-impl From<&BodyError> for Problem {
-    fn from(error: &BodyError) -> Self {
+impl From<Unreadable> for Problem {
+    fn from(error: Unreadable) -> Self {
+        let bad_request = |detail: &'static str| Self::bad_request(detail);
         let problem = match error {
-            BodyError::TooLarge => {
+            Unreadable::RequestLine => bad_request(
+                "the request line is malformed: send METHOD /path HTTP/1.1, in visible ASCII, \
+                 with one space between; this port does not speak TLS",
+            ),
+            Unreadable::LineEnd => bad_request("a line of the request does not end in CRLF"),
+            Unreadable::Field => {
+                bad_request("a header or trailer field is malformed: send Name: value, a line each")
+            }
+            Unreadable::BodyLength => bad_request(
+                "the length of the body is not clear: send one Content-Length, a whole number, \
+                 or one Transfer-Encoding: chunked, in HTTP/1.1",
+            ),
+            Unreadable::Chunk => bad_request("the chunks of the body are malformed"),
+            Unreadable::Incomplete => bad_request("the request ended early"),
+            Unreadable::TooSlow => {
+                let detail = "the request took too long to come in; nothing was done";
+                Self::new(Status::RequestTimeout, detail)
+            }
+            Unreadable::BodyTooLarge => {
                 let detail = format!("the body is larger than {MAX_BODY} bytes");
                 Self::new(Status::ContentTooLarge, detail)
             }
-            BodyError::BadFraming => Self::bad_request(
-                "the length of the body is not clear: send one Content-Length, a whole number, \
-                 or Transfer-Encoding: chunked",
-            ),
-            BodyError::Broken => {
-                Self::bad_request("the body ended early, or its chunks are malformed")
+            Unreadable::TargetTooLong => {
+                let detail = format!("the request target is longer than {MAX_TARGET} bytes");
+                Self::new(Status::UriTooLong, detail)
+            }
+            Unreadable::Expectation => {
+                let detail = "the only expectation that is met is 100-continue";
+                Self::new(Status::ExpectationFailed, detail)
+            }
+            Unreadable::TooManyFields => {
+                let detail = format!("there are more than {MAX_FIELDS} header or trailer fields");
+                Self::new(Status::RequestHeaderFieldsTooLarge, detail)
+            }
+            Unreadable::FieldsTooLarge => {
+                let detail =
+                    format!("the header or trailer fields are over {MAX_FIELD_SECTION} bytes");
+                Self::new(Status::RequestHeaderFieldsTooLarge, detail)
+            }
+            Unreadable::TransferCoding => {
+                let detail = "the only transfer coding that is understood is chunked";
+                Self::new(Status::NotImplemented, detail)
+            }
+            Unreadable::Version => {
+                let detail = "only HTTP/1.1 and HTTP/1.0 are spoken here";
+                Self::new(Status::HttpVersionNotSupported, detail)
             }
         };
         problem.closing()

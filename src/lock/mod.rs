@@ -8,7 +8,7 @@ mod resource;
 mod sharded;
 mod table;
 
-pub use table::LockTable;
+pub use table::{LockTable, MaxWaiters};
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,8 +21,18 @@ use uuid::Uuid;
 ///
 /// The interface that requests come in by; [`LockTable`] implements it in memory.
 pub trait LockManager: Send + Sync {
-    /// Acquires the lock on `resource`, waiting up to `request.wait` for it.
-    fn acquire(&self, resource: &ResourceName, request: LockRequest) -> Acquired;
+    /// Acquires the lock on `resource`, waiting up to `request.wait` for it. If the request
+    /// has to wait, `on_wait` is called with its id once it is in line.
+    fn acquire(
+        &self,
+        resource: &ResourceName,
+        request: LockRequest,
+        on_wait: &mut dyn FnMut(LockId),
+    ) -> Acquired;
+
+    /// Takes a waiting request out of the line because whoever sent it is gone (its caller
+    /// gets [`Acquired::Withdrawn`]). A lock that is held stays.
+    fn withdraw(&self, resource: &ResourceName, id: LockId);
 
     /// The lock or waiting request with this id, unless it is gone.
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock>;
@@ -56,7 +66,9 @@ pub enum Acquired {
     TimedOut,
     /// The request was deleted while it waited.
     Deleted,
-    /// The limit of waiting requests is reached.
+    /// The request was withdrawn while it waited.
+    Withdrawn,
+    /// The limit of waiting requests is reached, in all or of this resource.
     TooManyWaiters,
     /// The server is shutting down.
     ShuttingDown,

@@ -53,6 +53,7 @@ pub(super) enum Verdict {
     Granted(Lock),
     TimedOut,
     Deleted,
+    Withdrawn,
     ShuttingDown,
 }
 
@@ -119,10 +120,22 @@ impl<W> Resource<W> {
             return held;
         }
         // Before an expiry could grant the lock to whoever is to leave.
+        let waited = self.dismiss(id, Verdict::Deleted, effects);
+        self.expire(now, effects);
+        waited
+    }
+
+    /// Takes a request out of the line and ends its wait with `verdict`. Returns whether it
+    /// was in line.
+    pub(super) fn dismiss(
+        &mut self,
+        id: LockId,
+        verdict: Verdict,
+        effects: &mut Effects<W>,
+    ) -> bool {
         let waiter = self.remove_waiter(id);
         let waited = waiter.is_some();
-        effects.settled.extend(waiter.map(|waiter| (waiter.handle, Verdict::Deleted)));
-        self.expire(now, effects);
+        effects.settled.extend(waiter.map(|waiter| (waiter.handle, verdict)));
         waited
     }
 
@@ -150,6 +163,11 @@ impl<W> Resource<W> {
     pub(super) fn locks(&self) -> impl Iterator<Item = &Lock> {
         let holder = self.holder.iter().map(|holder| &holder.lock);
         holder.chain(self.line.iter().map(|waiter| &waiter.lock))
+    }
+
+    /// How many are in line.
+    pub(super) fn waiting(&self) -> usize {
+        self.line.len()
     }
 
     /// When the holder's lifetime ends.
@@ -242,6 +260,7 @@ mod tests {
                 }
                 Verdict::TimedOut => format!("{who} timed out"),
                 Verdict::Deleted => format!("{who} deleted"),
+                Verdict::Withdrawn => format!("{who} withdrawn"),
                 Verdict::ShuttingDown => format!("{who} shut down"),
             });
             let told: Vec<_> = expired.into_iter().chain(settled).collect();
@@ -374,6 +393,38 @@ mod tests {
         assert_eq!(scene.clear(), (true, "b deleted, c deleted".into()));
         assert!(scene.resource.is_empty());
         assert_eq!(scene.clear(), (false, String::new()));
+    }
+
+    #[test]
+    fn a_waiter_that_is_gone_is_passed_over_and_a_holder_stays() {
+        let mut scene = Scene::new();
+        let (a, _) = scene.acquire("a", 0.0, 100.0);
+        let (b, _) = scene.acquire("b", 50.0, 100.0);
+        scene.acquire("c", 50.0, 100.0);
+        let mut withdraw = |id| {
+            scene.change(|resource, _, effects| resource.dismiss(id, Verdict::Withdrawn, effects))
+        };
+        assert_eq!(withdraw(b), (true, "b withdrawn".into()));
+        assert_eq!(withdraw(b), (false, String::new()));
+        assert_eq!(withdraw(a), (false, String::new()));
+        assert_eq!(scene.locks(), ["a", "c"]);
+        assert_eq!(scene.release(a), (true, "c granted".into()));
+    }
+
+    #[test]
+    fn no_step_of_the_wall_clock_changes_when_a_lock_expires() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        let steps: [fn(SystemTime, Duration) -> SystemTime; 2] = [|t, d| t - d, |t, d| t + d];
+        for step in steps {
+            let mut scene = Scene::new();
+            scene.acquire("a", 0.0, 10.0);
+            scene.acquire("b", 20.0, 10.0);
+            scene.now.wall = step(scene.now.wall, day);
+            assert_eq!(scene.at(9.9).expire(), "");
+            assert_eq!(scene.at(10.1).expire(), "a expired, b granted");
+            assert_eq!(scene.at(20.0).expire(), "");
+            assert_eq!(scene.at(20.2).expire(), "b expired");
+        }
     }
 
     /// Hands the lock over 1,000 times; who had it joins the end of the line.

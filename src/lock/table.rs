@@ -19,6 +19,15 @@ use super::resource::{Effects, Now, Resource, Verdict};
 use super::sharded::Sharded;
 use super::{Acquired, Lock, LockId, LockManager, LockRequest, ResourceName};
 
+/// How many requests may wait at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxWaiters {
+    /// For all resources together.
+    pub in_all: usize,
+    /// For one resource.
+    pub per_resource: usize,
+}
+
 /// The locks of one server, in memory.
 pub struct LockTable {
     shared: Arc<Shared>,
@@ -26,12 +35,11 @@ pub struct LockTable {
 }
 
 impl LockTable {
-    /// An empty table that lets at most `max_waiters` requests wait at a time. Starts the
-    /// reaper thread.
+    /// An empty table. Starts the reaper thread.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn new(max_waiters: usize) -> io::Result<Self> {
+    pub fn new(max_waiters: MaxWaiters) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             resources: Sharded::default(),
             deadlines: Deadlines::default(),
@@ -58,14 +66,32 @@ impl Drop for LockTable {
 }
 
 impl LockManager for LockTable {
-    fn acquire(&self, resource: &ResourceName, request: LockRequest) -> Acquired {
+    fn acquire(
+        &self,
+        resource: &ResourceName,
+        request: LockRequest,
+        on_wait: &mut dyn FnMut(LockId),
+    ) -> Acquired {
         let id = LockId::random();
-        loop {
+        let (slot, entered) = loop {
             let slot = self.shared.slot_or_new(resource);
-            if let Some(outcome) = self.shared.acquire_in(&slot, resource, id, &request) {
-                return outcome;
+            if let Some(entered) = self.shared.enter(&slot, resource, id, &request) {
+                break (slot, entered);
+            }
+        };
+        match entered {
+            Entered::Done(outcome) => outcome,
+            Entered::Waiting(wait, deadline) => {
+                on_wait(id);
+                self.shared.wait(&slot, id, &wait, deadline)
             }
         }
+    }
+
+    fn withdraw(&self, resource: &ResourceName, id: LockId) {
+        self.shared.change(resource, |state, _, effects| {
+            state.dismiss(id, Verdict::Withdrawn, effects);
+        });
     }
 
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock> {
@@ -130,7 +156,7 @@ struct Shared {
     resources: Sharded<HashMap<ResourceName, Arc<Slot>>>,
     deadlines: Deadlines,
     waiters: AtomicUsize,
-    max_waiters: usize,
+    max_waiters: MaxWaiters,
     shutting_down: AtomicBool,
 }
 
@@ -160,15 +186,16 @@ enum Entered {
 }
 
 impl Shared {
-    /// One request on a slot; `None` when the slot has been retired meanwhile.
-    fn acquire_in(
+    /// Grants a request at once, puts it in line, or refuses it; `None` when the slot has been
+    /// retired meanwhile.
+    fn enter(
         &self,
         slot: &Slot,
         resource: &ResourceName,
         id: LockId,
         request: &LockRequest,
-    ) -> Option<Acquired> {
-        let entered = self.change_in(slot, resource, |state, now, effects| {
+    ) -> Option<Entered> {
+        self.change_in(slot, resource, |state, now, effects| {
             if self.shutting_down.load(Ordering::SeqCst) {
                 return Entered::Done(Acquired::ShuttingDown);
             }
@@ -178,27 +205,31 @@ impl Shared {
             if request.wait.is_zero() {
                 return Entered::Done(Acquired::TimedOut);
             }
-            if self.waiters.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
-                self.waiters.fetch_sub(1, Ordering::Relaxed);
+            if state.waiting() >= self.max_waiters.per_resource || !self.count_waiter() {
                 return Entered::Done(Acquired::TooManyWaiters);
             }
             let wait = Arc::new(Wait { verdict: OnceLock::new(), over: Condvar::new() });
             state.join_line(id, request.clone(), Arc::clone(&wait), now);
             Entered::Waiting(wait, now.instant + request.wait)
-        })?;
-        Some(match entered {
-            Entered::Done(outcome) => outcome,
-            Entered::Waiting(wait, deadline) => {
-                let verdict = self.wait_for_verdict(slot, id, &wait, deadline);
-                self.waiters.fetch_sub(1, Ordering::Relaxed);
-                match verdict {
-                    Verdict::Granted(lock) => Acquired::Granted(lock),
-                    Verdict::TimedOut => Acquired::TimedOut,
-                    Verdict::Deleted => Acquired::Deleted,
-                    Verdict::ShuttingDown => Acquired::ShuttingDown,
-                }
-            }
         })
+    }
+
+    /// Counts one more waiter, unless there are as many as there may be.
+    fn count_waiter(&self) -> bool {
+        let add = |count| (count < self.max_waiters.in_all).then_some(count + 1);
+        self.waiters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+
+    fn wait(&self, slot: &Slot, id: LockId, wait: &Wait, deadline: Instant) -> Acquired {
+        let verdict = self.wait_for_verdict(slot, id, wait, deadline);
+        self.waiters.fetch_sub(1, Ordering::Relaxed);
+        match verdict {
+            Verdict::Granted(lock) => Acquired::Granted(lock),
+            Verdict::TimedOut => Acquired::TimedOut,
+            Verdict::Deleted => Acquired::Deleted,
+            Verdict::Withdrawn => Acquired::Withdrawn,
+            Verdict::ShuttingDown => Acquired::ShuttingDown,
+        }
     }
 
     /// Sleeps until the wait is over. A verdict that races the deadline wins.

@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn table() -> LockTable {
-    LockTable::new(10_000).unwrap()
+    LockTable::new(MaxWaiters { in_all: 10_000, per_resource: 10_000 }).unwrap()
 }
 
 fn name(text: &str) -> ResourceName {
@@ -24,8 +24,12 @@ fn request(wait: Duration, lifetime: Duration) -> LockRequest {
 }
 
 impl LockTable {
+    fn wait_for(&self, resource: &ResourceName, request: LockRequest) -> Acquired {
+        self.acquire(resource, request, &mut |_| {})
+    }
+
     fn hold(&self, resource: &ResourceName, lifetime: Duration) -> Lock {
-        granted(self.acquire(resource, request(Duration::ZERO, lifetime)))
+        granted(self.wait_for(resource, request(Duration::ZERO, lifetime)))
     }
 
     /// Nothing is left of any lock: neither a state nor a deadline.
@@ -80,7 +84,7 @@ fn a_lock_expires_by_itself_and_never_early() {
     let lifetime = Duration::from_millis(50);
     let began = Instant::now();
     table.hold(&resource, lifetime);
-    let next = granted(table.acquire(&resource, request(PATIENCE, LONG)));
+    let next = granted(table.wait_for(&resource, request(PATIENCE, LONG)));
     assert!(began.elapsed() >= lifetime, "after {:?}", began.elapsed());
     assert!(table.release(&resource, next.id));
     assert!(table.is_empty());
@@ -92,14 +96,14 @@ fn an_earlier_deadline_wakes_the_reaper() {
     // The reaper has been awake before.
     let past = name("past");
     table.hold(&past, Duration::from_millis(1));
-    let next = granted(table.acquire(&past, request(PATIENCE, LONG)));
+    let next = granted(table.wait_for(&past, request(PATIENCE, LONG)));
     assert!(table.release(&past, next.id));
 
     let (later, sooner) = (name("later"), name("sooner"));
     let lock = table.hold(&later, LONG);
     table.hold(&sooner, Duration::from_millis(20));
     // Only the reaper can grant this one.
-    let next = granted(table.acquire(&sooner, request(PATIENCE, LONG)));
+    let next = granted(table.wait_for(&sooner, request(PATIENCE, LONG)));
     assert!(table.release(&sooner, next.id));
     assert!(table.release(&later, lock.id));
     assert!(table.is_empty());
@@ -112,7 +116,7 @@ fn a_wait_that_runs_out_ends_in_time_and_leaves_the_line() {
     let lock = table.hold(&resource, LONG);
     let wait = Duration::from_millis(30);
     let began = Instant::now();
-    let outcome = table.acquire(&resource, request(wait, LONG));
+    let outcome = table.wait_for(&resource, request(wait, LONG));
     assert!(matches!(outcome, Acquired::TimedOut), "{outcome:?}");
     assert!(began.elapsed() >= wait);
     assert_eq!(table.locks(&resource).len(), 1);
@@ -130,7 +134,7 @@ fn waiters_are_granted_in_order_of_arrival() {
         for place in 0..50 {
             let (table, resource, order) = (&table, &resource, &order);
             scope.spawn(move || {
-                let lock = granted(table.acquire(resource, request(PATIENCE, LONG)));
+                let lock = granted(table.wait_for(resource, request(PATIENCE, LONG)));
                 order.lock().unwrap().push(place);
                 assert!(table.release(resource, lock.id));
             });
@@ -155,7 +159,7 @@ fn there_are_never_two_holders() {
                 for round in 0..2_000 {
                     let (resource, holders) = &resources[(seed + round) as usize % 3];
                     let wait = Duration::from_micros((seed * 7 + round * 13) % 300);
-                    let outcome = table.acquire(resource, request(wait, LONG));
+                    let outcome = table.wait_for(resource, request(wait, LONG));
                     if let Acquired::Granted(lock) = outcome {
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         holders.fetch_sub(1, Ordering::SeqCst);
@@ -176,7 +180,7 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
         let lock = table.hold(&resource, LONG);
         let wait = Duration::from_micros(50 + round % 100);
         let outcome = thread::scope(|scope| {
-            let waiter = scope.spawn(|| table.acquire(&resource, request(wait, LONG)));
+            let waiter = scope.spawn(|| table.wait_for(&resource, request(wait, LONG)));
             let released = Instant::now() + wait;
             while Instant::now() < released {
                 std::hint::spin_loop();
@@ -200,7 +204,7 @@ fn deleting_tells_every_waiter() {
     table.hold(&resource, LONG);
     thread::scope(|scope| {
         let waiters: Vec<_> = (0..5)
-            .map(|_| scope.spawn(|| table.acquire(&resource, request(PATIENCE, LONG))))
+            .map(|_| scope.spawn(|| table.wait_for(&resource, request(PATIENCE, LONG))))
             .collect();
         table.wait_for_line(&resource, 5);
         table.delete_all();
@@ -217,13 +221,13 @@ fn shutting_down_refuses_who_waits_and_who_comes() {
     let resource = name("r");
     table.hold(&resource, LONG);
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| table.acquire(&resource, request(PATIENCE, LONG)));
+        let waiter = scope.spawn(|| table.wait_for(&resource, request(PATIENCE, LONG)));
         table.wait_for_line(&resource, 1);
         table.shut_down();
         assert!(matches!(waiter.join().unwrap(), Acquired::ShuttingDown));
     });
     for resource in [resource, name("free")] {
-        let outcome = table.acquire(&resource, request(PATIENCE, LONG));
+        let outcome = table.wait_for(&resource, request(PATIENCE, LONG));
         assert!(matches!(outcome, Acquired::ShuttingDown), "{outcome:?}");
     }
     assert_eq!(table.resources(), [name("r")]);
@@ -231,19 +235,23 @@ fn shutting_down_refuses_who_waits_and_who_comes() {
 
 #[test]
 fn only_so_many_may_wait() {
-    let table = LockTable::new(1).unwrap();
-    let resource = name("r");
-    let lock = table.hold(&resource, LONG);
-    thread::scope(|scope| {
-        let waiter = scope.spawn(|| table.acquire(&resource, request(PATIENCE, LONG)));
-        table.wait_for_line(&resource, 1);
-        let outcome = table.acquire(&resource, request(PATIENCE, LONG));
-        assert!(matches!(outcome, Acquired::TooManyWaiters), "{outcome:?}");
-        assert!(table.release(&resource, lock.id));
-        let next = granted(waiter.join().unwrap());
-        assert!(table.release(&resource, next.id));
-    });
-    assert!(table.is_empty(), "the place of a waiter is given back");
+    for (in_all, per_resource, full) in [(1, 2, "other"), (2, 1, "r")] {
+        let table = LockTable::new(MaxWaiters { in_all, per_resource }).unwrap();
+        let (resource, full) = (name("r"), name(full));
+        let locks = ["r", "other"].map(name).map(|name| (table.hold(&name, LONG), name));
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| table.wait_for(&resource, request(PATIENCE, LONG)));
+            table.wait_for_line(&resource, 1);
+            let outcome = table.wait_for(&full, request(PATIENCE, LONG));
+            assert!(matches!(outcome, Acquired::TooManyWaiters), "{outcome:?}");
+            for (lock, name) in &locks {
+                assert!(table.release(name, lock.id));
+            }
+            let next = granted(waiter.join().unwrap());
+            assert!(table.release(&resource, next.id));
+        });
+        assert!(table.is_empty(), "the place of a waiter is given back");
+    }
 }
 
 #[test]

@@ -1,0 +1,249 @@
+//! One client's connection: requests in, responses out, one [`Exchange`] after the other.
+
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use log::debug;
+use rustix::buffer::spare_capacity;
+use rustix::net::RecvFlags;
+
+use super::chunked::ChunkedBody;
+use super::departures::{Client, Departures};
+use super::head::{BodyLength, Head, HeadScan};
+use super::message::{Request, Response, Unreadable};
+
+/// How long a head may take to come in, and then a body, however steadily it trickles.
+const RECEIVE_TIME: Duration = Duration::from_secs(10);
+
+/// How long what a client still sends is received after the last response.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How much is received at a time, in bytes. Most requests are smaller.
+const RECEIVE_SIZE: usize = 2048;
+
+/// One client's connection.
+pub struct Connection {
+    input: Input,
+    head: Vec<u8>,
+    body: Vec<u8>,
+    departures: Arc<Departures>,
+}
+
+/// What follows after a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Another request may come.
+    Request,
+    /// The connection ends.
+    Close,
+}
+
+impl Connection {
+    /// Serves `socket`. A connection on which no request begins within `idle_timeout` ends.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub fn new(
+        socket: TcpStream,
+        idle_timeout: Duration,
+        departures: Arc<Departures>,
+    ) -> io::Result<Self> {
+        let input = Input::new(socket, idle_timeout)?;
+        Ok(Self { input, head: Vec::new(), body: Vec::new(), departures })
+    }
+
+    /// Waits for the next request; `None` when there will not be any.
+    ///
+    /// # Errors
+    /// What came in is not a request, or not all of one: answer by [`Connection::refuse`].
+    pub fn next_exchange(&mut self) -> Result<Option<Exchange<'_>>, Unreadable> {
+        let Some(len) = self.input.read_head()? else { return Ok(None) };
+        empty(&mut self.head);
+        self.head.extend(self.input.bytes.drain(..len));
+        let head = Head::parse(&self.head)?;
+        if head.expects_continue && self.input.lacks(head.body) {
+            self.input
+                .send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                .map_err(|_| Unreadable::Incomplete)?;
+        }
+        self.input.read_body(head.body, &mut self.body)?;
+        if self.input.bytes.is_empty() {
+            empty(&mut self.input.bytes);
+        }
+        let request = Request { body: &self.body, ..head.request };
+        let client = Client::new(&self.input.socket, &self.departures);
+        Ok(Some(Exchange { request, client }))
+    }
+
+    /// Answers what could not be read, and ends the connection.
+    pub fn refuse(mut self, response: &Response) {
+        let bytes = response.to_bytes(&Request::UNREADABLE, SystemTime::now());
+        match self.input.send(&bytes) {
+            Ok(()) => self.input.drain(),
+            Err(error) => debug!("a client does not take its response: {error}"),
+        }
+    }
+}
+
+/// A request that waits for its response.
+pub struct Exchange<'a> {
+    /// The request.
+    pub request: Request<'a>,
+    /// Who sent it.
+    pub client: Client<'a>,
+}
+
+impl Exchange<'_> {
+    /// Sends the response, in one write.
+    ///
+    /// # Errors
+    /// The client is gone, or it does not read.
+    pub fn respond(self, response: &Response) -> io::Result<Next> {
+        let bytes = response.to_bytes(&self.request, SystemTime::now());
+        self.client.socket().write_all(&bytes)?;
+        let last = response.close || !self.request.keep_alive;
+        Ok(if last { Next::Close } else { Next::Request })
+    }
+}
+
+/// What has been received of a connection and not been looked at yet.
+struct Input {
+    socket: TcpStream,
+    bytes: Vec<u8>,
+    idle_timeout: Duration,
+    /// The socket's time-out is another than `idle_timeout` at the moment.
+    hurried: bool,
+}
+
+impl Input {
+    fn new(socket: TcpStream, idle_timeout: Duration) -> io::Result<Self> {
+        socket.set_read_timeout(Some(idle_timeout))?;
+        Ok(Self { socket, bytes: Vec::new(), idle_timeout, hurried: false })
+    }
+
+    /// Receives a head and tells its length; `None` if the connection ends before one begins.
+    fn read_head(&mut self) -> Result<Option<usize>, Unreadable> {
+        let mut scan = HeadScan::default();
+        let mut deadline = None;
+        loop {
+            self.skip_empty_lines(&scan);
+            if let Some(len) = scan.find_end(&self.bytes)? {
+                return Ok(Some(len));
+            }
+            if self.bytes.is_empty() {
+                match self.receive(None) {
+                    Ok(0) | Err(_) => return Ok(None),
+                    Ok(_) => {}
+                }
+            } else {
+                self.receive_more(&mut deadline)?;
+            }
+        }
+    }
+
+    /// RFC 9112, section 2.2: some clients send an empty line after a body.
+    fn skip_empty_lines(&mut self, scan: &HeadScan) {
+        if scan.has_begun() {
+            return;
+        }
+        let lines = self.bytes.chunks_exact(2).take_while(|pair| pair == b"\r\n").count();
+        self.bytes.drain(..lines * 2);
+    }
+
+    /// Whether not all of a body of this length is there.
+    fn lacks(&self, body: BodyLength) -> bool {
+        match body {
+            BodyLength::Known(len) => self.bytes.len() < len,
+            BodyLength::Chunked => self.bytes.is_empty(),
+        }
+    }
+
+    fn read_body(&mut self, length: BodyLength, body: &mut Vec<u8>) -> Result<(), Unreadable> {
+        empty(body);
+        let mut deadline = None;
+        match length {
+            BodyLength::Known(len) => {
+                while self.bytes.len() < len {
+                    self.receive_more(&mut deadline)?;
+                }
+                body.extend(self.bytes.drain(..len));
+            }
+            BodyLength::Chunked => {
+                let mut chunks = ChunkedBody::default();
+                loop {
+                    let used = chunks.decode(&self.bytes, body)?;
+                    self.bytes.drain(..used);
+                    if chunks.is_complete() {
+                        break;
+                    }
+                    self.receive_more(&mut deadline)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives more of what has begun, until the deadline. The first call sets it.
+    fn receive_more(&mut self, deadline: &mut Option<Instant>) -> Result<(), Unreadable> {
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + RECEIVE_TIME);
+        match self.receive(Some(deadline)) {
+            Ok(0) => Err(Unreadable::Incomplete),
+            Ok(_) => Ok(()),
+            Err(error) if is_timeout(&error) => Err(Unreadable::TooSlow),
+            Err(_) => Err(Unreadable::Incomplete),
+        }
+    }
+
+    /// Waits for input until the deadline, or as long as a connection may be idle. 0: the
+    /// client will not send anything more.
+    fn receive(&mut self, deadline: Option<Instant>) -> io::Result<usize> {
+        self.set_read_timeout(deadline)?;
+        self.bytes.reserve(RECEIVE_SIZE);
+        Ok(rustix::io::retry_on_intr(|| {
+            let buffer = spare_capacity(&mut self.bytes);
+            rustix::net::recv(&self.socket, buffer, RecvFlags::empty())
+        })?
+        .1)
+    }
+
+    fn set_read_timeout(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let timeout = match deadline {
+            None if !self.hurried => return Ok(()),
+            None => self.idle_timeout,
+            Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => left,
+                _ => return Err(io::ErrorKind::TimedOut.into()),
+            },
+        };
+        self.hurried = deadline.is_some();
+        self.socket.set_read_timeout(Some(timeout))
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes)
+    }
+
+    /// Says that nothing more will be sent, and drops for a while what still comes in. A
+    /// socket that is closed with unread input is reset, by which the client could lose the
+    /// last response (RFC 9112, section 9.6).
+    fn drain(&mut self) {
+        let deadline = Instant::now() + LINGER;
+        let mut more = self.socket.shutdown(Shutdown::Write).is_ok();
+        while more {
+            self.bytes.clear();
+            more = matches!(self.receive(Some(deadline)), Ok(1..));
+        }
+    }
+}
+
+/// Empties a buffer, and gives back what a large request has taken.
+fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.shrink_to(RECEIVE_SIZE);
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

@@ -1,0 +1,203 @@
+//! Notices when a client that waits for its response ends the connection.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use log::error;
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use socket2::{SockRef, TcpKeepalive};
+
+/// A client that waits proves every second that its host is still there. Two proofs in a row
+/// may be lost on the way.
+const WAITING_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(1))
+    .with_interval(Duration::from_secs(1))
+    .with_retries(2);
+
+/// How many departures are taken from the kernel at a time.
+const BATCH: usize = 64;
+
+type Farewell = Box<dyn FnOnce() + Send>;
+
+/// The clients that are watched, and the thread that watches them.
+pub struct Departures(Arc<Watched>);
+
+struct Watched {
+    epoll: OwnedFd,
+    clients: Mutex<Clients>,
+}
+
+#[derive(Default)]
+struct Clients {
+    farewells: HashMap<u64, Farewell>,
+    last: u64,
+}
+
+impl Departures {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The operating system refused the thread or a descriptor.
+    pub fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let watched = Arc::new(Watched { epoll, clients: Mutex::default() });
+        thread::Builder::new().name("departures".into()).spawn({
+            let watched = Arc::clone(&watched);
+            move || watched.run()
+        })?;
+        Ok(Self(watched))
+    }
+}
+
+impl Watched {
+    /// The body of the thread, which lasts as long as the process.
+    fn run(&self) {
+        let mut events = Vec::with_capacity(BATCH);
+        loop {
+            let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), None);
+            if let Err(error) = waited
+                && error != rustix::io::Errno::INTR
+            {
+                error!("clients that leave are not noticed any more: {error}");
+                return;
+            }
+            for event in events.drain(..) {
+                let farewell = self.clients().farewells.remove(&event.data.u64());
+                if let Some(farewell) = farewell {
+                    farewell();
+                }
+            }
+        }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        // A farewell is in the map or not, at any moment.
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever sent a request.
+#[derive(Clone, Copy)]
+pub struct Client<'a> {
+    socket: &'a TcpStream,
+    departures: &'a Departures,
+}
+
+impl<'a> Client<'a> {
+    /// The client at the other end of `socket`.
+    pub fn new(socket: &'a TcpStream, departures: &'a Departures) -> Self {
+        Self { socket, departures }
+    }
+
+    /// The connection to it.
+    pub fn socket(self) -> &'a TcpStream {
+        self.socket
+    }
+
+    /// Calls `farewell`, on another thread, if the client closes its side of the connection,
+    /// or its host is gone, as long as the result lives; also if it has left already.
+    ///
+    /// # Errors
+    /// The operating system does not watch any more connections.
+    pub fn watch(self, farewell: impl FnOnce() + Send + 'static) -> io::Result<Watch<'a>> {
+        SockRef::from(self.socket).set_tcp_keepalive(&WAITING_KEEPALIVE)?;
+        let watched = &*self.departures.0;
+        let id = {
+            let mut clients = watched.clients();
+            clients.last += 1;
+            let id = clients.last;
+            clients.farewells.insert(id, Box::new(farewell));
+            id
+        };
+        let watch = Watch { id, watched, socket: self.socket };
+        // Errors and resets are always reported.
+        let flags = epoll::EventFlags::RDHUP | epoll::EventFlags::ONESHOT;
+        epoll::add(&watched.epoll, self.socket, epoll::EventData::new_u64(id), flags)?;
+        Ok(watch)
+    }
+
+    /// Whether the client has closed its side of the connection, or is gone.
+    pub fn has_left(self) -> bool {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut socket = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::RDHUP)];
+        poll(&mut socket, Some(&at_once)).is_ok_and(|events| events > 0)
+    }
+}
+
+/// As long as this lives, a client is watched.
+pub struct Watch<'a> {
+    id: u64,
+    watched: &'a Watched,
+    socket: &'a TcpStream,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.watched.clients().farewells.remove(&self.id);
+        // Fails if it was never added.
+        let _ = epoll::delete(&self.watched.epoll, self.socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Shutdown, TcpListener};
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn whoever_closes_or_half_closes_has_left() {
+        let departures = Departures::new().unwrap();
+        let leave: [fn(TcpStream); 2] = [drop, |socket| {
+            socket.shutdown(Shutdown::Write).unwrap();
+            std::mem::forget(socket);
+        }];
+        for leave in leave {
+            let (mut remote, socket) = pair();
+            let client = Client::new(&socket, &departures);
+            let (sender, left) = channel();
+            let watch = client.watch(move || sender.send(()).unwrap()).unwrap();
+            // A request that is sent behind the one that waits is no departure.
+            remote.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+            assert_eq!(
+                left.recv_timeout(Duration::from_millis(50)),
+                Err(RecvTimeoutError::Timeout)
+            );
+            assert!(!client.has_left());
+            leave(remote);
+            left.recv_timeout(PATIENCE).unwrap();
+            assert!(client.has_left());
+            drop(watch);
+        }
+    }
+
+    #[test]
+    fn whoever_has_left_before_is_noticed_and_whoever_is_not_watched_is_not() {
+        let departures = Departures::new().unwrap();
+        let (remote, socket) = pair();
+        let client = Client::new(&socket, &departures);
+        let (unheard, never) = channel();
+        drop(client.watch(move || unheard.send(()).unwrap()).unwrap());
+        drop(remote);
+        let (sender, left) = channel();
+        let _watch = client.watch(move || sender.send(()).unwrap()).unwrap();
+        left.recv_timeout(PATIENCE).unwrap();
+        assert!(never.try_recv().is_err());
+    }
+
+    use std::io::Write;
+}
