@@ -99,6 +99,13 @@ impl Server {
         response.json()["_embedded"]["locks"].as_array().cloned().unwrap_or_default()
     }
 
+    /// A number from /proc/PID/status.
+    pub(crate) fn status_field(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// The processor time that it has used, in clock ticks.
     pub(crate) fn processor_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
@@ -210,6 +217,34 @@ impl Client {
             self.stream.read_exact(&mut response.body).unwrap();
         }
         response
+    }
+
+    /// Asks for a lock that lives a moment; `None` if the connection ends without a byte of an
+    /// answer.
+    pub(crate) fn try_acquire(&mut self, resource: &str) -> Option<Response> {
+        let body = lock_body(0, 0.001);
+        let len = body.len();
+        let request = format!(
+            "POST /locks/{resource} HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}"
+        );
+        self.stream.get_mut().write_all(request.as_bytes()).ok()?;
+        if self.is_closed() { None } else { Some(self.response()) }
+    }
+
+    /// The socket.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    /// All that comes until the server ends the connection.
+    pub(crate) fn rest(self) -> String {
+        let mut rest = Vec::new();
+        let mut stream = self.stream;
+        match stream.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        String::from_utf8(rest).unwrap()
     }
 
     /// Ends the connection as a client does that crashes.

@@ -11,6 +11,7 @@ mod harness;
 mod admin;
 mod bad_input;
 mod daemon;
+mod edge;
 mod http;
 mod locks;
 mod resources_used;

@@ -6,12 +6,6 @@ use std::time::Duration;
 
 use crate::harness::{Server, wait_until};
 
-fn status_field(pid: u32, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// How often the threads of the server were given the processor.
 fn context_switches(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -33,7 +27,7 @@ fn an_idle_server_does_nothing() {
     wait_until("a lock expires", || server.locks("short").is_empty());
     let _waiter = server.join_line("foo");
     // Threads that wait for another connection end after a while.
-    wait_until("only busy threads are left", || status_field(server.pid(), "Threads:") <= 7);
+    wait_until("only busy threads are left", || server.status_field("Threads:") <= 7);
     let before = context_switches(server.pid());
     thread::sleep(Duration::from_secs(2));
     assert_eq!(context_switches(server.pid()), before, "somebody woke up");
@@ -48,7 +42,7 @@ fn released_locks_leave_no_memory_behind() {
             let lock = client.acquire(&format!("r{}", n % 100), 0.0, 3600.0).lock_path();
             assert_eq!(client.request("DELETE", &lock, "").status, 204);
         }
-        status_field(server.pid(), "VmRSS:")
+        server.status_field("VmRSS:")
     };
     let before = pairs(2_000);
     let after = pairs(20_000);
@@ -59,14 +53,14 @@ fn released_locks_leave_no_memory_behind() {
 #[test]
 fn threads_end_with_their_connections() {
     let server = Server::start();
-    let idle = status_field(server.pid(), "Threads:");
+    let idle = server.status_field("Threads:");
     let mut clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
     for client in &mut clients {
         assert_eq!(client.request("GET", "/", "").status, 200);
     }
-    assert!(status_field(server.pid(), "Threads:") >= idle + 50);
+    assert!(server.status_field("Threads:") >= idle + 50);
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
     drop(clients);
-    wait_until("threads end", || status_field(server.pid(), "Threads:") <= idle);
+    wait_until("threads end", || server.status_field("Threads:") <= idle);
     wait_until("sockets are closed", || descriptors() < 20);
 }

@@ -1,13 +1,13 @@
 //! One client's connection: requests in, responses out, one [`Exchange`] after the other.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
 use rustix::buffer::spare_capacity;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::chunked::ChunkedBody;
 use super::departures::{Client, Departures};
@@ -17,11 +17,19 @@ use super::message::{Request, Response, Unreadable};
 /// How long a head may take to come in, and then a body, however steadily it trickles.
 const RECEIVE_TIME: Duration = Duration::from_secs(10);
 
-/// How long what a client still sends is received after the last response.
+/// How long a client may take to accept a piece of its response.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long what a client still sends is received after the last response, and how many bytes
+/// of it.
 const LINGER: Duration = Duration::from_secs(1);
+const MAX_LINGER: usize = 4 * 1024 * 1024;
 
 /// How much is received at a time, in bytes. Most requests are smaller.
 const RECEIVE_SIZE: usize = 2048;
+
+/// How much is sent at a time, in bytes. Most responses are smaller.
+const SEND_SIZE: usize = 64 * 1024;
 
 /// One client's connection.
 pub struct Connection {
@@ -64,8 +72,7 @@ impl Connection {
         self.head.extend(self.input.bytes.drain(..len));
         let head = Head::parse(&self.head)?;
         if head.expects_continue && self.input.lacks(head.body) {
-            self.input
-                .send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            send(&self.input.socket, b"HTTP/1.1 100 Continue\r\n\r\n")
                 .map_err(|_| Unreadable::Incomplete)?;
         }
         self.input.read_body(head.body, &mut self.body)?;
@@ -80,7 +87,7 @@ impl Connection {
     /// Answers what could not be read, and ends the connection.
     pub fn refuse(mut self, response: &Response) {
         let bytes = response.to_bytes(&Request::UNREADABLE, SystemTime::now());
-        match self.input.send(&bytes) {
+        match send(&self.input.socket, &bytes) {
             Ok(()) => self.input.drain(),
             Err(error) => debug!("a client does not take its response: {error}"),
         }
@@ -102,7 +109,7 @@ impl Exchange<'_> {
     /// The client is gone, or it does not read.
     pub fn respond(self, response: &Response) -> io::Result<Next> {
         let bytes = response.to_bytes(&self.request, SystemTime::now());
-        self.client.socket().write_all(&bytes)?;
+        send(self.client.socket(), &bytes)?;
         let last = response.close || !self.request.keep_alive;
         Ok(if last { Next::Close } else { Next::Request })
     }
@@ -120,6 +127,7 @@ struct Input {
 impl Input {
     fn new(socket: TcpStream, idle_timeout: Duration) -> io::Result<Self> {
         socket.set_read_timeout(Some(idle_timeout))?;
+        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
         Ok(Self { socket, bytes: Vec::new(), idle_timeout, hurried: false })
     }
 
@@ -221,21 +229,33 @@ impl Input {
         self.socket.set_read_timeout(Some(timeout))
     }
 
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.socket.write_all(bytes)
-    }
-
     /// Says that nothing more will be sent, and drops for a while what still comes in. A
     /// socket that is closed with unread input is reset, by which the client could lose the
     /// last response (RFC 9112, section 9.6).
     fn drain(&mut self) {
         let deadline = Instant::now() + LINGER;
+        let mut received = 0;
         let mut more = self.socket.shutdown(Shutdown::Write).is_ok();
-        while more {
+        while more && received < MAX_LINGER {
             self.bytes.clear();
-            more = matches!(self.receive(Some(deadline)), Ok(1..));
+            let len = self.receive(Some(deadline)).unwrap_or(0);
+            received += len;
+            more = len > 0;
         }
     }
+}
+
+/// Sends bytes; each [`SEND_SIZE`] of them has to be taken within [`WRITE_TIMEOUT`].
+fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    for piece in bytes.chunks(SEND_SIZE) {
+        let sent =
+            rustix::io::retry_on_intr(|| rustix::net::send(socket, piece, SendFlags::NOSIGNAL))?;
+        // A write that blocks ends short only when its time is up.
+        if sent < piece.len() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
 }
 
 /// Empties a buffer, and gives back what a large request has taken.

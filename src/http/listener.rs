@@ -14,9 +14,6 @@ use super::departures::Departures;
 /// lowers this to its own limit (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 
-/// How long a client may take to accept some bytes of its response.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The kernel asks the host of a silent client for a sign of life after 30 s, then three
 /// times every 10 s.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -49,8 +46,6 @@ impl Listener {
         // Accepted sockets inherit these. Answers to pipelined requests must not wait for the
         // client's acknowledgement of the one before:
         socket.set_tcp_nodelay(true)?;
-        // A client that does not read must not keep its thread:
-        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
         // The connection of a client whose host is gone ends some time:
         socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.bind(&address.into())?;
