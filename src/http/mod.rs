@@ -153,25 +153,44 @@ fn is_own_origin(origin: &str, host: Host<'_>) -> bool {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::SystemTime;
 
     use super::departures::Departures;
-    use crate::lock::{Acquired, Lock, LockId, LockRequest, ResourceName};
+    use crate::lock::{Acquired, Lock, LockId, LockRequest, Phase, ResourceName};
 
-    /// Fails at each call, as no lock manager should.
-    struct Broken;
+    /// Fails at each call, as no lock manager should, unless it grants.
+    #[derive(Default)]
+    struct Broken {
+        /// Runs while a request waits, which is granted then.
+        grants_after: Option<Box<dyn Fn() + Send + Sync>>,
+        released: AtomicBool,
+    }
 
     impl LockManager for Broken {
-        fn acquire(&self, _: &ResourceName, _: LockRequest, _: &mut dyn FnMut(LockId)) -> Acquired {
-            panic!("acquire")
+        fn acquire(
+            &self,
+            _: &ResourceName,
+            request: LockRequest,
+            on_wait: &mut dyn FnMut(LockId),
+        ) -> Acquired {
+            let Some(while_waiting) = &self.grants_after else { panic!("acquire") };
+            let id = LockId::random();
+            on_wait(id);
+            while_waiting();
+            Acquired::Granted(Lock { id, request, phase: Phase::Active(SystemTime::UNIX_EPOCH) })
         }
         fn withdraw(&self, _: &ResourceName, _: LockId) {
-            panic!("withdraw")
+            // The client left as it was granted: too late.
         }
         fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
             panic!("find")
         }
         fn release(&self, _: &ResourceName, _: LockId) -> bool {
-            panic!("release")
+            assert!(self.grants_after.is_some(), "release");
+            self.released.store(true, Ordering::SeqCst);
+            true
         }
         fn resources(&self) -> Vec<ResourceName> {
             panic!("resources")
@@ -190,6 +209,13 @@ mod tests {
         }
     }
 
+    /// The two ends of a connection, the client's first.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (remote, listener.accept().unwrap().0)
+    }
+
     fn request<'a>(method: Method, target: &'a str) -> Request<'a> {
         Request {
             method,
@@ -200,10 +226,10 @@ mod tests {
         }
     }
 
-    fn service() -> Service {
+    fn service(locks: Arc<Broken>) -> Service {
         let limit = Duration::from_secs(1_000_000_000);
         Service {
-            locks: Arc::new(Broken),
+            locks,
             access: Access::Open,
             limits: RequestLimits { max_wait: limit, max_lifetime: limit },
             base_url: None,
@@ -212,9 +238,8 @@ mod tests {
 
     #[test]
     fn a_panic_in_one_request_answers_500_and_the_next_is_served() {
-        let service = service();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let service = service(Arc::default());
+        let (_remote, socket) = pair();
         let departures = Departures::new().unwrap();
         let client = Client::new(&socket, &departures);
         for (method, target) in [
@@ -227,6 +252,27 @@ mod tests {
         }
         let home = service.answer(&request(Method::Get, "/"), client);
         assert_eq!(home.status.code(), 200);
+    }
+
+    #[test]
+    fn whoever_leaves_at_the_moment_of_the_grant_does_not_keep_the_lock() {
+        for leaves in [false, true] {
+            let (remote, socket) = pair();
+            let remote = Mutex::new(Some(remote));
+            let while_waiting = move || {
+                if leaves {
+                    *remote.lock().unwrap() = None;
+                }
+            };
+            let grants_after: Option<Box<dyn Fn() + Send + Sync>> = Some(Box::new(while_waiting));
+            let locks = Arc::new(Broken { grants_after, released: AtomicBool::new(false) });
+            let service = service(Arc::clone(&locks));
+            let departures = Departures::new().unwrap();
+            let client = Client::new(&socket, &departures);
+            let response = service.answer(&request(Method::Post, "/locks/a"), client);
+            assert_eq!(response.status.code(), if leaves { 408 } else { 201 });
+            assert_eq!(locks.released.load(Ordering::SeqCst), leaves);
+        }
     }
 
     #[test]
