@@ -12,7 +12,7 @@ TARGET ?= $(or $(shell rustc --print host-tuple 2>/dev/null),$(notdir $(BUILT:/r
 BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 
-.PHONY: all run test check fmt bench install uninstall clean
+.PHONY: all run test check fmt bench fuzz install uninstall clean
 
 all:
 	$(CARGO) build --locked --release --target $(TARGET)
@@ -36,6 +36,18 @@ fmt:
 bench:
 	$(CARGO) bench --locked --bench lock_servers
 
+# A minute for each target; needs cargo-fuzz and a nightly toolchain.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+
+fuzz:
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	    mkdir -p fuzz/corpus/$$target; \
+	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	    $(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=70000 -print_final_stats=1; \
+	done
+
 # Without a toolchain, as under sudo, it takes what `make` has built.
 install:
 	if command -v $(CARGO) >/dev/null; then $(MAKE) all; fi
@@ -49,3 +61,4 @@ uninstall:
 
 clean:
 	$(CARGO) clean
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts

@@ -95,6 +95,7 @@ fn what_the_system_refuses_gets_one_line_and_code_1() {
     assert!(complaint(&serve(), 1).contains("cannot read"));
     for (text, expected) in [
         ("", "expected a user:password a line"),
+        ("# alice:secret\n\n", "expected a user:password a line"),
         ("alice:a\nbob\n", "line 2: expected user:password"),
         (":secret\n", "line 1: expected user:password"),
         ("alice:\n", "line 1: expected user:password"),

@@ -21,7 +21,8 @@ pub enum Access {
     /// Nobody may.
     Denied,
     /// Who knows a name and password of this file may. It has a `user:password` a line, the
-    /// password plain or as a bcrypt hash.
+    /// password plain or as a bcrypt hash. Empty lines and those that begin with # are
+    /// ignored.
     UserFile(PathBuf),
 }
 
@@ -141,9 +142,10 @@ impl Credentials {
 fn read_users(path: &PathBuf) -> Result<Vec<Credentials>, UserFileError> {
     let error = |fault| UserFileError { path: path.clone(), fault };
     let text = fs::read_to_string(path).map_err(|source| error(Fault::Unreadable(source)))?;
-    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let is_comment = |line: &str| line.is_empty() || line.starts_with('#');
+    let lines = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !is_comment(line));
     let users = lines.map(|(number, line)| {
-        let (name, password) = line.trim().split_once(':').unwrap_or_default();
+        let (name, password) = line.split_once(':').unwrap_or_default();
         if name.is_empty() || password.is_empty() {
             return Err(error(Fault::MalformedLine(number)));
         }
