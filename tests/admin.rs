@@ -86,6 +86,7 @@ fn administrative_requests_can_be_switched_off() {
     let lock = server.hold("foo");
     for (method, path) in ADMIN_REQUESTS {
         assert_eq!(server.request(method, path, "").status, 403, "{method} {path}");
+        assert_eq!(server.request("OPTIONS", path, "").status, 403, "{path}");
     }
     assert_eq!(server.get(&lock).status, 200);
     assert_eq!(server.delete(&lock).status, 204, "who has the lock's URL is not concerned");

@@ -51,10 +51,7 @@ impl Access {
     pub(super) fn check(&self, authorization: Option<&str>) -> Result<Admin, Problem> {
         let path = match self {
             Self::Open => return Ok(Admin::Anybody),
-            Self::Denied => {
-                let detail = "administrative requests are switched off on this server";
-                return Err(Problem::new(Status::Forbidden, detail));
-            }
+            Self::Denied => return Err(denied()),
             Self::UserFile(path) => path,
         };
         let users = read_users(path).map_err(|error| {
@@ -72,6 +69,11 @@ impl Access {
             }
         }
     }
+}
+
+/// The answer where nobody may send administrative requests.
+pub(super) fn denied() -> Problem {
+    Problem::new(Status::Forbidden, "administrative requests are switched off on this server")
 }
 
 impl fmt::Display for Admin {

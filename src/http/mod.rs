@@ -86,6 +86,9 @@ impl Service {
         refuse_cross_site(request)?;
         let route = Route::parse(request.target)?;
         match (&route, request.method) {
+            (Route::Resources | Route::Resource(_), _) if self.access == Access::Denied => {
+                Err(access::denied())
+            }
             (_, Method::Options) => Ok(Response::no_content().header("Allow", route.methods())),
             (Route::Home, Method::Get | Method::Head) => Ok(welcome()),
             (Route::Locks(resource), Method::Post) => self.acquire_lock(resource, request, client),
