@@ -13,6 +13,7 @@ mod bad_input;
 mod daemon;
 mod edge;
 mod http;
+mod http_conformance;
 mod locks;
 mod resources_used;
 mod tidy;
