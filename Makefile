@@ -12,7 +12,7 @@ TARGET ?= $(or $(shell rustc --print host-tuple 2>/dev/null),$(notdir $(BUILT:/r
 BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 
-.PHONY: all run test check fmt bench fuzz install uninstall clean
+.PHONY: all run test check fmt bench fuzz torture install uninstall clean
 
 all:
 	$(CARGO) build --locked --release --target $(TARGET)
@@ -35,6 +35,15 @@ fmt:
 # Beside redis-server and etcd where they are installed; says what it skipped.
 bench:
 	$(CARGO) bench --locked --bench lock_servers
+
+# Made-up requests, slow clients, and mixed load with clients that are killed: half an hour.
+# Says what it skipped because it is not installed.
+MINUTES ?= 20
+
+torture: all
+	torture/schemathesis.sh
+	torture/slowhttptest.sh
+	$(CARGO) bench --locked --bench soak -- --minutes $(MINUTES)
 
 # A minute for each target; needs cargo-fuzz and a nightly toolchain.
 FUZZ_SECONDS ?= 60

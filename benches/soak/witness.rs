@@ -1,0 +1,21 @@
+//! Whether there are two holders, told without the server: who holds a lock also locks a file,
+//! which the kernel gives to one at a time, and takes back from whoever is killed.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+/// The file of a resource, locked as long as this lives.
+pub(crate) struct Witness(#[expect(dead_code, reason = "closing it unlocks it")] File);
+
+impl Witness {
+    /// To be called after the answer that grants the lock, and dropped before the lock is
+    /// released or expires. `None`: somebody else holds it at this moment.
+    pub(crate) fn testify(dir: &Path, resource: &str) -> Option<Self> {
+        let file = File::create(dir.join(resource)).expect("the directory is there");
+        match file.try_lock() {
+            Ok(()) => Some(Self(file)),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Error(error)) => panic!("cannot lock a file: {error}"),
+        }
+    }
+}
