@@ -110,8 +110,7 @@ impl Exchange<'_> {
     pub fn respond(self, response: &Response) -> io::Result<Next> {
         let bytes = response.to_bytes(&self.request, SystemTime::now());
         send(self.client.socket(), &bytes)?;
-        let last = response.close || !self.request.keep_alive;
-        Ok(if last { Next::Close } else { Next::Request })
+        Ok(if response.is_last(&self.request) { Next::Close } else { Next::Request })
     }
 }
 
@@ -133,31 +132,32 @@ impl Input {
 
     /// Receives a head and tells its length; `None` if the connection ends before one begins.
     fn read_head(&mut self) -> Result<Option<usize>, Unreadable> {
+        if !self.wait_for_request() {
+            return Ok(None);
+        }
         let mut scan = HeadScan::default();
         let mut deadline = None;
         loop {
-            self.skip_empty_lines(&scan);
             if let Some(len) = scan.find_end(&self.bytes)? {
                 return Ok(Some(len));
             }
-            if self.bytes.is_empty() {
-                match self.receive(None) {
-                    Ok(0) | Err(_) => return Ok(None),
-                    Ok(_) => {}
-                }
-            } else {
-                self.receive_more(&mut deadline)?;
-            }
+            self.receive_more(&mut deadline)?;
         }
     }
 
-    /// RFC 9112, section 2.2: some clients send an empty line after a body.
-    fn skip_empty_lines(&mut self, scan: &HeadScan) {
-        if scan.has_begun() {
-            return;
+    /// Whether a request has begun. Some clients send an empty line after a body, which is
+    /// none (RFC 9112, section 2.2).
+    fn wait_for_request(&mut self) -> bool {
+        loop {
+            let lines = self.bytes.chunks_exact(2).take_while(|pair| pair == b"\r\n").count();
+            self.bytes.drain(..lines * 2);
+            if !matches!(&self.bytes[..], b"" | b"\r") {
+                return true;
+            }
+            if matches!(self.receive(None), Ok(0) | Err(_)) {
+                return false;
+            }
         }
-        let lines = self.bytes.chunks_exact(2).take_while(|pair| pair == b"\r\n").count();
-        self.bytes.drain(..lines * 2);
     }
 
     /// Whether not all of a body of this length is there.

@@ -30,11 +30,6 @@ pub struct HeadScan {
 }
 
 impl HeadScan {
-    /// Whether a byte of the head has been seen.
-    pub fn has_begun(&self) -> bool {
-        self.seen > 0
-    }
-
     /// The length of the head, if `input`, which begins with it, has all of it. `input` is
     /// what it was at the last call, with more behind it.
     ///

@@ -183,6 +183,11 @@ impl Response {
         self
     }
 
+    /// Whether the connection ends with this response to `request`.
+    pub fn is_last(&self, request: &Request<'_>) -> bool {
+        self.close || !request.keep_alive
+    }
+
     /// The bytes to send in answer to `request`.
     pub fn to_bytes(&self, request: &Request<'_>, now: SystemTime) -> Vec<u8> {
         let mut out = Vec::with_capacity(512 + self.body.len());
@@ -210,7 +215,7 @@ impl Response {
         if self.status != Status::NoContent {
             write!(out, "Content-Length: {}\r\n", self.body.len())?;
         }
-        if self.close || !request.keep_alive {
+        if self.is_last(request) {
             out.extend_from_slice(b"Connection: close\r\n");
         } else if request.http_1_0 {
             out.extend_from_slice(b"Connection: keep-alive\r\n");
