@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 
 /// The file of a resource, locked as long as this lives.
-pub(crate) struct Witness(#[expect(dead_code, reason = "closing it unlocks it")] File);
+pub(crate) struct Witness(File);
 
 impl Witness {
     /// To be called after the answer that grants the lock, and dropped before the lock is
@@ -17,5 +17,13 @@ impl Witness {
             Err(TryLockError::WouldBlock) => None,
             Err(TryLockError::Error(error)) => panic!("cannot lock a file: {error}"),
         }
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        // Closing it is not enough: a process that is being started has it open, too, for a
+        // moment.
+        self.0.unlock().expect("it is locked");
     }
 }
