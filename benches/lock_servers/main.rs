@@ -1,7 +1,7 @@
 //! How fast locks are, beside what else people take for locks.
 //!
 //! Starts this server, the same listener with an answer that does nothing (what the machine
-//! and the HTTP library allow), and redis-server and etcd where they are installed. Each
+//! and the listener allow), and redis-server and etcd where they are installed. Each
 //! figure is the median of some rounds; in a round all servers take their turn, so that a
 //! noisy machine is noisy for all of them.
 
