@@ -43,6 +43,21 @@ fn a_lock_looks_as_rdlm_s_clients_expect_it() {
 }
 
 #[test]
+fn every_grant_has_a_larger_fencing_token() {
+    let server = Server::start();
+    let mut last = 0;
+    for resource in ["a", "b", "a", "a", "b"] {
+        let response = server.acquire(resource, 0.0, 300.0);
+        let token = response.json()["fencing_token"].as_u64().unwrap();
+        assert_eq!(response.header("RDLM-Fencing-Token"), Some(&*token.to_string()));
+        assert!(last < token && token < 1 << 53, "{last}, {token}");
+        last = token;
+        assert_eq!(server.get(&response.lock_path()).json()["fencing_token"], token);
+        assert_eq!(server.delete(&response.lock_path()).status, 204);
+    }
+}
+
+#[test]
 fn a_waiting_request_is_shown_in_the_list_of_its_resource() {
     let server = Server::start();
     let held = server.hold("foo");
@@ -53,6 +68,7 @@ fn a_waiting_request_is_shown_in_the_list_of_its_resource() {
     let waiting = &locks[1];
     assert_eq!(waiting["active"], false);
     assert!(waiting.get("active_since").is_none());
+    assert!(waiting.get("fencing_token").is_none());
     let (since, expires) = (time(&waiting["wait_since"]), time(&waiting["wait_expires"]));
     assert_eq!(expires.duration_since(since).unwrap(), Duration::from_secs(600));
 

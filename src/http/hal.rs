@@ -70,14 +70,14 @@ struct LockView<'a> {
     wait: Duration,
     active: bool,
     #[serde(flatten)]
-    times: Times,
+    state: State,
     #[serde(rename = "_links")]
     links: Links<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Times {
+enum State {
     Waiting {
         #[serde(serialize_with = "timestamp")]
         wait_since: SystemTime,
@@ -89,6 +89,7 @@ enum Times {
         active_since: SystemTime,
         #[serde(serialize_with = "timestamp")]
         active_expires: SystemTime,
+        fencing_token: u64,
     },
 }
 
@@ -136,12 +137,12 @@ struct Link<'a> {
 impl<'a> LockView<'a> {
     fn new(resource: &'a ResourceName, lock: &'a Lock) -> Self {
         let request = &lock.request;
-        let times = match lock.phase {
+        let state = match lock.phase {
             Phase::Waiting(since) => {
-                Times::Waiting { wait_since: since, wait_expires: since + request.wait }
+                State::Waiting { wait_since: since, wait_expires: since + request.wait }
             }
-            Phase::Active(since) => {
-                Times::Active { active_since: since, active_expires: since + request.lifetime }
+            Phase::Active { since, expires, fencing_token } => {
+                State::Active { active_since: since, active_expires: expires, fencing_token }
             }
         };
         Self {
@@ -149,8 +150,8 @@ impl<'a> LockView<'a> {
             title: &request.title,
             lifetime: request.lifetime,
             wait: request.wait,
-            active: matches!(lock.phase, Phase::Active(_)),
-            times,
+            active: matches!(lock.phase, Phase::Active { .. }),
+            state,
             links: Links {
                 own: Link { href: Path::Lock(resource, lock.id) },
                 resource: Some(Link { href: Path::Resource(resource) }),

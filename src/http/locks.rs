@@ -8,7 +8,7 @@ use super::departures::Client;
 use super::message::{Host, Request, Response, Status};
 use super::problem::Problem;
 use super::{Service, body, hal};
-use crate::lock::{Acquired, LockId, ResourceName};
+use crate::lock::{Acquired, LockId, Phase, ResourceName};
 
 impl Service {
     /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
@@ -35,7 +35,14 @@ impl Service {
             Acquired::Granted(lock) => {
                 let location = self.location(request, hal::Path::Lock(resource, lock.id));
                 let created = hal::lock(Status::Created, resource, &lock);
-                Ok(created.header("Location", location).granting(resource.clone(), lock.id))
+                let created = created.header("Location", location);
+                let created = match lock.phase {
+                    Phase::Active { fencing_token, .. } => {
+                        created.header("RDLM-Fencing-Token", fencing_token.to_string())
+                    }
+                    Phase::Waiting(_) => created,
+                };
+                Ok(created.granting(resource.clone(), lock.id))
             }
             Acquired::TimedOut => {
                 let detail = "the lock was not granted within the wait";

@@ -182,7 +182,9 @@ mod tests {
             let id = LockId::random();
             on_wait(id);
             while_waiting();
-            Acquired::Granted(Lock { id, request, phase: Phase::Active(SystemTime::UNIX_EPOCH) })
+            let epoch = SystemTime::UNIX_EPOCH;
+            let phase = Phase::Active { since: epoch, expires: epoch, fencing_token: 1 };
+            Acquired::Granted(Lock { id, request, phase })
         }
         fn withdraw(&self, _: &ResourceName, _: LockId) {
             // The client left as it was granted: too late.

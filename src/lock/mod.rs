@@ -101,8 +101,17 @@ pub struct Lock {
 pub enum Phase {
     /// In line since then.
     Waiting(SystemTime),
-    /// Held since then.
-    Active(SystemTime),
+    /// Held.
+    Active {
+        /// Since then.
+        since: SystemTime,
+        /// Until then, unless it is released.
+        expires: SystemTime,
+        /// Larger than that of every earlier grant of this server; under 2^53, so that every
+        /// JSON reader can hold it. Storage that refuses a smaller one than it has seen is
+        /// safe from holders that have stalled.
+        fencing_token: u64,
+    },
 }
 
 /// The name of a resource: 1 to [`ResourceName::MAX_LEN`] of `A-Z a-z 0-9 . _ : ~ @ -`.

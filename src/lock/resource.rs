@@ -24,12 +24,14 @@ pub(super) struct Resource<W> {
     line: VecDeque<Waiter<W>>,
 }
 
-/// One moment on both clocks: deadlines are counted on the monotonic one, the wall clock is
-/// only for display.
+/// One moment on all clocks: deadlines are counted on the monotonic one, the wall clock is
+/// only for display, and the fencing token tells what came first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
     pub(super) instant: Instant,
     pub(super) wall: SystemTime,
+    /// For the grant that the change may bring: larger than in every earlier change.
+    pub(super) fencing_token: u64,
 }
 
 /// What a change to a resource brought about besides its result.
@@ -87,8 +89,7 @@ impl<W> Resource<W> {
         if self.holder.is_some() {
             return None;
         }
-        let lock = Lock { id, request: request.clone(), phase: Phase::Active(now.wall) };
-        Some(self.hold(lock, now))
+        Some(self.hold(id, request.clone(), now))
     }
 
     /// Puts a request at the end of the line of a held resource. Whoever waits is named
@@ -186,14 +187,20 @@ impl<W> Resource<W> {
                 effects.settled.push((waiter.handle, Verdict::TimedOut));
                 continue;
             }
-            let lock = self.hold(Lock { phase: Phase::Active(now.wall), ..waiter.lock }, now);
+            let lock = self.hold(waiter.lock.id, waiter.lock.request, now);
             effects.settled.push((waiter.handle, Verdict::Granted(lock)));
             return;
         }
     }
 
-    fn hold(&mut self, lock: Lock, now: Now) -> Lock {
-        let expires = now.instant + lock.request.lifetime + ANSWER_GRACE;
+    fn hold(&mut self, id: LockId, request: LockRequest, now: Now) -> Lock {
+        let phase = Phase::Active {
+            since: now.wall,
+            expires: now.wall + request.lifetime,
+            fencing_token: now.fencing_token,
+        };
+        let expires = now.instant + request.lifetime + ANSWER_GRACE;
+        let lock = Lock { id, request, phase };
         self.holder = Some(Holder { lock: lock.clone(), expires });
         lock
     }
@@ -218,7 +225,8 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let (instant, wall) = (Instant::now(), SystemTime::now());
-            Self { resource: Resource::new(), start: instant, now: Now { instant, wall } }
+            let now = Now { instant, wall, fencing_token: 1 };
+            Self { resource: Resource::new(), start: instant, now }
         }
 
         /// Sets the time, in seconds since the start.
@@ -255,7 +263,7 @@ mod tests {
             let expired = effects.expired.map(|lock| format!("{} expired", lock.request.title));
             let settled = effects.settled.into_iter().map(|(who, verdict)| match verdict {
                 Verdict::Granted(lock) => {
-                    assert!(matches!(lock.phase, Phase::Active(_)));
+                    assert!(matches!(lock.phase, Phase::Active { .. }));
                     format!("{who} granted")
                 }
                 Verdict::TimedOut => format!("{who} timed out"),
@@ -291,7 +299,7 @@ mod tests {
                 self.holder.is_some() || self.line.is_empty(),
                 "somebody waits for a free lock"
             );
-            let active = self.locks().filter(|lock| matches!(lock.phase, Phase::Active(_)));
+            let active = self.locks().filter(|lock| matches!(lock.phase, Phase::Active { .. }));
             assert!(active.count() <= 1, "two hold the lock");
         }
     }

@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::process;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use log::{error, info};
 
@@ -43,6 +43,7 @@ impl LockTable {
         let shared = Arc::new(Shared {
             resources: Sharded::default(),
             deadlines: Deadlines::default(),
+            next_token: AtomicU64::new(first_token(SystemTime::now())),
             waiters: AtomicUsize::new(0),
             max_waiters,
             shutting_down: AtomicBool::new(false),
@@ -150,11 +151,22 @@ pub(super) fn poisoned() -> ! {
     process::abort()
 }
 
+/// The time in microseconds: more than an earlier run of the server can have granted since
+/// its own start.
+fn first_token(now: SystemTime) -> u64 {
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX).clamp(1, MAX_FIRST_TOKEN)
+}
+
+/// Half of 2^53, for a clock that is far ahead: there is still room to count.
+const MAX_FIRST_TOKEN: u64 = 1 << 52;
+
 type State = Resource<Arc<Wait>>;
 
 struct Shared {
     resources: Sharded<HashMap<ResourceName, Arc<Slot>>>,
     deadlines: Deadlines,
+    next_token: AtomicU64,
     waiters: AtomicUsize,
     max_waiters: MaxWaiters,
     shutting_down: AtomicBool,
@@ -281,7 +293,7 @@ impl Shared {
             return None;
         }
         let expiry = entry.state.next_expiry();
-        let now = Now { instant: Instant::now(), wall: SystemTime::now() };
+        let now = self.now();
         let mut effects = Effects::default();
         let result = change(&mut entry.state, now, &mut effects);
         let new_expiry = entry.state.next_expiry();
@@ -322,6 +334,12 @@ impl Shared {
         let slot = Arc::new(Slot { entry: Mutex::new(entry) });
         resources.insert(resource.clone(), Arc::clone(&slot));
         slot
+    }
+
+    /// Called under the mutex of a resource, so that its tokens are in order.
+    fn now(&self) -> Now {
+        let fencing_token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        Now { instant: Instant::now(), wall: SystemTime::now(), fencing_token }
     }
 
     fn names(&self) -> Vec<ResourceName> {
