@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -49,6 +49,7 @@ const MAX_SECONDS: f64 = 1e9;
 const DEFAULT_PORT: u16 = 8888;
 const DEFAULT_MAX_WAITERS: usize = 10_000;
 const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
+const DEFAULT_RESTART_GRACE: Duration = Duration::from_secs(5);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 const HELP: &str = "\
@@ -60,6 +61,10 @@ Usage: rdlm serve [OPTIONS]
 Options:
   --port PORT                 port to listen on; 0: any free one [8888]
   --bind ADDR                 address to listen on [all, IPv4 and IPv6]
+  --data-dir DIR              keep locks in DIR, so that they survive a crash; made
+                              if it is missing [locks are in memory]
+  --restart-grace SECONDS     a lock that is kept lives at least so long after a
+                              restart, so that its holder can renew it [5]
   --logging LEVEL             debug, info, warning, error or none [info]
   --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
                               no: nobody; FILE: HTTP Basic, one user:password a
@@ -139,6 +144,9 @@ fn serve(mut args: Arguments) -> Result<Command, UsageError> {
         },
         max_connections: option(&mut args, "--max-connections", positive)?
             .unwrap_or(DEFAULT_MAX_CONNECTIONS),
+        data_dir: option(&mut args, "--data-dir", directory)?,
+        restart_grace: option(&mut args, "--restart-grace", |text| seconds(text, true))?
+            .unwrap_or(DEFAULT_RESTART_GRACE),
         idle_timeout: option(&mut args, "--idle-timeout", |text| seconds(text, false))?
             .unwrap_or(DEFAULT_IDLE_TIMEOUT),
     };
@@ -203,6 +211,10 @@ fn access(text: &str) -> Result<Access, String> {
         "" => Err("yes, no or a file".into()),
         path => Ok(Access::UserFile(path.into())),
     }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("a directory".into()) } else { Ok(text.into()) }
 }
 
 fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String> {

@@ -8,20 +8,22 @@ mod workers;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, select, unbounded};
 use log::{error, info, warn};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::http::access::{Access, UserFileError};
 use crate::http::connection::{Connection, Next};
 use crate::http::listener::Listener;
 use crate::http::{RequestLimits, Service};
-use crate::lock::{LockManager, LockTable, MaxWaiters};
+use crate::lock::{Journal, LockManager, LockTable, MaxWaiters, OpenError};
 use connections::Connections;
 use in_flight::InFlight;
 use workers::Workers;
@@ -45,6 +47,10 @@ pub struct Options {
     pub max_connections: usize,
     /// How long a connection may be open without a request.
     pub idle_timeout: Duration,
+    /// Where locks survive a crash; `None`: in memory only.
+    pub data_dir: Option<PathBuf>,
+    /// How long a lock lives at least after a restart of the server.
+    pub restart_grace: Duration,
 }
 
 /// Why the server did not start, or stopped.
@@ -54,6 +60,8 @@ pub enum Error {
     Bind(SocketAddr, io::Error),
     /// The file of administrators is not as it should be.
     UserFile(UserFileError),
+    /// The data directory is not as it should be.
+    Journal(OpenError),
     /// The operating system refused a thread or a signal handler.
     System(io::Error),
     /// A second signal came while the server was shutting down.
@@ -65,6 +73,7 @@ impl fmt::Display for Error {
         match self {
             Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::UserFile(error) => write!(f, "--admin-userpass-file: {error}"),
+            Self::Journal(error) => write!(f, "--data-dir: {error}"),
             Self::System(error) => write!(f, "cannot start: {error}"),
             Self::Interrupted(signal) => write!(f, "stopped at once by a second signal ({signal})"),
         }
@@ -76,6 +85,12 @@ impl std::error::Error for Error {}
 impl From<UserFileError> for Error {
     fn from(error: UserFileError) -> Self {
         Self::UserFile(error)
+    }
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        Self::Journal(error)
     }
 }
 
@@ -104,7 +119,14 @@ pub fn serve(options: Options) -> Result<(), Error> {
         ..options.max_waiters
     };
     let listener = Arc::new(bind(&options)?);
-    let locks: Arc<dyn LockManager> = Arc::new(LockTable::new(max_waiters)?);
+    let journal = match &options.data_dir {
+        Some(dir) => Some(Journal::open(dir, options.restart_grace)?),
+        None => {
+            info!("locks are in memory: a restart forgets them; --data-dir DIR keeps them");
+            None
+        }
+    };
+    let locks: Arc<dyn LockManager> = Arc::new(LockTable::new(max_waiters, journal)?);
     let server = Arc::new(Server {
         service: Service {
             locks: Arc::clone(&locks),
@@ -145,6 +167,8 @@ pub fn serve(options: Options) -> Result<(), Error> {
 
 /// A channel of the signals that ask for an end.
 fn signals() -> io::Result<Receiver<i32>> {
+    // A write beyond the limit of a file's size is to fail rather than end the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (sender, receiver) = unbounded();
     thread::Builder::new().name("signals".into()).spawn(move || {
@@ -220,7 +244,7 @@ impl Server {
             match exchange.respond(&response) {
                 Ok(Next::Request) => {}
                 Ok(Next::Close) => return,
-                Err(_) => return self.service.take_back(&response),
+                Err(_) => return self.service.take_back_granted(&response),
             }
         }
     }

@@ -46,7 +46,8 @@ fn the_lock_core_knows_no_http_json_command_line_or_socket() {
         "crate::server",
         "serde",
         "httparse",
-        "rustix",
+        "rustix::event",
+        "rustix::net",
         "std::net",
         "pico_args",
     ] {

@@ -2,6 +2,7 @@
 
 use log::info;
 
+use super::locks::not_written;
 use super::message::{Request, Response, Status};
 use super::problem::Problem;
 use super::{Service, hal};
@@ -17,7 +18,7 @@ impl Service {
     /// `DELETE /resources`
     pub(super) fn delete_all(&self, request: &Request<'_>) -> Result<Response, Problem> {
         let admin = self.access.check(request.authorization)?;
-        self.locks.delete_all();
+        self.locks.delete_all().map_err(not_written)?;
         info!("{admin} deleted all locks");
         Ok(Response::no_content())
     }
@@ -39,7 +40,7 @@ impl Service {
         request: &Request<'_>,
     ) -> Result<Response, Problem> {
         let admin = self.access.check(request.authorization)?;
-        if !self.locks.delete_resource(resource) {
+        if !self.locks.delete_resource(resource).map_err(not_written)? {
             return Err(Problem::new(Status::NotFound, "this resource has no locks"));
         }
         info!("{admin} deleted all locks of {resource}");

@@ -1,5 +1,6 @@
 //! Requests that every client may send: acquire, look at and release a lock.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use log::warn;
@@ -8,7 +9,7 @@ use super::departures::Client;
 use super::message::{Host, Request, Response, Status};
 use super::problem::Problem;
 use super::{Service, body, hal};
-use crate::lock::{Acquired, LockId, Phase, ResourceName};
+use crate::lock::{Acquired, LockId, NotWritten, Phase, ResourceName};
 
 impl Service {
     /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
@@ -29,7 +30,7 @@ impl Service {
         }
         match acquired {
             Acquired::Granted(lock) if watch.is_some() && client.has_left() => {
-                self.locks.release(resource, lock.id);
+                self.take_back(resource, lock.id);
                 Err(departed())
             }
             Acquired::Granted(lock) => {
@@ -58,6 +59,7 @@ impl Service {
                 let detail = "too many requests are waiting for locks; try again later";
                 Err(unavailable(detail).closing())
             }
+            Acquired::NotWritten(error) => Err(not_written(error)),
             Acquired::ShuttingDown => Err(unavailable("the server is shutting down").closing()),
         }
     }
@@ -78,7 +80,7 @@ impl Service {
         resource: &ResourceName,
         id: LockId,
     ) -> Result<Response, Problem> {
-        if self.locks.release(resource, id) {
+        if self.locks.release(resource, id).map_err(not_written)? {
             Ok(Response::no_content())
         } else {
             Err(no_such_lock())
@@ -106,6 +108,11 @@ fn departed() -> Problem {
     Problem::new(Status::RequestTimeout, detail).closing()
 }
 
-fn unavailable(detail: &'static str) -> Problem {
+/// Nothing has changed, and nothing can for the moment.
+pub(super) fn not_written(error: NotWritten) -> Problem {
+    unavailable(format!("locks cannot be changed for now, and nothing has changed: {error}"))
+}
+
+fn unavailable(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "1")
 }

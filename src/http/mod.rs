@@ -21,9 +21,9 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{debug, error, info};
+use log::{debug, error, info, warn};
 
-use crate::lock::LockManager;
+use crate::lock::{LockId, LockManager, ResourceName};
 use access::Access;
 use departures::Client;
 use message::{Host, Method, Request, Response, Status, Unreadable};
@@ -73,11 +73,21 @@ impl Service {
     }
 
     /// Takes back what a response granted that could not be delivered.
-    pub fn take_back(&self, undelivered: &Response) {
-        if let Some((resource, id)) = &undelivered.grant
-            && self.locks.release(resource, *id)
-        {
-            info!("released: {resource}/{id}, its client has gone");
+    pub fn take_back_granted(&self, undelivered: &Response) {
+        if let Some((resource, id)) = &undelivered.grant {
+            self.take_back(resource, *id);
+        }
+    }
+
+    fn take_back(&self, resource: &ResourceName, id: LockId) {
+        match self.locks.release(resource, id) {
+            Ok(true) => info!("released: {resource}/{id}, its client has gone"),
+            Ok(false) => {}
+            Err(error) => {
+                warn!(
+                    "held until it expires, though its client has gone: {resource}/{id}: {error}"
+                );
+            }
         }
     }
 
@@ -161,7 +171,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::departures::Departures;
-    use crate::lock::{Acquired, Lock, LockId, LockRequest, Phase, ResourceName};
+    use crate::lock::{Acquired, Lock, LockRequest, NotWritten, Phase};
 
     /// Fails at each call, as no lock manager should, unless it grants.
     #[derive(Default)]
@@ -192,10 +202,10 @@ mod tests {
         fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
             panic!("find")
         }
-        fn release(&self, _: &ResourceName, _: LockId) -> bool {
+        fn release(&self, _: &ResourceName, _: LockId) -> Result<bool, NotWritten> {
             assert!(self.grants_after.is_some(), "release");
             self.released.store(true, Ordering::SeqCst);
-            true
+            Ok(true)
         }
         fn resources(&self) -> Vec<ResourceName> {
             panic!("resources")
@@ -203,10 +213,10 @@ mod tests {
         fn locks(&self, _: &ResourceName) -> Vec<Lock> {
             panic!("locks")
         }
-        fn delete_resource(&self, _: &ResourceName) -> bool {
+        fn delete_resource(&self, _: &ResourceName) -> Result<bool, NotWritten> {
             panic!("delete_resource")
         }
-        fn delete_all(&self) {
+        fn delete_all(&self) -> Result<(), NotWritten> {
             panic!("delete_all")
         }
         fn shut_down(&self) {

@@ -3,15 +3,18 @@
 //! This module has the words of the domain and [`LockManager`], the one way in. The core
 //! knows nothing of HTTP, JSON, the command line or sockets.
 
+mod journal;
 mod reaper;
 mod resource;
 mod sharded;
 mod table;
 
+pub use journal::{Journal, OpenError};
 pub use table::{LockTable, MaxWaiters};
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use smol_str::SmolStr;
@@ -19,7 +22,7 @@ use uuid::Uuid;
 
 /// Grants exclusive locks on named resources, strictly in order of arrival.
 ///
-/// The interface that requests come in by; [`LockTable`] implements it in memory.
+/// The interface that requests come in by; [`LockTable`] implements it for one host.
 pub trait LockManager: Send + Sync {
     /// Acquires the lock on `resource`, waiting up to `request.wait` for it. If the request
     /// has to wait, `on_wait` is called with its id once it is in line.
@@ -39,7 +42,10 @@ pub trait LockManager: Send + Sync {
 
     /// Releases a lock, or takes a waiting request out of the line (its caller gets
     /// [`Acquired::Deleted`]). Returns whether there was one.
-    fn release(&self, resource: &ResourceName, id: LockId) -> bool;
+    ///
+    /// # Errors
+    /// The release could not be written; the lock is still held.
+    fn release(&self, resource: &ResourceName, id: LockId) -> Result<bool, NotWritten>;
 
     /// The resources that have locks, in order of their names.
     fn resources(&self) -> Vec<ResourceName>;
@@ -48,10 +54,16 @@ pub trait LockManager: Send + Sync {
     fn locks(&self, resource: &ResourceName) -> Vec<Lock>;
 
     /// Deletes all locks of a resource, active and waiting. Returns whether there were any.
-    fn delete_resource(&self, resource: &ResourceName) -> bool;
+    ///
+    /// # Errors
+    /// The deletion could not be written; all are still there.
+    fn delete_resource(&self, resource: &ResourceName) -> Result<bool, NotWritten>;
 
     /// Deletes all locks of all resources.
-    fn delete_all(&self);
+    ///
+    /// # Errors
+    /// The deletion could not be written; the locks of some or all resources are still there.
+    fn delete_all(&self) -> Result<(), NotWritten>;
 
     /// Refuses all requests from now on, also those that are waiting.
     fn shut_down(&self);
@@ -70,9 +82,23 @@ pub enum Acquired {
     Withdrawn,
     /// The limit of waiting requests is reached, in all or of this resource.
     TooManyWaiters,
+    /// The grant could not be written; nothing has changed.
+    NotWritten(NotWritten),
     /// The server is shutting down.
     ShuttingDown,
 }
+
+/// A change could not be written to where locks survive a crash, and was not made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotWritten(Arc<str>);
+
+impl fmt::Display for NotWritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotWritten {}
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -166,6 +192,10 @@ impl std::error::Error for InvalidResourceName {}
 pub struct LockId(Uuid);
 
 impl LockId {
+    pub(crate) fn to_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
     pub(crate) fn random() -> Self {
         Self(Uuid::new_v4())
     }

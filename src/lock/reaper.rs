@@ -5,21 +5,27 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ResourceName;
 use super::sharded::Sharded;
 use super::table::{locked, poisoned};
 
-/// The reaper's loop: calls `expire` for each resource whose deadline has come, until
+/// The reaper's loop: calls `expire` with the resources whose deadline has come, until
 /// [`Deadlines::close`].
 ///
-/// `expire` has to move the resource's deadline; the reaper only reads the index.
-pub(super) fn run(deadlines: &Deadlines, expire: impl Fn(&ResourceName)) {
+/// `expire` has to move their deadlines; the reaper only reads the index. It returns whether
+/// it could: if not, it is called again after [`RETRY`].
+pub(super) fn run(deadlines: &Deadlines, expire: impl Fn(Vec<ResourceName>) -> bool) {
     while let Some(due) = deadlines.wait_until_due() {
-        due.iter().for_each(&expire);
+        if !expire(due) {
+            deadlines.pause(RETRY);
+        }
     }
 }
+
+/// How soon an expiry that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How many resources the reaper takes out of a shard of the index at a time.
 const MAX_BATCH: usize = 128;
@@ -100,6 +106,13 @@ impl Deadlines {
                 }
             }
         }
+    }
+
+    /// Sleeps for some time, or until closed.
+    fn pause(&self, time: Duration) {
+        let alarm = locked(&self.alarm);
+        let open = |alarm: &mut Alarm| !alarm.closed;
+        drop(self.earlier.wait_timeout_while(alarm, time, open).unwrap_or_else(|_| poisoned()));
     }
 
     /// Whose deadline has come at `now`, and the earliest of the others.

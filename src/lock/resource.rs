@@ -38,7 +38,7 @@ pub(super) struct Now {
 #[derive(Debug)]
 pub(super) struct Effects<W> {
     /// The waits that are over, in order, with the word for each.
-    pub(super) settled: Vec<(W, Verdict)>,
+    pub(super) settled: Vec<(Waiter<W>, Verdict)>,
     /// The lock that reached the end of its lifetime.
     pub(super) expired: Option<Lock>,
 }
@@ -59,22 +59,33 @@ pub(super) enum Verdict {
     ShuttingDown,
 }
 
-#[derive(Debug)]
-struct Holder {
-    lock: Lock,
+/// Who holds the lock.
+#[derive(Debug, Clone)]
+pub(super) struct Holder {
+    pub(super) lock: Lock,
     expires: Instant,
 }
 
+/// Who is in line.
 #[derive(Debug)]
-struct Waiter<W> {
+pub(super) struct Waiter<W> {
     lock: Lock,
     deadline: Instant,
-    handle: W,
+    pub(super) handle: W,
 }
 
 impl<W> Resource<W> {
     pub(super) fn new() -> Self {
         Self { holder: None, line: VecDeque::new() }
+    }
+
+    /// A resource that is held since before a restart of the server, for `remaining` from now.
+    pub(super) fn held(mut lock: Lock, remaining: Duration, now: Now) -> Self {
+        if let Phase::Active { expires, .. } = &mut lock.phase {
+            *expires = now.wall + remaining;
+        }
+        let expires = now.instant + remaining + ANSWER_GRACE;
+        Self { holder: Some(Holder { lock, expires }), line: VecDeque::new() }
     }
 
     /// Grants the lock at once, as `id`, if it is free.
@@ -120,10 +131,7 @@ impl<W> Resource<W> {
             }
             return held;
         }
-        // Before an expiry could grant the lock to whoever is to leave.
-        let waited = self.dismiss(id, Verdict::Deleted, effects);
-        self.expire(now, effects);
-        waited
+        self.dismiss(id, Verdict::Deleted, effects)
     }
 
     /// Takes a request out of the line and ends its wait with `verdict`. Returns whether it
@@ -136,7 +144,7 @@ impl<W> Resource<W> {
     ) -> bool {
         let waiter = self.remove_waiter(id);
         let waited = waiter.is_some();
-        effects.settled.extend(waiter.map(|waiter| (waiter.handle, verdict)));
+        effects.settled.extend(waiter.map(|waiter| (waiter, verdict)));
         waited
     }
 
@@ -157,13 +165,35 @@ impl<W> Resource<W> {
     /// Ends every wait with `verdict`; the holder keeps the lock.
     pub(super) fn dismiss_line(&mut self, verdict: &Verdict, effects: &mut Effects<W>) {
         let waiters = self.line.drain(..);
-        effects.settled.extend(waiters.map(|waiter| (waiter.handle, verdict.clone())));
+        effects.settled.extend(waiters.map(|waiter| (waiter, verdict.clone())));
     }
 
-    /// The active lock, then the waiting ones in order.
-    pub(super) fn locks(&self) -> impl Iterator<Item = &Lock> {
-        let holder = self.holder.iter().map(|holder| &holder.lock);
-        holder.chain(self.line.iter().map(|waiter| &waiter.lock))
+    /// Takes back a change of a resource that was held by `before`: nobody hears a verdict,
+    /// and who was in line has its place again.
+    pub(super) fn take_back(&mut self, before: Option<Holder>, effects: Effects<W>) {
+        self.holder = before;
+        for (waiter, _) in effects.settled.into_iter().rev() {
+            self.line.push_front(waiter);
+        }
+    }
+
+    /// Lets the holder's lifetime begin now, because it hears of its grant only now.
+    pub(super) fn restart_lifetime(&mut self, now: Instant) {
+        if let Some(holder) = &mut self.holder {
+            holder.expires = now + holder.lock.request.lifetime + ANSWER_GRACE;
+        }
+    }
+
+    /// The lock that is active at this moment, then the waiting ones in order.
+    pub(super) fn locks(&self, now: Instant) -> impl Iterator<Item = &Lock> {
+        let holder = self.holder.iter().filter(move |holder| holder.expires > now);
+        let held = holder.map(|holder| &holder.lock);
+        held.chain(self.line.iter().map(|waiter| &waiter.lock))
+    }
+
+    /// Who holds the lock, also if its lifetime is just over.
+    pub(super) fn holder(&self) -> Option<&Holder> {
+        self.holder.as_ref()
     }
 
     /// How many are in line.
@@ -184,11 +214,11 @@ impl<W> Resource<W> {
     fn promote(&mut self, now: Now, effects: &mut Effects<W>) {
         while let Some(waiter) = self.line.pop_front() {
             if waiter.deadline <= now.instant {
-                effects.settled.push((waiter.handle, Verdict::TimedOut));
+                effects.settled.push((waiter, Verdict::TimedOut));
                 continue;
             }
-            let lock = self.hold(waiter.lock.id, waiter.lock.request, now);
-            effects.settled.push((waiter.handle, Verdict::Granted(lock)));
+            let lock = self.hold(waiter.lock.id, waiter.lock.request.clone(), now);
+            effects.settled.push((waiter, Verdict::Granted(lock)));
             return;
         }
     }
@@ -261,7 +291,9 @@ mod tests {
             let result = change(&mut self.resource, self.now, &mut effects);
             self.resource.check();
             let expired = effects.expired.map(|lock| format!("{} expired", lock.request.title));
-            let settled = effects.settled.into_iter().map(|(who, verdict)| match verdict {
+            let settled =
+                effects.settled.into_iter().map(|(waiter, verdict)| (waiter.handle, verdict));
+            let settled = settled.map(|(who, verdict)| match verdict {
                 Verdict::Granted(lock) => {
                     assert!(matches!(lock.phase, Phase::Active { .. }));
                     format!("{who} granted")
@@ -289,7 +321,7 @@ mod tests {
 
         /// The titles of the locks, the holder first.
         fn locks(&self) -> Vec<&str> {
-            self.resource.locks().map(|lock| &*lock.request.title).collect()
+            self.resource.locks(self.now.instant).map(|lock| &*lock.request.title).collect()
         }
     }
 
@@ -299,7 +331,12 @@ mod tests {
                 self.holder.is_some() || self.line.is_empty(),
                 "somebody waits for a free lock"
             );
-            let active = self.locks().filter(|lock| matches!(lock.phase, Phase::Active { .. }));
+            let active = self
+                .holder
+                .iter()
+                .map(|h| &h.lock)
+                .chain(self.line.iter().map(|w| &w.lock))
+                .filter(|lock| matches!(lock.phase, Phase::Active { .. }));
             assert!(active.count() <= 1, "two hold the lock");
         }
     }
@@ -471,7 +508,32 @@ mod tests {
         scene.acquire("c", 0.0, 10.0);
         let (d, _) = scene.acquire("d", 50.0, 100.0);
         scene.acquire("e", 50.0, 100.0);
-        assert_eq!(scene.at(30.0).release(d), (true, "c expired, d deleted, e granted".into()));
+        assert_eq!(scene.at(30.0).release(d), (true, "d deleted".into()));
+        assert_eq!(scene.expire(), "c expired, e granted");
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_has_not_happened() {
+        let mut scene = Scene::new();
+        let (a, _) = scene.acquire("a", 0.0, 10.0);
+        scene.acquire("b", 1.0, 100.0);
+        scene.acquire("c", 50.0, 100.0);
+        scene.acquire("d", 50.0, 100.0);
+        type Change = fn(&mut Resource<&'static str>, LockId, Now, &mut Effects<&'static str>);
+        let changes: [(f64, Change); 4] = [
+            (0.5, |resource, a, now, effects| assert!(resource.release(a, now, effects))),
+            (2.0, |resource, a, now, effects| assert!(resource.release(a, now, effects))),
+            (3.0, |resource, _, now, effects| assert!(resource.clear(now, effects))),
+            (10.1, |resource, _, now, effects| resource.expire(now, effects)),
+        ];
+        for (seconds, change) in changes {
+            let before = scene.at(seconds).resource.holder().cloned();
+            let mut effects = Effects::default();
+            change(&mut scene.resource, a, scene.now, &mut effects);
+            scene.resource.take_back(before, effects);
+            assert_eq!(scene.at(0.9).locks(), ["a", "b", "c", "d"]);
+        }
+        assert_eq!(scene.release(a), (true, "b granted".into()));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! Order of the mutexes: a shard of the map, then one resource, then a shard of the deadlines
 //! or the alarm. No thread takes an earlier one while it holds a later one, and none is held
-//! across I/O.
+//! across I/O: a change that has to be written first closes the gate of its resource instead.
+//! Who holds several gates has closed them in order of the names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,10 +15,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use log::{error, info};
 
+use super::journal::{Change, Journal, Receipt, Restored};
 use super::reaper::{self, Deadlines};
-use super::resource::{Effects, Now, Resource, Verdict};
+use super::resource::{Effects, Holder, Now, Resource, Verdict};
 use super::sharded::Sharded;
-use super::{Acquired, Lock, LockId, LockManager, LockRequest, ResourceName};
+use super::{Acquired, Lock, LockId, LockManager, LockRequest, NotWritten, ResourceName};
 
 /// How many requests may wait at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,26 +30,32 @@ pub struct MaxWaiters {
     pub per_resource: usize,
 }
 
-/// The locks of one server, in memory.
+/// The locks of one server, in memory; with a [`Journal`] also on disk.
 pub struct LockTable {
     shared: Arc<Shared>,
     reaper: Option<JoinHandle<()>>,
 }
 
 impl LockTable {
-    /// An empty table. Starts the reaper thread.
+    /// A table with the locks that the journal has kept; without a journal an empty one that
+    /// keeps its locks in memory alone. Starts the reaper thread.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn new(max_waiters: MaxWaiters) -> io::Result<Self> {
+    pub fn new(max_waiters: MaxWaiters, mut journal: Option<Journal>) -> io::Result<Self> {
+        let restored = journal.as_mut().map(Journal::take_restored).unwrap_or_default();
+        let last_token = journal.as_ref().map_or(0, Journal::last_token);
+        let next_token = first_token(SystemTime::now()).max(last_token + 1);
         let shared = Arc::new(Shared {
             resources: Sharded::default(),
             deadlines: Deadlines::default(),
-            next_token: AtomicU64::new(first_token(SystemTime::now())),
+            journal,
+            next_token: AtomicU64::new(next_token),
             waiters: AtomicUsize::new(0),
             max_waiters,
             shutting_down: AtomicBool::new(false),
         });
+        restored.into_iter().for_each(|lock| shared.restore(lock));
         let reaper = thread::Builder::new().name("reaper".into()).spawn({
             let shared = Arc::clone(&shared);
             move || shared.reap()
@@ -84,47 +92,49 @@ impl LockManager for LockTable {
             Entered::Done(outcome) => outcome,
             Entered::Waiting(wait, deadline) => {
                 on_wait(id);
-                self.shared.wait(&slot, id, &wait, deadline)
+                self.shared.wait(&slot, resource, id, &wait, deadline)
             }
         }
     }
 
     fn withdraw(&self, resource: &ResourceName, id: LockId) {
-        self.shared.change(resource, |state, _, effects| {
+        let withdraw = |state: &mut State, _, effects: &mut _| {
             state.dismiss(id, Verdict::Withdrawn, effects);
-        });
+        };
+        // Nothing of a line is written.
+        let _ = self.shared.change(resource, withdraw);
     }
 
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock> {
-        self.shared.look(resource, |state| state.locks().find(|lock| lock.id == id).cloned())?
+        self.shared.look(resource, |state, now| {
+            state.locks(now.instant).find(|lock| lock.id == id).cloned()
+        })?
     }
 
-    fn release(&self, resource: &ResourceName, id: LockId) -> bool {
+    fn release(&self, resource: &ResourceName, id: LockId) -> Result<bool, NotWritten> {
         let release = |state: &mut State, now, effects: &mut _| state.release(id, now, effects);
-        self.shared.change(resource, release).unwrap_or(false)
+        Ok(self.shared.change(resource, release)?.unwrap_or(false))
     }
 
     fn resources(&self) -> Vec<ResourceName> {
         let mut names = self.shared.names();
-        let has_locks = |state: &State| !state.is_empty();
+        let has_locks = |state: &State, now: Now| state.locks(now.instant).next().is_some();
         names.retain(|name| self.shared.look(name, has_locks).unwrap_or(false));
         names.sort_unstable();
         names
     }
 
     fn locks(&self, resource: &ResourceName) -> Vec<Lock> {
-        self.shared.look(resource, |state| state.locks().cloned().collect()).unwrap_or_default()
+        let look = |state: &State, now: Now| state.locks(now.instant).cloned().collect();
+        self.shared.look(resource, look).unwrap_or_default()
     }
 
-    fn delete_resource(&self, resource: &ResourceName) -> bool {
-        let clear = |state: &mut State, now, effects: &mut _| state.clear(now, effects);
-        self.shared.change(resource, clear).unwrap_or(false)
+    fn delete_resource(&self, resource: &ResourceName) -> Result<bool, NotWritten> {
+        Ok(self.shared.change(resource, State::clear)?.unwrap_or(false))
     }
 
-    fn delete_all(&self) {
-        for resource in self.shared.names() {
-            self.delete_resource(&resource);
-        }
+    fn delete_all(&self) -> Result<(), NotWritten> {
+        self.shared.change_each(self.shared.names(), State::clear)
     }
 
     fn shut_down(&self) {
@@ -132,9 +142,11 @@ impl LockManager for LockTable {
         // the flag, or the loop below sees the request.
         self.shared.shutting_down.store(true, Ordering::SeqCst);
         for resource in self.shared.names() {
-            self.shared.change(&resource, |state, _, effects| {
+            let dismiss = |state: &mut State, _, effects: &mut _| {
                 state.dismiss_line(&Verdict::ShuttingDown, effects);
-            });
+            };
+            // Nothing of a line is written.
+            let _ = self.shared.change(&resource, dismiss);
         }
     }
 }
@@ -161,11 +173,16 @@ fn first_token(now: SystemTime) -> u64 {
 /// Half of 2^53, for a clock that is far ahead: there is still room to count.
 const MAX_FIRST_TOKEN: u64 = 1 << 52;
 
-type State = Resource<Arc<Wait>>;
+/// How many gates one thread holds closed at a time.
+const MAX_AT_A_TIME: usize = 4096;
+
+type State = Resource<Arc<Wait<Verdict>>>;
+type StateEffects = Effects<Arc<Wait<Verdict>>>;
 
 struct Shared {
     resources: Sharded<HashMap<ResourceName, Arc<Slot>>>,
     deadlines: Deadlines,
+    journal: Option<Journal>,
     next_token: AtomicU64,
     waiters: AtomicUsize,
     max_waiters: MaxWaiters,
@@ -181,20 +198,51 @@ struct Entry {
     state: State,
     /// Taken out of the map: whoever comes by an older look-up has to look again.
     retired: bool,
+    /// Closed while a change is being written, and until everybody who came meanwhile has had
+    /// a turn. Nobody looks at the state of a closed resource, or changes it, out of turn.
+    gate: Option<Box<ClosedGate>>,
 }
 
-/// One request that waits: the thread that serves it sleeps on `over`, together with the
-/// mutex of its resource.
-struct Wait {
+/// Who wants to enter, in order of arrival.
+#[derive(Default)]
+struct ClosedGate {
+    queue: VecDeque<Arc<Wait<()>>>,
+}
+
+/// One thread that waits to be told a `T`; it sleeps on `over`, together with the mutex of a
+/// resource.
+struct Wait<T> {
     /// Set once, under the mutex of the resource.
-    verdict: OnceLock<Verdict>,
+    told: OnceLock<T>,
     over: Condvar,
 }
 
 enum Entered {
     Done(Acquired),
     /// Until this moment at most.
-    Waiting(Arc<Wait>, Instant),
+    Waiting(Arc<Wait<Verdict>>, Instant),
+}
+
+/// A change that was made, with what it brought about, and whether it was written.
+struct Changed<T> {
+    result: T,
+    /// If not, it was taken back.
+    written: Result<(), NotWritten>,
+}
+
+/// A change between its two halves.
+enum Begun<T> {
+    Done(T),
+    /// The gate of the resource is closed.
+    Writing(Box<Unwritten<T>>),
+}
+
+struct Unwritten<T> {
+    result: T,
+    effects: StateEffects,
+    before: Option<Holder>,
+    expiry: Option<Instant>,
+    receipt: Receipt,
 }
 
 impl Shared {
@@ -207,7 +255,7 @@ impl Shared {
         id: LockId,
         request: &LockRequest,
     ) -> Option<Entered> {
-        self.change_in(slot, resource, |state, now, effects| {
+        let changed = self.change_in(slot, resource, |state, now, effects| {
             if self.shutting_down.load(Ordering::SeqCst) {
                 return Entered::Done(Acquired::ShuttingDown);
             }
@@ -220,9 +268,15 @@ impl Shared {
             if state.waiting() >= self.max_waiters.per_resource || !self.count_waiter() {
                 return Entered::Done(Acquired::TooManyWaiters);
             }
-            let wait = Arc::new(Wait { verdict: OnceLock::new(), over: Condvar::new() });
+            let wait = Arc::new(Wait::new());
             state.join_line(id, request.clone(), Arc::clone(&wait), now);
             Entered::Waiting(wait, now.instant + request.wait)
+        })?;
+        Some(match (changed.result, changed.written) {
+            // It is in line also if the end of the earlier lock could not be written.
+            (Entered::Waiting(wait, deadline), _) => Entered::Waiting(wait, deadline),
+            (Entered::Done(_), Err(error)) => Entered::Done(Acquired::NotWritten(error)),
+            (done, Ok(())) => done,
         })
     }
 
@@ -232,8 +286,18 @@ impl Shared {
         self.waiters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 
-    fn wait(&self, slot: &Slot, id: LockId, wait: &Wait, deadline: Instant) -> Acquired {
-        let verdict = self.wait_for_verdict(slot, id, wait, deadline);
+    fn wait(
+        &self,
+        slot: &Slot,
+        resource: &ResourceName,
+        id: LockId,
+        wait: &Wait<Verdict>,
+        deadline: Instant,
+    ) -> Acquired {
+        let verdict = match wait_until(slot, wait, deadline) {
+            Some(verdict) => verdict,
+            None => self.end_wait(slot, resource, id, wait),
+        };
         self.waiters.fetch_sub(1, Ordering::Relaxed);
         match verdict {
             Verdict::Granted(lock) => Acquired::Granted(lock),
@@ -244,85 +308,191 @@ impl Shared {
         }
     }
 
-    /// Sleeps until the wait is over. A verdict that races the deadline wins.
-    fn wait_for_verdict(&self, slot: &Slot, id: LockId, wait: &Wait, deadline: Instant) -> Verdict {
-        let mut entry = locked(&slot.entry);
-        loop {
-            if let Some(verdict) = wait.verdict.get() {
-                return verdict.clone();
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                // The holder stays, so the slot cannot become empty by this.
-                entry.state.leave_line(id);
-                return Verdict::TimedOut;
-            }
-            let woken = wait.over.wait_timeout(entry, left);
-            entry = woken.unwrap_or_else(|_| poisoned()).0;
-        }
+    /// Leaves the line at the end of the wait. A verdict that races it wins.
+    fn end_wait(
+        &self,
+        slot: &Slot,
+        resource: &ResourceName,
+        id: LockId,
+        wait: &Wait<Verdict>,
+    ) -> Verdict {
+        let mut entry = slot.enter();
+        let verdict = wait.told.get().cloned().unwrap_or_else(|| {
+            entry.state.leave_line(id);
+            Verdict::TimedOut
+        });
+        self.leave(entry, slot, resource, Vec::new());
+        verdict
     }
 
-    /// Looks at a resource that has locks, without those that have expired.
-    fn look<T>(&self, resource: &ResourceName, look: impl FnOnce(&State) -> T) -> Option<T> {
-        self.change(resource, |state, now, effects| {
-            state.expire(now, effects);
-            look(state)
-        })
+    /// Looks at a resource that has locks.
+    fn look<T>(&self, resource: &ResourceName, look: impl FnOnce(&State, Now) -> T) -> Option<T> {
+        // A look changes nothing, so nothing has to be written.
+        self.change(resource, |state, now, _| look(state, now)).unwrap_or_default()
     }
 
-    /// Runs `change` on a resource that has locks.
+    /// Runs `change` on a resource that has locks; `None` when it has none.
     fn change<T>(
         &self,
         resource: &ResourceName,
-        change: impl FnOnce(&mut State, Now, &mut Effects<Arc<Wait>>) -> T,
-    ) -> Option<T> {
-        let slot = locked(self.resources.of(resource)).get(resource).cloned()?;
-        self.change_in(&slot, resource, change)
+        change: impl FnOnce(&mut State, Now, &mut StateEffects) -> T,
+    ) -> Result<Option<T>, NotWritten> {
+        let Some(slot) = self.slot(resource) else { return Ok(None) };
+        match self.change_in(&slot, resource, change) {
+            Some(Changed { result, written }) => written.map(|()| Some(result)),
+            None => Ok(None),
+        }
     }
 
-    /// The way of every change: under the mutex of the resource, then whatever follows from
-    /// it. `None` when the slot is retired, so that the resource has no locks.
+    /// Runs `change` on each of these resources. All that are written go to disk together.
+    ///
+    /// # Errors
+    /// Some could not be written.
+    fn change_each<T>(
+        &self,
+        mut resources: Vec<ResourceName>,
+        change: impl Fn(&mut State, Now, &mut StateEffects) -> T,
+    ) -> Result<(), NotWritten> {
+        // Two threads that close several gates each must not wait for each other.
+        resources.sort_unstable();
+        let mut written = Ok(());
+        for some in resources.chunks(MAX_AT_A_TIME) {
+            let begun: Vec<_> = some
+                .iter()
+                .filter_map(|resource| {
+                    let slot = self.slot(resource)?;
+                    let begun = self.begin(&slot, resource, &change)?;
+                    Some((slot, resource, begun))
+                })
+                .collect();
+            for (slot, resource, begun) in begun {
+                written = written.and(self.finish(&slot, resource, begun).written);
+            }
+        }
+        written
+    }
+
+    /// The way of every change. `None` when the slot is retired, so that the resource has no
+    /// locks.
     fn change_in<T>(
         &self,
         slot: &Slot,
         resource: &ResourceName,
-        change: impl FnOnce(&mut State, Now, &mut Effects<Arc<Wait>>) -> T,
-    ) -> Option<T> {
-        let mut entry = locked(&slot.entry);
+        change: impl FnOnce(&mut State, Now, &mut StateEffects) -> T,
+    ) -> Option<Changed<T>> {
+        let begun = self.begin(slot, resource, change)?;
+        Some(self.finish(slot, resource, begun))
+    }
+
+    /// Changes the state, under the mutex of the resource. Who holds it next is written if
+    /// there is a journal; until then nobody may see it, and the gate stays closed.
+    fn begin<T>(
+        &self,
+        slot: &Slot,
+        resource: &ResourceName,
+        change: impl FnOnce(&mut State, Now, &mut StateEffects) -> T,
+    ) -> Option<Begun<T>> {
+        let mut entry = slot.enter();
         if entry.retired {
             return None;
         }
         let expiry = entry.state.next_expiry();
-        let now = self.now();
+        let before = self.journal.as_ref().and_then(|_| entry.state.holder().cloned());
         let mut effects = Effects::default();
-        let result = change(&mut entry.state, now, &mut effects);
+        let result = change(&mut entry.state, self.now(), &mut effects);
+        if let Some(journal) = &self.journal
+            && let Some(change) = Change::between(resource, before.as_ref(), entry.state.holder())
+        {
+            entry.gate.get_or_insert_default();
+            drop(entry);
+            let receipt = journal.submit(change);
+            let unwritten = Unwritten { result, effects, before, expiry, receipt };
+            return Some(Begun::Writing(Box::new(unwritten)));
+        }
+        self.publish(entry, slot, resource, expiry, effects);
+        Some(Begun::Done(result))
+    }
+
+    /// Waits until the change is on disk and lets everybody know of it, or takes it back.
+    fn finish<T>(&self, slot: &Slot, resource: &ResourceName, begun: Begun<T>) -> Changed<T> {
+        let unwritten = match begun {
+            Begun::Done(result) => return Changed { result, written: Ok(()) },
+            Begun::Writing(unwritten) => *unwritten,
+        };
+        let Unwritten { result, mut effects, before, expiry, receipt } = unwritten;
+        let written = receipt.wait();
+        let mut entry = locked(&slot.entry);
+        if written.is_ok() {
+            entry.state.restart_lifetime(Instant::now());
+        } else {
+            entry.state.take_back(before, std::mem::take(&mut effects));
+        }
+        self.publish(entry, slot, resource, expiry, effects);
+        Changed { result, written }
+    }
+
+    /// Whatever follows from a change.
+    fn publish(
+        &self,
+        entry: MutexGuard<'_, Entry>,
+        slot: &Slot,
+        resource: &ResourceName,
+        expiry: Option<Instant>,
+        effects: StateEffects,
+    ) {
         let new_expiry = entry.state.next_expiry();
         if new_expiry != expiry {
             self.deadlines.change(resource, expiry, new_expiry);
         }
-        let woken: Vec<_> = effects.settled.into_iter().map(Wait::settle).collect();
-        let empty = entry.state.is_empty();
+        let settled = effects.settled.into_iter();
+        let woken = settled.map(|(waiter, verdict)| waiter.handle.tell(verdict)).collect();
+        self.leave(entry, slot, resource, woken);
+        if let Some(lock) = effects.expired {
+            info!("expired: {resource}/{} {:?}", lock.id, lock.request.title);
+        }
+    }
+
+    /// Wakes whose wait is over, and whose turn it is if the gate is closed.
+    fn leave(
+        &self,
+        mut entry: MutexGuard<'_, Entry>,
+        slot: &Slot,
+        resource: &ResourceName,
+        woken: Vec<Arc<Wait<Verdict>>>,
+    ) {
+        let next = entry.pass_gate();
+        let empty = entry.state.is_empty() && entry.gate.is_none();
         drop(entry);
 
         // Outside the mutex, or a woken thread would at once sleep again, on the mutex.
         woken.iter().for_each(|wait| wait.over.notify_one());
-        if let Some(lock) = effects.expired {
-            info!("expired: {resource}/{} {:?}", lock.id, lock.request.title);
+        if let Some(next) = next {
+            next.over.notify_one();
         }
         if empty {
             self.retire(slot, resource);
         }
-        Some(result)
     }
 
     /// Takes an empty slot out of the map, unless somebody has entered it again.
     fn retire(&self, slot: &Slot, resource: &ResourceName) {
         let mut resources = locked(self.resources.of(resource));
         let mut entry = locked(&slot.entry);
-        if entry.state.is_empty() && !entry.retired {
+        if entry.state.is_empty() && entry.gate.is_none() && !entry.retired {
             entry.retired = true;
             resources.remove(resource);
         }
+    }
+
+    /// Enters a lock that was held before the server started.
+    fn restore(&self, Restored { resource, lock, remaining }: Restored) {
+        let state = Resource::held(lock, remaining, self.now());
+        self.deadlines.change(&resource, None, state.next_expiry());
+        locked(self.resources.of(&resource)).insert(resource, Arc::new(Slot::new(state)));
+    }
+
+    fn slot(&self, resource: &ResourceName) -> Option<Arc<Slot>> {
+        locked(self.resources.of(resource)).get(resource).cloned()
     }
 
     fn slot_or_new(&self, resource: &ResourceName) -> Arc<Slot> {
@@ -330,8 +500,7 @@ impl Shared {
         if let Some(slot) = resources.get(resource) {
             return Arc::clone(slot);
         }
-        let entry = Entry { state: Resource::new(), retired: false };
-        let slot = Arc::new(Slot { entry: Mutex::new(entry) });
+        let slot = Arc::new(Slot::new(Resource::new()));
         resources.insert(resource.clone(), Arc::clone(&slot));
         slot
     }
@@ -350,9 +519,7 @@ impl Shared {
     /// The body of the reaper thread. Without it no lock would expire: a panic ends the
     /// process.
     fn reap(&self) {
-        let expire = |resource: &ResourceName| {
-            self.change(resource, |state, now, effects| state.expire(now, effects));
-        };
+        let expire = |due| self.change_each(due, State::expire).is_ok();
         let run = || reaper::run(&self.deadlines, expire);
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
             poisoned();
@@ -360,12 +527,61 @@ impl Shared {
     }
 }
 
-impl Wait {
-    fn settle((wait, verdict): (Arc<Self>, Verdict)) -> Arc<Self> {
-        // A waiter leaves the line with its verdict, so nobody can give it a second one.
-        let first = wait.verdict.set(verdict).is_ok();
+impl Slot {
+    fn new(state: State) -> Self {
+        Self { entry: Mutex::new(Entry { state, retired: false, gate: None }) }
+    }
+
+    /// Takes the mutex; if the gate is closed, when its turn has come.
+    fn enter(&self) -> MutexGuard<'_, Entry> {
+        let mut entry = locked(&self.entry);
+        if let Some(gate) = &mut entry.gate {
+            let turn = Arc::new(Wait::new());
+            gate.queue.push_back(Arc::clone(&turn));
+            while turn.told.get().is_none() {
+                entry = turn.over.wait(entry).unwrap_or_else(|_| poisoned());
+            }
+        }
+        entry
+    }
+}
+
+impl Entry {
+    /// Gives the next one its turn, or opens the gate.
+    fn pass_gate(&mut self) -> Option<Arc<Wait<()>>> {
+        let next = self.gate.as_mut()?.queue.pop_front();
+        if next.is_none() {
+            self.gate = None;
+        }
+        next.map(|turn| turn.tell(()))
+    }
+}
+
+impl<T> Wait<T> {
+    fn new() -> Self {
+        Self { told: OnceLock::new(), over: Condvar::new() }
+    }
+
+    fn tell(self: Arc<Self>, word: T) -> Arc<Self> {
+        // A waiter leaves its line with the word, so nobody can give it a second one.
+        let first = self.told.set(word).is_ok();
         debug_assert!(first);
-        wait
+        self
+    }
+}
+
+/// Sleeps until the wait is over; `None` if it was not by the deadline.
+fn wait_until(slot: &Slot, wait: &Wait<Verdict>, deadline: Instant) -> Option<Verdict> {
+    let mut entry = locked(&slot.entry);
+    loop {
+        if let Some(verdict) = wait.told.get() {
+            return Some(verdict.clone());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        entry = wait.over.wait_timeout(entry, left).unwrap_or_else(|_| poisoned()).0;
     }
 }
 

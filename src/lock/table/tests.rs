@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn table() -> LockTable {
-    LockTable::new(MaxWaiters { in_all: 10_000, per_resource: 10_000 }).unwrap()
+    LockTable::new(MaxWaiters { in_all: 10_000, per_resource: 10_000 }, None).unwrap()
 }
 
 fn name(text: &str) -> ResourceName {
@@ -60,7 +60,7 @@ fn a_released_lock_leaves_nothing_behind() {
     for round in 0..10_000 {
         let resource = name(&format!("r{}", round % 7));
         let lock = table.hold(&resource, Duration::from_secs(3600));
-        assert!(table.release(&resource, lock.id));
+        assert!(table.release(&resource, lock.id).unwrap());
     }
     assert!(table.is_empty());
 }
@@ -71,9 +71,9 @@ fn looking_at_a_name_without_locks_creates_nothing() {
     let resource = name("nothing");
     let id = LockId::random();
     assert!(table.find(&resource, id).is_none());
-    assert!(!table.release(&resource, id));
+    assert!(!table.release(&resource, id).unwrap());
     assert!(table.locks(&resource).is_empty());
-    assert!(!table.delete_resource(&resource));
+    assert!(!table.delete_resource(&resource).unwrap());
     assert!(table.is_empty());
 }
 
@@ -86,7 +86,7 @@ fn a_lock_expires_by_itself_and_never_early() {
     table.hold(&resource, lifetime);
     let next = granted(table.wait_for(&resource, request(PATIENCE, LONG)));
     assert!(began.elapsed() >= lifetime, "after {:?}", began.elapsed());
-    assert!(table.release(&resource, next.id));
+    assert!(table.release(&resource, next.id).unwrap());
     assert!(table.is_empty());
 }
 
@@ -97,15 +97,15 @@ fn an_earlier_deadline_wakes_the_reaper() {
     let past = name("past");
     table.hold(&past, Duration::from_millis(1));
     let next = granted(table.wait_for(&past, request(PATIENCE, LONG)));
-    assert!(table.release(&past, next.id));
+    assert!(table.release(&past, next.id).unwrap());
 
     let (later, sooner) = (name("later"), name("sooner"));
     let lock = table.hold(&later, LONG);
     table.hold(&sooner, Duration::from_millis(20));
     // Only the reaper can grant this one.
     let next = granted(table.wait_for(&sooner, request(PATIENCE, LONG)));
-    assert!(table.release(&sooner, next.id));
-    assert!(table.release(&later, lock.id));
+    assert!(table.release(&sooner, next.id).unwrap());
+    assert!(table.release(&later, lock.id).unwrap());
     assert!(table.is_empty());
 }
 
@@ -120,7 +120,7 @@ fn a_wait_that_runs_out_ends_in_time_and_leaves_the_line() {
     assert!(matches!(outcome, Acquired::TimedOut), "{outcome:?}");
     assert!(began.elapsed() >= wait);
     assert_eq!(table.locks(&resource).len(), 1);
-    assert!(table.release(&resource, lock.id));
+    assert!(table.release(&resource, lock.id).unwrap());
     assert!(table.is_empty());
 }
 
@@ -136,11 +136,11 @@ fn waiters_are_granted_in_order_of_arrival() {
             scope.spawn(move || {
                 let lock = granted(table.wait_for(resource, request(PATIENCE, LONG)));
                 order.lock().unwrap().push(place);
-                assert!(table.release(resource, lock.id));
+                assert!(table.release(resource, lock.id).unwrap());
             });
             table.wait_for_line(resource, place + 1);
         }
-        assert!(table.release(&resource, first.id));
+        assert!(table.release(&resource, first.id).unwrap());
     });
     assert_eq!(order.into_inner().unwrap(), (0..50).collect::<Vec<_>>());
     assert!(table.is_empty());
@@ -163,7 +163,7 @@ fn there_are_never_two_holders() {
                     if let Acquired::Granted(lock) = outcome {
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         holders.fetch_sub(1, Ordering::SeqCst);
-                        assert!(table.release(resource, lock.id));
+                        assert!(table.release(resource, lock.id).unwrap());
                     }
                 }
             });
@@ -185,11 +185,11 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
             while Instant::now() < released {
                 std::hint::spin_loop();
             }
-            assert!(table.release(&resource, lock.id));
+            assert!(table.release(&resource, lock.id).unwrap());
             waiter.join().unwrap()
         });
         match outcome {
-            Acquired::Granted(lock) => assert!(table.release(&resource, lock.id)),
+            Acquired::Granted(lock) => assert!(table.release(&resource, lock.id).unwrap()),
             Acquired::TimedOut => {}
             other => panic!("{other:?}"),
         }
@@ -207,7 +207,7 @@ fn deleting_tells_every_waiter() {
             .map(|_| scope.spawn(|| table.wait_for(&resource, request(PATIENCE, LONG))))
             .collect();
         table.wait_for_line(&resource, 5);
-        table.delete_all();
+        table.delete_all().unwrap();
         for waiter in waiters {
             assert!(matches!(waiter.join().unwrap(), Acquired::Deleted));
         }
@@ -236,7 +236,7 @@ fn shutting_down_refuses_who_waits_and_who_comes() {
 #[test]
 fn only_so_many_may_wait() {
     for (in_all, per_resource, full) in [(1, 2, "other"), (2, 1, "r")] {
-        let table = LockTable::new(MaxWaiters { in_all, per_resource }).unwrap();
+        let table = LockTable::new(MaxWaiters { in_all, per_resource }, None).unwrap();
         let (resource, full) = (name("r"), name(full));
         let locks = ["r", "other"].map(name).map(|name| (table.hold(&name, LONG), name));
         thread::scope(|scope| {
@@ -245,10 +245,10 @@ fn only_so_many_may_wait() {
             let outcome = table.wait_for(&full, request(PATIENCE, LONG));
             assert!(matches!(outcome, Acquired::TooManyWaiters), "{outcome:?}");
             for (lock, name) in &locks {
-                assert!(table.release(name, lock.id));
+                assert!(table.release(name, lock.id).unwrap());
             }
             let next = granted(waiter.join().unwrap());
-            assert!(table.release(&resource, next.id));
+            assert!(table.release(&resource, next.id).unwrap());
         });
         assert!(table.is_empty(), "the place of a waiter is given back");
     }

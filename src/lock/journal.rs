@@ -1,0 +1,266 @@
+//! What survives a crash: who holds which lock.
+//!
+//! A [`Journal`] is a queue and a thread. The thread takes all changes that have queued up,
+//! commits them as one transaction (group commit), and then tells each of who submitted them
+//! what became of it. Requests that wait are not kept: their connections end with the server.
+
+mod backend;
+mod boot;
+mod row;
+mod store;
+
+use std::fmt;
+use std::io;
+use std::iter;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use log::{error, info};
+
+use super::resource::Holder;
+use super::{Lock, NotWritten, ResourceName};
+use boot::BootClock;
+use store::Store;
+
+/// How many changes may be in the queue. More than requests can be in flight, so that who
+/// submits one does not wait here, but with its receipt.
+const QUEUE: usize = 16_384;
+
+/// How many changes are committed together at most.
+const MAX_BATCH: usize = 4_096;
+
+/// How often the remaining lifetimes are brought up to date on disk.
+const CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// The locks that are held, in a file. One server at a time has it.
+pub struct Journal {
+    /// `None` only while it is dropped.
+    queue: Option<Sender<Submitted>>,
+    writer: Option<JoinHandle<()>>,
+    restored: Vec<Restored>,
+    last_token: u64,
+}
+
+impl Journal {
+    /// Opens the journal in a directory, and makes both if they are missing. Starts the
+    /// writer thread. A lock that was held when an earlier server ended has `restart_grace`
+    /// from now at least, once.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a file that was there is as it was.
+    pub fn open(dir: &Path, restart_grace: Duration) -> Result<Self, OpenError> {
+        let (store, restored) = Store::open(dir, restart_grace, BootClock::of_this_boot())?;
+        let last_token = store.last_token();
+        let (queue, submitted) = bounded(QUEUE);
+        let writer = thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || Writer { store, failing: false }.run(&submitted))
+            .map_err(|error| OpenError::Unusable(dir.into(), error))?;
+        Ok(Self { queue: Some(queue), writer: Some(writer), restored, last_token })
+    }
+
+    /// The locks that are still held from before the restart.
+    pub(super) fn take_restored(&mut self) -> Vec<Restored> {
+        std::mem::take(&mut self.restored)
+    }
+
+    /// The largest fencing token that was ever written, when the journal was opened.
+    pub(super) fn last_token(&self) -> u64 {
+        self.last_token
+    }
+
+    /// Has a change written, after all that have been submitted before.
+    pub(super) fn submit(&self, change: Change) -> Receipt {
+        let outcome = Arc::new(OnceLock::new());
+        let receipt = Receipt(Arc::clone(&outcome));
+        let submitted = Submitted { change, outcome, submitter: thread::current() };
+        if let Some(queue) = &self.queue {
+            // If the writer is gone, what was submitted is dropped, and the receipt tells that.
+            let _ = queue.send(submitted);
+        }
+        receipt
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has told everybody by its receipts.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// A lock that is held since before the restart.
+#[derive(Debug, Clone)]
+pub(super) struct Restored {
+    pub(super) resource: ResourceName,
+    pub(super) lock: Lock,
+    /// How long it lives from now on.
+    pub(super) remaining: Duration,
+}
+
+/// A resource is held by another lock than before.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    resource: ResourceName,
+    before: Option<Lock>,
+    after: Option<Lock>,
+}
+
+impl Change {
+    /// `None` if nothing has changed.
+    pub(super) fn between(
+        resource: &ResourceName,
+        before: Option<&Holder>,
+        after: Option<&Holder>,
+    ) -> Option<Self> {
+        let (before, after) = (before.map(|holder| &holder.lock), after.map(|holder| &holder.lock));
+        if before.map(|lock| lock.id) == after.map(|lock| lock.id) {
+            return None;
+        }
+        Some(Self { resource: resource.clone(), before: before.cloned(), after: after.cloned() })
+    }
+
+    /// What undoes this one.
+    fn inverse(&self) -> Self {
+        let Self { resource, before, after } = self.clone();
+        Self { resource, before: after, after: before }
+    }
+}
+
+/// Tells the thread that submitted a change whether it is on disk.
+///
+/// The thread parks until then. A channel would let it spin before it sleeps, and here dozens
+/// of threads wait for one.
+#[must_use]
+pub(super) struct Receipt(Arc<Outcome>);
+
+type Outcome = OnceLock<Result<(), NotWritten>>;
+
+impl Receipt {
+    /// Sleeps until the change is on disk. Only for the thread that has submitted it.
+    ///
+    /// # Errors
+    /// It is not, and will not be.
+    pub(super) fn wait(self) -> Result<(), NotWritten> {
+        loop {
+            match self.0.get() {
+                Some(outcome) => return outcome.clone(),
+                None => thread::park(),
+            }
+        }
+    }
+}
+
+struct Submitted {
+    change: Change,
+    outcome: Arc<Outcome>,
+    submitter: Thread,
+}
+
+impl Submitted {
+    fn tell(&self, outcome: Result<(), NotWritten>) {
+        // Only the first word counts.
+        if self.outcome.set(outcome).is_ok() {
+            self.submitter.unpark();
+        }
+    }
+}
+
+impl Drop for Submitted {
+    /// Nobody is left without a word, also if the writer panics.
+    fn drop(&mut self) {
+        self.tell(Err(NotWritten("the journal has ended".into())));
+    }
+}
+
+/// The thread that writes.
+struct Writer {
+    store: Store,
+    /// The last commit failed, and the log says so.
+    failing: bool,
+}
+
+impl Writer {
+    fn run(mut self, queue: &Receiver<Submitted>) {
+        let mut checkpoint = Instant::now() + CHECKPOINT;
+        loop {
+            match self.next(queue, checkpoint) {
+                Ok(first) => {
+                    let more = queue.try_iter().take(MAX_BATCH - 1);
+                    self.commit(iter::once(first).chain(more).collect());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if Instant::now() >= checkpoint {
+                let written = self.store.checkpoint();
+                self.tell(&written.map_err(|error| NotWritten(error.to_string().into())));
+                checkpoint = Instant::now() + CHECKPOINT;
+            }
+        }
+    }
+
+    /// The next change, or that it is time for a checkpoint, which an empty journal needs not.
+    fn next(
+        &self,
+        queue: &Receiver<Submitted>,
+        checkpoint: Instant,
+    ) -> Result<Submitted, RecvTimeoutError> {
+        if self.store.is_empty() {
+            return queue.recv().map_err(|_| RecvTimeoutError::Disconnected);
+        }
+        queue.recv_deadline(checkpoint)
+    }
+
+    fn commit(&mut self, batch: Vec<Submitted>) {
+        let changes = batch.iter().map(|submitted| &submitted.change);
+        let written = self.store.commit(changes);
+        let written = written.map_err(|error| NotWritten(error.to_string().into()));
+        self.tell(&written);
+        batch.iter().for_each(|submitted| submitted.tell(written.clone()));
+    }
+
+    /// One line in the log for each time that writing begins or ceases to fail.
+    fn tell(&mut self, written: &Result<(), NotWritten>) {
+        match written {
+            Err(error) if !self.failing => error!("locks cannot be changed for now: {error}"),
+            Ok(()) if self.failing => info!("locks can be changed again"),
+            _ => {}
+        }
+        self.failing = written.is_err();
+    }
+}
+
+/// Why a journal cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The directory or the file cannot be used.
+    Unusable(PathBuf, io::Error),
+    /// Another server uses the directory.
+    InUse(PathBuf),
+    /// The file is damaged, or not one of this server's.
+    Damaged(PathBuf, Arc<str>),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable(path, error) => write!(f, "cannot use {}: {error}", path.display()),
+            Self::InUse(dir) => write!(f, "{} is in use by another server", dir.display()),
+            Self::Damaged(path, why) => write!(
+                f,
+                "{} is damaged or not a journal of rdlm: {why}; it is left as it is. \
+                 docs/durability.md says what to do",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}

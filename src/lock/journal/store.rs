@@ -1,0 +1,360 @@
+//! The database: opened with care, written in transactions.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redb::backends::InMemoryBackend;
+use redb::{
+    Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    Table, TableDefinition,
+};
+
+use super::backend::{HEAD_BYTES, JournalFile, read_head};
+use super::boot::BootClock;
+use super::row::{Columns, LOCKS, Row, token};
+use super::{CHECKPOINT, Change, OpenError, ResourceName, Restored};
+
+const FILE: &str = "locks.redb";
+/// A file that is being made. It gets its name when it is whole.
+const NEW_FILE: &str = "locks.redb.new";
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// How many transactions there have been.
+const COMMITS: &str = "commits";
+const LAST_TOKEN: &str = "last_token";
+
+/// Enough for the pages of some 100,000 locks.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// The locks on disk.
+pub(super) struct Store {
+    file: JournalFile,
+    clock: BootClock,
+    state: State,
+    commits: u64,
+    last_token: u64,
+    locks: u64,
+    /// Locked, so that there is no second server.
+    _dir: File,
+}
+
+enum State {
+    Open(Database),
+    /// After a failed write, which may be on disk all the same.
+    Failed {
+        doubtful: Vec<Change>,
+    },
+}
+
+impl Store {
+    /// Opens the file, or makes it, and returns which locks are still held.
+    pub(super) fn open(
+        dir: &Path,
+        restart_grace: Duration,
+        clock: BootClock,
+    ) -> Result<(Self, Vec<Restored>), OpenError> {
+        let locked_dir = lock_dir(dir)?;
+        let path = dir.join(FILE);
+        if !fs::exists(&path).map_err(|error| OpenError::Unusable(path.clone(), error))? {
+            create(dir).map_err(|error| OpenError::Unusable(path.clone(), error))?;
+        }
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|error| OpenError::Unusable(path.clone(), error))?;
+        let file = JournalFile { file: Arc::new(file), path: path.clone() };
+
+        let contents = inspect(&path)?;
+        let failed =
+            |error: redb::Error| OpenError::Unusable(path.clone(), io::Error::other(error));
+        let database = open_database(file.clone()).map_err(failed)?;
+        let mut store = Self {
+            file,
+            clock,
+            state: State::Open(database),
+            commits: contents.commits,
+            last_token: contents.last_token,
+            locks: 0,
+            _dir: locked_dir,
+        };
+        let restored = store.revive(contents.rows, restart_grace).map_err(failed)?;
+        Ok((store, restored))
+    }
+
+    /// The largest fencing token that was ever written.
+    pub(super) fn last_token(&self) -> u64 {
+        self.last_token
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.locks == 0
+    }
+
+    /// Writes these changes, in this order, as one transaction.
+    ///
+    /// # Errors
+    /// None of them is made.
+    pub(super) fn commit<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change> + Clone,
+    ) -> Result<(), redb::Error> {
+        self.reopen()?;
+        let State::Open(database) = &self.state else { return Ok(()) };
+        let granted = changes.clone().filter_map(|change| change.after.as_ref()).map(token);
+        let last_token = granted.fold(self.last_token, u64::max);
+        let clock = self.clock;
+        let written = transact(database, self.commits + 1, last_token, |locks| {
+            changes.clone().try_for_each(|change| apply(locks, change, clock))
+        });
+        match written {
+            Ok(locks) => {
+                self.last_token = last_token;
+                self.acknowledge(locks);
+                Ok(())
+            }
+            Err(error) => {
+                self.state = State::Failed { doubtful: changes.cloned().collect() };
+                Err(error)
+            }
+        }
+    }
+
+    /// Brings the remaining lifetimes up to date, so that a host that restarts in a loop does
+    /// not hold a lock for ever.
+    ///
+    /// # Errors
+    /// They are as they were.
+    pub(super) fn checkpoint(&mut self) -> Result<(), redb::Error> {
+        self.reopen()?;
+        let State::Open(database) = &self.state else { return Ok(()) };
+        let now = self.clock.now();
+        let mut rows = read(database)?.rows;
+        rows.retain_mut(|(_, row)| match row.checkpointed(now, CHECKPOINT) {
+            Some(checkpointed) => {
+                *row = checkpointed;
+                true
+            }
+            None => false,
+        });
+        self.write_rows(&rows, &[])
+    }
+
+    /// Lets the locks of an earlier run live on, or takes out those that have expired.
+    fn revive(
+        &mut self,
+        rows: Vec<(ResourceName, Row)>,
+        restart_grace: Duration,
+    ) -> Result<Vec<Restored>, redb::Error> {
+        let (boot, now) = (self.clock.boot(), self.clock.now());
+        let (mut restored, mut changed, mut expired) = (Vec::new(), Vec::new(), Vec::new());
+        self.locks = rows.len() as u64;
+        for (resource, row) in rows {
+            let Some(revived) = row.revived(boot, now, restart_grace) else {
+                expired.push((resource, row));
+                continue;
+            };
+            let (lock, remaining) = (revived.lock.clone(), revived.remaining);
+            restored.push(Restored { resource: resource.clone(), lock, remaining });
+            if row.needs_writing(&revived) {
+                changed.push((resource, revived));
+            }
+        }
+        self.write_rows(&changed, &expired)?;
+        Ok(restored)
+    }
+
+    fn write_rows(
+        &mut self,
+        changed: &[(ResourceName, Row)],
+        gone: &[(ResourceName, Row)],
+    ) -> Result<(), redb::Error> {
+        let State::Open(database) = &self.state else { return Ok(()) };
+        if changed.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let written = transact(database, self.commits + 1, self.last_token, |locks| {
+            for (resource, row) in gone {
+                locks.remove((resource.as_str(), row.fencing_token()))?;
+            }
+            for (resource, row) in changed {
+                locks.insert((resource.as_str(), row.fencing_token()), row.to_columns())?;
+            }
+            Ok(())
+        });
+        match written {
+            Ok(locks) => {
+                self.acknowledge(locks);
+                Ok(())
+            }
+            Err(error) => {
+                // These rows say the same as the earlier ones, only later.
+                self.state = State::Failed { doubtful: Vec::new() };
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes that the transaction is on disk.
+    fn acknowledge(&mut self, locks: u64) {
+        self.commits += 1;
+        self.locks = locks;
+        // If it fails, damage to this commit may go unnoticed until the next one.
+        let _ = self.file.write_head(self.commits);
+    }
+
+    /// After a failed write: opens the database anew and takes back what is on disk of it.
+    fn reopen(&mut self) -> Result<(), redb::Error> {
+        let State::Failed { doubtful } = &mut self.state else { return Ok(()) };
+        let database = open_database(self.file.clone())?;
+        let found = read(&database)?;
+        let doubtful = std::mem::take(doubtful);
+        self.state = State::Open(database);
+        let failed_commit = self.commits + 1;
+        self.commits = found.commits;
+        self.last_token = found.last_token;
+        self.locks = found.rows.len() as u64;
+        if found.commits != failed_commit {
+            return Ok(());
+        }
+        let undo: Vec<_> = doubtful.iter().rev().map(Change::inverse).collect();
+        let undone = self.commit(undo.iter());
+        if undone.is_err() {
+            // What is doubtful is still the same.
+            self.commits = failed_commit - 1;
+            self.state = State::Failed { doubtful };
+        }
+        undone
+    }
+}
+
+/// What is in a database.
+struct Contents {
+    rows: Vec<(ResourceName, Row)>,
+    commits: u64,
+    last_token: u64,
+}
+
+/// Opens the directory, makes it if it is missing, and locks it.
+fn lock_dir(dir: &Path) -> Result<File, OpenError> {
+    let unusable = |error| OpenError::Unusable(dir.into(), error);
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
+        _ => {}
+    }
+    let opened = File::open(dir).map_err(unusable)?;
+    match opened.try_lock() {
+        Ok(()) => Ok(opened),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.into())),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+/// Makes an empty database. A crash meanwhile leaves no file of the right name.
+fn create(dir: &Path) -> io::Result<()> {
+    let new = dir.join(NEW_FILE);
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let file = JournalFile { file: Arc::new(file), path: new.clone() };
+    file.write_head(0)?;
+    let database = open_database(file).map_err(io::Error::other)?;
+    transact(&database, 0, 0, |_| Ok(())).map_err(io::Error::other)?;
+    drop(database);
+    fs::rename(&new, dir.join(FILE))?;
+    File::open(dir)?.sync_all()
+}
+
+fn open_database(backend: impl StorageBackend) -> Result<Database, redb::Error> {
+    let mut builder = Builder::new();
+    Ok(builder.set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
+}
+
+/// Checks a copy of the file in memory, because opening the file itself may change it.
+fn inspect(path: &Path) -> Result<Contents, OpenError> {
+    let damaged = |why: &str| OpenError::Damaged(path.into(), why.into());
+    let bytes = fs::read(path).map_err(|error| OpenError::Unusable(path.into(), error))?;
+    let acknowledged = read_head(&bytes).ok_or_else(|| damaged("its head is not one of rdlm's"))?;
+    let bytes = bytes.get(HEAD_BYTES as usize..).filter(|bytes| !bytes.is_empty());
+    let bytes = bytes.ok_or_else(|| damaged("it is cut off"))?;
+    let check = || -> Result<(bool, Contents), redb::Error> {
+        let copy = InMemoryBackend::new();
+        copy.set_len(bytes.len() as u64)?;
+        copy.write(0, bytes)?;
+        let mut database = open_database(copy)?;
+        let intact = database.check_integrity()?;
+        Ok((intact, read(&database)?))
+    };
+    // The database panics on some damage. This is before any thread of the server, so the
+    // hook is nobody else's.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let checked = panic::catch_unwind(panic::AssertUnwindSafe(check));
+    panic::set_hook(hook);
+    match checked {
+        Ok(Ok((true, contents))) if contents.commits < acknowledged => {
+            Err(damaged("the last changes are missing"))
+        }
+        Ok(Ok((true, contents))) => Ok(contents),
+        Ok(Ok((false, _))) => Err(damaged("its checksums are wrong")),
+        Ok(Err(error)) => Err(damaged(&error.to_string())),
+        Err(_) => Err(damaged("its pages make no sense")),
+    }
+}
+
+fn read(database: &Database) -> Result<Contents, redb::Error> {
+    let transaction = database.begin_read()?;
+    let meta = transaction.open_table(META)?;
+    let number = |key: &str| -> Result<u64, redb::Error> {
+        let value = meta.get(key)?.map(|value| value.value());
+        value.ok_or_else(|| redb::Error::Corrupted(format!("it does not tell its {key}")))
+    };
+    let locks = transaction.open_table(LOCKS)?;
+    let mut rows: Vec<(ResourceName, Row)> = Vec::new();
+    for entry in locks.iter()? {
+        let (key, columns) = entry?;
+        let (name, token) = key.value();
+        let name = name.parse().map_err(|_| {
+            redb::Error::Corrupted(format!("it has a lock on {name:?}, which is no resource name"))
+        })?;
+        if rows.last().is_some_and(|(earlier, _)| *earlier == name) {
+            return Err(redb::Error::Corrupted(format!("it has two locks on {name}")));
+        }
+        rows.push((name, Row::from_columns(token, columns.value())));
+    }
+    Ok(Contents { rows, commits: number(COMMITS)?, last_token: number(LAST_TOKEN)? })
+}
+
+/// Runs `write` as the transaction of this number and returns how many locks there are then.
+fn transact(
+    database: &Database,
+    number: u64,
+    last_token: u64,
+    write: impl FnOnce(&mut LocksTable<'_>) -> Result<(), redb::Error>,
+) -> Result<u64, redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut table = transaction.open_table(LOCKS)?;
+    write(&mut table)?;
+    let locks = table.len()?;
+    drop(table);
+    let mut meta = transaction.open_table(META)?;
+    meta.insert(COMMITS, number)?;
+    meta.insert(LAST_TOKEN, last_token)?;
+    drop(meta);
+    transaction.commit()?;
+    Ok(locks)
+}
+
+type LocksTable<'a> = Table<'a, (&'static str, u64), Columns<'static>>;
+
+fn apply(locks: &mut LocksTable<'_>, change: &Change, clock: BootClock) -> Result<(), redb::Error> {
+    let resource = change.resource.as_str();
+    if let Some(before) = &change.before {
+        locks.remove((resource, token(before)))?;
+    }
+    if let Some(after) = &change.after {
+        locks.insert((resource, token(after)), Row::new(after, clock).to_columns())?;
+    }
+    Ok(())
+}
