@@ -61,8 +61,8 @@ Usage: rdlm serve [OPTIONS]
 Options:
   --port PORT                 port to listen on; 0: any free one [8888]
   --bind ADDR                 address to listen on [all, IPv4 and IPv6]
-  --data-dir DIR              keep locks in DIR, so that they survive a crash; made
-                              if it is missing [locks are in memory]
+  --data-dir DIR              keep locks in DIR, so that they survive a crash;
+                              made if it is missing [locks are in memory]
   --restart-grace SECONDS     a lock that is kept lives at least so long after a
                               restart, so that its holder can renew it [5]
   --logging LEVEL             debug, info, warning, error or none [info]

@@ -10,6 +10,7 @@ mod harness;
 
 mod admin;
 mod bad_input;
+mod crash;
 mod daemon;
 mod edge;
 mod http;

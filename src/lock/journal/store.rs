@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redb::backends::InMemoryBackend;
@@ -286,21 +286,26 @@ fn inspect(path: &Path) -> Result<Contents, OpenError> {
         let intact = database.check_integrity()?;
         Ok((intact, read(&database)?))
     };
-    // The database panics on some damage. This is before any thread of the server, so the
-    // hook is nobody else's.
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let checked = panic::catch_unwind(panic::AssertUnwindSafe(check));
-    panic::set_hook(hook);
-    match checked {
-        Ok(Ok((true, contents))) if contents.commits < acknowledged => {
+    match without_panic(check) {
+        Some(Ok((true, contents))) if contents.commits < acknowledged => {
             Err(damaged("the last changes are missing"))
         }
-        Ok(Ok((true, contents))) => Ok(contents),
-        Ok(Ok((false, _))) => Err(damaged("its checksums are wrong")),
-        Ok(Err(error)) => Err(damaged(&error.to_string())),
-        Err(_) => Err(damaged("its pages make no sense")),
+        Some(Ok((true, contents))) => Ok(contents),
+        Some(Ok((false, _))) => Err(damaged("its checksums are wrong")),
+        Some(Err(error)) => Err(damaged(&error.to_string())),
+        None => Err(damaged("its pages make no sense")),
     }
+}
+
+/// The database panics on some damage: turns that into `None`, without a message.
+fn without_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
+    static HOOK: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let result = panic::catch_unwind(panic::AssertUnwindSafe(run));
+    panic::set_hook(hook);
+    result.ok()
 }
 
 fn read(database: &Database) -> Result<Contents, redb::Error> {
@@ -357,4 +362,158 @@ fn apply(locks: &mut LocksTable<'_>, change: &Change, clock: BootClock) -> Resul
         locks.insert((resource, token(after)), Row::new(after, clock).to_columns())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::lock::{Lock, LockId, LockRequest, Phase};
+
+    const GRACE: Duration = Duration::from_secs(5);
+
+    /// Every length and every byte, instead of some: for `make torture`.
+    const EXHAUSTIVE: &str = "RDLM_EXHAUSTIVE";
+
+    /// A directory that is removed with the test.
+    struct Dir(std::path::PathBuf);
+
+    impl Dir {
+        fn new() -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            Self(env::temp_dir().join(format!("rdlm-store-{}-{count}", std::process::id())))
+        }
+
+        fn open(&self) -> Result<(Store, Vec<Restored>), OpenError> {
+            Store::open(&self.0, GRACE, BootClock::of_this_boot())
+        }
+
+        fn file(&self) -> std::path::PathBuf {
+            self.0.join(FILE)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn grant(resource: &str, fencing_token: u64) -> Change {
+        let request = LockRequest {
+            title: resource.into(),
+            wait: Duration::ZERO,
+            lifetime: Duration::from_secs(3600),
+        };
+        let phase = Phase::Active { since: UNIX_EPOCH, expires: UNIX_EPOCH, fencing_token };
+        let lock = Lock { id: LockId::random(), request, phase };
+        Change { resource: resource.parse().unwrap(), before: None, after: Some(lock) }
+    }
+
+    fn names(restored: &[Restored]) -> Vec<&str> {
+        restored.iter().map(|restored| restored.resource.as_str()).collect()
+    }
+
+    /// The bytes of a file with some locks, as a crash leaves it and as an orderly end does.
+    fn files(dir: &Dir) -> [Vec<u8>; 2] {
+        let (mut store, _) = dir.open().unwrap();
+        let grants: Vec<_> = (1..=30).map(|n| grant(&format!("r{n}"), n)).collect();
+        for some in grants.chunks(3) {
+            store.commit(some.iter()).unwrap();
+        }
+        let releases: Vec<_> = grants[..20].iter().map(Change::inverse).collect();
+        for some in releases.chunks(5) {
+            store.commit(some.iter()).unwrap();
+        }
+        let after_a_crash = fs::read(dir.file()).unwrap();
+        drop(store);
+        [after_a_crash, fs::read(dir.file()).unwrap()]
+    }
+
+    /// Opens a damaged file: either all is there, or it is refused and left as it is.
+    fn open_damaged(dir: &Dir, bytes: &[u8], what: &str) -> bool {
+        fs::write(dir.file(), bytes).unwrap();
+        match dir.open() {
+            Ok((store, restored)) => {
+                let mut expected: Vec<_> = (21..=30).map(|n| format!("r{n}")).collect();
+                expected.sort_unstable();
+                assert_eq!(names(&restored), expected, "{what}");
+                assert_eq!(store.last_token(), 30, "{what}");
+                true
+            }
+            Err(OpenError::Damaged(..)) => {
+                assert!(fs::read(dir.file()).unwrap() == bytes, "{what}: refused, yet changed");
+                false
+            }
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_file_cut_off_anywhere_is_refused() {
+        let dir = Dir::new();
+        let step = if env::var(EXHAUSTIVE).is_ok() { 1 } else { 509 };
+        for file in files(&dir) {
+            for length in (0..file.len()).step_by(step) {
+                open_damaged(&dir, &file[..length], &format!("cut off at {length}"));
+            }
+            assert!(open_damaged(&dir, &file, "whole"));
+            assert!(!open_damaged(&dir, &file[..file.len() / 2], "half"));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_harmless_or_refused() {
+        let dir = Dir::new();
+        let exhaustive = env::var(EXHAUSTIVE).is_ok();
+        for mut file in files(&dir) {
+            let (mut refused, step) = (0, if exhaustive { 1 } else { 97 });
+            // The heads byte by byte, the pages in steps.
+            let heads = (0..40).chain(HEAD_BYTES as usize..HEAD_BYTES as usize + 320);
+            for at in heads.chain((4096 + 320..file.len()).step_by(step)) {
+                let bit = 1 << (at % 8);
+                file[at] ^= bit;
+                let what = format!("bit {bit} of byte {at} flipped");
+                refused += usize::from(!open_damaged(&dir, &file, &what));
+                file[at] ^= bit;
+            }
+            assert!(refused > 32, "only {refused} noticed");
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_the_next_start() {
+        let dir = Dir::new();
+        let (mut store, restored) = dir.open().unwrap();
+        assert!(restored.is_empty() && store.is_empty());
+        let grants = [grant("a", 5), grant("b", 7)];
+        store.commit(grants.iter()).unwrap();
+        // A release and the grant that it causes are one change.
+        let next = grant("a", 9);
+        let hand_over = Change { before: grants[0].after.clone(), ..next };
+        store.commit([hand_over, grants[1].inverse()].iter()).unwrap();
+        drop(store);
+        let (store, restored) = dir.open().unwrap();
+        assert_eq!((names(&restored), store.last_token()), (vec!["a"], 9));
+    }
+
+    #[test]
+    fn a_doubtful_commit_is_taken_back() {
+        let dir = Dir::new();
+        let (mut store, _) = dir.open().unwrap();
+        let kept = grant("kept", 1);
+        store.commit([&kept].into_iter()).unwrap();
+        // As if an error had come when all was written.
+        let doubtful = vec![grant("doubtful", 2), kept.inverse()];
+        store.commit(doubtful.iter()).unwrap();
+        store.commits -= 1;
+        store.state = State::Failed { doubtful };
+        store.commit([&grant("next", 3)].into_iter()).unwrap();
+        drop(store);
+        assert_eq!(names(&dir.open().unwrap().1), ["kept", "next"]);
+    }
 }

@@ -1,0 +1,133 @@
+//! What a restart keeps, and what makes the server refuse to start.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+
+use super::Host;
+use crate::harness::wait_until;
+
+#[test]
+fn a_lock_is_held_by_the_same_url_after_a_restart() {
+    let host = Host::new();
+    let server = host.start();
+    let response = server.acquire("r", 0.0, 600.0);
+    let path = response.lock_path();
+    let released = server.hold("other");
+    assert_eq!(server.delete(&released).status, 204);
+    let _waiter = server.join_line("r");
+    server.signal("-KILL");
+    drop(server);
+
+    let server = host.start();
+    let (lock, before) = (server.get(&path).json(), response.json());
+    for field in ["uid", "title", "wait", "lifetime", "active_since", "fencing_token"] {
+        assert_eq!(lock[field], before[field], "{field}");
+    }
+    assert_eq!(server.locks("r").len(), 1, "who waited is gone with its connection");
+    assert_eq!(server.get(&released).status, 404);
+    assert_eq!(server.acquire("r", 0.0, 1.0).status, 408);
+    assert_eq!(server.delete(&path).status, 204);
+    let next = server.acquire("r", 0.0, 600.0).json()["fencing_token"].as_u64();
+    assert!(next > before["fencing_token"].as_u64());
+}
+
+#[test]
+fn a_server_that_was_stopped_in_order_keeps_its_locks_too() {
+    let host = Host::new();
+    let mut server = host.start();
+    let path = server.hold("r");
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    assert_eq!(host.start().get(&path).status, 200);
+}
+
+#[test]
+fn a_lock_that_expired_meanwhile_gets_the_grace_and_then_expires() {
+    let host = Host::new();
+    let server = host.start();
+    let path = server.acquire("r", 0.0, 0.01).lock_path();
+    let long = server.hold("long");
+    server.signal("-KILL");
+    drop(server);
+
+    let server = host.start_with(&["--restart-grace", "0.5"]);
+    wait_until("the grace is over", || server.get(&path).status == 404);
+    assert_eq!(server.acquire("r", 0.0, 1.0).status, 201);
+    assert_eq!(server.get(&long).status, 200, "the grace makes no lock shorter");
+}
+
+#[test]
+fn tokens_grow_also_over_deleted_locks_and_a_new_file() {
+    let host = Host::new();
+    let mut last = 0;
+    for round in 0..4 {
+        let server = host.start();
+        let response = server.acquire("r", 0.0, 600.0);
+        let token = response.json()["fencing_token"].as_u64().unwrap();
+        assert!(token > last, "{token} after {last}");
+        last = token;
+        assert_eq!(server.delete(&response.lock_path()).status, 204);
+        server.signal("-KILL");
+        drop(server);
+        if round == 2 {
+            fs::remove_file(host.file()).unwrap();
+        }
+    }
+}
+
+/// The server does not start, with one line and code 1.
+#[track_caller]
+fn refused(host: &Host) -> String {
+    let Output { status, stderr, .. } = host.command().args(["--port", "0"]).output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_is_refused() {
+    let host = Host::new();
+    let server = host.start();
+    let path = server.hold("r");
+    assert!(refused(&host).contains("is in use by another server"));
+    assert_eq!(server.get(&path).status, 200);
+}
+
+#[test]
+fn a_foreign_file_is_refused_and_left_as_it_is() {
+    for contents in [&b""[..], b"hello", &[0; 100_000], &[0xff; 8192]] {
+        let host = Host::new();
+        fs::create_dir(host.data_dir()).unwrap();
+        fs::write(host.file(), contents).unwrap();
+        let text = refused(&host);
+        assert!(text.contains("locks.redb is damaged or not a journal of rdlm"), "{text}");
+        assert_eq!(fs::read(host.file()).unwrap(), contents);
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_refused() {
+    let host = Host::new();
+    fs::write(host.data_dir(), "a file").unwrap();
+    let text = refused(&host);
+    assert!(text.contains(&format!("--data-dir: cannot use {}", host.data_dir())), "{text}");
+
+    let host = Host::new();
+    fs::create_dir_all(host.file()).unwrap();
+    let text = refused(&host);
+    assert!(text.contains("locks.redb"), "{text}");
+}
+
+#[test]
+fn a_server_without_a_directory_says_once_that_a_restart_forgets() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    let command = command.args(["serve", "--port", "0"]).stderr(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    let log = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let log: Vec<_> = log.take_while(|line| !line.contains("listening on")).collect();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(log.iter().filter(|line| line.contains("a restart forgets them")).count(), 1);
+}
