@@ -220,9 +220,11 @@ fn directory(text: &str) -> Result<PathBuf, String> {
 fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String> {
     let expected = if zero_allowed { "from 0 to 1e9" } else { "over 0 to 1e9" };
     let in_range = |s: &f64| (0.0..=MAX_SECONDS).contains(s) && (zero_allowed || *s > 0.0);
-    let seconds = text.parse().ok().filter(in_range);
-    let seconds = seconds.ok_or_else(|| format!("a number of seconds {expected}"))?;
-    Ok(Duration::from_secs_f64(seconds))
+    let seconds: Option<f64> = text.parse().ok().filter(in_range);
+    let duration = seconds.map(Duration::from_secs_f64);
+    // A few picoseconds are none.
+    let duration = duration.filter(|duration| zero_allowed || !duration.is_zero());
+    duration.ok_or_else(|| format!("a number of seconds {expected}"))
 }
 
 fn base_url(text: &str) -> Result<String, String> {

@@ -155,7 +155,9 @@ pub fn serve(options: Options) -> Result<(), Error> {
     if let Err(error) = listener.close() {
         warn!("new connections are not refused: {error}");
     }
-    locks.shut_down();
+    // On a thread of its own, so that a crowd before the locks does not hold up the end.
+    let shut_down = move || locks.shut_down();
+    thread::Builder::new().name("shut down".into()).spawn(shut_down)?;
     let drained = server.in_flight.drain();
     select! {
         recv(drained) -> _ => info!("stopped"),
@@ -239,11 +241,18 @@ impl Server {
                 Ok(None) => return,
                 Err(error) => return connection.refuse(&self.service.refuse(error)),
             };
-            let _in_flight = self.in_flight.begin();
+            let in_flight = self.in_flight.begin();
+            let client_goes_on = exchange.request.keep_alive;
             let response = self.service.answer(&exchange.request, exchange.client);
             match exchange.respond(&response) {
                 Ok(Next::Request) => {}
-                Ok(Next::Close) => return,
+                Ok(Next::Close) => {
+                    drop(in_flight);
+                    if client_goes_on {
+                        connection.linger();
+                    }
+                    return;
+                }
                 Err(_) => return self.service.take_back_granted(&response),
             }
         }

@@ -59,6 +59,8 @@ fn a_wrong_command_line_gets_one_line_and_code_2() {
         (&["serve", "--prot", "1"], "unexpected argument \"--prot\""),
         (&["serve", "now"], "unexpected argument \"now\""),
         (&["serve", "--port"], "--port needs a value"),
+        (&["serve", "--idle-timeout", "1e-10"], "expected a number of seconds over 0"),
+        (&["serve", "--data-dir", ""], "--data-dir \"\": expected a directory"),
         (&["serve", "--port", "http"], "--port \"http\": expected a port from 0 to 65535"),
         (&["serve", "--port=65536"], "--port \"65536\": expected a port"),
         (&["serve", "--port=-1"], "--port \"-1\": expected a port"),

@@ -350,3 +350,36 @@ fn a_thousand_who_wait_are_answered_at_the_end() {
         assert!(began.elapsed() < PATIENCE / 3, "{:?}", began.elapsed());
     });
 }
+
+#[test]
+fn empty_lines_do_not_extend_the_idle_time() {
+    let server = Server::start_with(&["--idle-timeout", "0.5"]);
+    let mut client = server.connect();
+    let began = Instant::now();
+    let ended = loop {
+        if client.try_send(b"\r\n").is_err() {
+            break true;
+        }
+        if began.elapsed() > PATIENCE {
+            break false;
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    assert!(ended);
+}
+
+#[test]
+fn listings_do_not_hold_up_the_end() {
+    let mut server = Server::start();
+    let mut client = server.connect();
+    for n in 0..3_000 {
+        assert_eq!(client.acquire(&format!("r{n}"), 0.0, 600.0).status, 201);
+    }
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        // More than the server can answer in the meantime.
+        client.send("GET /resources HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100));
+    }
+    server.signal("-TERM");
+    assert!(server.wait().success());
+}

@@ -158,6 +158,11 @@ impl Client {
         Self { stream: BufReader::new(stream), head: false }
     }
 
+    /// Sends bytes to a server that may have closed the connection.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
     /// Sends bytes as they are.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.head = bytes.as_ref().starts_with(b"HEAD ");

@@ -85,12 +85,18 @@ impl Connection {
     }
 
     /// Answers what could not be read, and ends the connection.
-    pub fn refuse(mut self, response: &Response) {
+    pub fn refuse(self, response: &Response) {
         let bytes = response.to_bytes(&Request::UNREADABLE, SystemTime::now());
         match send(&self.input.socket, &bytes) {
-            Ok(()) => self.input.drain(),
+            Ok(()) => self.linger(),
             Err(error) => debug!("a client does not take its response: {error}"),
         }
+    }
+
+    /// Ends the connection of a client that may still be sending, so that it can read the last
+    /// response.
+    pub fn linger(mut self) {
+        self.input.drain();
     }
 }
 
@@ -148,15 +154,19 @@ impl Input {
     /// Whether a request has begun. Some clients send an empty line after a body, which is
     /// none (RFC 9112, section 2.2).
     fn wait_for_request(&mut self) -> bool {
+        let mut deadline = None;
         loop {
             let lines = self.bytes.chunks_exact(2).take_while(|pair| pair == b"\r\n").count();
             self.bytes.drain(..lines * 2);
             if !matches!(&self.bytes[..], b"" | b"\r") {
                 return true;
             }
-            if matches!(self.receive(None), Ok(0) | Err(_)) {
+            // Empty lines do not make the time longer.
+            let began = Instant::now();
+            if matches!(self.receive(deadline), Ok(0) | Err(_)) {
                 return false;
             }
+            deadline = deadline.or(Some(began + self.idle_timeout));
         }
     }
 

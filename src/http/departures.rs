@@ -8,17 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::listener::KEEPALIVE;
 use log::error;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use socket2::{SockRef, TcpKeepalive};
 
-/// A client that waits proves every second that its host is still there. Two proofs in a row
-/// may be lost on the way.
+/// A client that waits is asked every second whether its host is still there.
 const WAITING_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(1))
     .with_interval(Duration::from_secs(1))
-    .with_retries(2);
+    .with_retries(5);
+
+/// Its host is gone when it has been silent for so long, also if an earlier response is still
+/// on the way. A shorter silence is an interruption of the network, which ends no wait.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// How many departures are taken from the kernel at a time.
 const BATCH: usize = 64;
@@ -106,7 +110,9 @@ impl<'a> Client<'a> {
     /// # Errors
     /// The operating system does not watch any more connections.
     pub fn watch(self, farewell: impl FnOnce() + Send + 'static) -> io::Result<Watch<'a>> {
-        SockRef::from(self.socket).set_tcp_keepalive(&WAITING_KEEPALIVE)?;
+        let socket = SockRef::from(self.socket);
+        socket.set_tcp_keepalive(&WAITING_KEEPALIVE)?;
+        socket.set_tcp_user_timeout(Some(SILENCE))?;
         let watched = &*self.departures.0;
         let id = {
             let mut clients = watched.clients();
@@ -142,6 +148,10 @@ impl Drop for Watch<'_> {
         self.watched.clients().farewells.remove(&self.id);
         // Fails if it was never added.
         let _ = epoll::delete(&self.watched.epoll, self.socket);
+        // A client that does not wait may be silent for longer. Fails if it is gone.
+        let socket = SockRef::from(self.socket);
+        let _ = socket.set_tcp_user_timeout(None);
+        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
     }
 }
 

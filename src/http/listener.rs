@@ -16,7 +16,7 @@ const BACKLOG: i32 = 4096;
 
 /// The kernel asks the host of a silent client for a sign of life after 30 s, then three
 /// times every 10 s.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+pub(super) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(30))
     .with_interval(Duration::from_secs(10))
     .with_retries(3);
