@@ -11,8 +11,9 @@ BUILT = $(firstword $(wildcard $(TARGET_DIR)/*/release/rdlm))
 TARGET ?= $(or $(shell rustc --print host-tuple 2>/dev/null),$(notdir $(BUILT:/release/rdlm=)))
 BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
 BINDIR = $(DESTDIR)$(PREFIX)/bin
+UNITDIR = $(DESTDIR)/etc/systemd/system
 
-.PHONY: all run test check fmt bench fuzz torture install uninstall clean
+.PHONY: all run test check fmt bench fuzz torture install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --locked --release --target $(TARGET)
@@ -36,11 +37,15 @@ fmt:
 bench:
 	$(CARGO) bench --locked --bench lock_servers
 
-# Made-up requests, slow clients, and mixed load with clients that are killed: half an hour.
-# Says what it skipped because it is not installed.
+# Kills of the server, damaged files, made-up requests, slow clients, and mixed load with
+# clients that are killed: half an hour and more. Says what it skipped because it is not
+# installed.
 MINUTES ?= 20
+KILLS ?= 300
 
 torture: all
+	RDLM_CRASH_ROUNDS=$(KILLS) $(CARGO) test --locked --release crash -- --nocapture
+	RDLM_EXHAUSTIVE=1 $(CARGO) test --locked --release --lib journal
 	torture/schemathesis.sh
 	torture/slowhttptest.sh
 	$(CARGO) bench --locked --bench soak -- --minutes $(MINUTES)
@@ -65,8 +70,16 @@ install:
 	install -m 755 $(BINARY) $(BINDIR)/rdlm
 	ln -sf rdlm $(BINDIR)/rdlm-daemon
 
+# Locks are then in /var/lib/rdlm, and the server is started with the host.
+install-systemd: install
+	install -d $(UNITDIR)
+	sed 's|/usr/local|$(PREFIX)|' packaging/rdlm.service > $(UNITDIR)/rdlm.service
+	chmod 644 $(UNITDIR)/rdlm.service
+	if test -z "$(DESTDIR)" && test -d /run/systemd/system; then \
+	    systemctl daemon-reload && systemctl enable --now rdlm; fi
+
 uninstall:
-	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon
+	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon $(UNITDIR)/rdlm.service
 
 clean:
 	$(CARGO) clean
