@@ -12,6 +12,7 @@ mod store;
 use std::fmt;
 use std::io;
 use std::iter;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
@@ -21,6 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{error, info};
 
 use super::resource::Holder;
+use super::table::poisoned;
 use super::{Lock, NotWritten, ResourceName};
 use boot::BootClock;
 use store::Store;
@@ -31,6 +33,10 @@ const QUEUE: usize = 16_384;
 
 /// How many changes are committed together at most.
 const MAX_BATCH: usize = 4_096;
+
+/// How much longer than its lifetime a lock lives after a restart: its holder counts from the
+/// answer, which is sent when the lock is on disk.
+const COMMIT_GRACE: Duration = Duration::from_secs(1);
 
 /// How often the remaining lifetimes are brought up to date on disk.
 const CHECKPOINT: Duration = Duration::from_secs(60);
@@ -220,10 +226,32 @@ impl Writer {
 
     fn commit(&mut self, batch: Vec<Submitted>) {
         let changes = batch.iter().map(|submitted| &submitted.change);
-        let written = self.store.commit(changes);
+        // What a panic leaves on disk is not known, so nobody may hear that nothing changed.
+        let commit = AssertUnwindSafe(|| self.commit_in_time(changes));
+        let written = panic::catch_unwind(commit).unwrap_or_else(|_| poisoned());
         let written = written.map_err(|error| NotWritten(error.to_string().into()));
         self.tell(&written);
         batch.iter().for_each(|submitted| submitted.tell(written.clone()));
+    }
+
+    /// Commits, and once more if that took so long that a lifetime, which begins for the holder
+    /// with the answer, would end early after a restart.
+    fn commit_in_time<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change> + Clone,
+    ) -> Result<(), redb::Error> {
+        let mut grace = COMMIT_GRACE;
+        let mut began = Instant::now();
+        self.store.commit(changes.clone(), grace)?;
+        while began.elapsed() > grace {
+            grace = began.elapsed() * 4;
+            began = Instant::now();
+            if self.store.commit(changes.clone(), grace).is_err() {
+                // They are on disk all the same; the next commit finds out about the disk.
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// One line in the log for each time that writing begins or ceases to fail.

@@ -14,10 +14,6 @@ pub(super) const LOCKS: TableDefinition<'_, (&str, u64), Columns<'static>> =
 
 pub(super) type Columns<'a> = (u128, &'a str, u64, u64, u64, u64, u128, u64, bool);
 
-/// How much longer than its lifetime a lock lives after a restart: its holder counts from the
-/// answer, which is sent when the row is on disk.
-const COMMIT_GRACE: Duration = Duration::from_secs(1);
-
 /// A held lock, and what is needed to know how long it lives.
 ///
 /// The time that is left is counted by the clock of the boot, which goes on while no server
@@ -37,9 +33,9 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// A lock whose lifetime begins now.
-    pub(super) fn new(lock: &Lock, clock: BootClock) -> Self {
-        let remaining = lock.request.lifetime + COMMIT_GRACE;
+    /// A lock whose lifetime begins within `grace` from now.
+    pub(super) fn new(lock: &Lock, clock: BootClock, grace: Duration) -> Self {
+        let remaining = lock.request.lifetime + grace;
         Self {
             lock: lock.clone(),
             remaining,

@@ -17,7 +17,7 @@ use redb::{
 use super::backend::{HEAD_BYTES, JournalFile, read_head};
 use super::boot::BootClock;
 use super::row::{Columns, LOCKS, Row, token};
-use super::{CHECKPOINT, Change, OpenError, ResourceName, Restored};
+use super::{CHECKPOINT, COMMIT_GRACE, Change, OpenError, ResourceName, Restored};
 
 const FILE: &str = "locks.redb";
 /// A file that is being made. It gets its name when it is whole.
@@ -93,13 +93,15 @@ impl Store {
         self.locks == 0
     }
 
-    /// Writes these changes, in this order, as one transaction.
+    /// Writes these changes, in this order, as one transaction. After a restart, locks that are
+    /// granted by them live `grace` longer than their lifetime from now.
     ///
     /// # Errors
     /// None of them is made.
     pub(super) fn commit<'a>(
         &mut self,
         changes: impl Iterator<Item = &'a Change> + Clone,
+        grace: Duration,
     ) -> Result<(), redb::Error> {
         self.reopen()?;
         let State::Open(database) = &self.state else { return Ok(()) };
@@ -107,7 +109,7 @@ impl Store {
         let last_token = granted.fold(self.last_token, u64::max);
         let clock = self.clock;
         let written = transact(database, self.commits + 1, last_token, |locks| {
-            changes.clone().try_for_each(|change| apply(locks, change, clock))
+            changes.clone().try_for_each(|change| apply(locks, change, clock, grace))
         });
         match written {
             Ok(locks) => {
@@ -220,7 +222,7 @@ impl Store {
             return Ok(());
         }
         let undo: Vec<_> = doubtful.iter().rev().map(Change::inverse).collect();
-        let undone = self.commit(undo.iter());
+        let undone = self.commit(undo.iter(), COMMIT_GRACE);
         if undone.is_err() {
             // What is doubtful is still the same.
             self.commits = failed_commit - 1;
@@ -353,13 +355,18 @@ fn transact(
 
 type LocksTable<'a> = Table<'a, (&'static str, u64), Columns<'static>>;
 
-fn apply(locks: &mut LocksTable<'_>, change: &Change, clock: BootClock) -> Result<(), redb::Error> {
+fn apply(
+    locks: &mut LocksTable<'_>,
+    change: &Change,
+    clock: BootClock,
+    grace: Duration,
+) -> Result<(), redb::Error> {
     let resource = change.resource.as_str();
     if let Some(before) = &change.before {
         locks.remove((resource, token(before)))?;
     }
     if let Some(after) = &change.after {
-        locks.insert((resource, token(after)), Row::new(after, clock).to_columns())?;
+        locks.insert((resource, token(after)), Row::new(after, clock, grace).to_columns())?;
     }
     Ok(())
 }
@@ -423,11 +430,11 @@ mod tests {
         let (mut store, _) = dir.open().unwrap();
         let grants: Vec<_> = (1..=30).map(|n| grant(&format!("r{n}"), n)).collect();
         for some in grants.chunks(3) {
-            store.commit(some.iter()).unwrap();
+            store.commit(some.iter(), GRACE).unwrap();
         }
         let releases: Vec<_> = grants[..20].iter().map(Change::inverse).collect();
         for some in releases.chunks(5) {
-            store.commit(some.iter()).unwrap();
+            store.commit(some.iter(), GRACE).unwrap();
         }
         let after_a_crash = fs::read(dir.file()).unwrap();
         drop(store);
@@ -491,11 +498,11 @@ mod tests {
         let (mut store, restored) = dir.open().unwrap();
         assert!(restored.is_empty() && store.is_empty());
         let grants = [grant("a", 5), grant("b", 7)];
-        store.commit(grants.iter()).unwrap();
+        store.commit(grants.iter(), GRACE).unwrap();
         // A release and the grant that it causes are one change.
         let next = grant("a", 9);
         let hand_over = Change { before: grants[0].after.clone(), ..next };
-        store.commit([hand_over, grants[1].inverse()].iter()).unwrap();
+        store.commit([hand_over, grants[1].inverse()].iter(), GRACE).unwrap();
         drop(store);
         let (store, restored) = dir.open().unwrap();
         assert_eq!((names(&restored), store.last_token()), (vec!["a"], 9));
@@ -506,13 +513,13 @@ mod tests {
         let dir = Dir::new();
         let (mut store, _) = dir.open().unwrap();
         let kept = grant("kept", 1);
-        store.commit([&kept].into_iter()).unwrap();
+        store.commit([&kept].into_iter(), GRACE).unwrap();
         // As if an error had come when all was written.
         let doubtful = vec![grant("doubtful", 2), kept.inverse()];
-        store.commit(doubtful.iter()).unwrap();
+        store.commit(doubtful.iter(), GRACE).unwrap();
         store.commits -= 1;
         store.state = State::Failed { doubtful };
-        store.commit([&grant("next", 3)].into_iter()).unwrap();
+        store.commit([&grant("next", 3)].into_iter(), GRACE).unwrap();
         drop(store);
         assert_eq!(names(&dir.open().unwrap().1), ["kept", "next"]);
     }
