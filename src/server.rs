@@ -120,7 +120,12 @@ pub fn serve(options: Options) -> Result<(), Error> {
     };
     let listener = Arc::new(bind(&options)?);
     let journal = match &options.data_dir {
-        Some(dir) => Some(Journal::open(dir, options.restart_grace)?),
+        Some(dir) => {
+            let journal = Journal::open(dir, options.restart_grace)?;
+            let held = journal.restored();
+            info!("locks are kept in {}; held from before: {held}", dir.display());
+            Some(journal)
+        }
         None => {
             info!("locks are in memory: a restart forgets them; --data-dir DIR keeps them");
             None

@@ -68,7 +68,12 @@ impl Journal {
         Ok(Self { queue: Some(queue), writer: Some(writer), restored, last_token })
     }
 
-    /// The locks that are still held from before the restart.
+    /// How many locks are still held from before the restart.
+    pub fn restored(&self) -> usize {
+        self.restored.len()
+    }
+
+    /// Those locks.
     pub(super) fn take_restored(&mut self) -> Vec<Restored> {
         std::mem::take(&mut self.restored)
     }
