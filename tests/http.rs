@@ -48,7 +48,7 @@ fn other_methods_get_405_with_allow_and_options_tells_the_same() {
     for (path, allow, wrong) in [
         ("/", "GET, HEAD, OPTIONS", &["POST", "PUT", "DELETE", "TRACE", "BREW"][..]),
         ("/locks/foo", "POST, OPTIONS", &["GET", "HEAD", "PUT", "DELETE", "PATCH", "post"]),
-        (&lock, "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PROPFIND"]),
+        (&lock, "GET, HEAD, PATCH, DELETE, OPTIONS", &["POST", "PUT", "PROPFIND"]),
         ("/resources", "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PATCH"]),
         ("/resources/foo", "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PATCH"]),
     ] {

@@ -308,3 +308,42 @@ fn a_release_gets_through_when_as_many_wait_as_may() {
     assert_eq!(server.delete(&held).status, 204);
     waiters[0].response().lock_path();
 }
+
+#[test]
+fn a_renewed_lock_lives_on_under_the_same_url_and_token() {
+    let server = Server::start();
+    let granted = server.acquire("foo", 0.0, 2.0);
+    let path = granted.lock_path();
+    let renewed = server.request("PATCH", &path, r#"{"lifetime":600}"#);
+    assert_eq!(renewed.status, 200);
+    let (before, after) = (granted.json(), renewed.json());
+    assert_eq!(after["lifetime"], 600);
+    assert!(time(&after["active_expires"]) > time(&before["active_expires"]));
+    for field in ["uid", "title", "wait", "active_since", "fencing_token"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    assert_eq!(server.get(&path).json(), after);
+    assert_eq!(server.acquire("foo", 2.5, 1.0).status, 408, "held beyond its first lifetime");
+
+    // A renewal may shorten, too.
+    assert_eq!(server.request("PATCH", &path, r#"{"lifetime":"0.05"}"#).status, 200);
+    assert_eq!(server.acquire("foo", 60.0, 600.0).status, 201);
+    assert!(server.request("PATCH", &path, r#"{"lifetime":600}"#).detail(404).contains("no such"));
+}
+
+#[test]
+fn a_renewal_that_is_wrong_changes_nothing() {
+    let server = Server::start();
+    let path = server.hold("foo");
+    let before = server.get(&path).json();
+    for body in ["", "{}", r#"{"lifetime":0}"#, r#"{"lifetime":-1}"#, r#"{"lifetime":"x"}"#, "[5]"]
+    {
+        let detail = server.request("PATCH", &path, body).detail(400);
+        assert!(detail.contains("lifetime"), "{detail}");
+    }
+    assert_eq!(server.get(&path).json(), before);
+    let _waiter = server.join_line("foo");
+    let waiting = server.locks("foo")[1]["_links"]["self"]["href"].as_str().unwrap().to_string();
+    let detail = server.request("PATCH", &waiting, r#"{"lifetime":5}"#).detail(409);
+    assert!(detail.contains("still waits"), "{detail}");
+}

@@ -1,4 +1,4 @@
-//! The JSON body of a request for a lock.
+//! The JSON body of a request for a lock, or for its renewal.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,12 +18,17 @@ const MAX_QUOTE: usize = 40;
 
 /// Reads `{"title": …, "wait": …, "lifetime": …}`. Other fields are ignored.
 pub(super) fn lock_request(body: &[u8], limits: RequestLimits) -> Result<LockRequest, Problem> {
-    let fields = parse(body)?;
+    let fields = parse(body, r#"{"title":"backup","wait":5,"lifetime":300}"#)?;
     Ok(LockRequest {
         title: title(fields.title)?.into(),
         wait: wait(fields.wait, limits.max_wait)?,
         lifetime: lifetime(fields.lifetime, limits.max_lifetime)?,
     })
+}
+
+/// Reads `{"lifetime": …}`. Other fields are ignored.
+pub(super) fn renewal(body: &[u8], limits: RequestLimits) -> Result<Duration, Problem> {
+    lifetime(parse(body, r#"{"lifetime":300}"#)?.lifetime, limits.max_lifetime)
 }
 
 #[derive(serde::Deserialize)]
@@ -47,18 +52,16 @@ enum Field<'a> {
     Other(&'static str),
 }
 
-fn parse(body: &[u8]) -> Result<Fields<'_>, Problem> {
-    const EXPECTED: &str = r#"a JSON object such as {"title":"backup","wait":5,"lifetime":300}"#;
+fn parse<'a>(body: &'a [u8], example: &str) -> Result<Fields<'a>, Problem> {
+    let expected = || format!("expected a JSON object such as {example}");
     let first = body.iter().find(|byte| !b" \t\r\n".contains(byte));
     match first {
-        None => Err(Problem::bad_request(format!("the body is empty, expected {EXPECTED}"))),
+        None => Err(Problem::bad_request(format!("the body is empty, {}", expected()))),
         // Without this a derived struct would also be read from an array.
         Some(b'{') => serde_json::from_slice(body).map_err(|error| {
-            Problem::bad_request(format!("the body is not valid ({error}), expected {EXPECTED}"))
+            Problem::bad_request(format!("the body is not valid ({error}), {}", expected()))
         }),
-        Some(_) => {
-            Err(Problem::bad_request(format!("the body is not an object, expected {EXPECTED}")))
-        }
+        Some(_) => Err(Problem::bad_request(format!("the body is not an object, {}", expected()))),
     }
 }
 

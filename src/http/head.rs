@@ -300,6 +300,7 @@ fn method(name: &str) -> Method {
         "HEAD" => Method::Head,
         "POST" => Method::Post,
         "DELETE" => Method::Delete,
+        "PATCH" => Method::Patch,
         "OPTIONS" => Method::Options,
         _ => Method::Other,
     }

@@ -9,7 +9,7 @@ use super::departures::Client;
 use super::message::{Host, Request, Response, Status};
 use super::problem::Problem;
 use super::{Service, body, hal};
-use crate::lock::{Acquired, LockId, NotWritten, Phase, ResourceName};
+use crate::lock::{Acquired, LockId, NotWritten, Phase, Renewal, ResourceName};
 
 impl Service {
     /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
@@ -72,6 +72,25 @@ impl Service {
     ) -> Result<Response, Problem> {
         let lock = self.locks.find(resource, id).ok_or_else(no_such_lock)?;
         Ok(hal::lock(Status::Ok, resource, &lock))
+    }
+
+    /// `PATCH /locks/{resource}/{uid}`
+    pub(super) fn renew_lock(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        request: &Request<'_>,
+    ) -> Result<Response, Problem> {
+        let lifetime = body::renewal(request.body, self.limits)?;
+        match self.locks.renew(resource, id, lifetime).map_err(not_written)? {
+            Renewal::Renewed(lock) => Ok(hal::lock(Status::Ok, resource, &lock)),
+            Renewal::StillWaiting => {
+                let detail =
+                    "the request still waits for the lock; its lifetime begins with the grant";
+                Err(Problem::new(Status::Conflict, detail))
+            }
+            Renewal::Gone => Err(no_such_lock()),
+        }
     }
 
     /// `DELETE /locks/{resource}/{uid}`

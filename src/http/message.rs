@@ -59,6 +59,8 @@ pub enum Method {
     Head,
     Post,
     Delete,
+    /// PATCH
+    Patch,
     Options,
     Other,
 }
@@ -70,6 +72,7 @@ impl fmt::Display for Method {
             Self::Head => "HEAD",
             Self::Post => "POST",
             Self::Delete => "DELETE",
+            Self::Patch => "PATCH",
             Self::Options => "OPTIONS",
             Self::Other => "(other method)",
         })

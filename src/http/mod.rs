@@ -104,6 +104,7 @@ impl Service {
             (Route::Locks(resource), Method::Post) => self.acquire_lock(resource, request, client),
             (Route::Lock(resource, id), Method::Get | Method::Head) => self.get_lock(resource, *id),
             (Route::Lock(resource, id), Method::Delete) => self.release_lock(resource, *id),
+            (Route::Lock(resource, id), Method::Patch) => self.renew_lock(resource, *id, request),
             (Route::Resources, Method::Get | Method::Head) => self.list_resources(request),
             (Route::Resources, Method::Delete) => self.delete_all(request),
             (Route::Resource(name), Method::Get | Method::Head) => self.list_locks(name, request),
@@ -171,7 +172,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::departures::Departures;
-    use crate::lock::{Acquired, Lock, LockRequest, NotWritten, Phase};
+    use crate::lock::{Acquired, Lock, LockRequest, NotWritten, Phase, Renewal};
 
     /// Fails at each call, as no lock manager should, unless it grants.
     #[derive(Default)]
@@ -206,6 +207,9 @@ mod tests {
             assert!(self.grants_after.is_some(), "release");
             self.released.store(true, Ordering::SeqCst);
             Ok(true)
+        }
+        fn renew(&self, _: &ResourceName, _: LockId, _: Duration) -> Result<Renewal, NotWritten> {
+            panic!("renew")
         }
         fn resources(&self) -> Vec<ResourceName> {
             panic!("resources")

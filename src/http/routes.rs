@@ -54,10 +54,11 @@ impl Route {
     /// The supported methods, as the Allow header lists them.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Server => "GET, HEAD, POST, DELETE, OPTIONS",
+            Self::Server => "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
             Self::Home => "GET, HEAD, OPTIONS",
             Self::Locks(_) => "POST, OPTIONS",
-            Self::Lock(..) | Self::Resources | Self::Resource(_) => "GET, HEAD, DELETE, OPTIONS",
+            Self::Lock(..) => "GET, HEAD, PATCH, DELETE, OPTIONS",
+            Self::Resources | Self::Resource(_) => "GET, HEAD, DELETE, OPTIONS",
         }
     }
 }

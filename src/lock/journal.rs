@@ -115,7 +115,7 @@ pub(super) struct Restored {
     pub(super) remaining: Duration,
 }
 
-/// A resource is held by another lock than before.
+/// A resource is held by another lock than before, or for another time.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     resource: ResourceName,
@@ -130,11 +130,12 @@ impl Change {
         before: Option<&Holder>,
         after: Option<&Holder>,
     ) -> Option<Self> {
-        let (before, after) = (before.map(|holder| &holder.lock), after.map(|holder| &holder.lock));
-        if before.map(|lock| lock.id) == after.map(|lock| lock.id) {
+        let lease = |holder: &Holder| (holder.lock.id, holder.expires);
+        if before.map(lease) == after.map(lease) {
             return None;
         }
-        Some(Self { resource: resource.clone(), before: before.cloned(), after: after.cloned() })
+        let lock = |holder: &Holder| holder.lock.clone();
+        Some(Self { resource: resource.clone(), before: before.map(lock), after: after.map(lock) })
     }
 
     /// What undoes this one.

@@ -47,6 +47,17 @@ pub trait LockManager: Send + Sync {
     /// The release could not be written; the lock is still held.
     fn release(&self, resource: &ResourceName, id: LockId) -> Result<bool, NotWritten>;
 
+    /// Lets an active lock expire this long from now, sooner or later than it would have.
+    ///
+    /// # Errors
+    /// The renewal could not be written; the lock expires as before.
+    fn renew(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        lifetime: Duration,
+    ) -> Result<Renewal, NotWritten>;
+
     /// The resources that have locks, in order of their names.
     fn resources(&self) -> Vec<ResourceName>;
 
@@ -86,6 +97,17 @@ pub enum Acquired {
     NotWritten(NotWritten),
     /// The server is shutting down.
     ShuttingDown,
+}
+
+/// What became of a renewal.
+#[derive(Debug, Clone)]
+pub enum Renewal {
+    /// The lock, with its new lifetime.
+    Renewed(Lock),
+    /// It still waits; its lifetime begins with its grant.
+    StillWaiting,
+    /// There is no such lock any more.
+    Gone,
 }
 
 /// A change could not be written to where locks survive a crash, and was not made.

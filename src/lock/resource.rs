@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Lock, LockId, LockRequest, Phase};
+use super::{Lock, LockId, LockRequest, Phase, Renewal};
 
 /// A lock lives this much longer than its lifetime. Its holder counts from the answer, which
 /// takes a moment to reach it: the lock must not pass to another before.
@@ -63,7 +63,7 @@ pub(super) enum Verdict {
 #[derive(Debug, Clone)]
 pub(super) struct Holder {
     pub(super) lock: Lock,
-    expires: Instant,
+    pub(super) expires: Instant,
 }
 
 /// Who is in line.
@@ -132,6 +132,30 @@ impl<W> Resource<W> {
             return held;
         }
         self.dismiss(id, Verdict::Deleted, effects)
+    }
+
+    /// Lets the lock with this id expire `lifetime` from now. At the end of its lifetime it is
+    /// either renewed or gone, never both.
+    pub(super) fn renew(
+        &mut self,
+        id: LockId,
+        lifetime: Duration,
+        now: Now,
+        effects: &mut Effects<W>,
+    ) -> Renewal {
+        if self.line.iter().any(|waiter| waiter.lock.id == id) {
+            return Renewal::StillWaiting;
+        }
+        self.expire(now, effects);
+        let Some(holder) = self.holder.as_mut().filter(|holder| holder.lock.id == id) else {
+            return Renewal::Gone;
+        };
+        holder.expires = now.instant + lifetime + ANSWER_GRACE;
+        holder.lock.request.lifetime = lifetime;
+        if let Phase::Active { expires, .. } = &mut holder.lock.phase {
+            *expires = now.wall + lifetime;
+        }
+        Renewal::Renewed(holder.lock.clone())
     }
 
     /// Takes a request out of the line and ends its wait with `verdict`. Returns whether it
@@ -397,6 +421,29 @@ mod tests {
         assert_eq!(scene.at(12.0).expire(), "a expired, b granted");
         assert_eq!(scene.at(21.9).expire(), "");
         assert_eq!(scene.at(22.1).expire(), "b expired");
+    }
+
+    #[test]
+    fn a_renewed_lock_expires_its_new_lifetime_from_then() {
+        let mut scene = Scene::new();
+        let renew = |scene: &mut Scene, id, seconds| {
+            let lifetime = Duration::from_secs(seconds);
+            let (renewal, told) =
+                scene.change(|resource, now, effects| resource.renew(id, lifetime, now, effects));
+            (matches!(renewal, Renewal::Renewed(_)), told)
+        };
+        let (a, _) = scene.acquire("a", 0.0, 10.0);
+        let (b, _) = scene.acquire("b", 600.0, 10.0);
+        assert_eq!(renew(scene.at(9.0), a, 20), (true, String::new()));
+        assert_eq!(scene.at(28.9).expire(), "");
+        assert_eq!(renew(&mut scene, a, 1), (true, String::new()), "also to a shorter one");
+        assert!(!renew(&mut scene, b, 100).0, "it still waits");
+        assert_eq!(scene.at(30.0).expire(), "a expired, b granted");
+        // At the very end: gone, and then it stays gone.
+        scene.now.instant = scene.resource.next_expiry().unwrap();
+        assert_eq!(renew(&mut scene, b, 100), (false, "b expired".into()));
+        assert!(!renew(&mut scene, b, 100).0);
+        assert!(scene.resource.is_empty());
     }
 
     #[test]

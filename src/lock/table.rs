@@ -11,7 +11,7 @@ use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{error, info};
 
@@ -19,7 +19,7 @@ use super::journal::{Change, Journal, Receipt, Restored};
 use super::reaper::{self, Deadlines};
 use super::resource::{Effects, Holder, Now, Resource, Verdict};
 use super::sharded::Sharded;
-use super::{Acquired, Lock, LockId, LockManager, LockRequest, NotWritten, ResourceName};
+use super::{Acquired, Lock, LockId, LockManager, LockRequest, NotWritten, Renewal, ResourceName};
 
 /// How many requests may wait at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +114,17 @@ impl LockManager for LockTable {
     fn release(&self, resource: &ResourceName, id: LockId) -> Result<bool, NotWritten> {
         let release = |state: &mut State, now, effects: &mut _| state.release(id, now, effects);
         Ok(self.shared.change(resource, release)?.unwrap_or(false))
+    }
+
+    fn renew(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        lifetime: Duration,
+    ) -> Result<Renewal, NotWritten> {
+        let renew =
+            |state: &mut State, now, effects: &mut _| state.renew(id, lifetime, now, effects);
+        Ok(self.shared.change(resource, renew)?.unwrap_or(Renewal::Gone))
     }
 
     fn resources(&self) -> Vec<ResourceName> {

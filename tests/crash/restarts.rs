@@ -33,6 +33,19 @@ fn a_lock_is_held_by_the_same_url_after_a_restart() {
 }
 
 #[test]
+fn a_renewal_survives_a_crash() {
+    let host = Host::new();
+    let server = host.start();
+    let path = server.acquire("r", 0.0, 1.0).lock_path();
+    assert_eq!(server.request("PATCH", &path, r#"{"lifetime":600}"#).status, 200);
+    server.signal("-KILL");
+    drop(server);
+    let server = host.start_with(&["--restart-grace", "0"]);
+    assert_eq!(server.get(&path).json()["lifetime"], 600);
+    assert_eq!(server.acquire("r", 3.0, 1.0).status, 408);
+}
+
+#[test]
 fn a_server_that_was_stopped_in_order_keeps_its_locks_too() {
     let host = Host::new();
     let mut server = host.start();
