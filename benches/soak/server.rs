@@ -28,7 +28,8 @@ impl Server {
         command.args(["serve", "--port", "0", "--bind", "127.0.0.1"]);
         let mut process = command.stderr(Stdio::piped()).spawn().expect("the server starts");
         let mut log = BufReader::new(process.stderr.take().expect("it is piped")).lines();
-        let first = log.next().expect("it logs").expect("a line");
+        let listens = |line: &String| line.contains("listening on ");
+        let first = log.by_ref().map_while(Result::ok).find(listens).expect("it listens");
         let address = first.split("listening on ").nth(1).and_then(|rest| rest.split(',').next());
         let address = address.and_then(|text| text.parse().ok()).expect("the line has the address");
         // Or it would block when the pipe is full. Errors are shown.
