@@ -253,7 +253,8 @@ impl Writer {
             grace = began.elapsed() * 4;
             began = Instant::now();
             if self.store.commit(changes.clone(), grace).is_err() {
-                // They are on disk all the same; the next commit finds out about the disk.
+                // They are on disk since the first time; the next commit meets the error again.
+                self.store.stand_by_failed_commit();
                 break;
             }
         }

@@ -124,6 +124,14 @@ impl Store {
         }
     }
 
+    /// After a commit that failed and only repeated an earlier one: whether or not it is on
+    /// disk, nothing is to be taken back.
+    pub(super) fn stand_by_failed_commit(&mut self) {
+        if let State::Failed { doubtful } = &mut self.state {
+            doubtful.clear();
+        }
+    }
+
     /// Brings the remaining lifetimes up to date, so that a host that restarts in a loop does
     /// not hold a lock for ever.
     ///
@@ -522,5 +530,21 @@ mod tests {
         store.commit([&grant("next", 3)].into_iter(), GRACE).unwrap();
         drop(store);
         assert_eq!(names(&dir.open().unwrap().1), ["kept", "next"]);
+    }
+
+    #[test]
+    fn a_repeated_commit_that_fails_takes_nothing_back() {
+        let dir = Dir::new();
+        let (mut store, _) = dir.open().unwrap();
+        let acknowledged = vec![grant("acknowledged", 1)];
+        store.commit(acknowledged.iter(), GRACE).unwrap();
+        // Again, with an error when all was written.
+        store.commit(acknowledged.iter(), GRACE).unwrap();
+        store.commits -= 1;
+        store.state = State::Failed { doubtful: acknowledged };
+        store.stand_by_failed_commit();
+        store.commit([&grant("next", 3)].into_iter(), GRACE).unwrap();
+        drop(store);
+        assert_eq!(names(&dir.open().unwrap().1), ["acknowledged", "next"]);
     }
 }
