@@ -39,8 +39,7 @@ pub(super) struct Store {
     commits: u64,
     last_token: u64,
     locks: u64,
-    /// Locked, so that there is no second server.
-    _dir: File,
+    _dir: DirLock,
 }
 
 enum State {
@@ -240,6 +239,16 @@ impl Store {
     }
 }
 
+/// A directory that no second server may use meanwhile.
+struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // A process that is just being started may hold the descriptor for a moment longer.
+        let _ = self.0.unlock();
+    }
+}
+
 /// What is in a database.
 struct Contents {
     rows: Vec<(ResourceName, Row)>,
@@ -248,7 +257,7 @@ struct Contents {
 }
 
 /// Opens the directory, makes it if it is missing, and locks it.
-fn lock_dir(dir: &Path) -> Result<File, OpenError> {
+fn lock_dir(dir: &Path) -> Result<DirLock, OpenError> {
     let unusable = |error| OpenError::Unusable(dir.into(), error);
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
@@ -256,7 +265,7 @@ fn lock_dir(dir: &Path) -> Result<File, OpenError> {
     }
     let opened = File::open(dir).map_err(unusable)?;
     match opened.try_lock() {
-        Ok(()) => Ok(opened),
+        Ok(()) => Ok(DirLock(opened)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.into())),
         Err(TryLockError::Error(error)) => Err(unusable(error)),
     }
