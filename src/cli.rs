@@ -50,6 +50,7 @@ const DEFAULT_PORT: u16 = 8888;
 const DEFAULT_MAX_WAITERS: usize = 10_000;
 const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
 const DEFAULT_RESTART_GRACE: Duration = Duration::from_secs(5);
+const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(5);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 const HELP: &str = "\
@@ -65,6 +66,8 @@ Options:
                               made if it is missing [locks are in memory]
   --restart-grace SECONDS     a lock that is kept lives at least so long after a
                               restart, so that its holder can renew it [5]
+  --reconnect-grace SECONDS   a client that has sent an Idempotency-Key and is
+                              gone has its place in line for so long [5]
   --logging LEVEL             debug, info, warning, error or none [info]
   --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
                               no: nobody; FILE: HTTP Basic, one user:password a
@@ -147,6 +150,8 @@ fn serve(mut args: Arguments) -> Result<Command, UsageError> {
         data_dir: option(&mut args, "--data-dir", directory)?,
         restart_grace: option(&mut args, "--restart-grace", |text| seconds(text, true))?
             .unwrap_or(DEFAULT_RESTART_GRACE),
+        reconnect_grace: option(&mut args, "--reconnect-grace", |text| seconds(text, true))?
+            .unwrap_or(DEFAULT_RECONNECT_GRACE),
         idle_timeout: option(&mut args, "--idle-timeout", |text| seconds(text, false))?
             .unwrap_or(DEFAULT_IDLE_TIMEOUT),
     };

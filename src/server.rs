@@ -51,6 +51,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// How long a lock lives at least after a restart of the server.
     pub restart_grace: Duration,
+    /// How long the place of a client is kept that has sent a key and is gone.
+    pub reconnect_grace: Duration,
 }
 
 /// Why the server did not start, or stopped.
@@ -131,7 +133,8 @@ pub fn serve(options: Options) -> Result<(), Error> {
             None
         }
     };
-    let locks: Arc<dyn LockManager> = Arc::new(LockTable::new(max_waiters, journal)?);
+    let locks = LockTable::new(max_waiters, options.reconnect_grace, journal)?;
+    let locks: Arc<dyn LockManager> = Arc::new(locks);
     let server = Arc::new(Server {
         service: Service {
             locks: Arc::clone(&locks),

@@ -5,10 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use smol_str::SmolStr;
 
 use super::RequestLimits;
 use super::problem::Problem;
-use crate::lock::LockRequest;
+use crate::lock::{Limit, LockRequest, Mode};
 
 /// The longest title, in bytes.
 const MAX_TITLE: usize = 1024;
@@ -16,13 +17,20 @@ const MAX_TITLE: usize = 1024;
 /// How much of a wrong value an error repeats, in characters.
 const MAX_QUOTE: usize = 40;
 
-/// Reads `{"title": …, "wait": …, "lifetime": …}`. Other fields are ignored.
-pub(super) fn lock_request(body: &[u8], limits: RequestLimits) -> Result<LockRequest, Problem> {
+/// Reads `{"title": …, "wait": …, "lifetime": …}`, and perhaps `"mode"` and `"limit"`, from
+/// `client`. Other fields are ignored.
+pub(super) fn lock_request(
+    body: &[u8],
+    limits: RequestLimits,
+    client: &SmolStr,
+) -> Result<LockRequest, Problem> {
     let fields = parse(body, r#"{"title":"backup","wait":5,"lifetime":300}"#)?;
     Ok(LockRequest {
         title: title(fields.title)?.into(),
         wait: wait(fields.wait, limits.max_wait)?,
         lifetime: lifetime(fields.lifetime, limits.max_lifetime)?,
+        mode: mode(fields.mode, fields.limit)?,
+        client: client.clone(),
     })
 }
 
@@ -39,6 +47,10 @@ struct Fields<'a> {
     wait: Field<'a>,
     #[serde(default, borrow)]
     lifetime: Field<'a>,
+    #[serde(default, borrow)]
+    mode: Field<'a>,
+    #[serde(default, borrow)]
+    limit: Field<'a>,
 }
 
 /// Any JSON value, so that an error can name the field it is in.
@@ -99,14 +111,49 @@ fn lifetime(field: Field<'_>, max: Duration) -> Result<Duration, Problem> {
     Ok(Duration::from_secs_f64(seconds).clamp(Duration::from_nanos(1), max))
 }
 
+/// EX if there is none. Only EX has a limit.
+fn mode(mode: Field<'_>, limit: Field<'_>) -> Result<Mode, Problem> {
+    let named = match &mode {
+        Field::Missing => Some(Mode::EXCLUSIVE),
+        Field::Text(name) => match name.as_ref() {
+            "exclusive" => Some(Mode::EXCLUSIVE),
+            "shared" => Some(Mode::ProtectedRead),
+            name => Mode::named(name),
+        },
+        Field::Number(_) | Field::Other(_) => None,
+    };
+    let Some(named) = named else {
+        let names = Mode::ALL.map(Mode::name).join(", ");
+        let detail = format!(
+            "mode {}, expected one of {names}, exclusive (EX), shared (PR)",
+            mode.describe()
+        );
+        return Err(Problem::bad_request(detail));
+    };
+    match (named, limit) {
+        (mode, Field::Missing) => Ok(mode),
+        (Mode::Exclusive { .. }, limit) => Ok(Mode::Exclusive { limit: whole_limit(&limit)? }),
+        (mode, _) => {
+            let name = mode.name();
+            let detail = format!("limit goes with mode EX alone, and the mode is {name}");
+            Err(Problem::bad_request(detail))
+        }
+    }
+}
+
+fn whole_limit(field: &Field<'_>) -> Result<Limit, Problem> {
+    let is_limit =
+        |number: &f64| number.fract() == 0.0 && (0.0..=Limit::MAX.into()).contains(number);
+    let number = field.number().filter(is_limit);
+    number.and_then(|number| Limit::new(number as u32)).ok_or_else(|| {
+        let (found, max) = (field.describe(), Limit::MAX);
+        Problem::bad_request(format!("limit {found}, expected a whole number from 1 to {max}"))
+    })
+}
+
 /// A finite number of seconds, given as a number or, as RDLM's clients may, as a string.
 fn seconds(name: &str, field: &Field<'_>, expected: &str) -> Result<f64, Problem> {
-    let number = match field {
-        Field::Number(number) => Some(*number),
-        Field::Text(text) => numeric(text.trim_matches([' ', '\t', '\r', '\n'])),
-        Field::Missing | Field::Other(_) => None,
-    };
-    number.filter(|number| number.is_finite()).ok_or_else(|| {
+    field.number().filter(|number| number.is_finite()).ok_or_else(|| {
         let found = field.describe();
         Problem::bad_request(format!("{name} {found}, {expected}, as a number or a numeric string"))
     })
@@ -123,6 +170,14 @@ fn out_of_range(name: &str, seconds: f64, expected: &str) -> Problem {
 }
 
 impl Field<'_> {
+    fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(text) => numeric(text.trim_matches([' ', '\t', '\r', '\n'])),
+            Self::Missing | Self::Other(_) => None,
+        }
+    }
+
     fn describe(&self) -> String {
         match self {
             Self::Missing => "is missing".into(),

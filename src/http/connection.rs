@@ -1,13 +1,14 @@
 //! One client's connection: requests in, responses out, one [`Exchange`] after the other.
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
 use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, SendFlags};
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::chunked::ChunkedBody;
 use super::departures::{Client, Departures};
@@ -36,6 +37,7 @@ pub struct Connection {
     input: Input,
     head: Vec<u8>,
     body: Vec<u8>,
+    client: SmolStr,
     departures: Arc<Departures>,
 }
 
@@ -49,17 +51,20 @@ pub enum Next {
 }
 
 impl Connection {
-    /// Serves `socket`. A connection on which no request begins within `idle_timeout` ends.
+    /// Serves `socket`, on which `client` is. A connection on which no request begins within `idle_timeout` ends.
     ///
     /// # Errors
     /// As the operating system gives them.
     pub fn new(
         socket: TcpStream,
+        client: IpAddr,
         idle_timeout: Duration,
         departures: Arc<Departures>,
     ) -> io::Result<Self> {
         let input = Input::new(socket, idle_timeout)?;
-        Ok(Self { input, head: Vec::new(), body: Vec::new(), departures })
+        // An IPv4 address looks like one, also on a socket for both.
+        let client = client.to_canonical().to_smolstr();
+        Ok(Self { input, head: Vec::new(), body: Vec::new(), client, departures })
     }
 
     /// Waits for the next request; `None` when there will not be any.
@@ -80,7 +85,7 @@ impl Connection {
             empty(&mut self.input.bytes);
         }
         let request = Request { body: &self.body, ..head.request };
-        let client = Client::new(&self.input.socket, &self.departures);
+        let client = Client::new(&self.input.socket, &self.client, &self.departures);
         Ok(Some(Exchange { request, client }))
     }
 

@@ -12,6 +12,7 @@ use super::listener::KEEPALIVE;
 use log::error;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use smol_str::SmolStr;
 use socket2::{SockRef, TcpKeepalive};
 
 /// A client that waits is asked every second whether its host is still there.
@@ -90,13 +91,19 @@ impl Watched {
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
     socket: &'a TcpStream,
+    address: &'a SmolStr,
     departures: &'a Departures,
 }
 
 impl<'a> Client<'a> {
-    /// The client at the other end of `socket`.
-    pub fn new(socket: &'a TcpStream, departures: &'a Departures) -> Self {
-        Self { socket, departures }
+    /// The client at the other end of `socket`; `address` is for display.
+    pub fn new(socket: &'a TcpStream, address: &'a SmolStr, departures: &'a Departures) -> Self {
+        Self { socket, address, departures }
+    }
+
+    /// Where it is.
+    pub fn address(self) -> &'a SmolStr {
+        self.address
     }
 
     /// The connection to it.
@@ -168,6 +175,7 @@ mod tests {
     }
 
     const PATIENCE: Duration = Duration::from_secs(60);
+    static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
 
     #[test]
     fn whoever_closes_or_half_closes_has_left() {
@@ -178,7 +186,7 @@ mod tests {
         }];
         for leave in leave {
             let (mut remote, socket) = pair();
-            let client = Client::new(&socket, &departures);
+            let client = Client::new(&socket, &ADDRESS, &departures);
             let (sender, left) = channel();
             let watch = client.watch(move || sender.send(()).unwrap()).unwrap();
             // A request that is sent behind the one that waits is no departure.
@@ -199,7 +207,7 @@ mod tests {
     fn whoever_has_left_before_is_noticed_and_whoever_is_not_watched_is_not() {
         let departures = Departures::new().unwrap();
         let (remote, socket) = pair();
-        let client = Client::new(&socket, &departures);
+        let client = Client::new(&socket, &ADDRESS, &departures);
         let (unheard, never) = channel();
         drop(client.watch(move || unheard.send(()).unwrap()).unwrap());
         drop(remote);

@@ -7,16 +7,23 @@ use humantime::format_rfc3339_micros;
 use serde::{Serialize, Serializer};
 
 use super::message::{Response, Status};
-use crate::lock::{Lock, LockId, Phase, ResourceName};
+use crate::lock::{Limit, Lock, LockId, Phase, ResourceName};
 
 /// A response with one lock.
 pub(super) fn lock(status: Status, resource: &ResourceName, lock: &Lock) -> Response {
     hal(status, &LockView::new(resource, lock))
 }
 
-/// A response with the locks of a resource.
+/// A response with the locks of a resource, the active ones before the waiting ones.
 pub(super) fn locks(resource: &ResourceName, locks: &[Lock]) -> Response {
-    let locks: Vec<_> = locks.iter().map(|lock| LockView::new(resource, lock)).collect();
+    let is_active = |lock: &&Lock| matches!(lock.phase, Phase::Active { .. });
+    let active = locks.iter().take_while(is_active).count();
+    let view = |(index, lock)| ListedLockView {
+        lock: LockView::new(resource, lock),
+        position: (index >= active).then(|| index - active + 1),
+        client: &lock.request.client,
+    };
+    let locks: Vec<_> = locks.iter().enumerate().map(view).collect();
     let embedded = if locks.is_empty() { None } else { Some(EmbeddedLocks { locks }) };
     hal(Status::Ok, &ResourceView { embedded, ..ResourceView::new(resource) })
 }
@@ -68,11 +75,25 @@ struct LockView<'a> {
     lifetime: Duration,
     #[serde(serialize_with = "seconds")]
     wait: Duration,
+    mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
     active: bool,
     #[serde(flatten)]
     state: State,
     #[serde(rename = "_links")]
     links: Links<'a>,
+}
+
+/// A lock among the others of its resource.
+#[derive(Serialize)]
+struct ListedLockView<'a> {
+    #[serde(flatten)]
+    lock: LockView<'a>,
+    /// In line; 1 is next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<usize>,
+    client: &'a str,
 }
 
 #[derive(Serialize)]
@@ -104,7 +125,7 @@ struct ResourceView<'a> {
 
 #[derive(Serialize)]
 struct EmbeddedLocks<'a> {
-    locks: Vec<LockView<'a>>,
+    locks: Vec<ListedLockView<'a>>,
 }
 
 #[derive(Serialize)]
@@ -138,8 +159,8 @@ impl<'a> LockView<'a> {
     fn new(resource: &'a ResourceName, lock: &'a Lock) -> Self {
         let request = &lock.request;
         let state = match lock.phase {
-            Phase::Waiting(since) => {
-                State::Waiting { wait_since: since, wait_expires: since + request.wait }
+            Phase::Waiting { since, expires } => {
+                State::Waiting { wait_since: since, wait_expires: expires }
             }
             Phase::Active { since, expires, fencing_token } => {
                 State::Active { active_since: since, active_expires: expires, fencing_token }
@@ -150,6 +171,8 @@ impl<'a> LockView<'a> {
             title: &request.title,
             lifetime: request.lifetime,
             wait: request.wait,
+            mode: request.mode.name(),
+            limit: request.mode.limit().map(Limit::get),
             active: matches!(lock.phase, Phase::Active { .. }),
             state,
             links: Links {

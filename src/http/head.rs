@@ -3,7 +3,7 @@
 //! Strict: whoever disagrees with this server about where a request ends could make it read
 //! one request out of the body of another.
 
-use super::message::{Host, MAX_BODY, Method, Request, Unreadable};
+use super::message::{MAX_BODY, Method, Request, Singleton, Unreadable};
 
 /// The longest request target, in bytes.
 pub const MAX_TARGET: usize = 8 * 1024;
@@ -160,10 +160,11 @@ fn is_token_byte(byte: u8) -> bool {
 /// The fields that this server looks at.
 #[derive(Default)]
 struct Fields<'a> {
-    host: Option<Host<'a>>,
+    host: Singleton<'a>,
     origin: Option<&'a str>,
     sec_fetch_site: Option<&'a str>,
     authorization: Option<&'a str>,
+    idempotency_key: Singleton<'a>,
     expect: Option<&'a str>,
     content_length: Option<&'a str>,
     transfer_encoding: Option<&'a str>,
@@ -180,8 +181,7 @@ impl<'a> Fields<'a> {
             let is = |name: &str| field.name.eq_ignore_ascii_case(name);
             let value = || str::from_utf8(field.value).map_err(|_| Unreadable::Field);
             if is("Host") {
-                let host = value()?;
-                collected.host = Some(collected.host.map_or(Host::One(host), |_| Host::Several));
+                collected.host = collected.host.and(value()?);
             } else if is("Content-Length") {
                 collected.lengths_repeated |= collected.content_length.replace(value()?).is_some();
             } else if is("Transfer-Encoding") {
@@ -197,6 +197,8 @@ impl<'a> Fields<'a> {
                 collected.sec_fetch_site = Some(value()?);
             } else if is("Authorization") {
                 collected.authorization = Some(value()?);
+            } else if is("Idempotency-Key") {
+                collected.idempotency_key = collected.idempotency_key.and(value()?);
             }
         }
         Ok(collected)
@@ -224,8 +226,8 @@ impl<'a> Fields<'a> {
         let persistent = !self.close && (!line.http_1_0 || self.keep_alive);
         let host = match (self.host, authority(line.target)) {
             // RFC 9112, section 3.2.2: the target's authority is the one that counts.
-            (Some(Host::One(_)), Some(authority)) => Host::One(authority),
-            (host, _) => host.unwrap_or(Host::None),
+            (Singleton::One(_), Some(authority)) => Singleton::One(authority),
+            (host, _) => host,
         };
         let request = Request {
             method,
@@ -236,6 +238,7 @@ impl<'a> Fields<'a> {
             origin: self.origin,
             sec_fetch_site: self.sec_fetch_site,
             authorization: self.authorization,
+            idempotency_key: self.idempotency_key,
             body: b"",
         };
         Ok(Head { request, body: length.unwrap_or(BodyLength::Known(0)), expects_continue })

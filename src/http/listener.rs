@@ -66,8 +66,8 @@ impl Listener {
     /// # Errors
     /// As the operating system gives them; also after [`Listener::close`].
     pub fn accept(&self) -> io::Result<Connection> {
-        let (socket, _) = self.socket.accept()?;
-        Connection::new(socket, self.idle_timeout, Arc::clone(&self.departures))
+        let (socket, client) = self.socket.accept()?;
+        Connection::new(socket, client.ip(), self.idle_timeout, Arc::clone(&self.departures))
     }
 
     /// Refuses new connections from now on and ends [`Listener::accept`].

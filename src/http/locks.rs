@@ -6,10 +6,12 @@ use std::sync::Arc;
 use log::warn;
 
 use super::departures::Client;
-use super::message::{Host, Request, Response, Status};
+use super::message::{Request, Response, Singleton, Status};
 use super::problem::Problem;
 use super::{Service, body, hal};
-use crate::lock::{Acquired, LockId, NotWritten, Phase, Renewal, ResourceName};
+use crate::lock::{
+    Acquired, Grant, IdempotencyKey, LockId, NotWritten, Phase, Renewal, ResourceName,
+};
 
 impl Service {
     /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
@@ -19,32 +21,22 @@ impl Service {
         request: &Request<'_>,
         client: Client<'_>,
     ) -> Result<Response, Problem> {
-        let lock_request = body::lock_request(request.body, self.limits)?;
+        let lock_request = body::lock_request(request.body, self.limits, client.address())?;
+        let key = idempotency_key(request.idempotency_key)?;
         let mut watch = None;
-        let acquired = self.locks.acquire(resource, lock_request, &mut |id| {
+        let acquired = self.locks.acquire(resource, lock_request, key, &mut |claim| {
             let (locks, resource) = (Arc::clone(&self.locks), resource.clone());
-            watch = Some(client.watch(move || locks.withdraw(&resource, id)));
+            watch = Some(client.watch(move || locks.withdraw(&resource, claim)));
         });
         if let Some(Err(error)) = &watch {
             warn!("a client waits and would not be noticed if it left: {error}");
         }
         match acquired {
-            Acquired::Granted(lock) if watch.is_some() && client.has_left() => {
-                self.take_back(resource, lock.id);
+            Acquired::Granted(grant) if watch.is_some() && client.has_left() => {
+                self.locks.abandon(resource, grant.claim);
                 Err(departed())
             }
-            Acquired::Granted(lock) => {
-                let location = self.location(request, hal::Path::Lock(resource, lock.id));
-                let created = hal::lock(Status::Created, resource, &lock);
-                let created = created.header("Location", location);
-                let created = match lock.phase {
-                    Phase::Active { fencing_token, .. } => {
-                        created.header("RDLM-Fencing-Token", fencing_token.to_string())
-                    }
-                    Phase::Waiting(_) => created,
-                };
-                Ok(created.granting(resource.clone(), lock.id))
-            }
+            Acquired::Granted(grant) => Ok(self.created(resource, grant, request)),
             Acquired::TimedOut => {
                 let detail = "the lock was not granted within the wait";
                 Err(Problem::new(Status::RequestTimeout, detail))
@@ -54,6 +46,21 @@ impl Service {
                 Err(Problem::new(Status::Conflict, detail))
             }
             Acquired::Withdrawn => Err(departed()),
+            Acquired::Superseded => Err(Problem::new(Status::Conflict, "superseded")),
+            Acquired::OtherLimit(theirs) => {
+                let detail = format!(
+                    "the locks on this resource have the limit {theirs}: ask for the same, or \
+                     wait until there is none"
+                );
+                Err(Problem::new(Status::UnprocessableContent, detail))
+            }
+            Acquired::OtherMode(theirs) => {
+                let detail = format!(
+                    "this Idempotency-Key is that of a request on this resource for {theirs}: \
+                     repeat that one, or take another key"
+                );
+                Err(Problem::new(Status::UnprocessableContent, detail))
+            }
             Acquired::TooManyWaiters => {
                 // Closing, because connections are kept free for releases.
                 let detail = "too many requests are waiting for locks; try again later";
@@ -106,12 +113,40 @@ impl Service {
         }
     }
 
+    fn created(
+        &self,
+        resource: &ResourceName,
+        Grant { lock, claim }: Grant,
+        request: &Request<'_>,
+    ) -> Response {
+        let location = self.location(request, hal::Path::Lock(resource, lock.id));
+        let created = hal::lock(Status::Created, resource, &lock).header("Location", location);
+        let created = match lock.phase {
+            Phase::Active { fencing_token, .. } => {
+                created.header("RDLM-Fencing-Token", fencing_token.to_string())
+            }
+            Phase::Waiting { .. } => created,
+        };
+        created.granting(resource.clone(), claim)
+    }
+
     fn location(&self, request: &Request<'_>, path: hal::Path<'_>) -> String {
         match (&self.base_url, request.host) {
             (Some(base_url), _) => format!("{base_url}{path}"),
-            (None, Host::One(host)) if !host.is_empty() => format!("http://{host}{path}"),
+            (None, Singleton::One(host)) if !host.is_empty() => format!("http://{host}{path}"),
             // A client in HTTP/1.0 that names no host gets a relative reference.
             _ => path.to_string(),
+        }
+    }
+}
+
+fn idempotency_key(header: Singleton<'_>) -> Result<Option<IdempotencyKey>, Problem> {
+    match header {
+        Singleton::None => Ok(None),
+        Singleton::One(key) => Ok(Some(key.parse()?)),
+        Singleton::Several => {
+            let detail = "there are several Idempotency-Key headers: at most one is allowed";
+            Err(Problem::bad_request(detail))
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use httpdate::HttpDate;
 
-use crate::lock::{LockId, ResourceName};
+use crate::lock::{Claim, ResourceName};
 
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -25,13 +25,15 @@ pub struct Request<'a> {
     /// The client will send more on this connection.
     pub keep_alive: bool,
     /// The host that the client believes to talk to.
-    pub host: Host<'a>,
+    pub host: Singleton<'a>,
     /// The Origin header: the site for which a browser sends this.
     pub origin: Option<&'a str>,
     /// The Sec-Fetch-Site header.
     pub sec_fetch_site: Option<&'a str>,
     /// The Authorization header.
     pub authorization: Option<&'a str>,
+    /// The Idempotency-Key header.
+    pub idempotency_key: Singleton<'a>,
     /// The body, empty when there is none.
     pub body: &'a [u8],
 }
@@ -43,10 +45,11 @@ impl Request<'_> {
         target: "",
         http_1_0: false,
         keep_alive: false,
-        host: Host::None,
+        host: Singleton::None,
         origin: None,
         sec_fetch_site: None,
         authorization: None,
+        idempotency_key: Singleton::None,
         body: b"",
     };
 }
@@ -79,15 +82,26 @@ impl fmt::Display for Method {
     }
 }
 
-/// The Host headers of a request.
-#[derive(Debug, Clone, Copy)]
-pub enum Host<'a> {
+/// A header that may be there once (RFC 9110, section 5.5).
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Singleton<'a> {
     /// There is none.
+    #[default]
     None,
     /// The only one.
     One(&'a str),
     /// More than one.
     Several,
+}
+
+impl<'a> Singleton<'a> {
+    /// What it is when another one has come.
+    pub fn and(self, value: &'a str) -> Self {
+        match self {
+            Self::None => Self::One(value),
+            Self::One(_) | Self::Several => Self::Several,
+        }
+    }
 }
 
 /// Why a request could not be read. Nobody knows where the next one would begin: the
@@ -149,7 +163,7 @@ pub struct Response {
     pub close: bool,
     /// The lock that this response grants. If it cannot be delivered, nobody knows of the
     /// lock.
-    pub grant: Option<(ResourceName, LockId)>,
+    pub grant: Option<(ResourceName, Claim)>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Vec<u8>,
 }
@@ -181,8 +195,8 @@ impl Response {
 
     /// Says which lock this response grants.
     #[must_use]
-    pub fn granting(mut self, resource: ResourceName, id: LockId) -> Self {
-        self.grant = Some((resource, id));
+    pub fn granting(mut self, resource: ResourceName, claim: Claim) -> Self {
+        self.grant = Some((resource, claim));
         self
     }
 
@@ -245,6 +259,7 @@ pub enum Status {
     ContentTooLarge,
     UriTooLong,
     ExpectationFailed,
+    UnprocessableContent,
     RequestHeaderFieldsTooLarge,
     InternalServerError,
     NotImplemented,
@@ -278,6 +293,7 @@ impl Status {
             Self::ContentTooLarge => (413, "Content Too Large"),
             Self::UriTooLong => (414, "URI Too Long"),
             Self::ExpectationFailed => (417, "Expectation Failed"),
+            Self::UnprocessableContent => (422, "Unprocessable Content"),
             Self::RequestHeaderFieldsTooLarge => (431, "Request Header Fields Too Large"),
             Self::InternalServerError => (500, "Internal Server Error"),
             Self::NotImplemented => (501, "Not Implemented"),

@@ -21,12 +21,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{debug, error, info, warn};
+use log::{debug, error};
 
-use crate::lock::{LockId, LockManager, ResourceName};
+use crate::lock::LockManager;
 use access::Access;
 use departures::Client;
-use message::{Host, Method, Request, Response, Status, Unreadable};
+use message::{Method, Request, Response, Singleton, Status, Unreadable};
 use problem::Problem;
 use routes::Route;
 
@@ -74,20 +74,8 @@ impl Service {
 
     /// Takes back what a response granted that could not be delivered.
     pub fn take_back_granted(&self, undelivered: &Response) {
-        if let Some((resource, id)) = &undelivered.grant {
-            self.take_back(resource, *id);
-        }
-    }
-
-    fn take_back(&self, resource: &ResourceName, id: LockId) {
-        match self.locks.release(resource, id) {
-            Ok(true) => info!("released: {resource}/{id}, its client has gone"),
-            Ok(false) => {}
-            Err(error) => {
-                warn!(
-                    "held until it expires, though its client has gone: {resource}/{id}: {error}"
-                );
-            }
+        if let Some((resource, claim)) = &undelivered.grant {
+            self.locks.abandon(resource, *claim);
         }
     }
 
@@ -126,16 +114,16 @@ fn welcome() -> Response {
 /// RFC 9112, section 3.2: a request in HTTP/1.1 names exactly one host.
 fn require_one_host(request: &Request<'_>) -> Result<(), Problem> {
     match request.host {
-        Host::One(host) if !message::is_host(host) => {
+        Singleton::One(host) if !message::is_host(host) => {
             Err(Problem::bad_request("the Host header is not a host name with an optional port"))
         }
-        Host::None if !request.http_1_0 => {
+        Singleton::None if !request.http_1_0 => {
             Err(Problem::bad_request("the Host header is missing: HTTP/1.1 asks for exactly one"))
         }
-        Host::Several => {
+        Singleton::Several => {
             Err(Problem::bad_request("there are several Host headers: exactly one is allowed"))
         }
-        Host::One(_) | Host::None => Ok(()),
+        Singleton::One(_) | Singleton::None => Ok(()),
     }
 }
 
@@ -153,8 +141,8 @@ fn refuse_cross_site(request: &Request<'_>) -> Result<(), Problem> {
     Ok(())
 }
 
-fn is_own_origin(origin: &str, host: Host<'_>) -> bool {
-    let (Some((scheme, authority)), Host::One(host)) = (origin.split_once("://"), host) else {
+fn is_own_origin(origin: &str, host: Singleton<'_>) -> bool {
+    let (Some((scheme, authority)), Singleton::One(host)) = (origin.split_once("://"), host) else {
         return false;
     };
     let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
@@ -172,14 +160,21 @@ mod tests {
     use std::time::SystemTime;
 
     use super::departures::Departures;
-    use crate::lock::{Acquired, Lock, LockRequest, NotWritten, Phase, Renewal};
+    use smol_str::SmolStr;
+
+    use crate::lock::{
+        Acquired, Claim, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Phase,
+        Renewal, ResourceName,
+    };
+
+    static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
 
     /// Fails at each call, as no lock manager should, unless it grants.
     #[derive(Default)]
     struct Broken {
         /// Runs while a request waits, which is granted then.
         grants_after: Option<Box<dyn Fn() + Send + Sync>>,
-        released: AtomicBool,
+        abandoned: AtomicBool,
     }
 
     impl LockManager for Broken {
@@ -187,26 +182,29 @@ mod tests {
             &self,
             _: &ResourceName,
             request: LockRequest,
-            on_wait: &mut dyn FnMut(LockId),
+            _: Option<IdempotencyKey>,
+            on_wait: &mut dyn FnMut(Claim),
         ) -> Acquired {
             let Some(while_waiting) = &self.grants_after else { panic!("acquire") };
             let id = LockId::random();
-            on_wait(id);
+            let claim = Claim::first(id);
+            on_wait(claim);
             while_waiting();
             let epoch = SystemTime::UNIX_EPOCH;
             let phase = Phase::Active { since: epoch, expires: epoch, fencing_token: 1 };
-            Acquired::Granted(Lock { id, request, phase })
+            Acquired::Granted(Grant { lock: Lock { id, request, phase }, claim })
         }
-        fn withdraw(&self, _: &ResourceName, _: LockId) {
+        fn withdraw(&self, _: &ResourceName, _: Claim) {
             // The client left as it was granted: too late.
+        }
+        fn abandon(&self, _: &ResourceName, _: Claim) {
+            self.abandoned.store(true, Ordering::SeqCst);
         }
         fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
             panic!("find")
         }
         fn release(&self, _: &ResourceName, _: LockId) -> Result<bool, NotWritten> {
-            assert!(self.grants_after.is_some(), "release");
-            self.released.store(true, Ordering::SeqCst);
-            Ok(true)
+            panic!("release")
         }
         fn renew(&self, _: &ResourceName, _: LockId, _: Duration) -> Result<Renewal, NotWritten> {
             panic!("renew")
@@ -239,7 +237,7 @@ mod tests {
         Request {
             method,
             target,
-            host: Host::One("locks.example:8888"),
+            host: Singleton::One("locks.example:8888"),
             body: br#"{"title":"t","wait":0,"lifetime":1}"#,
             ..Request::UNREADABLE
         }
@@ -260,7 +258,7 @@ mod tests {
         let service = service(Arc::default());
         let (_remote, socket) = pair();
         let departures = Departures::new().unwrap();
-        let client = Client::new(&socket, &departures);
+        let client = Client::new(&socket, &ADDRESS, &departures);
         for (method, target) in [
             (Method::Post, "/locks/a"),
             (Method::Get, "/resources"),
@@ -284,27 +282,27 @@ mod tests {
                 }
             };
             let grants_after: Option<Box<dyn Fn() + Send + Sync>> = Some(Box::new(while_waiting));
-            let locks = Arc::new(Broken { grants_after, released: AtomicBool::new(false) });
+            let locks = Arc::new(Broken { grants_after, abandoned: AtomicBool::new(false) });
             let service = service(Arc::clone(&locks));
             let departures = Departures::new().unwrap();
-            let client = Client::new(&socket, &departures);
+            let client = Client::new(&socket, &ADDRESS, &departures);
             let response = service.answer(&request(Method::Post, "/locks/a"), client);
             assert_eq!(response.status.code(), if leaves { 408 } else { 201 });
-            assert_eq!(locks.released.load(Ordering::SeqCst), leaves);
+            assert_eq!(locks.abandoned.load(Ordering::SeqCst), leaves);
         }
     }
 
     #[test]
     fn only_the_own_site_may_change_locks_through_a_browser() {
-        let own = Host::One("Locks.Example:8888");
+        let own = Singleton::One("Locks.Example:8888");
         assert!(is_own_origin("http://locks.example:8888", own));
         assert!(is_own_origin("https://locks.example:8888", own));
-        assert!(is_own_origin("http://a.example", Host::One("a.example:80")));
-        assert!(is_own_origin("https://a.example", Host::One("a.example:443")));
+        assert!(is_own_origin("http://a.example", Singleton::One("a.example:80")));
+        assert!(is_own_origin("https://a.example", Singleton::One("a.example:443")));
         for foreign in ["http://locks.example", "http://evil.example:8888", "null", "", "://"] {
             assert!(!is_own_origin(foreign, own), "{foreign:?}");
         }
-        assert!(!is_own_origin("https://a.example", Host::One("a.example:80")));
-        assert!(!is_own_origin("http://a.example", Host::None));
+        assert!(!is_own_origin("https://a.example", Singleton::One("a.example:80")));
+        assert!(!is_own_origin("http://a.example", Singleton::None));
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::head::{MAX_FIELD_SECTION, MAX_FIELDS, MAX_TARGET};
 use super::message::{MAX_BODY, Response, Status, Unreadable};
-use crate::lock::InvalidResourceName;
+use crate::lock::{InvalidIdempotencyKey, InvalidResourceName};
 
 /// A request that was not done, and why.
 #[derive(Debug)]
@@ -43,6 +43,12 @@ impl Problem {
 
 impl From<InvalidResourceName> for Problem {
     fn from(error: InvalidResourceName) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<InvalidIdempotencyKey> for Problem {
+    fn from(error: InvalidIdempotencyKey) -> Self {
         Self::bad_request(error.to_string())
     }
 }

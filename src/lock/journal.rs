@@ -23,7 +23,7 @@ use log::{error, info};
 
 use super::resource::Holder;
 use super::table::poisoned;
-use super::{Lock, NotWritten, ResourceName};
+use super::{IdempotencyKey, Lock, NotWritten, ResourceName};
 use boot::BootClock;
 use store::Store;
 
@@ -111,37 +111,50 @@ impl Drop for Journal {
 pub(super) struct Restored {
     pub(super) resource: ResourceName,
     pub(super) lock: Lock,
+    pub(super) key: Option<IdempotencyKey>,
     /// How long it lives from now on.
     pub(super) remaining: Duration,
 }
 
-/// A resource is held by another lock than before, or for another time.
+/// Some locks on a resource are held no more, others are from now on. A lock that is renewed is
+/// one of both.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     resource: ResourceName,
-    before: Option<Lock>,
-    after: Option<Lock>,
+    ended: Vec<Held>,
+    held: Vec<Held>,
+}
+
+/// What is kept of a lock that is held.
+#[derive(Debug, Clone)]
+struct Held {
+    lock: Lock,
+    key: Option<IdempotencyKey>,
 }
 
 impl Change {
     /// `None` if nothing has changed.
-    pub(super) fn between(
+    pub(super) fn new<'a>(
         resource: &ResourceName,
-        before: Option<&Holder>,
-        after: Option<&Holder>,
+        ended: impl Iterator<Item = &'a Holder>,
+        held: impl Iterator<Item = &'a Holder>,
     ) -> Option<Self> {
-        let lease = |holder: &Holder| (holder.lock.id, holder.expires);
-        if before.map(lease) == after.map(lease) {
-            return None;
-        }
-        let lock = |holder: &Holder| holder.lock.clone();
-        Some(Self { resource: resource.clone(), before: before.map(lock), after: after.map(lock) })
+        let (ended, held): (Vec<_>, Vec<_>) =
+            (ended.map(Held::from).collect(), held.map(Held::from).collect());
+        let nothing = ended.is_empty() && held.is_empty();
+        (!nothing).then(|| Self { resource: resource.clone(), ended, held })
     }
 
     /// What undoes this one.
     fn inverse(&self) -> Self {
-        let Self { resource, before, after } = self.clone();
-        Self { resource, before: after, after: before }
+        let Self { resource, ended, held } = self.clone();
+        Self { resource, ended: held, held: ended }
+    }
+}
+
+impl From<&Holder> for Held {
+    fn from(holder: &Holder) -> Self {
+        Self { lock: holder.lock.clone(), key: holder.key().cloned() }
     }
 }
 

@@ -4,12 +4,14 @@
 //! knows nothing of HTTP, JSON, the command line or sockets.
 
 mod journal;
+mod mode;
 mod reaper;
 mod resource;
 mod sharded;
 mod table;
 
 pub use journal::{Journal, OpenError};
+pub use mode::{Limit, Mode};
 pub use table::{LockTable, MaxWaiters};
 
 use std::fmt;
@@ -20,22 +22,31 @@ use std::time::{Duration, SystemTime};
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-/// Grants exclusive locks on named resources, strictly in order of arrival.
+/// Grants locks on named resources, strictly in order of arrival.
 ///
 /// The interface that requests come in by; [`LockTable`] implements it for one host.
 pub trait LockManager: Send + Sync {
-    /// Acquires the lock on `resource`, waiting up to `request.wait` for it. If the request
-    /// has to wait, `on_wait` is called with its id once it is in line.
+    /// Acquires a lock on `resource`, waiting up to `request.wait` for it. If the request has to
+    /// wait, `on_wait` is called with its claim once it is in line.
+    ///
+    /// A request with the key of one that holds a lock or is in line is that one, sent again:
+    /// it gets that lock, or that place in line.
     fn acquire(
         &self,
         resource: &ResourceName,
         request: LockRequest,
-        on_wait: &mut dyn FnMut(LockId),
+        key: Option<IdempotencyKey>,
+        on_wait: &mut dyn FnMut(Claim),
     ) -> Acquired;
 
     /// Takes a waiting request out of the line because whoever sent it is gone (its caller
-    /// gets [`Acquired::Withdrawn`]). A lock that is held stays.
-    fn withdraw(&self, resource: &ResourceName, id: LockId);
+    /// gets [`Acquired::Withdrawn`]). With a key, its place is kept for a while. A lock that is
+    /// held stays.
+    fn withdraw(&self, resource: &ResourceName, claim: Claim);
+
+    /// Releases a lock because whoever it was granted to is gone and has not heard of it. With
+    /// a key, it is kept for a while.
+    fn abandon(&self, resource: &ResourceName, claim: Claim);
 
     /// The lock or waiting request with this id, unless it is gone.
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock>;
@@ -61,7 +72,7 @@ pub trait LockManager: Send + Sync {
     /// The resources that have locks, in order of their names.
     fn resources(&self) -> Vec<ResourceName>;
 
-    /// The locks of a resource: the active one first, then the waiting ones in order.
+    /// The locks of a resource: the active ones first, then the waiting ones, each in order.
     fn locks(&self, resource: &ResourceName) -> Vec<Lock>;
 
     /// Deletes all locks of a resource, active and waiting. Returns whether there were any.
@@ -84,19 +95,49 @@ pub trait LockManager: Send + Sync {
 #[derive(Debug, Clone)]
 pub enum Acquired {
     /// The caller holds the lock.
-    Granted(Lock),
+    Granted(Grant),
     /// The lock did not come free within `wait`.
     TimedOut,
     /// The request was deleted while it waited.
     Deleted,
     /// The request was withdrawn while it waited.
     Withdrawn,
+    /// The request was sent again, with the same key, and waits there.
+    Superseded,
+    /// The locks in the mode EX that are there, active or waiting, have this limit.
+    OtherLimit(Limit),
+    /// The key is that of a lock or waiting request of this mode.
+    OtherMode(Mode),
     /// The limit of waiting requests is reached, in all or of this resource.
     TooManyWaiters,
     /// The grant could not be written; nothing has changed.
     NotWritten(NotWritten),
     /// The server is shutting down.
     ShuttingDown,
+}
+
+/// A lock that the caller holds.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The lock.
+    pub lock: Lock,
+    /// What the caller has of it.
+    pub claim: Claim,
+}
+
+/// What one sending of a request has of a lock or of a place in line. When the request is sent
+/// again with the same key, the earlier claims are worth nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    id: LockId,
+    attempt: u32,
+}
+
+#[cfg(test)]
+impl Claim {
+    pub(crate) fn first(id: LockId) -> Self {
+        Self { id, attempt: 0 }
+    }
 }
 
 /// What became of a renewal.
@@ -131,6 +172,10 @@ pub struct LockRequest {
     pub wait: Duration,
     /// How long the lock lives, counted from the grant.
     pub lifetime: Duration,
+    /// Which other locks may be held beside it.
+    pub mode: Mode,
+    /// The address that the request came from, for display.
+    pub client: SmolStr,
 }
 
 /// A lock as it stands at one moment, active or waiting.
@@ -147,8 +192,13 @@ pub struct Lock {
 /// Where a lock is in its life. The times are wall clock and only for display.
 #[derive(Debug, Clone, Copy)]
 pub enum Phase {
-    /// In line since then.
-    Waiting(SystemTime),
+    /// In line.
+    Waiting {
+        /// Since then.
+        since: SystemTime,
+        /// Until then at most.
+        expires: SystemTime,
+    },
     /// Held.
     Active {
         /// Since then.
@@ -208,9 +258,50 @@ impl fmt::Display for InvalidResourceName {
 
 impl std::error::Error for InvalidResourceName {}
 
+/// What tells that a request is an earlier one, sent again: 1 to [`IdempotencyKey::MAX_LEN`]
+/// visible ASCII characters of the client's choice.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// The longest key, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = InvalidIdempotencyKey;
+
+    fn from_str(key: &str) -> Result<Self, InvalidIdempotencyKey> {
+        let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+        if (1..=Self::MAX_LEN).contains(&key.len()) && visible {
+            Ok(Self(key.into()))
+        } else {
+            Err(InvalidIdempotencyKey)
+        }
+    }
+}
+
+/// The text is not an [`IdempotencyKey`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidIdempotencyKey;
+
+impl fmt::Display for InvalidIdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let max = IdempotencyKey::MAX_LEN;
+        write!(f, "an Idempotency-Key is 1 to {max} visible ASCII characters")
+    }
+}
+
+impl std::error::Error for InvalidIdempotencyKey {}
+
 /// The unique name of one lock: a random UUID (version 4, RFC 9562), written as 32
 /// lower-case hex digits. Who knows it can release the lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LockId(Uuid);
 
 impl LockId {

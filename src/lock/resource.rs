@@ -1,37 +1,87 @@
 //! One resource: who holds it, who waits for it, who is next.
 //!
-//! Pure: `now` is an argument, there is no thread, no clock and no I/O here, so that every
-//! rule of the lock can be tested as a table of steps.
+//! Pure: the time and the fencing tokens are arguments, there is no thread, no clock and no I/O
+//! here, so that every rule of the lock can be tested as a table of steps.
 
-use std::collections::VecDeque;
+mod holders;
+mod line;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Lock, LockId, LockRequest, Phase, Renewal};
+use super::{Claim, Grant, IdempotencyKey, Limit, Lock, LockId, LockRequest, Mode, Phase, Renewal};
+pub(super) use holders::Holder;
+use holders::{Counts, Holders, index};
+pub(super) use line::Waiter;
+use line::{Line, Place, Seat};
 
 /// A lock lives this much longer than its lifetime. Its holder counts from the answer, which
 /// takes a moment to reach it: the lock must not pass to another before.
 const ANSWER_GRACE: Duration = Duration::from_millis(1);
+
+/// Which modes can be held beside which: the compatibility of lock modes of the VMS distributed
+/// lock manager, in the order of [`Mode::ALL`].
+#[rustfmt::skip]
+const TOGETHER: [[bool; 6]; 6] = {
+    const Y: bool = true;
+    const N: bool = false;
+    [//  NL CR CW PR PW EX
+        [Y, Y, Y, Y, Y, Y], // NL
+        [Y, Y, Y, Y, Y, N], // CR
+        [Y, Y, Y, N, N, N], // CW
+        [Y, Y, N, Y, N, N], // PR
+        [Y, Y, N, N, N, N], // PW
+        [Y, N, N, N, N, N], // EX
+    ]
+};
+
+/// Whether a lock of this mode can be held beside so many of each: as the table says, but as
+/// many in the mode EX as its limit allows.
+fn fits(mode: Mode, held: Counts) -> bool {
+    let limit = mode.limit().map_or(0, Limit::get);
+    let exclusive = index(Mode::EXCLUSIVE);
+    let beside = |other: usize| {
+        held[other] == 0
+            || TOGETHER[index(mode)][other]
+            || (other == exclusive && held[exclusive] < limit)
+    };
+    (0..held.len()).all(beside)
+}
+
+/// Whether locks of these modes can all be held at a time.
+pub(super) fn can_be_held_together(modes: impl Iterator<Item = Mode>) -> bool {
+    let mut held = Counts::default();
+    modes.into_iter().all(|mode| {
+        let fits = fits(mode, held);
+        held[index(mode)] += 1;
+        fits
+    })
+}
 
 /// The state of one resource.
 ///
 /// `W` stands for whoever waits; a resource hands it back in [`Effects`] when its wait is
 /// over.
 ///
-/// Between two calls: nobody waits unless somebody holds the lock.
+/// Between two calls: what is held fits together, and whoever is first in line does not fit
+/// beside it, unless its grant had to be taken back.
 #[derive(Debug)]
 pub(super) struct Resource<W> {
-    holder: Option<Holder>,
-    line: VecDeque<Waiter<W>>,
+    holders: Holders,
+    line: Line<W>,
 }
 
 /// One moment on all clocks: deadlines are counted on the monotonic one, the wall clock is
-/// only for display, and the fencing token tells what came first.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Now {
+/// only for display, and the fencing tokens tell what came first.
+#[derive(Clone, Copy)]
+pub(super) struct Now<'a> {
     pub(super) instant: Instant,
     pub(super) wall: SystemTime,
-    /// For the grant that the change may bring: larger than in every earlier change.
-    pub(super) fencing_token: u64,
+    /// A larger one at each call, and than in every earlier change.
+    pub(super) next_token: &'a dyn Fn() -> u64,
 }
 
 /// What a change to a resource brought about besides its result.
@@ -39,13 +89,15 @@ pub(super) struct Now {
 pub(super) struct Effects<W> {
     /// The waits that are over, in order, with the word for each.
     pub(super) settled: Vec<(Waiter<W>, Verdict)>,
-    /// The lock that reached the end of its lifetime.
-    pub(super) expired: Option<Lock>,
+    /// The locks that are held no more, or renewed, as they were, in order.
+    pub(super) ended: Vec<(Holder, End)>,
+    /// The locks that are granted or renewed.
+    pub(super) held: Vec<LockId>,
 }
 
 impl<W> Default for Effects<W> {
     fn default() -> Self {
-        Self { settled: Vec::new(), expired: None }
+        Self { settled: Vec::new(), ended: Vec::new(), held: Vec::new() }
     }
 }
 
@@ -55,83 +107,115 @@ pub(super) enum Verdict {
     Granted(Lock),
     TimedOut,
     Deleted,
+    Superseded,
     Withdrawn,
     ShuttingDown,
 }
 
-/// Who holds the lock.
-#[derive(Debug, Clone)]
-pub(super) struct Holder {
-    pub(super) lock: Lock,
-    pub(super) expires: Instant,
+/// How a lock, or a lease on it, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Released,
+    Expired,
+    /// Its client was gone before it heard of the grant.
+    Abandoned,
+    /// It goes on with another lifetime.
+    Renewed,
 }
 
-/// Who is in line.
+/// A request, as it comes to a resource.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    /// For the lock, if it is a new one.
+    pub(super) id: LockId,
+    pub(super) request: LockRequest,
+    pub(super) key: Option<IdempotencyKey>,
+}
+
+/// What becomes of a request at once.
 #[derive(Debug)]
-pub(super) struct Waiter<W> {
-    lock: Lock,
-    deadline: Instant,
-    pub(super) handle: W,
+pub(super) enum Admission {
+    Granted(Grant),
+    /// In line, until this moment at most.
+    Waiting(Claim, Instant),
+    /// The lock is not free, and the request does not wait.
+    NotFree,
+    /// The lock is not free, and there is no seat for whoever would wait.
+    NoSeat,
+    /// The locks that are there have this limit.
+    OtherLimit(Limit),
+    /// The request with this key is there, for another mode.
+    OtherMode(Mode),
 }
 
 impl<W> Resource<W> {
     pub(super) fn new() -> Self {
-        Self { holder: None, line: VecDeque::new() }
+        Self { holders: Holders::default(), line: Line::new() }
     }
 
-    /// A resource that is held since before a restart of the server, for `remaining` from now.
-    pub(super) fn held(mut lock: Lock, remaining: Duration, now: Now) -> Self {
+    /// Adds a lock that is held since before a restart of the server, for `remaining` from now.
+    pub(super) fn restore(
+        &mut self,
+        mut lock: Lock,
+        key: Option<IdempotencyKey>,
+        remaining: Duration,
+        now: Now<'_>,
+    ) {
         if let Phase::Active { expires, .. } = &mut lock.phase {
             *expires = now.wall + remaining;
         }
         let expires = now.instant + remaining + ANSWER_GRACE;
-        Self { holder: Some(Holder { lock, expires }), line: VecDeque::new() }
+        self.holders.insert(Holder::new(lock, expires, key, 0));
     }
 
-    /// Grants the lock at once, as `id`, if it is free.
-    pub(super) fn try_grant(
+    /// Grants a request at once, puts it in line, or refuses it. `seat` is asked for whoever
+    /// waits, given how many are in line.
+    ///
+    /// A request that has the key of another one is that one, sent again.
+    pub(super) fn acquire(
         &mut self,
-        id: LockId,
-        request: &LockRequest,
-        now: Now,
+        asked: Asked,
+        seat: impl FnOnce(usize) -> Option<W>,
+        now: Now<'_>,
         effects: &mut Effects<W>,
-    ) -> Option<Lock> {
+    ) -> Admission {
         self.expire(now, effects);
-        if self.holder.is_some() {
-            return None;
+        let Asked { id, request, key } = asked;
+        if let Some(earlier) = key.as_ref().and_then(|key| self.find_key(key)) {
+            let (id, theirs) = (earlier.id, earlier.request.mode);
+            if theirs != request.mode {
+                return Admission::OtherMode(theirs);
+            }
+            return self.resume(id, request, seat, now, effects);
         }
-        Some(self.hold(id, request.clone(), now))
+        if let Some(theirs) = self.other_limit(request.mode) {
+            return Admission::OtherLimit(theirs);
+        }
+        let phase = Phase::Waiting { since: now.wall, expires: now.wall + request.wait };
+        let lock = Lock { id, request, phase };
+        let place = Place { lock, key, attempt: 0, arrival: self.line.next_arrival() };
+        self.admit(place, seat, now, effects)
     }
 
-    /// Puts a request at the end of the line of a held resource. Whoever waits is named
-    /// `handle` when its wait is over.
-    pub(super) fn join_line(&mut self, id: LockId, request: LockRequest, handle: W, now: Now) {
-        debug_assert!(self.holder.is_some(), "a free lock is granted, not waited for");
-        let deadline = now.instant + request.wait;
-        let lock = Lock { id, request, phase: Phase::Waiting(now.wall) };
-        self.line.push_back(Waiter { lock, deadline, handle });
-    }
-
-    /// Takes out the holder if its lifetime is over at `now`, and promotes the next in line.
-    pub(super) fn expire(&mut self, now: Now, effects: &mut Effects<W>) {
-        if let Some(holder) = self.holder.take_if(|holder| holder.expires <= now.instant) {
-            effects.expired = Some(holder.lock);
-            self.promote(now, effects);
-        }
+    /// Takes out what is due at `now`, and grants whoever in line now fits.
+    pub(super) fn expire(&mut self, now: Now<'_>, effects: &mut Effects<W>) {
+        self.end_due(now, effects);
+        self.promote(now, effects);
     }
 
     /// Releases the lock with this id, or takes it out of the line. Returns whether it was
     /// there.
-    pub(super) fn release(&mut self, id: LockId, now: Now, effects: &mut Effects<W>) -> bool {
-        if self.holder.as_ref().is_some_and(|holder| holder.lock.id == id) {
-            self.expire(now, effects);
-            let held = self.holder.take_if(|holder| holder.lock.id == id).is_some();
-            if held {
-                self.promote(now, effects);
-            }
-            return held;
+    pub(super) fn release(&mut self, id: LockId, now: Now<'_>, effects: &mut Effects<W>) -> bool {
+        // Without an expiry before, which might grant the lock to whom it deletes.
+        if let Some(waiter) = self.line.remove(id) {
+            effects.settled.push((waiter, Verdict::Deleted));
+            self.promote(now, effects);
+            return true;
         }
-        self.dismiss(id, Verdict::Deleted, effects)
+        self.end_due(now, effects);
+        let released = self.end(id, End::Released, effects);
+        self.promote(now, effects);
+        released
     }
 
     /// Lets the lock with this id expire `lifetime` from now. At the end of its lifetime it is
@@ -140,465 +224,281 @@ impl<W> Resource<W> {
         &mut self,
         id: LockId,
         lifetime: Duration,
-        now: Now,
+        now: Now<'_>,
         effects: &mut Effects<W>,
     ) -> Renewal {
-        if self.line.iter().any(|waiter| waiter.lock.id == id) {
+        if self.line.find(id).is_some() {
             return Renewal::StillWaiting;
         }
         self.expire(now, effects);
-        let Some(holder) = self.holder.as_mut().filter(|holder| holder.lock.id == id) else {
-            return Renewal::Gone;
-        };
-        holder.expires = now.instant + lifetime + ANSWER_GRACE;
-        holder.lock.request.lifetime = lifetime;
-        if let Phase::Active { expires, .. } = &mut holder.lock.phase {
-            *expires = now.wall + lifetime;
-        }
-        Renewal::Renewed(holder.lock.clone())
+        let Some(before) = self.holders.get(id) else { return Renewal::Gone };
+        effects.ended.push((before.clone(), End::Renewed));
+        effects.held.push(id);
+        let renewed = self.holders.update(id, |holder| {
+            holder.expires = now.instant + lifetime + ANSWER_GRACE;
+            holder.lock.request.lifetime = lifetime;
+            if let Phase::Active { expires, .. } = &mut holder.lock.phase {
+                *expires = now.wall + lifetime;
+            }
+            // Whoever renews it knows of it.
+            holder.set_unclaimed_until(None);
+        });
+        renewed.map_or(Renewal::Gone, |holder| Renewal::Renewed(holder.lock.clone()))
     }
 
-    /// Takes a request out of the line and ends its wait with `verdict`. Returns whether it
-    /// was in line.
-    pub(super) fn dismiss(
+    /// The client that waits by this claim is gone: it leaves the line. With a key, its place is
+    /// kept for `grace`.
+    pub(super) fn withdraw(
         &mut self,
-        id: LockId,
-        verdict: Verdict,
+        claim: Claim,
+        grace: Duration,
+        now: Now<'_>,
         effects: &mut Effects<W>,
-    ) -> bool {
-        let waiter = self.remove_waiter(id);
-        let waited = waiter.is_some();
-        effects.settled.extend(waiter.map(|waiter| (waiter, verdict)));
-        waited
+    ) {
+        let Some(waiter) = self.unseat(claim) else { return };
+        if waiter.place.key.is_some() && !grace.is_zero() {
+            let seat = Seat::Kept { until: now.instant + grace };
+            self.line.insert(Waiter { place: waiter.place.clone(), seat });
+        }
+        effects.settled.push((waiter, Verdict::Withdrawn));
+        self.promote(now, effects);
     }
 
-    /// Takes a waiting request out of the line, at the wish of whoever waits.
-    pub(super) fn leave_line(&mut self, id: LockId) {
-        self.remove_waiter(id);
+    /// The client that was granted a lock by this claim is gone, and has not heard of it: the
+    /// lock is released. With a key it is kept for `grace`.
+    pub(super) fn abandon(
+        &mut self,
+        claim: Claim,
+        grace: Duration,
+        now: Now<'_>,
+        effects: &mut Effects<W>,
+    ) {
+        let is_current = |holder: &&Holder| holder.attempt() == claim.attempt;
+        let Some(holder) = self.holders.get(claim.id).filter(is_current) else { return };
+        if holder.keyed.is_some() && !grace.is_zero() {
+            let until = now.instant + grace;
+            self.holders.update(claim.id, |holder| holder.set_unclaimed_until(Some(until)));
+        } else {
+            self.end(claim.id, End::Abandoned, effects);
+            self.promote(now, effects);
+        }
     }
 
-    /// Deletes the holder and everybody in line. Returns whether there was anybody.
-    pub(super) fn clear(&mut self, now: Now, effects: &mut Effects<W>) -> bool {
-        // First the line, or an expiry would grant the lock to somebody in it.
+    /// The wait of this claim is over.
+    pub(super) fn time_out(&mut self, claim: Claim, now: Now<'_>, effects: &mut Effects<W>) {
+        let waiter = self.unseat(claim);
+        effects.settled.extend(waiter.map(|waiter| (waiter, Verdict::TimedOut)));
+        self.promote(now, effects);
+    }
+
+    /// Deletes the holders and everybody in line. Returns whether there was anybody.
+    pub(super) fn clear(&mut self, now: Now<'_>, effects: &mut Effects<W>) -> bool {
         let waited = !self.line.is_empty();
         self.dismiss_line(&Verdict::Deleted, effects);
-        self.expire(now, effects);
-        self.holder.take().is_some() || waited
+        self.end_due(now, effects);
+        let held = std::mem::take(&mut self.holders);
+        let holders = held.in_order().into_iter();
+        effects.ended.extend(holders.map(|holder| (holder.clone(), End::Released)));
+        waited || !held.is_empty()
     }
 
-    /// Ends every wait with `verdict`; the holder keeps the lock.
+    /// Ends every wait with `verdict`; the holders keep their locks.
     pub(super) fn dismiss_line(&mut self, verdict: &Verdict, effects: &mut Effects<W>) {
-        let waiters = self.line.drain(..);
+        let waiters = self.line.take_all().into_iter();
         effects.settled.extend(waiters.map(|waiter| (waiter, verdict.clone())));
     }
 
-    /// Takes back a change of a resource that was held by `before`: nobody hears a verdict,
-    /// and who was in line has its place again.
-    pub(super) fn take_back(&mut self, before: Option<Holder>, effects: Effects<W>) {
-        self.holder = before;
-        for (waiter, _) in effects.settled.into_iter().rev() {
-            self.line.push_front(waiter);
+    /// Takes a change back: who held holds again, and who was granted or deleted has its place
+    /// in line again. What cannot be taken back is left in the effects: waits that ran out, and
+    /// clients that are gone.
+    pub(super) fn take_back(&mut self, now: Instant, effects: &mut Effects<W>) {
+        for id in effects.held.drain(..) {
+            self.holders.remove(id);
+        }
+        for (holder, _) in effects.ended.drain(..) {
+            self.holders.insert(holder);
+        }
+        for (waiter, verdict) in std::mem::take(&mut effects.settled) {
+            match verdict {
+                Verdict::Granted(_) | Verdict::Deleted => self.line.insert(waiter),
+                _ => effects.settled.push((waiter, verdict)),
+            }
+        }
+        let first = self.line.first_seated();
+        let fits = first.is_some_and(|(first, _)| self.fits(first.place.lock.request.mode));
+        self.line.set_overdue(fits.then_some(now));
+    }
+
+    /// Lets the lifetimes of these locks begin now, because their holders hear of them only now.
+    pub(super) fn restart_lifetimes(&mut self, ids: &[LockId], now: Instant) {
+        for id in ids {
+            self.holders.update(*id, |holder| {
+                holder.expires = now + holder.lock.request.lifetime + ANSWER_GRACE;
+            });
         }
     }
 
-    /// Lets the holder's lifetime begin now, because it hears of its grant only now.
-    pub(super) fn restart_lifetime(&mut self, now: Instant) {
-        if let Some(holder) = &mut self.holder {
-            holder.expires = now + holder.lock.request.lifetime + ANSWER_GRACE;
-        }
+    /// The lock or waiting request with this id, if it is there at this moment.
+    pub(super) fn find(&self, id: LockId, now: Instant) -> Option<&Lock> {
+        let held = self.holders.get(id).filter(|holder| holder.due() > now);
+        let held = held.map(|holder| &holder.lock);
+        held.or_else(|| self.line.find(id).map(|waiter| &waiter.place.lock))
     }
 
-    /// The lock that is active at this moment, then the waiting ones in order.
+    /// The locks that are active at this moment in order of their grants, then the waiting ones
+    /// in order.
     pub(super) fn locks(&self, now: Instant) -> impl Iterator<Item = &Lock> {
-        let holder = self.holder.iter().filter(move |holder| holder.expires > now);
-        let held = holder.map(|holder| &holder.lock);
-        held.chain(self.line.iter().map(|waiter| &waiter.lock))
+        let holders = self.holders.in_order().into_iter();
+        let held = holders.filter(move |holder| holder.due() > now).map(|holder| &holder.lock);
+        held.chain(self.line.iter().map(|waiter| &waiter.place.lock))
     }
 
-    /// Who holds the lock, also if its lifetime is just over.
-    pub(super) fn holder(&self) -> Option<&Holder> {
-        self.holder.as_ref()
+    /// Whether any lock is active or waiting at this moment.
+    pub(super) fn has_locks(&self, now: Instant) -> bool {
+        !self.line.is_empty() || self.holders.iter().any(|holder| holder.due() > now)
     }
 
-    /// How many are in line.
-    pub(super) fn waiting(&self) -> usize {
-        self.line.len()
+    /// Who holds the lock with this id, also if its lifetime is just over.
+    pub(super) fn holder(&self, id: LockId) -> Option<&Holder> {
+        self.holders.get(id)
     }
 
-    /// When the holder's lifetime ends.
-    pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.holder.as_ref().map(|holder| holder.expires)
+    /// When [`Resource::expire`] has something to do.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.holders.next_due().into_iter().chain(self.line.next_due()).min()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.holder.is_none() && self.line.is_empty()
+        self.holders.is_empty() && self.line.is_empty()
     }
 
-    /// Grants the free lock to the first in line whose wait is not over yet.
-    fn promote(&mut self, now: Now, effects: &mut Effects<W>) {
-        while let Some(waiter) = self.line.pop_front() {
-            if waiter.deadline <= now.instant {
-                effects.settled.push((waiter, Verdict::TimedOut));
-                continue;
+    fn fits(&self, mode: Mode) -> bool {
+        fits(mode, self.holders.counts())
+    }
+
+    /// The limit of the locks in the mode EX that are there, active or waiting, if a lock of
+    /// this mode has another.
+    fn other_limit(&self, mode: Mode) -> Option<Limit> {
+        let own = mode.limit()?;
+        self.holders.limit().or_else(|| self.line.limit()).filter(|theirs| *theirs != own)
+    }
+
+    /// The lock or waiting request that was asked for with this key.
+    fn find_key(&self, key: &IdempotencyKey) -> Option<&Lock> {
+        let held = self.holders.id_of(key).and_then(|id| self.holders.get(id));
+        let waits = || self.line.id_of(key).and_then(|id| self.line.find(id));
+        held.map(|holder| &holder.lock).or_else(|| waits().map(|waiter| &waiter.place.lock))
+    }
+
+    /// A request that holds a lock or is in line came again, on another connection, which has
+    /// the lock or the place from now on.
+    fn resume(
+        &mut self,
+        id: LockId,
+        request: LockRequest,
+        seat: impl FnOnce(usize) -> Option<W>,
+        now: Now<'_>,
+        effects: &mut Effects<W>,
+    ) -> Admission {
+        let claimed = self.holders.update(id, Holder::claim_again);
+        if let Some(holder) = claimed {
+            return Admission::Granted(holder.grant());
+        }
+        let Some(earlier) = self.line.remove(id) else { return Admission::NotFree };
+        let mut place = earlier.place.clone();
+        place.attempt += 1;
+        if let Phase::Waiting { expires, .. } = &mut place.lock.phase {
+            *expires = now.wall + request.wait;
+        }
+        place.lock.request = request;
+        let admission = self.admit(place, seat, now, effects);
+        if let Admission::NoSeat = admission {
+            self.line.insert(earlier);
+        } else {
+            effects.settled.push((earlier, Verdict::Superseded));
+            self.promote(now, effects);
+        }
+        admission
+    }
+
+    /// Grants a request if it fits and nobody is before it in line; else puts it there.
+    fn admit(
+        &mut self,
+        place: Place,
+        seat: impl FnOnce(usize) -> Option<W>,
+        now: Now<'_>,
+        effects: &mut Effects<W>,
+    ) -> Admission {
+        let LockRequest { mode, wait, .. } = place.lock.request;
+        let first = self.line.first_seated();
+        let is_behind = first.is_some_and(|(first, _)| first.place.arrival < place.arrival);
+        if (mode == Mode::Null || !is_behind) && self.fits(mode) {
+            return Admission::Granted(self.hold(place, now, effects));
+        }
+        if wait.is_zero() {
+            return Admission::NotFree;
+        }
+        let Some(handle) = seat(self.line.len()) else { return Admission::NoSeat };
+        let (claim, deadline) = (place.claim(), now.instant + wait);
+        self.line.insert(Waiter { place, seat: Seat::Taken { handle, deadline } });
+        Admission::Waiting(claim, deadline)
+    }
+
+    /// Grants everybody at the head of the line who fits now and whose wait is not over yet.
+    fn promote(&mut self, now: Now<'_>, effects: &mut Effects<W>) {
+        self.line.set_overdue(None);
+        while let Some((first, deadline)) = self.line.first_seated() {
+            let in_time = deadline > now.instant;
+            if in_time && !self.fits(first.place.lock.request.mode) {
+                return;
             }
-            let lock = self.hold(waiter.lock.id, waiter.lock.request.clone(), now);
-            effects.settled.push((waiter, Verdict::Granted(lock)));
-            return;
-        }
-    }
-
-    fn hold(&mut self, id: LockId, request: LockRequest, now: Now) -> Lock {
-        let phase = Phase::Active {
-            since: now.wall,
-            expires: now.wall + request.lifetime,
-            fencing_token: now.fencing_token,
-        };
-        let expires = now.instant + request.lifetime + ANSWER_GRACE;
-        let lock = Lock { id, request, phase };
-        self.holder = Some(Holder { lock: lock.clone(), expires });
-        lock
-    }
-
-    fn remove_waiter(&mut self, id: LockId) -> Option<Waiter<W>> {
-        let place = self.line.iter().position(|waiter| waiter.lock.id == id)?;
-        self.line.remove(place)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A resource whose time is set by the test; waiters are known by their titles.
-    struct Scene {
-        resource: Resource<&'static str>,
-        start: Instant,
-        now: Now,
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            let (instant, wall) = (Instant::now(), SystemTime::now());
-            let now = Now { instant, wall, fencing_token: 1 };
-            Self { resource: Resource::new(), start: instant, now }
-        }
-
-        /// Sets the time, in seconds since the start.
-        fn at(&mut self, seconds: f64) -> &mut Self {
-            self.now.instant = self.start + Duration::from_secs_f64(seconds);
-            self
-        }
-
-        /// Acquires with these seconds of wait and lifetime; the id, and whether granted.
-        fn acquire(&mut self, who: &'static str, wait: f64, lifetime: f64) -> (LockId, bool) {
-            let request = LockRequest {
-                title: who.into(),
-                wait: Duration::from_secs_f64(wait),
-                lifetime: Duration::from_secs_f64(lifetime),
+            let id = first.place.lock.id;
+            let Some(waiter) = self.line.remove(id) else { return };
+            let verdict = if in_time {
+                Verdict::Granted(self.hold(waiter.place.clone(), now, effects).lock)
+            } else {
+                Verdict::TimedOut
             };
-            let mut effects = Effects::default();
-            let id = LockId::random();
-            let granted = self.resource.try_grant(id, &request, self.now, &mut effects).is_some();
-            if !granted {
-                self.resource.join_line(id, request, who, self.now);
-            }
-            self.resource.check();
-            (id, granted)
-        }
-
-        /// Runs a change and tells its result, who heard what, and which lock expired.
-        fn change<T>(
-            &mut self,
-            change: impl FnOnce(&mut Resource<&'static str>, Now, &mut Effects<&'static str>) -> T,
-        ) -> (T, String) {
-            let mut effects = Effects::default();
-            let result = change(&mut self.resource, self.now, &mut effects);
-            self.resource.check();
-            let expired = effects.expired.map(|lock| format!("{} expired", lock.request.title));
-            let settled =
-                effects.settled.into_iter().map(|(waiter, verdict)| (waiter.handle, verdict));
-            let settled = settled.map(|(who, verdict)| match verdict {
-                Verdict::Granted(lock) => {
-                    assert!(matches!(lock.phase, Phase::Active { .. }));
-                    format!("{who} granted")
-                }
-                Verdict::TimedOut => format!("{who} timed out"),
-                Verdict::Deleted => format!("{who} deleted"),
-                Verdict::Withdrawn => format!("{who} withdrawn"),
-                Verdict::ShuttingDown => format!("{who} shut down"),
-            });
-            let told: Vec<_> = expired.into_iter().chain(settled).collect();
-            (result, told.join(", "))
-        }
-
-        fn release(&mut self, id: LockId) -> (bool, String) {
-            self.change(|resource, now, effects| resource.release(id, now, effects))
-        }
-
-        fn clear(&mut self) -> (bool, String) {
-            self.change(|resource, now, effects| resource.clear(now, effects))
-        }
-
-        fn expire(&mut self) -> String {
-            self.change(|resource, now, effects| resource.expire(now, effects)).1
-        }
-
-        /// The titles of the locks, the holder first.
-        fn locks(&self) -> Vec<&str> {
-            self.resource.locks(self.now.instant).map(|lock| &*lock.request.title).collect()
+            effects.settled.push((waiter, verdict));
         }
     }
 
-    impl<W> Resource<W> {
-        fn check(&self) {
-            assert!(
-                self.holder.is_some() || self.line.is_empty(),
-                "somebody waits for a free lock"
-            );
-            let active = self
-                .holder
-                .iter()
-                .map(|h| &h.lock)
-                .chain(self.line.iter().map(|w| &w.lock))
-                .filter(|lock| matches!(lock.phase, Phase::Active { .. }));
-            assert!(active.count() <= 1, "two hold the lock");
-        }
-    }
-
-    #[test]
-    fn a_free_lock_is_granted_and_a_held_one_is_not() {
-        let mut scene = Scene::new();
-        let (a, granted) = scene.acquire("a", 0.0, 10.0);
-        assert!(granted);
-        assert!(!scene.acquire("b", 5.0, 10.0).1);
-        assert_eq!(scene.locks(), ["a", "b"]);
-        assert_eq!(scene.release(a), (true, "b granted".into()));
-        assert_eq!(scene.release(a), (false, String::new()), "released twice");
-    }
-
-    #[test]
-    fn grants_are_in_order_of_arrival() {
-        let mut scene = Scene::new();
-        let (mut holder, _) = scene.acquire("a", 0.0, 100.0);
-        let ids = ["b", "c", "d"].map(|who| scene.acquire(who, 50.0, 100.0).0);
-        for (id, who) in ids.into_iter().zip(["b", "c", "d"]) {
-            assert_eq!(scene.release(holder), (true, format!("{who} granted")));
-            holder = id;
-        }
-        assert_eq!(scene.release(holder), (true, String::new()));
-        assert!(scene.resource.is_empty());
-    }
-
-    #[test]
-    fn a_lock_expires_at_its_lifetime_and_not_before() {
-        let mut scene = Scene::new();
-        let (a, _) = scene.acquire("a", 0.0, 10.0);
-        let expiry = scene.resource.next_expiry().unwrap();
-        assert_eq!(expiry, scene.start + Duration::from_secs(10) + ANSWER_GRACE);
-        scene.now.instant = expiry - Duration::from_nanos(1);
-        assert_eq!(scene.expire(), "");
-        assert_eq!(scene.locks(), ["a"]);
-        scene.now.instant = expiry;
-        assert_eq!(scene.expire(), "a expired");
-        assert_eq!(scene.release(a), (false, String::new()));
-        assert_eq!(scene.resource.next_expiry(), None);
-    }
-
-    #[test]
-    fn an_expired_lock_is_gone_before_the_reaper_comes() {
-        let mut scene = Scene::new();
-        let (a, _) = scene.acquire("a", 0.0, 10.0);
-        assert_eq!(scene.at(10.1).release(a), (false, "a expired".into()));
-        scene.acquire("b", 0.0, 10.0);
-        assert!(scene.at(20.2).acquire("c", 0.0, 1.0).1, "free again at b's lifetime");
-    }
-
-    #[test]
-    fn the_lifetime_of_a_waiter_begins_with_its_grant() {
-        let mut scene = Scene::new();
-        scene.acquire("a", 0.0, 10.0);
-        scene.acquire("b", 60.0, 10.0);
-        assert_eq!(scene.at(12.0).expire(), "a expired, b granted");
-        assert_eq!(scene.at(21.9).expire(), "");
-        assert_eq!(scene.at(22.1).expire(), "b expired");
-    }
-
-    #[test]
-    fn a_renewed_lock_expires_its_new_lifetime_from_then() {
-        let mut scene = Scene::new();
-        let renew = |scene: &mut Scene, id, seconds| {
-            let lifetime = Duration::from_secs(seconds);
-            let (renewal, told) =
-                scene.change(|resource, now, effects| resource.renew(id, lifetime, now, effects));
-            (matches!(renewal, Renewal::Renewed(_)), told)
+    fn hold(&mut self, place: Place, now: Now<'_>, effects: &mut Effects<W>) -> Grant {
+        let Place { mut lock, key, attempt, .. } = place;
+        lock.phase = Phase::Active {
+            since: now.wall,
+            expires: now.wall + lock.request.lifetime,
+            fencing_token: (now.next_token)(),
         };
-        let (a, _) = scene.acquire("a", 0.0, 10.0);
-        let (b, _) = scene.acquire("b", 600.0, 10.0);
-        assert_eq!(renew(scene.at(9.0), a, 20), (true, String::new()));
-        assert_eq!(scene.at(28.9).expire(), "");
-        assert_eq!(renew(&mut scene, a, 1), (true, String::new()), "also to a shorter one");
-        assert!(!renew(&mut scene, b, 100).0, "it still waits");
-        assert_eq!(scene.at(30.0).expire(), "a expired, b granted");
-        // At the very end: gone, and then it stays gone.
-        scene.now.instant = scene.resource.next_expiry().unwrap();
-        assert_eq!(renew(&mut scene, b, 100), (false, "b expired".into()));
-        assert!(!renew(&mut scene, b, 100).0);
-        assert!(scene.resource.is_empty());
+        let expires = now.instant + lock.request.lifetime + ANSWER_GRACE;
+        let holder = Holder::new(lock, expires, key, attempt);
+        let grant = holder.grant();
+        effects.held.push(grant.lock.id);
+        self.holders.insert(holder);
+        grant
     }
 
-    #[test]
-    fn a_waiter_whose_wait_is_over_is_passed_over() {
-        let mut scene = Scene::new();
-        let (a, _) = scene.acquire("a", 0.0, 100.0);
-        scene.acquire("b", 5.0, 100.0);
-        scene.acquire("c", 9.0, 100.0);
-        assert_eq!(scene.at(5.0).release(a), (true, "b timed out, c granted".into()));
-    }
-
-    #[test]
-    fn whoever_leaves_the_line_is_not_granted() {
-        let mut scene = Scene::new();
-        let (a, _) = scene.acquire("a", 0.0, 100.0);
-        let (b, _) = scene.acquire("b", 50.0, 100.0);
-        scene.acquire("c", 50.0, 100.0);
-        scene.change(|resource, _, _| resource.leave_line(b));
-        assert_eq!(scene.locks(), ["a", "c"]);
-        assert_eq!(scene.release(a), (true, "c granted".into()));
-    }
-
-    #[test]
-    fn a_deleted_waiter_hears_of_it_and_the_others_move_up() {
-        let mut scene = Scene::new();
-        let (a, _) = scene.acquire("a", 0.0, 100.0);
-        let (b, _) = scene.acquire("b", 50.0, 100.0);
-        scene.acquire("c", 50.0, 100.0);
-        assert_eq!(scene.release(b), (true, "b deleted".into()));
-        assert_eq!(scene.release(a), (true, "c granted".into()));
-    }
-
-    #[test]
-    fn clearing_ends_every_wait_and_grants_nobody() {
-        let mut scene = Scene::new();
-        scene.acquire("a", 0.0, 100.0);
-        scene.acquire("b", 50.0, 100.0);
-        scene.acquire("c", 50.0, 100.0);
-        assert_eq!(scene.clear(), (true, "b deleted, c deleted".into()));
-        assert!(scene.resource.is_empty());
-        assert_eq!(scene.clear(), (false, String::new()));
-    }
-
-    #[test]
-    fn a_waiter_that_is_gone_is_passed_over_and_a_holder_stays() {
-        let mut scene = Scene::new();
-        let (a, _) = scene.acquire("a", 0.0, 100.0);
-        let (b, _) = scene.acquire("b", 50.0, 100.0);
-        scene.acquire("c", 50.0, 100.0);
-        let mut withdraw = |id| {
-            scene.change(|resource, _, effects| resource.dismiss(id, Verdict::Withdrawn, effects))
-        };
-        assert_eq!(withdraw(b), (true, "b withdrawn".into()));
-        assert_eq!(withdraw(b), (false, String::new()));
-        assert_eq!(withdraw(a), (false, String::new()));
-        assert_eq!(scene.locks(), ["a", "c"]);
-        assert_eq!(scene.release(a), (true, "c granted".into()));
-    }
-
-    #[test]
-    fn no_step_of_the_wall_clock_changes_when_a_lock_expires() {
-        let day = Duration::from_secs(24 * 60 * 60);
-        let steps: [fn(SystemTime, Duration) -> SystemTime; 2] = [|t, d| t - d, |t, d| t + d];
-        for step in steps {
-            let mut scene = Scene::new();
-            scene.acquire("a", 0.0, 10.0);
-            scene.acquire("b", 20.0, 10.0);
-            scene.now.wall = step(scene.now.wall, day);
-            assert_eq!(scene.at(9.9).expire(), "");
-            assert_eq!(scene.at(10.1).expire(), "a expired, b granted");
-            assert_eq!(scene.at(20.0).expire(), "");
-            assert_eq!(scene.at(20.2).expire(), "b expired");
+    /// Takes out what is due at `now`: locks, and places that were kept.
+    fn end_due(&mut self, now: Now<'_>, effects: &mut Effects<W>) {
+        while let Some(holder) = self.holders.remove_due(now.instant) {
+            let expired = holder.expires <= now.instant;
+            let end = if expired { End::Expired } else { End::Abandoned };
+            effects.ended.push((holder, end));
         }
+        self.line.remove_due(now.instant);
     }
 
-    /// Hands the lock over 1,000 times; who had it joins the end of the line.
-    fn time_of_hand_overs(line: usize) -> Duration {
-        let mut scene = Scene::new();
-        let (mut holder, _) = scene.acquire("a", 0.0, 1e6);
-        for _ in 0..line {
-            scene.acquire("b", 1e6, 1e6);
-        }
-        let began = Instant::now();
-        for _ in 0..1_000 {
-            let mut effects = Effects::default();
-            assert!(scene.resource.release(holder, scene.now, &mut effects));
-            let Some((_, Verdict::Granted(lock))) = effects.settled.pop() else { panic!() };
-            holder = lock.id;
-            scene.resource.join_line(LockId::random(), lock.request, "b", scene.now);
-        }
-        began.elapsed()
+    fn end(&mut self, id: LockId, end: End, effects: &mut Effects<W>) -> bool {
+        let holder = self.holders.remove(id);
+        let held = holder.is_some();
+        effects.ended.extend(holder.map(|holder| (holder, end)));
+        held
     }
 
-    #[test]
-    fn a_hand_over_costs_the_same_with_a_long_line() {
-        let (short, long) = (time_of_hand_overs(5), time_of_hand_overs(5_000));
-        // It would be 1,000 times as long if it depended on the line.
-        assert!(long < short * 50, "{short:?} with 5 waiting, {long:?} with 5,000");
-    }
-
-    #[test]
-    fn whoever_is_deleted_as_the_holder_expires_is_not_granted() {
-        let mut scene = Scene::new();
-        scene.acquire("a", 0.0, 10.0);
-        scene.acquire("b", 50.0, 100.0);
-        assert_eq!(scene.at(10.1).clear(), (true, "a expired, b deleted".into()));
-        assert!(scene.resource.is_empty());
-
-        scene.acquire("c", 0.0, 10.0);
-        let (d, _) = scene.acquire("d", 50.0, 100.0);
-        scene.acquire("e", 50.0, 100.0);
-        assert_eq!(scene.at(30.0).release(d), (true, "d deleted".into()));
-        assert_eq!(scene.expire(), "c expired, e granted");
-    }
-
-    #[test]
-    fn a_change_that_is_taken_back_has_not_happened() {
-        let mut scene = Scene::new();
-        let (a, _) = scene.acquire("a", 0.0, 10.0);
-        scene.acquire("b", 1.0, 100.0);
-        scene.acquire("c", 50.0, 100.0);
-        scene.acquire("d", 50.0, 100.0);
-        type Change = fn(&mut Resource<&'static str>, LockId, Now, &mut Effects<&'static str>);
-        let changes: [(f64, Change); 4] = [
-            (0.5, |resource, a, now, effects| assert!(resource.release(a, now, effects))),
-            (2.0, |resource, a, now, effects| assert!(resource.release(a, now, effects))),
-            (3.0, |resource, _, now, effects| assert!(resource.clear(now, effects))),
-            (10.1, |resource, _, now, effects| resource.expire(now, effects)),
-        ];
-        for (seconds, change) in changes {
-            let before = scene.at(seconds).resource.holder().cloned();
-            let mut effects = Effects::default();
-            change(&mut scene.resource, a, scene.now, &mut effects);
-            scene.resource.take_back(before, effects);
-            assert_eq!(scene.at(0.9).locks(), ["a", "b", "c", "d"]);
-        }
-        assert_eq!(scene.release(a), (true, "b granted".into()));
-    }
-
-    #[test]
-    fn clearing_after_the_holder_expired_finds_nothing() {
-        let mut scene = Scene::new();
-        scene.acquire("a", 0.0, 10.0);
-        assert_eq!(scene.at(10.1).clear(), (false, "a expired".into()));
-    }
-
-    #[test]
-    fn shutting_down_ends_every_wait_and_the_holder_keeps_the_lock() {
-        let mut scene = Scene::new();
-        scene.acquire("a", 0.0, 100.0);
-        scene.acquire("b", 50.0, 100.0);
-        let dismiss = |resource: &mut Resource<_>, _, effects: &mut _| {
-            resource.dismiss_line(&Verdict::ShuttingDown, effects);
-        };
-        assert_eq!(scene.change(dismiss).1, "b shut down");
-        assert_eq!(scene.locks(), ["a"]);
+    /// Takes the client with this claim out of the line, unless another sits there by now.
+    fn unseat(&mut self, claim: Claim) -> Option<Waiter<W>> {
+        let waiter = self.line.find(claim.id)?;
+        let sits = matches!(waiter.seat, Seat::Taken { .. }) && waiter.place.claim() == claim;
+        if sits { self.line.remove(claim.id) } else { None }
     }
 }

@@ -13,13 +13,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use log::{error, info};
+use log::{error, info, warn};
 
 use super::journal::{Change, Journal, Receipt, Restored};
 use super::reaper::{self, Deadlines};
-use super::resource::{Effects, Holder, Now, Resource, Verdict};
+use super::resource::{Admission, Asked, Effects, End, Now, Resource, Verdict};
 use super::sharded::Sharded;
-use super::{Acquired, Lock, LockId, LockManager, LockRequest, NotWritten, Renewal, ResourceName};
+use super::{
+    Acquired, Claim, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten,
+    Renewal, ResourceName,
+};
 
 /// How many requests may wait at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +41,16 @@ pub struct LockTable {
 
 impl LockTable {
     /// A table with the locks that the journal has kept; without a journal an empty one that
-    /// keeps its locks in memory alone. Starts the reaper thread.
+    /// keeps its locks in memory alone. A client that has sent a key and is gone keeps its place
+    /// for `reconnect_grace`. Starts the reaper thread.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn new(max_waiters: MaxWaiters, mut journal: Option<Journal>) -> io::Result<Self> {
+    pub fn new(
+        max_waiters: MaxWaiters,
+        reconnect_grace: Duration,
+        mut journal: Option<Journal>,
+    ) -> io::Result<Self> {
         let restored = journal.as_mut().map(Journal::take_restored).unwrap_or_default();
         let last_token = journal.as_ref().map_or(0, Journal::last_token);
         let next_token = first_token(SystemTime::now()).max(last_token + 1);
@@ -53,6 +61,7 @@ impl LockTable {
             next_token: AtomicU64::new(next_token),
             waiters: AtomicUsize::new(0),
             max_waiters,
+            reconnect_grace,
             shutting_down: AtomicBool::new(false),
         });
         restored.into_iter().for_each(|lock| shared.restore(lock));
@@ -79,40 +88,52 @@ impl LockManager for LockTable {
         &self,
         resource: &ResourceName,
         request: LockRequest,
-        on_wait: &mut dyn FnMut(LockId),
+        key: Option<IdempotencyKey>,
+        on_wait: &mut dyn FnMut(Claim),
     ) -> Acquired {
-        let id = LockId::random();
+        let asked = Asked { id: LockId::random(), request, key };
         let (slot, entered) = loop {
             let slot = self.shared.slot_or_new(resource);
-            if let Some(entered) = self.shared.enter(&slot, resource, id, &request) {
+            if let Some(entered) = self.shared.enter(&slot, resource, &asked) {
                 break (slot, entered);
             }
         };
         match entered {
             Entered::Done(outcome) => outcome,
-            Entered::Waiting(wait, deadline) => {
-                on_wait(id);
-                self.shared.wait(&slot, resource, id, &wait, deadline)
+            Entered::Waiting(waiting) => {
+                on_wait(waiting.claim);
+                self.shared.wait(&slot, resource, &waiting)
             }
         }
     }
 
-    fn withdraw(&self, resource: &ResourceName, id: LockId) {
-        let withdraw = |state: &mut State, _, effects: &mut _| {
-            state.dismiss(id, Verdict::Withdrawn, effects);
+    fn withdraw(&self, resource: &ResourceName, claim: Claim) {
+        let grace = self.shared.reconnect_grace;
+        let withdraw = |state: &mut State, now: Now<'_>, effects: &mut _| {
+            state.withdraw(claim, grace, now, effects);
         };
-        // Nothing of a line is written.
+        // It is out of the line also if a grant that follows could not be written.
         let _ = self.shared.change(resource, withdraw);
     }
 
+    fn abandon(&self, resource: &ResourceName, claim: Claim) {
+        let grace = self.shared.reconnect_grace;
+        let abandon = |state: &mut State, now: Now<'_>, effects: &mut _| {
+            state.abandon(claim, grace, now, effects);
+        };
+        if let Err(error) = self.shared.change(resource, abandon) {
+            let id = claim.id;
+            warn!("held until it expires, though its client has gone: {resource}/{id}: {error}");
+        }
+    }
+
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock> {
-        self.shared.look(resource, |state, now| {
-            state.locks(now.instant).find(|lock| lock.id == id).cloned()
-        })?
+        self.shared.look(resource, |state, now| state.find(id, now.instant).cloned())?
     }
 
     fn release(&self, resource: &ResourceName, id: LockId) -> Result<bool, NotWritten> {
-        let release = |state: &mut State, now, effects: &mut _| state.release(id, now, effects);
+        let release =
+            |state: &mut State, now: Now<'_>, effects: &mut _| state.release(id, now, effects);
         Ok(self.shared.change(resource, release)?.unwrap_or(false))
     }
 
@@ -122,21 +143,22 @@ impl LockManager for LockTable {
         id: LockId,
         lifetime: Duration,
     ) -> Result<Renewal, NotWritten> {
-        let renew =
-            |state: &mut State, now, effects: &mut _| state.renew(id, lifetime, now, effects);
+        let renew = |state: &mut State, now: Now<'_>, effects: &mut _| {
+            state.renew(id, lifetime, now, effects)
+        };
         Ok(self.shared.change(resource, renew)?.unwrap_or(Renewal::Gone))
     }
 
     fn resources(&self) -> Vec<ResourceName> {
         let mut names = self.shared.names();
-        let has_locks = |state: &State, now: Now| state.locks(now.instant).next().is_some();
+        let has_locks = |state: &State, now: Now<'_>| state.has_locks(now.instant);
         names.retain(|name| self.shared.look(name, has_locks).unwrap_or(false));
         names.sort_unstable();
         names
     }
 
     fn locks(&self, resource: &ResourceName) -> Vec<Lock> {
-        let look = |state: &State, now: Now| state.locks(now.instant).cloned().collect();
+        let look = |state: &State, now: Now<'_>| state.locks(now.instant).cloned().collect();
         self.shared.look(resource, look).unwrap_or_default()
     }
 
@@ -153,7 +175,7 @@ impl LockManager for LockTable {
         // the flag, or the loop below sees the request.
         self.shared.shutting_down.store(true, Ordering::SeqCst);
         for resource in self.shared.names() {
-            let dismiss = |state: &mut State, _, effects: &mut _| {
+            let dismiss = |state: &mut State, _: Now<'_>, effects: &mut _| {
                 state.dismiss_line(&Verdict::ShuttingDown, effects);
             };
             // Nothing of a line is written.
@@ -197,6 +219,7 @@ struct Shared {
     next_token: AtomicU64,
     waiters: AtomicUsize,
     max_waiters: MaxWaiters,
+    reconnect_grace: Duration,
     shutting_down: AtomicBool,
 }
 
@@ -230,8 +253,15 @@ struct Wait<T> {
 
 enum Entered {
     Done(Acquired),
-    /// Until this moment at most.
-    Waiting(Arc<Wait<Verdict>>, Instant),
+    Waiting(Waiting),
+}
+
+/// A request in line.
+struct Waiting {
+    claim: Claim,
+    wait: Arc<Wait<Verdict>>,
+    /// It leaves the line at this moment.
+    deadline: Instant,
 }
 
 /// A change that was made, with what it brought about, and whether it was written.
@@ -251,93 +281,78 @@ enum Begun<T> {
 struct Unwritten<T> {
     result: T,
     effects: StateEffects,
-    before: Option<Holder>,
-    expiry: Option<Instant>,
+    /// When the resource was due before.
+    due: Option<Instant>,
     receipt: Receipt,
 }
 
 impl Shared {
     /// Grants a request at once, puts it in line, or refuses it; `None` when the slot has been
     /// retired meanwhile.
-    fn enter(
-        &self,
-        slot: &Slot,
-        resource: &ResourceName,
-        id: LockId,
-        request: &LockRequest,
-    ) -> Option<Entered> {
+    fn enter(&self, slot: &Slot, resource: &ResourceName, asked: &Asked) -> Option<Entered> {
         let changed = self.change_in(slot, resource, |state, now, effects| {
             if self.shutting_down.load(Ordering::SeqCst) {
                 return Entered::Done(Acquired::ShuttingDown);
             }
-            if let Some(lock) = state.try_grant(id, request, now, effects) {
-                return Entered::Done(Acquired::Granted(lock));
-            }
-            if request.wait.is_zero() {
-                return Entered::Done(Acquired::TimedOut);
-            }
-            if state.waiting() >= self.max_waiters.per_resource || !self.count_waiter() {
-                return Entered::Done(Acquired::TooManyWaiters);
-            }
             let wait = Arc::new(Wait::new());
-            state.join_line(id, request.clone(), Arc::clone(&wait), now);
-            Entered::Waiting(wait, now.instant + request.wait)
+            let seat = |waiting| self.take_seat(waiting).then(|| Arc::clone(&wait));
+            Entered::Done(match state.acquire(asked.clone(), seat, now, effects) {
+                Admission::Granted(grant) => Acquired::Granted(grant),
+                Admission::Waiting(claim, deadline) => {
+                    return Entered::Waiting(Waiting { claim, wait, deadline });
+                }
+                Admission::NotFree => Acquired::TimedOut,
+                Admission::NoSeat => Acquired::TooManyWaiters,
+                Admission::OtherLimit(theirs) => Acquired::OtherLimit(theirs),
+                Admission::OtherMode(theirs) => Acquired::OtherMode(theirs),
+            })
         })?;
         Some(match (changed.result, changed.written) {
-            // It is in line also if the end of the earlier lock could not be written.
-            (Entered::Waiting(wait, deadline), _) => Entered::Waiting(wait, deadline),
+            // It is in line also if what else has changed could not be written.
+            (Entered::Waiting(waiting), _) => Entered::Waiting(waiting),
             (Entered::Done(_), Err(error)) => Entered::Done(Acquired::NotWritten(error)),
             (done, Ok(())) => done,
         })
     }
 
     /// Counts one more waiter, unless there are as many as there may be.
-    fn count_waiter(&self) -> bool {
+    fn take_seat(&self, waiting: usize) -> bool {
         let add = |count| (count < self.max_waiters.in_all).then_some(count + 1);
-        self.waiters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+        waiting < self.max_waiters.per_resource
+            && self.waiters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 
-    fn wait(
-        &self,
-        slot: &Slot,
-        resource: &ResourceName,
-        id: LockId,
-        wait: &Wait<Verdict>,
-        deadline: Instant,
-    ) -> Acquired {
-        let verdict = match wait_until(slot, wait, deadline) {
-            Some(verdict) => verdict,
-            None => self.end_wait(slot, resource, id, wait),
-        };
+    /// Sleeps until the wait is over.
+    fn wait(&self, slot: &Slot, resource: &ResourceName, waiting: &Waiting) -> Acquired {
+        let Waiting { claim, wait, deadline } = waiting;
+        let verdict = wait_until(slot, wait, *deadline).or_else(|| {
+            let time_out = |state: &mut State, now: Now<'_>, effects: &mut _| {
+                state.time_out(*claim, now, effects);
+            };
+            // It is out of the line also if a grant that follows could not be written. A verdict
+            // that races the end of the wait wins.
+            self.change_in(slot, resource, time_out);
+            wait.told.get().cloned()
+        });
         self.waiters.fetch_sub(1, Ordering::Relaxed);
         match verdict {
-            Verdict::Granted(lock) => Acquired::Granted(lock),
-            Verdict::TimedOut => Acquired::TimedOut,
-            Verdict::Deleted => Acquired::Deleted,
-            Verdict::Withdrawn => Acquired::Withdrawn,
-            Verdict::ShuttingDown => Acquired::ShuttingDown,
+            Some(Verdict::Granted(lock)) => Acquired::Granted(Grant { lock, claim: *claim }),
+            Some(Verdict::TimedOut) => Acquired::TimedOut,
+            Some(Verdict::Deleted) => Acquired::Deleted,
+            Some(Verdict::Superseded) => Acquired::Superseded,
+            Some(Verdict::Withdrawn) => Acquired::Withdrawn,
+            Some(Verdict::ShuttingDown) => Acquired::ShuttingDown,
+            // Whoever is not in line has been told why.
+            None => poisoned(),
         }
     }
 
-    /// Leaves the line at the end of the wait. A verdict that races it wins.
-    fn end_wait(
-        &self,
-        slot: &Slot,
-        resource: &ResourceName,
-        id: LockId,
-        wait: &Wait<Verdict>,
-    ) -> Verdict {
-        let mut entry = slot.enter();
-        let verdict = wait.told.get().cloned().unwrap_or_else(|| {
-            entry.state.leave_line(id);
-            Verdict::TimedOut
-        });
-        self.leave(entry, slot, resource, Vec::new());
-        verdict
-    }
-
     /// Looks at a resource that has locks.
-    fn look<T>(&self, resource: &ResourceName, look: impl FnOnce(&State, Now) -> T) -> Option<T> {
+    fn look<T>(
+        &self,
+        resource: &ResourceName,
+        look: impl FnOnce(&State, Now<'_>) -> T,
+    ) -> Option<T> {
         // A look changes nothing, so nothing has to be written.
         self.change(resource, |state, now, _| look(state, now)).unwrap_or_default()
     }
@@ -346,7 +361,7 @@ impl Shared {
     fn change<T>(
         &self,
         resource: &ResourceName,
-        change: impl FnOnce(&mut State, Now, &mut StateEffects) -> T,
+        change: impl FnOnce(&mut State, Now<'_>, &mut StateEffects) -> T,
     ) -> Result<Option<T>, NotWritten> {
         let Some(slot) = self.slot(resource) else { return Ok(None) };
         match self.change_in(&slot, resource, change) {
@@ -362,7 +377,7 @@ impl Shared {
     fn change_each<T>(
         &self,
         mut resources: Vec<ResourceName>,
-        change: impl Fn(&mut State, Now, &mut StateEffects) -> T,
+        change: impl Fn(&mut State, Now<'_>, &mut StateEffects) -> T,
     ) -> Result<(), NotWritten> {
         // Two threads that close several gates each must not wait for each other.
         resources.sort_unstable();
@@ -389,7 +404,7 @@ impl Shared {
         &self,
         slot: &Slot,
         resource: &ResourceName,
-        change: impl FnOnce(&mut State, Now, &mut StateEffects) -> T,
+        change: impl FnOnce(&mut State, Now<'_>, &mut StateEffects) -> T,
     ) -> Option<Changed<T>> {
         let begun = self.begin(slot, resource, change)?;
         Some(self.finish(slot, resource, begun))
@@ -401,26 +416,25 @@ impl Shared {
         &self,
         slot: &Slot,
         resource: &ResourceName,
-        change: impl FnOnce(&mut State, Now, &mut StateEffects) -> T,
+        change: impl FnOnce(&mut State, Now<'_>, &mut StateEffects) -> T,
     ) -> Option<Begun<T>> {
         let mut entry = slot.enter();
         if entry.retired {
             return None;
         }
-        let expiry = entry.state.next_expiry();
-        let before = self.journal.as_ref().and_then(|_| entry.state.holder().cloned());
+        let due = entry.state.next_due();
         let mut effects = Effects::default();
-        let result = change(&mut entry.state, self.now(), &mut effects);
+        let result = self.with_now(|now| change(&mut entry.state, now, &mut effects));
         if let Some(journal) = &self.journal
-            && let Some(change) = Change::between(resource, before.as_ref(), entry.state.holder())
+            && let Some(change) = written_change(resource, &entry.state, &effects)
         {
             entry.gate.get_or_insert_default();
             drop(entry);
             let receipt = journal.submit(change);
-            let unwritten = Unwritten { result, effects, before, expiry, receipt };
+            let unwritten = Unwritten { result, effects, due, receipt };
             return Some(Begun::Writing(Box::new(unwritten)));
         }
-        self.publish(entry, slot, resource, expiry, effects);
+        self.publish(entry, slot, resource, due, effects);
         Some(Begun::Done(result))
     }
 
@@ -430,15 +444,15 @@ impl Shared {
             Begun::Done(result) => return Changed { result, written: Ok(()) },
             Begun::Writing(unwritten) => *unwritten,
         };
-        let Unwritten { result, mut effects, before, expiry, receipt } = unwritten;
+        let Unwritten { result, mut effects, due, receipt } = unwritten;
         let written = receipt.wait();
         let mut entry = locked(&slot.entry);
         if written.is_ok() {
-            entry.state.restart_lifetime(Instant::now());
+            entry.state.restart_lifetimes(&effects.held, Instant::now());
         } else {
-            entry.state.take_back(before, std::mem::take(&mut effects));
+            entry.state.take_back(Instant::now(), &mut effects);
         }
-        self.publish(entry, slot, resource, expiry, effects);
+        self.publish(entry, slot, resource, due, effects);
         Changed { result, written }
     }
 
@@ -448,18 +462,24 @@ impl Shared {
         entry: MutexGuard<'_, Entry>,
         slot: &Slot,
         resource: &ResourceName,
-        expiry: Option<Instant>,
+        due: Option<Instant>,
         effects: StateEffects,
     ) {
-        let new_expiry = entry.state.next_expiry();
-        if new_expiry != expiry {
-            self.deadlines.change(resource, expiry, new_expiry);
+        let next_due = entry.state.next_due();
+        if next_due != due {
+            self.deadlines.change(resource, due, next_due);
         }
         let settled = effects.settled.into_iter();
-        let woken = settled.map(|(waiter, verdict)| waiter.handle.tell(verdict)).collect();
-        self.leave(entry, slot, resource, woken);
-        if let Some(lock) = effects.expired {
-            info!("expired: {resource}/{} {:?}", lock.id, lock.request.title);
+        let told = settled
+            .filter_map(|(waiter, verdict)| waiter.into_handle().map(|wait| wait.tell(verdict)));
+        self.leave(entry, slot, resource, told.collect());
+        for (holder, end) in effects.ended {
+            let (id, title) = (holder.lock.id, &holder.lock.request.title);
+            match end {
+                End::Expired => info!("expired: {resource}/{id} {title:?}"),
+                End::Abandoned => info!("released: {resource}/{id} {title:?}, its client has gone"),
+                End::Released | End::Renewed => {}
+            }
         }
     }
 
@@ -496,10 +516,12 @@ impl Shared {
     }
 
     /// Enters a lock that was held before the server started.
-    fn restore(&self, Restored { resource, lock, remaining }: Restored) {
-        let state = Resource::held(lock, remaining, self.now());
-        self.deadlines.change(&resource, None, state.next_expiry());
-        locked(self.resources.of(&resource)).insert(resource, Arc::new(Slot::new(state)));
+    fn restore(&self, Restored { resource, lock, key, remaining }: Restored) {
+        let slot = self.slot_or_new(&resource);
+        let mut entry = locked(&slot.entry);
+        let due = entry.state.next_due();
+        self.with_now(|now| entry.state.restore(lock, key, remaining, now));
+        self.deadlines.change(&resource, due, entry.state.next_due());
     }
 
     fn slot(&self, resource: &ResourceName) -> Option<Arc<Slot>> {
@@ -517,9 +539,10 @@ impl Shared {
     }
 
     /// Called under the mutex of a resource, so that its tokens are in order.
-    fn now(&self) -> Now {
-        let fencing_token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        Now { instant: Instant::now(), wall: SystemTime::now(), fencing_token }
+    fn with_now<T>(&self, change: impl FnOnce(Now<'_>) -> T) -> T {
+        let next_token = || self.next_token.fetch_add(1, Ordering::Relaxed);
+        let (instant, wall) = (Instant::now(), SystemTime::now());
+        change(Now { instant, wall, next_token: &next_token })
     }
 
     fn names(&self) -> Vec<ResourceName> {
@@ -579,6 +602,17 @@ impl<T> Wait<T> {
         debug_assert!(first);
         self
     }
+}
+
+/// What a change made of the locks that are held; `None` if nothing.
+fn written_change(
+    resource: &ResourceName,
+    state: &State,
+    effects: &StateEffects,
+) -> Option<Change> {
+    let ended = effects.ended.iter().map(|(holder, _)| holder);
+    let held = effects.held.iter().filter_map(|id| state.holder(*id));
+    Change::new(resource, ended, held)
 }
 
 /// Sleeps until the wait is over; `None` if it was not by the deadline.

@@ -5,14 +5,21 @@ use std::time::{Duration, UNIX_EPOCH};
 use redb::TableDefinition;
 use uuid::Uuid;
 
+use super::Held;
 use super::boot::BootClock;
-use crate::lock::{Lock, LockId, LockRequest, Phase};
+use crate::lock::{Limit, Lock, LockId, LockRequest, Mode, Phase};
 
 /// Resource and fencing token, then the columns of [`Row`]; times in nanoseconds.
 pub(super) const LOCKS: TableDefinition<'_, (&str, u64), Columns<'static>> =
     TableDefinition::new("locks");
 
-pub(super) type Columns<'a> = (u128, &'a str, u64, u64, u64, u64, u128, u64, bool);
+pub(super) type Columns<'a> = (Identity<'a>, Asked<'a>, Times, bool);
+/// Id, idempotency key or nothing.
+type Identity<'a> = (u128, &'a str);
+/// Title, client, mode, limit or 0.
+type Asked<'a> = (&'a str, &'a str, &'a str, u32);
+/// Wait, lifetime, since when, remaining, boot, deadline.
+type Times = (u64, u64, u64, u64, u128, u64);
 
 /// A held lock, and what is needed to know how long it lives.
 ///
@@ -21,7 +28,7 @@ pub(super) type Columns<'a> = (u128, &'a str, u64, u64, u64, u64, u128, u64, boo
 /// written is left again.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
-    pub(super) lock: Lock,
+    pub(super) held: Held,
     /// What is left if the host restarts; brought up to date now and then.
     pub(super) remaining: Duration,
     /// The boot whose clock `deadline` is by.
@@ -34,10 +41,10 @@ pub(super) struct Row {
 
 impl Row {
     /// A lock whose lifetime begins within `grace` from now.
-    pub(super) fn new(lock: &Lock, clock: BootClock, grace: Duration) -> Self {
-        let remaining = lock.request.lifetime + grace;
+    pub(super) fn new(held: &Held, clock: BootClock, grace: Duration) -> Self {
+        let remaining = held.lock.request.lifetime + grace;
         Self {
-            lock: lock.clone(),
+            held: held.clone(),
             remaining,
             boot: clock.boot(),
             deadline: clock.now() + remaining,
@@ -54,7 +61,7 @@ impl Row {
         let grant_grace = !self.graced && left < grace;
         let left = if grant_grace { grace } else { left };
         (!left.is_zero()).then(|| Self {
-            lock: self.lock.clone(),
+            held: self.held.clone(),
             remaining: left,
             boot,
             deadline: now + left,
@@ -67,7 +74,7 @@ impl Row {
     pub(super) fn checkpointed(&self, now: Duration, at_least: Duration) -> Option<Self> {
         let remaining = self.deadline.saturating_sub(now);
         let passed = self.remaining.saturating_sub(remaining);
-        let due = passed >= at_least && passed >= self.lock.request.lifetime / 8;
+        let due = passed >= at_least && passed >= self.held.lock.request.lifetime / 8;
         due.then(|| Self { remaining, ..self.clone() })
     }
 
@@ -77,41 +84,57 @@ impl Row {
     }
 
     pub(super) fn fencing_token(&self) -> u64 {
-        token(&self.lock)
+        token(&self.held.lock)
     }
 
     pub(super) fn to_columns(&self) -> Columns<'_> {
-        let LockRequest { title, wait, lifetime } = &self.lock.request;
-        let since = match self.lock.phase {
-            Phase::Active { since, .. } | Phase::Waiting(since) => since,
+        let Held { lock, key } = &self.held;
+        let LockRequest { title, wait, lifetime, mode, client } = &lock.request;
+        let since = match lock.phase {
+            Phase::Active { since, .. } | Phase::Waiting { since, .. } => since,
         };
         (
-            self.lock.id.to_u128(),
-            title,
-            nanos(*wait),
-            nanos(*lifetime),
-            nanos(since.duration_since(UNIX_EPOCH).unwrap_or_default()),
-            nanos(self.remaining),
-            self.boot,
-            nanos(self.deadline),
+            (lock.id.to_u128(), key.as_ref().map_or("", |key| key.as_str())),
+            (title, client, mode.name(), mode.limit().map_or(0, Limit::get)),
+            (
+                nanos(*wait),
+                nanos(*lifetime),
+                nanos(since.duration_since(UNIX_EPOCH).unwrap_or_default()),
+                nanos(self.remaining),
+                self.boot,
+                nanos(self.deadline),
+            ),
             self.graced,
         )
     }
 
-    pub(super) fn from_columns(fencing_token: u64, columns: Columns<'_>) -> Self {
-        let (id, title, wait, lifetime, since, remaining, boot, deadline, graced) = columns;
+    /// `None` if no server has written such a row.
+    pub(super) fn from_columns(fencing_token: u64, columns: Columns<'_>) -> Option<Self> {
+        let ((id, key), (title, client, mode, limit), times, graced) = columns;
+        let (wait, lifetime, since, remaining, boot, deadline) = times;
         let lifetime = Duration::from_nanos(lifetime);
         let since = UNIX_EPOCH + Duration::from_nanos(since);
         let phase = Phase::Active { since, expires: since + lifetime, fencing_token };
-        let request =
-            LockRequest { title: title.into(), wait: Duration::from_nanos(wait), lifetime };
-        Self {
-            lock: Lock { id: LockId(Uuid::from_u128(id)), request, phase },
+        let mode = match Mode::named(mode)? {
+            Mode::Exclusive { .. } => Mode::Exclusive { limit: Limit::new(limit)? },
+            mode => mode,
+        };
+        let request = LockRequest {
+            title: title.into(),
+            wait: Duration::from_nanos(wait),
+            lifetime,
+            mode,
+            client: client.into(),
+        };
+        let key = if key.is_empty() { None } else { Some(key.parse().ok()?) };
+        let lock = Lock { id: LockId(Uuid::from_u128(id)), request, phase };
+        Some(Self {
+            held: Held { lock, key },
             remaining: Duration::from_nanos(remaining),
             boot,
             deadline: Duration::from_nanos(deadline),
             graced,
-        }
+        })
     }
 }
 
@@ -119,7 +142,7 @@ impl Row {
 pub(super) fn token(lock: &Lock) -> u64 {
     match lock.phase {
         Phase::Active { fencing_token, .. } => fencing_token,
-        Phase::Waiting(_) => 0,
+        Phase::Waiting { .. } => 0,
     }
 }
 
@@ -140,11 +163,18 @@ mod tests {
 
     /// A lock of 600 s, granted on boot 1 when its clock was at 1,000 s.
     fn row() -> Row {
-        let request = LockRequest { title: "t".into(), wait: seconds(1), lifetime: seconds(600) };
+        let request = LockRequest {
+            title: "t".into(),
+            wait: seconds(1),
+            lifetime: seconds(600),
+            mode: Mode::Exclusive { limit: Limit::new(8).unwrap() },
+            client: "127.0.0.1".into(),
+        };
         let phase = Phase::Active { since: UNIX_EPOCH, expires: UNIX_EPOCH, fencing_token: 7 };
         let lock = Lock { id: LockId::random(), request, phase };
+        let held = Held { lock, key: Some("a-key".parse().unwrap()) };
         let remaining = seconds(600);
-        Row { lock, remaining, boot: 1, deadline: seconds(1_600), graced: false }
+        Row { held, remaining, boot: 1, deadline: seconds(1_600), graced: false }
     }
 
     #[test]
@@ -205,7 +235,7 @@ mod tests {
     #[test]
     fn a_row_is_read_as_it_was_written() {
         let row = row();
-        let read = Row::from_columns(row.fencing_token(), row.to_columns());
+        let read = Row::from_columns(row.fencing_token(), row.to_columns()).unwrap();
         assert_eq!(read.to_columns(), row.to_columns());
         assert_eq!(read.fencing_token(), 7);
     }

@@ -18,6 +18,7 @@ use super::backend::{HEAD_BYTES, JournalFile, read_head};
 use super::boot::BootClock;
 use super::row::{Columns, LOCKS, Row, token};
 use super::{CHECKPOINT, COMMIT_GRACE, Change, OpenError, ResourceName, Restored};
+use crate::lock::resource::can_be_held_together;
 
 const FILE: &str = "locks.redb";
 /// A file that is being made. It gets its name when it is whole.
@@ -104,7 +105,7 @@ impl Store {
     ) -> Result<(), redb::Error> {
         self.reopen()?;
         let State::Open(database) = &self.state else { return Ok(()) };
-        let granted = changes.clone().filter_map(|change| change.after.as_ref()).map(token);
+        let granted = changes.clone().flat_map(|change| &change.held).map(|held| token(&held.lock));
         let last_token = granted.fold(self.last_token, u64::max);
         let clock = self.clock;
         let written = transact(database, self.commits + 1, last_token, |locks| {
@@ -165,8 +166,9 @@ impl Store {
                 expired.push((resource, row));
                 continue;
             };
-            let (lock, remaining) = (revived.lock.clone(), revived.remaining);
-            restored.push(Restored { resource: resource.clone(), lock, remaining });
+            let (held, remaining) = (revived.held.clone(), revived.remaining);
+            let (lock, key) = (held.lock, held.key);
+            restored.push(Restored { resource: resource.clone(), lock, key, remaining });
             if row.needs_writing(&revived) {
                 changed.push((resource, revived));
             }
@@ -339,15 +341,30 @@ fn read(database: &Database) -> Result<Contents, redb::Error> {
     for entry in locks.iter()? {
         let (key, columns) = entry?;
         let (name, token) = key.value();
-        let name = name.parse().map_err(|_| {
+        let name: ResourceName = name.parse().map_err(|_| {
             redb::Error::Corrupted(format!("it has a lock on {name:?}, which is no resource name"))
         })?;
-        if rows.last().is_some_and(|(earlier, _)| *earlier == name) {
-            return Err(redb::Error::Corrupted(format!("it has two locks on {name}")));
-        }
-        rows.push((name, Row::from_columns(token, columns.value())));
+        let row = Row::from_columns(token, columns.value());
+        let row = row.ok_or_else(|| {
+            redb::Error::Corrupted(format!("it has a lock on {name} that makes no sense"))
+        })?;
+        rows.push((name, row));
     }
+    check_together(&rows)?;
     Ok(Contents { rows, commits: number(COMMITS)?, last_token: number(LAST_TOKEN)? })
+}
+
+/// Whether all locks of each resource can be held together. The rows are in order of the names.
+fn check_together(rows: &[(ResourceName, Row)]) -> Result<(), redb::Error> {
+    for of_one in rows.chunk_by(|(one, _), (other, _)| one == other) {
+        let modes = of_one.iter().map(|(_, row)| row.held.lock.request.mode);
+        if !can_be_held_together(modes) {
+            let name = &of_one[0].0;
+            let why = format!("it has locks on {name} that cannot be held together");
+            return Err(redb::Error::Corrupted(why));
+        }
+    }
+    Ok(())
 }
 
 /// Runs `write` as the transaction of this number and returns how many locks there are then.
@@ -379,11 +396,11 @@ fn apply(
     grace: Duration,
 ) -> Result<(), redb::Error> {
     let resource = change.resource.as_str();
-    if let Some(before) = &change.before {
-        locks.remove((resource, token(before)))?;
+    for ended in &change.ended {
+        locks.remove((resource, token(&ended.lock)))?;
     }
-    if let Some(after) = &change.after {
-        locks.insert((resource, token(after)), Row::new(after, clock, grace).to_columns())?;
+    for held in &change.held {
+        locks.insert((resource, token(&held.lock)), Row::new(held, clock, grace).to_columns())?;
     }
     Ok(())
 }
@@ -395,7 +412,8 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::lock::{Lock, LockId, LockRequest, Phase};
+    use crate::lock::journal::Held;
+    use crate::lock::{Lock, LockId, LockRequest, Mode, Phase};
 
     const GRACE: Duration = Duration::from_secs(5);
 
@@ -428,14 +446,21 @@ mod tests {
     }
 
     fn grant(resource: &str, fencing_token: u64) -> Change {
+        grant_in(Mode::EXCLUSIVE, resource, fencing_token)
+    }
+
+    fn grant_in(mode: Mode, resource: &str, fencing_token: u64) -> Change {
         let request = LockRequest {
             title: resource.into(),
             wait: Duration::ZERO,
             lifetime: Duration::from_secs(3600),
+            mode,
+            client: "a client".into(),
         };
         let phase = Phase::Active { since: UNIX_EPOCH, expires: UNIX_EPOCH, fencing_token };
         let lock = Lock { id: LockId::random(), request, phase };
-        Change { resource: resource.parse().unwrap(), before: None, after: Some(lock) }
+        let held = Held { lock, key: Some("a-key".parse().unwrap()) };
+        Change { resource: resource.parse().unwrap(), ended: vec![], held: vec![held] }
     }
 
     fn names(restored: &[Restored]) -> Vec<&str> {
@@ -518,7 +543,7 @@ mod tests {
         store.commit(grants.iter(), GRACE).unwrap();
         // A release and the grant that it causes are one change.
         let next = grant("a", 9);
-        let hand_over = Change { before: grants[0].after.clone(), ..next };
+        let hand_over = Change { ended: grants[0].held.clone(), ..next };
         store.commit([hand_over, grants[1].inverse()].iter(), GRACE).unwrap();
         drop(store);
         let (store, restored) = dir.open().unwrap();

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use super::*;
+use crate::lock::Mode;
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -12,7 +13,11 @@ const LONG: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn table() -> LockTable {
-    LockTable::new(MaxWaiters { in_all: 10_000, per_resource: 10_000 }, None).unwrap()
+    table_for(MaxWaiters { in_all: 10_000, per_resource: 10_000 })
+}
+
+fn table_for(max_waiters: MaxWaiters) -> LockTable {
+    LockTable::new(max_waiters, Duration::from_secs(5), None).unwrap()
 }
 
 fn name(text: &str) -> ResourceName {
@@ -20,12 +25,13 @@ fn name(text: &str) -> ResourceName {
 }
 
 fn request(wait: Duration, lifetime: Duration) -> LockRequest {
-    LockRequest { title: "test".into(), wait, lifetime }
+    let (title, client) = ("test".into(), "nobody".into());
+    LockRequest { title, wait, lifetime, mode: Mode::EXCLUSIVE, client }
 }
 
 impl LockTable {
     fn wait_for(&self, resource: &ResourceName, request: LockRequest) -> Acquired {
-        self.acquire(resource, request, &mut |_| {})
+        self.acquire(resource, request, None, &mut |_| {})
     }
 
     fn hold(&self, resource: &ResourceName, lifetime: Duration) -> Lock {
@@ -49,7 +55,7 @@ impl LockTable {
 
 fn granted(outcome: Acquired) -> Lock {
     match outcome {
-        Acquired::Granted(lock) => lock,
+        Acquired::Granted(grant) => grant.lock,
         other => panic!("not granted: {other:?}"),
     }
 }
@@ -160,7 +166,7 @@ fn there_are_never_two_holders() {
                     let (resource, holders) = &resources[(seed + round) as usize % 3];
                     let wait = Duration::from_micros((seed * 7 + round * 13) % 300);
                     let outcome = table.wait_for(resource, request(wait, LONG));
-                    if let Acquired::Granted(lock) = outcome {
+                    if let Acquired::Granted(Grant { lock, .. }) = outcome {
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         holders.fetch_sub(1, Ordering::SeqCst);
                         assert!(table.release(resource, lock.id).unwrap());
@@ -189,7 +195,9 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
             waiter.join().unwrap()
         });
         match outcome {
-            Acquired::Granted(lock) => assert!(table.release(&resource, lock.id).unwrap()),
+            Acquired::Granted(Grant { lock, .. }) => {
+                assert!(table.release(&resource, lock.id).unwrap())
+            }
             Acquired::TimedOut => {}
             other => panic!("{other:?}"),
         }
@@ -236,7 +244,7 @@ fn shutting_down_refuses_who_waits_and_who_comes() {
 #[test]
 fn only_so_many_may_wait() {
     for (in_all, per_resource, full) in [(1, 2, "other"), (2, 1, "r")] {
-        let table = LockTable::new(MaxWaiters { in_all, per_resource }, None).unwrap();
+        let table = table_for(MaxWaiters { in_all, per_resource });
         let (resource, full) = (name("r"), name(full));
         let locks = ["r", "other"].map(name).map(|name| (table.hold(&name, LONG), name));
         thread::scope(|scope| {

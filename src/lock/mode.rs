@@ -1,0 +1,126 @@
+//! What a lock is to exclude: the modes of the VMS distributed lock manager, and semaphores.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+/// The mode of a lock, which decides which other locks can be held beside it
+/// ("Lock modes" of the lock management services, VSI OpenVMS Programming Concepts Manual).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// NL: excludes nobody, and nobody excludes it.
+    Null,
+    /// CR: reads, while others may write.
+    ConcurrentRead,
+    /// CW: writes, while others may write.
+    ConcurrentWrite,
+    /// PR: reads, while nobody writes. What others call a shared lock.
+    ProtectedRead,
+    /// PW: the only one that writes, while others may read concurrently.
+    ProtectedWrite,
+    /// EX: excludes all but NL.
+    Exclusive {
+        /// How many may hold the resource in this mode at a time: a semaphore, if over one.
+        limit: Limit,
+    },
+}
+
+impl Mode {
+    /// EX, of which one is held at a time.
+    pub const EXCLUSIVE: Self = Self::Exclusive { limit: Limit::ONE };
+
+    /// In the order of the table of the modes: each excludes at least what those before it do.
+    pub const ALL: [Self; 6] = [
+        Self::Null,
+        Self::ConcurrentRead,
+        Self::ConcurrentWrite,
+        Self::ProtectedRead,
+        Self::ProtectedWrite,
+        Self::EXCLUSIVE,
+    ];
+
+    /// The two letters that VMS has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Null => "NL",
+            Self::ConcurrentRead => "CR",
+            Self::ConcurrentWrite => "CW",
+            Self::ProtectedRead => "PR",
+            Self::ProtectedWrite => "PW",
+            Self::Exclusive { .. } => "EX",
+        }
+    }
+
+    /// The mode of this name; EX with a limit of one.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// How many may hold it at a time; only EX has a limit.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Self::Exclusive { limit } => Some(limit),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self.limit() {
+            Some(limit) => write!(f, " with the limit {limit}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How many may hold a semaphore at a time: 1 to [`Limit::MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(NonZeroU32);
+
+impl Limit {
+    /// A lock that one holds.
+    pub const ONE: Self = Self(NonZeroU32::MIN);
+
+    /// The largest limit.
+    pub const MAX: u32 = 1_000_000;
+
+    /// `None` if it is 0 or over the largest.
+    pub fn new(limit: u32) -> Option<Self> {
+        NonZeroU32::new(limit).filter(|limit| limit.get() <= Self::MAX).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_is_found_by_its_name() {
+        for mode in Mode::ALL {
+            assert_eq!(Mode::named(mode.name()), Some(mode));
+        }
+        for other in ["", "ex", "XX", "exclusive"] {
+            assert_eq!(Mode::named(other), None);
+        }
+    }
+
+    #[test]
+    fn a_limit_is_1_to_a_million() {
+        assert_eq!(Limit::new(1), Some(Limit::ONE));
+        assert_eq!(Limit::new(1_000_000).map(Limit::get), Some(1_000_000));
+        assert_eq!(Limit::new(0), None);
+        assert_eq!(Limit::new(1_000_001), None);
+    }
+}

@@ -1,0 +1,760 @@
+//! The rules of one resource, as tables of steps.
+
+use std::cell::Cell;
+
+use super::*;
+
+/// A resource whose time is set by the test; waiters are known by their titles.
+struct Scene {
+    resource: Resource<&'static str>,
+    start: Instant,
+    instant: Instant,
+    wall: SystemTime,
+    last_token: Cell<u64>,
+}
+
+type Change<T> = fn(&mut Resource<&'static str>, LockId, Now<'_>, &mut Effects<&'static str>) -> T;
+
+impl Scene {
+    fn new() -> Self {
+        let start = Instant::now();
+        let (wall, last_token) = (SystemTime::UNIX_EPOCH + DAY * 20_000, Cell::new(0));
+        Self { resource: Resource::new(), start, instant: start, wall, last_token }
+    }
+
+    /// Sets the time, in seconds since the start.
+    fn at(&mut self, seconds: f64) -> &mut Self {
+        self.instant = self.start + Duration::from_secs_f64(seconds);
+        self
+    }
+
+    /// Acquires EX with these seconds of wait and lifetime; the id, and whether granted.
+    fn acquire(&mut self, who: &'static str, wait: f64, lifetime: f64) -> (LockId, bool) {
+        let (id, granted, _) = self.acquire_in(Mode::EXCLUSIVE, who, wait, lifetime);
+        (id, granted)
+    }
+
+    /// The same in any mode; also, who heard what.
+    fn acquire_in(
+        &mut self,
+        mode: Mode,
+        who: &'static str,
+        wait: f64,
+        lifetime: f64,
+    ) -> (LockId, bool, String) {
+        let id = LockId::random();
+        let asked = Asked { id, request: request(mode, who, wait, lifetime), key: None };
+        let (admission, told) = self.ask(asked);
+        (id, matches!(admission, Admission::Granted(_)), told)
+    }
+
+    /// Acquires with a key, waiting up to 50 s.
+    fn acquire_with(&mut self, key: &str, who: &'static str) -> (Admission, String) {
+        let request = request(Mode::EXCLUSIVE, who, 50.0, 100.0);
+        let key = Some(key.parse().unwrap());
+        self.ask(Asked { id: LockId::random(), request, key })
+    }
+
+    fn ask(&mut self, asked: Asked) -> (Admission, String) {
+        let title = &asked.request.title;
+        let who = *NAMES.iter().find(|name| *name == title).unwrap();
+        self.change(|resource, now, effects| resource.acquire(asked, |_| Some(who), now, effects))
+    }
+
+    /// Runs a change and tells its result, and who heard what.
+    fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut Resource<&'static str>, Now<'_>, &mut Effects<&'static str>) -> T,
+    ) -> (T, String) {
+        let (result, effects) = self.begin(change);
+        self.resource.check();
+        let ended = effects.ended.into_iter().filter_map(|(holder, end)| match end {
+            End::Expired => Some(format!("{} expired", holder.lock.request.title)),
+            End::Abandoned => Some(format!("{} abandoned", holder.lock.request.title)),
+            End::Released | End::Renewed => None,
+        });
+        let settled = effects.settled.into_iter();
+        let settled =
+            settled.filter_map(|(waiter, verdict)| Some((waiter.into_handle()?, verdict)));
+        let settled = settled.map(|(who, verdict)| match verdict {
+            Verdict::Granted(lock) => {
+                assert!(matches!(lock.phase, Phase::Active { .. }));
+                format!("{who} granted")
+            }
+            Verdict::TimedOut => format!("{who} timed out"),
+            Verdict::Deleted => format!("{who} deleted"),
+            Verdict::Superseded => format!("{who} superseded"),
+            Verdict::Withdrawn => format!("{who} withdrawn"),
+            Verdict::ShuttingDown => format!("{who} shut down"),
+        });
+        let told: Vec<_> = ended.chain(settled).collect();
+        (result, told.join(", "))
+    }
+
+    fn begin<T>(
+        &mut self,
+        change: impl FnOnce(&mut Resource<&'static str>, Now<'_>, &mut Effects<&'static str>) -> T,
+    ) -> (T, Effects<&'static str>) {
+        let next_token = || {
+            self.last_token.set(self.last_token.get() + 1);
+            self.last_token.get()
+        };
+        let now = Now { instant: self.instant, wall: self.wall, next_token: &next_token };
+        let mut effects = Effects::default();
+        let result = change(&mut self.resource, now, &mut effects);
+        (result, effects)
+    }
+
+    fn release(&mut self, id: LockId) -> (bool, String) {
+        self.change(|resource, now, effects| resource.release(id, now, effects))
+    }
+
+    fn clear(&mut self) -> (bool, String) {
+        self.change(|resource, now, effects| resource.clear(now, effects))
+    }
+
+    fn expire(&mut self) -> String {
+        self.change(|resource, now, effects| resource.expire(now, effects)).1
+    }
+
+    fn withdraw(&mut self, claim: Claim) -> String {
+        self.change(|resource, now, effects| resource.withdraw(claim, GRACE, now, effects)).1
+    }
+
+    fn abandon(&mut self, claim: Claim) -> String {
+        self.change(|resource, now, effects| resource.abandon(claim, GRACE, now, effects)).1
+    }
+
+    fn time_out(&mut self, claim: Claim) -> String {
+        self.change(|resource, now, effects| resource.time_out(claim, now, effects)).1
+    }
+
+    /// The titles of the locks, the holders first.
+    fn locks(&self) -> Vec<&str> {
+        self.resource.locks(self.instant).map(|lock| &*lock.request.title).collect()
+    }
+}
+
+const GRACE: Duration = Duration::from_secs(5);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Whoever appears in these tests.
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> LockRequest {
+    LockRequest {
+        title: who.into(),
+        wait: Duration::from_secs_f64(wait),
+        lifetime: Duration::from_secs_f64(lifetime),
+        mode,
+        client: "nobody".into(),
+    }
+}
+
+fn claim(admission: Admission) -> Claim {
+    match admission {
+        Admission::Granted(grant) => grant.claim,
+        Admission::Waiting(claim, _) => claim,
+        other => panic!("{other:?}"),
+    }
+}
+
+impl<W> Resource<W> {
+    /// What holds between two calls.
+    pub(super) fn check(&self) {
+        let modes = self.holders.in_order().into_iter().map(|holder| holder.lock.request.mode);
+        assert!(can_be_held_together(modes), "these cannot be held together: {:?}", self.holders);
+        let first = self.line.first_seated();
+        let fits = first.is_some_and(|(first, _)| self.fits(first.place.lock.request.mode));
+        assert!(!fits, "somebody waits for a free lock");
+        let arrivals: Vec<_> = self.line.iter().map(|waiter| waiter.place.arrival).collect();
+        assert!(arrivals.is_sorted());
+    }
+}
+
+#[test]
+fn a_free_lock_is_granted_and_a_held_one_is_not() {
+    let mut scene = Scene::new();
+    let (a, granted) = scene.acquire("a", 0.0, 10.0);
+    assert!(granted);
+    assert!(!scene.acquire("b", 5.0, 10.0).1);
+    assert_eq!(scene.locks(), ["a", "b"]);
+    assert_eq!(scene.release(a), (true, "b granted".into()));
+    assert_eq!(scene.release(a), (false, String::new()), "released twice");
+}
+
+#[test]
+fn grants_are_in_order_of_arrival() {
+    let mut scene = Scene::new();
+    let (mut holder, _) = scene.acquire("a", 0.0, 100.0);
+    let ids = ["b", "c", "d"].map(|who| scene.acquire(who, 50.0, 100.0).0);
+    for (id, who) in ids.into_iter().zip(["b", "c", "d"]) {
+        assert_eq!(scene.release(holder), (true, format!("{who} granted")));
+        holder = id;
+    }
+    assert_eq!(scene.release(holder), (true, String::new()));
+    assert!(scene.resource.is_empty());
+}
+
+#[test]
+fn a_lock_expires_at_its_lifetime_and_not_before() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 10.0);
+    let expiry = scene.resource.next_due().unwrap();
+    assert_eq!(expiry, scene.start + Duration::from_secs(10) + ANSWER_GRACE);
+    scene.instant = expiry - Duration::from_nanos(1);
+    assert_eq!(scene.expire(), "");
+    assert_eq!(scene.locks(), ["a"]);
+    scene.instant = expiry;
+    assert_eq!(scene.expire(), "a expired");
+    assert_eq!(scene.release(a), (false, String::new()));
+    assert_eq!(scene.resource.next_due(), None);
+}
+
+#[test]
+fn an_expired_lock_is_gone_before_the_reaper_comes() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 10.0);
+    assert_eq!(scene.at(10.1).release(a), (false, "a expired".into()));
+    scene.acquire("b", 0.0, 10.0);
+    assert!(scene.at(20.2).acquire("c", 0.0, 1.0).1, "free again at b's lifetime");
+}
+
+#[test]
+fn the_lifetime_of_a_waiter_begins_with_its_grant() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 10.0);
+    scene.acquire("b", 60.0, 10.0);
+    assert_eq!(scene.at(12.0).expire(), "a expired, b granted");
+    assert_eq!(scene.at(21.9).expire(), "");
+    assert_eq!(scene.at(22.1).expire(), "b expired");
+}
+
+#[test]
+fn a_renewed_lock_expires_its_new_lifetime_from_then() {
+    let mut scene = Scene::new();
+    let renew = |scene: &mut Scene, id, seconds| {
+        let lifetime = Duration::from_secs(seconds);
+        let (renewal, told) =
+            scene.change(|resource, now, effects| resource.renew(id, lifetime, now, effects));
+        (matches!(renewal, Renewal::Renewed(_)), told)
+    };
+    let (a, _) = scene.acquire("a", 0.0, 10.0);
+    let (b, _) = scene.acquire("b", 600.0, 10.0);
+    assert_eq!(renew(scene.at(9.0), a, 20), (true, String::new()));
+    assert_eq!(scene.at(28.9).expire(), "");
+    assert_eq!(renew(&mut scene, a, 1), (true, String::new()), "also to a shorter one");
+    assert!(!renew(&mut scene, b, 100).0, "it still waits");
+    assert_eq!(scene.at(30.0).expire(), "a expired, b granted");
+    // At the very end: gone, and then it stays gone.
+    scene.instant = scene.resource.next_due().unwrap();
+    assert_eq!(renew(&mut scene, b, 100), (false, "b expired".into()));
+    assert!(!renew(&mut scene, b, 100).0);
+    assert!(scene.resource.is_empty());
+}
+
+#[test]
+fn a_waiter_whose_wait_is_over_is_passed_over() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    scene.acquire("b", 5.0, 100.0);
+    scene.acquire("c", 9.0, 100.0);
+    assert_eq!(scene.at(5.0).release(a), (true, "b timed out, c granted".into()));
+}
+
+#[test]
+fn whoever_leaves_the_line_is_not_granted() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    let (b, _) = scene.acquire("b", 50.0, 100.0);
+    scene.acquire("c", 50.0, 100.0);
+    scene.time_out(Claim::first(b));
+    assert_eq!(scene.locks(), ["a", "c"]);
+    assert_eq!(scene.release(a), (true, "c granted".into()));
+}
+
+#[test]
+fn a_deleted_waiter_hears_of_it_and_the_others_move_up() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    let (b, _) = scene.acquire("b", 50.0, 100.0);
+    scene.acquire("c", 50.0, 100.0);
+    assert_eq!(scene.release(b), (true, "b deleted".into()));
+    assert_eq!(scene.release(a), (true, "c granted".into()));
+}
+
+#[test]
+fn clearing_ends_every_wait_and_grants_nobody() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 100.0);
+    scene.acquire("b", 50.0, 100.0);
+    scene.acquire("c", 50.0, 100.0);
+    assert_eq!(scene.clear(), (true, "b deleted, c deleted".into()));
+    assert!(scene.resource.is_empty());
+    assert_eq!(scene.clear(), (false, String::new()));
+}
+
+#[test]
+fn a_waiter_that_is_gone_is_passed_over_and_a_holder_stays() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    let (b, _) = scene.acquire("b", 50.0, 100.0);
+    scene.acquire("c", 50.0, 100.0);
+    assert_eq!(scene.withdraw(Claim::first(b)), "b withdrawn");
+    assert_eq!(scene.withdraw(Claim::first(b)), "");
+    assert_eq!(scene.withdraw(Claim::first(a)), "");
+    assert_eq!(scene.locks(), ["a", "c"]);
+    assert_eq!(scene.release(a), (true, "c granted".into()));
+}
+
+#[test]
+fn no_step_of_the_wall_clock_changes_when_a_lock_expires() {
+    let steps: [fn(SystemTime, Duration) -> SystemTime; 2] = [|t, d| t - d, |t, d| t + d];
+    for step in steps {
+        let mut scene = Scene::new();
+        scene.acquire("a", 0.0, 10.0);
+        scene.acquire("b", 20.0, 10.0);
+        scene.wall = step(scene.wall, DAY);
+        assert_eq!(scene.at(9.9).expire(), "");
+        assert_eq!(scene.at(10.1).expire(), "a expired, b granted");
+        assert_eq!(scene.at(20.0).expire(), "");
+        assert_eq!(scene.at(20.2).expire(), "b expired");
+    }
+}
+
+/// Hands the lock over 1,000 times; who had it joins the end of the line.
+fn time_of_hand_overs(line: usize) -> Duration {
+    let mut scene = Scene::new();
+    let (mut holder, _) = scene.acquire("a", 0.0, 1e6);
+    for _ in 0..line {
+        let asked = request(Mode::EXCLUSIVE, "b", 1e6, 1e6);
+        let asked = Asked { id: LockId::random(), request: asked, key: None };
+        scene.begin(|resource, now, effects| resource.acquire(asked, |_| Some("b"), now, effects));
+    }
+    let began = Instant::now();
+    for _ in 0..1_000 {
+        let (released, mut effects) =
+            scene.begin(|resource, now, effects| resource.release(holder, now, effects));
+        assert!(released);
+        let Some((_, Verdict::Granted(lock))) = effects.settled.pop() else { panic!() };
+        holder = lock.id;
+        let asked = Asked { id: LockId::random(), request: lock.request, key: None };
+        scene.begin(|resource, now, effects| resource.acquire(asked, |_| Some("b"), now, effects));
+    }
+    began.elapsed()
+}
+
+#[test]
+fn a_hand_over_costs_the_same_with_a_long_line() {
+    let (short, long) = (time_of_hand_overs(5), time_of_hand_overs(5_000));
+    // It would be 1,000 times as long if it depended on the line.
+    assert!(long < short * 50, "{short:?} with 5 waiting, {long:?} with 5,000");
+}
+
+#[test]
+fn whoever_is_deleted_as_the_holder_expires_is_not_granted() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 10.0);
+    scene.acquire("b", 50.0, 100.0);
+    assert_eq!(scene.at(10.1).clear(), (true, "a expired, b deleted".into()));
+    assert!(scene.resource.is_empty());
+
+    scene.acquire("c", 0.0, 10.0);
+    let (d, _) = scene.acquire("d", 50.0, 100.0);
+    scene.acquire("e", 50.0, 100.0);
+    assert_eq!(scene.at(30.0).release(d), (true, "d deleted".into()));
+    assert_eq!(scene.expire(), "c expired, e granted");
+}
+
+#[test]
+fn a_change_that_is_taken_back_has_not_happened() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 10.0);
+    scene.acquire("b", 1.0, 100.0);
+    scene.acquire("c", 50.0, 100.0);
+    scene.acquire("d", 50.0, 100.0);
+    let release: Change<()> =
+        |resource, a, now, effects| assert!(resource.release(a, now, effects));
+    let clear: Change<()> = |resource, _, now, effects| assert!(resource.clear(now, effects));
+    let expire: Change<()> = |resource, _, now, effects| resource.expire(now, effects);
+    let everybody = ["a", "b", "c", "d"];
+    // That the wait of b has run out is a fact.
+    let without_b = ["a", "c", "d"];
+    let changes = [
+        (0.5, release, &everybody[..]),
+        (0.6, clear, &everybody),
+        (2.0, release, &without_b),
+        (3.0, clear, &without_b),
+        (10.1, expire, &without_b),
+    ];
+    for (seconds, change, left) in changes {
+        let ((), mut effects) =
+            scene.at(seconds).begin(|resource, now, effects| change(resource, a, now, effects));
+        scene.resource.take_back(scene.instant, &mut effects);
+        let left_standing =
+            effects.settled.iter().map(|(waiter, _)| &waiter.place.lock.request.title);
+        assert!(left_standing.eq(["b"].iter().filter(|_| seconds == 2.0)));
+        assert!(effects.held.is_empty() && effects.ended.is_empty());
+        assert_eq!(scene.at(0.9).locks(), left);
+    }
+    assert_eq!(scene.release(a), (true, "c granted".into()));
+}
+
+#[test]
+fn a_grant_that_is_taken_back_is_due_at_once() {
+    let mut scene = Scene::new();
+    scene.acquire_in(Mode::ProtectedRead, "a", 0.0, 100.0);
+    let (b, ..) = scene.acquire_in(Mode::EXCLUSIVE, "b", 50.0, 100.0);
+    scene.acquire_in(Mode::ProtectedRead, "c", 50.0, 100.0);
+    let next_due = scene.resource.next_due();
+    let ((), mut effects) = scene.at(1.0).begin(|resource, now, effects| {
+        resource.withdraw(Claim::first(b), GRACE, now, effects);
+    });
+    assert_eq!(effects.held.len(), 1, "c is granted when b leaves");
+    scene.resource.take_back(scene.instant, &mut effects);
+    assert_eq!(scene.locks(), ["a", "c"], "b is gone all the same");
+    assert!(matches!(effects.settled[..], [(_, Verdict::Withdrawn)]));
+    assert_eq!(scene.resource.next_due(), Some(scene.instant));
+    assert_eq!(scene.at(2.0).expire(), "c granted");
+    assert_eq!(scene.resource.next_due(), next_due);
+}
+
+#[test]
+fn clearing_after_the_holder_expired_finds_nothing() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 10.0);
+    assert_eq!(scene.at(10.1).clear(), (false, "a expired".into()));
+}
+
+#[test]
+fn shutting_down_ends_every_wait_and_the_holder_keeps_the_lock() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 100.0);
+    scene.acquire("b", 50.0, 100.0);
+    let dismiss = |resource: &mut Resource<_>, _: Now<'_>, effects: &mut _| {
+        resource.dismiss_line(&Verdict::ShuttingDown, effects);
+    };
+    assert_eq!(scene.change(dismiss).1, "b shut down");
+    assert_eq!(scene.locks(), ["a"]);
+}
+
+/// The compatibility of lock modes as the manuals of VMS print it.
+const VMS: [(&str, &str); 6] = [
+    ("NL", "NL CR CW PR PW EX"),
+    ("CR", "NL CR CW PR PW"),
+    ("CW", "NL CR CW"),
+    ("PR", "NL CR PR"),
+    ("PW", "NL CR"),
+    ("EX", "NL"),
+];
+
+fn together(held: Mode, asked: Mode) -> bool {
+    let (_, beside) = VMS.into_iter().find(|(name, _)| *name == held.name()).unwrap();
+    beside.contains(asked.name())
+}
+
+#[test]
+fn each_of_the_36_pairs_is_held_together_or_not_as_in_vms() {
+    for held in Mode::ALL {
+        for asked in Mode::ALL {
+            let mut scene = Scene::new();
+            let (a, ..) = scene.acquire_in(held, "a", 0.0, 100.0);
+            let (_, granted, _) = scene.acquire_in(asked, "b", 50.0, 100.0);
+            assert_eq!(granted, together(held, asked), "{asked} beside {held}");
+            let told = if granted { "" } else { "b granted" };
+            assert_eq!(scene.release(a), (true, told.into()), "{asked} after {held}");
+        }
+    }
+}
+
+/// All mixes of four who come one after the other.
+#[test]
+fn nobody_overtakes_whatever_the_modes() {
+    let mut waited = 0;
+    for mix in (0..6 * 6 * 6 * 6).map(|n| [n / 216, n / 36 % 6, n / 6 % 6, n % 6]) {
+        let modes = mix.map(|mode| Mode::ALL[mode]);
+        let mut scene = Scene::new();
+        let (mut held, mut line) = (Vec::new(), Vec::new());
+        for (mode, who) in modes.into_iter().zip(NAMES) {
+            let (id, granted, _) = scene.acquire_in(mode, who, 50.0, 100.0);
+            assert!(!granted || mode == Mode::Null || line.is_empty(), "{modes:?}: {who}");
+            if granted { held.push(id) } else { line.push((id, who)) }
+        }
+        waited += line.len();
+        // Released one after the other, they make room for the line in its order.
+        let mut line = line.into_iter();
+        while let Some(id) = held.pop() {
+            let told = scene.release(id).1;
+            for told in told.split(", ").filter(|told| !told.is_empty()) {
+                let (id, who) = line.next().unwrap();
+                assert_eq!(told, format!("{who} granted"), "{modes:?}");
+                held.push(id);
+            }
+        }
+        assert!(scene.resource.is_empty() && line.next().is_none(), "{modes:?}");
+    }
+    assert!(waited > 1_000, "only {waited} had to wait");
+}
+
+#[test]
+fn a_release_grants_everybody_at_the_head_who_fits() {
+    let mut scene = Scene::new();
+    let (read, write) = (Mode::ProtectedRead, Mode::EXCLUSIVE);
+    let (a, ..) = scene.acquire_in(write, "a", 0.0, 100.0);
+    let line = [(read, "b"), (read, "c"), (write, "d"), (read, "e")];
+    let [b, c, d, _] = line.map(|(mode, who)| scene.acquire_in(mode, who, 50.0, 100.0).0);
+    assert_eq!(scene.release(a), (true, "b granted, c granted".into()));
+    let (_, granted, _) = scene.acquire_in(read, "f", 50.0, 100.0);
+    assert!(!granted, "a reader overtook the writer that waits");
+    assert_eq!(scene.release(c), (true, String::new()));
+    assert_eq!(scene.release(b), (true, "d granted".into()));
+    assert_eq!(scene.release(d), (true, "e granted, f granted".into()));
+    let tokens: Vec<_> = scene.resource.holders.in_order().iter().map(|h| &h.lock.phase).collect();
+    let [Phase::Active { fencing_token: e, .. }, Phase::Active { fencing_token: f, .. }] =
+        tokens[..]
+    else {
+        panic!("{tokens:?}")
+    };
+    assert!(e < f, "each grant has a token of its own");
+}
+
+#[test]
+fn whoever_leaves_the_line_lets_those_behind_pass() {
+    let read = Mode::ProtectedRead;
+    let leave: [fn(&mut Scene, LockId) -> String; 3] = [
+        |scene, id| scene.time_out(Claim::first(id)),
+        |scene, id| scene.withdraw(Claim::first(id)),
+        |scene, id| scene.release(id).1,
+    ];
+    for (leave, how) in leave.into_iter().zip(["timed out", "withdrawn", "deleted"]) {
+        let mut scene = Scene::new();
+        scene.acquire_in(read, "a", 0.0, 100.0);
+        let (b, ..) = scene.acquire_in(Mode::EXCLUSIVE, "b", 50.0, 100.0);
+        scene.acquire_in(read, "c", 50.0, 100.0);
+        scene.acquire_in(read, "d", 50.0, 100.0);
+        assert_eq!(leave(&mut scene, b), format!("b {how}, c granted, d granted"));
+    }
+}
+
+#[test]
+fn null_is_granted_at_once_whoever_waits() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 100.0);
+    scene.acquire("b", 50.0, 100.0);
+    let (_, granted, _) = scene.acquire_in(Mode::Null, "c", 0.0, 100.0);
+    assert!(granted);
+    assert_eq!(scene.locks(), ["a", "c", "b"]);
+}
+
+fn semaphore(limit: u32) -> Mode {
+    Mode::Exclusive { limit: Limit::new(limit).unwrap() }
+}
+
+#[test]
+fn a_semaphore_is_held_by_as_many_as_its_limit() {
+    let mut scene = Scene::new();
+    let who = ["a", "b", "c", "d", "e"];
+    let asked = who.map(|who| scene.acquire_in(semaphore(3), who, 50.0, 100.0));
+    assert_eq!(asked.each_ref().map(|(_, granted, _)| *granted), [true, true, true, false, false]);
+    // A reader waits in the same line.
+    let (f, granted, _) = scene.acquire_in(Mode::ProtectedRead, "f", 50.0, 100.0);
+    assert!(!granted);
+    assert_eq!(scene.release(asked[1].0), (true, "d granted".into()));
+    assert_eq!(scene.release(asked[0].0), (true, "e granted".into()));
+    for id in [asked[2].0, asked[3].0] {
+        assert_eq!(scene.release(id), (true, String::new()));
+    }
+    assert_eq!(scene.release(asked[4].0), (true, "f granted".into()));
+    assert_eq!(scene.release(f), (true, String::new()));
+}
+
+#[test]
+fn a_limit_is_that_of_the_locks_there_until_the_last_is_gone() {
+    let mut scene = Scene::new();
+    let refused = |scene: &mut Scene, limit| {
+        let request = request(semaphore(limit), "h", 50.0, 100.0);
+        match scene.ask(Asked { id: LockId::random(), request, key: None }).0 {
+            Admission::OtherLimit(theirs) => Some(theirs.get()),
+            _ => None,
+        }
+    };
+    let (a, ..) = scene.acquire_in(semaphore(2), "a", 0.0, 100.0);
+    assert_eq!(refused(&mut scene, 3), Some(2));
+    assert_eq!(refused(&mut scene, 1), Some(2));
+    assert_eq!(scene.release(a), (true, String::new()));
+
+    // Who waits counts as well, and readers have no limit.
+    let (b, ..) = scene.acquire_in(Mode::ProtectedRead, "b", 0.0, 100.0);
+    let (c, granted, _) = scene.acquire_in(semaphore(5), "c", 50.0, 100.0);
+    assert!(!granted);
+    assert_eq!(refused(&mut scene, 2), Some(5));
+    assert!(scene.release(c).0);
+    assert_eq!(scene.release(b), (true, String::new()));
+    let (_, granted, _) = scene.acquire_in(semaphore(7), "d", 0.0, 10.0);
+    assert!(granted);
+    assert_eq!(refused(scene.at(10.1), 9), None, "the last one has expired");
+}
+
+#[test]
+fn the_same_key_gets_the_same_lock() {
+    let mut scene = Scene::new();
+    let (first, _) = scene.acquire_with("k", "a");
+    let (again, told) = scene.acquire_with("k", "b");
+    let (Admission::Granted(first), Admission::Granted(again)) = (first, again) else { panic!() };
+    assert_eq!((told.as_str(), again.lock.id), ("", first.lock.id));
+    assert_eq!(scene.locks(), ["a"]);
+    // The first sending was answered in vain; the second has the lock.
+    assert_eq!(scene.abandon(first.claim), "");
+    assert_eq!(scene.at(50.0).expire(), "");
+    assert_eq!(scene.locks(), ["a"]);
+    assert_eq!(scene.release(first.lock.id), (true, String::new()));
+    let (new, _) = scene.acquire_with("k", "c");
+    assert_ne!(claim(new).id, first.lock.id, "after that it is a new request");
+}
+
+#[test]
+fn the_same_key_takes_over_the_place_in_line() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    let first = claim(scene.acquire_with("k", "b").0);
+    scene.acquire("c", 50.0, 100.0);
+    let (again, told) = scene.acquire_with("k", "d");
+    let again = claim(again);
+    assert_eq!((told.as_str(), again.id), ("b superseded", first.id));
+    assert_eq!(scene.withdraw(first), "", "a superseded claim is worth nothing");
+    assert_eq!(scene.time_out(first), "");
+    assert_eq!(scene.locks(), ["a", "d", "c"]);
+    assert_eq!(scene.release(a), (true, "d granted".into()));
+}
+
+#[test]
+fn a_key_is_of_one_mode() {
+    let mut scene = Scene::new();
+    claim(scene.acquire_with("k", "a").0);
+    claim(scene.acquire_with("l", "b").0);
+    for key in ["k", "l"] {
+        let request = request(Mode::ProtectedRead, "c", 50.0, 100.0);
+        let key = Some(key.parse().unwrap());
+        let (admission, told) = scene.ask(Asked { id: LockId::random(), request, key });
+        assert!(matches!(admission, Admission::OtherMode(Mode::Exclusive { .. })));
+        assert_eq!(told, "");
+    }
+    assert_eq!(scene.locks(), ["a", "b"]);
+}
+
+#[test]
+fn a_kept_place_is_passed_over_until_its_client_returns() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    let gone = claim(scene.acquire_with("k", "b").0);
+    let (c, _) = scene.acquire("c", 50.0, 100.0);
+    scene.acquire("d", 50.0, 100.0);
+    assert_eq!(scene.at(1.0).withdraw(gone), "b withdrawn");
+    assert_eq!(scene.withdraw(gone), "");
+    assert_eq!(scene.locks(), ["a", "b", "c", "d"]);
+    assert_eq!(scene.release(a), (true, "c granted".into()));
+    // Back in time, it is before d again.
+    let (back, told) = scene.at(5.9).acquire_with("k", "e");
+    assert_eq!((claim(back).id, told.as_str()), (gone.id, ""));
+    assert_eq!(scene.at(9.0).release(c), (true, "e granted".into()));
+}
+
+#[test]
+fn a_kept_place_is_given_up_at_the_end_of_the_grace() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 100.0);
+    let gone = claim(scene.acquire_with("k", "b").0);
+    scene.withdraw(gone);
+    assert_eq!(scene.resource.next_due(), Some(scene.start + GRACE));
+    assert_eq!(scene.at(4.9).expire(), "");
+    assert_eq!(scene.locks(), ["a", "b"]);
+    assert_eq!(scene.at(5.0).expire(), "");
+    assert_eq!(scene.locks(), ["a"]);
+    let (new, _) = scene.acquire_with("k", "b");
+    assert_ne!(claim(new).id, gone.id);
+}
+
+#[test]
+fn who_returns_to_a_free_lock_has_it_at_once() {
+    for wait in [0.0, 50.0] {
+        let mut scene = Scene::new();
+        let (a, _) = scene.acquire("a", 0.0, 100.0);
+        let gone = claim(scene.acquire_with("k", "b").0);
+        scene.withdraw(gone);
+        assert_eq!(scene.release(a), (true, String::new()));
+        assert_eq!(scene.locks(), ["b"]);
+        let request = request(Mode::EXCLUSIVE, "c", wait, 100.0);
+        let key = Some("k".parse().unwrap());
+        let (back, _) = scene.ask(Asked { id: LockId::random(), request, key });
+        let Admission::Granted(back) = back else { panic!("{back:?}") };
+        assert_eq!(back.lock.id, gone.id);
+    }
+}
+
+#[test]
+fn whoever_comes_again_without_waiting_gives_up_its_place() {
+    let mut scene = Scene::new();
+    scene.acquire_in(Mode::ProtectedRead, "a", 0.0, 100.0);
+    claim(scene.acquire_with("k", "b").0);
+    scene.acquire_in(Mode::ProtectedRead, "c", 50.0, 100.0);
+    let request = request(Mode::EXCLUSIVE, "d", 0.0, 100.0);
+    let key = Some("k".parse().unwrap());
+    let (again, told) = scene.ask(Asked { id: LockId::random(), request, key });
+    assert!(matches!(again, Admission::NotFree));
+    assert_eq!(told, "b superseded, c granted");
+}
+
+#[test]
+fn a_place_is_not_lost_where_there_is_no_seat_for_its_client() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    claim(scene.acquire_with("k", "b").0);
+    let asked = Asked {
+        id: LockId::random(),
+        request: request(Mode::EXCLUSIVE, "c", 50.0, 100.0),
+        key: Some("k".parse().unwrap()),
+    };
+    let (again, told) =
+        scene.change(|resource, now, effects| resource.acquire(asked, |_| None, now, effects));
+    assert!(matches!(again, Admission::NoSeat));
+    assert_eq!(told, "");
+    assert_eq!(scene.release(a), (true, "b granted".into()));
+}
+
+#[test]
+fn a_grant_that_nobody_has_heard_of_is_kept_for_the_grace() {
+    let mut scene = Scene::new();
+    let granted = claim(scene.acquire_with("k", "a").0);
+    scene.acquire("b", 90.0, 100.0);
+    assert_eq!(scene.abandon(granted), "");
+    assert_eq!(scene.at(4.9).expire(), "");
+    // Its client returns, and has it for the rest of the lifetime.
+    let (back, _) = scene.acquire_with("k", "c");
+    let back = claim(back);
+    assert_eq!(scene.at(60.0).expire(), "");
+    assert_eq!(scene.abandon(back), "");
+    assert_eq!(scene.at(65.0).expire(), "a abandoned, b granted");
+}
+
+#[test]
+fn a_grant_without_a_key_that_nobody_has_heard_of_is_released() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    scene.acquire("b", 50.0, 100.0);
+    assert_eq!(scene.abandon(Claim::first(a)), "a abandoned, b granted");
+    assert_eq!(scene.abandon(Claim::first(a)), "");
+}
+
+#[test]
+fn whoever_renews_a_lock_knows_of_it() {
+    let mut scene = Scene::new();
+    let granted = claim(scene.acquire_with("k", "a").0);
+    scene.abandon(granted);
+    let lifetime = Duration::from_secs(20);
+    let renew = |resource: &mut Resource<_>, now: Now<'_>, effects: &mut Effects<_>| {
+        resource.renew(granted.id, lifetime, now, effects)
+    };
+    assert!(matches!(scene.at(1.0).change(renew).0, Renewal::Renewed(_)));
+    assert_eq!(scene.at(20.9).expire(), "");
+    assert_eq!(scene.at(21.1).expire(), "a expired");
+}
