@@ -202,10 +202,17 @@ impl ReferenceStateMachine for Model {
         let mode = proptest::sample::select(&MODES[..]);
         let wait_ms = prop_oneof![Just(0), 1..200_u64];
         let key = proptest::option::weighted(0.4, 0..4_u8);
-        let acquire =
-            (mode, wait_ms, 1..300_u64, key).prop_map(|(mode, wait_ms, lifetime_ms, key)| {
+        let faithful = proptest::bool::weighted(0.9);
+        let acquire = (mode, wait_ms, 1..300_u64, key, faithful).prop_map(
+            |(mode, wait_ms, lifetime_ms, key, faithful)| {
+                // Who sends a request again mostly asks for the same.
+                let mode = match key {
+                    Some(key) if faithful => MODES[3 + usize::from(key)],
+                    _ => mode,
+                };
                 Event::Acquire { mode, wait_ms, lifetime_ms, key }
-            });
+            },
+        );
         prop_oneof![
             8 => acquire,
             4 => number.clone().prop_map(Event::Release),
