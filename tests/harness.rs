@@ -92,6 +92,21 @@ impl Server {
         client
     }
 
+    /// Asks for a held lock with a key and returns when the request waits.
+    pub(crate) fn join_line_with_key(&self, resource: &str, key: &str) -> Client {
+        let waiting = self.locks(resource).len();
+        let mut client = self.connect();
+        client.send_acquire_with_key(resource, key);
+        wait_until("the request waits", || self.locks(resource).len() > waiting);
+        client
+    }
+
+    /// Asks for a lock with these fields beside the title.
+    pub(crate) fn acquire_with(&self, resource: &str, fields: &str) -> Response {
+        let body = format!(r#"{{"title":"a test",{fields}}}"#);
+        self.request("POST", &format!("/locks/{resource}"), &body)
+    }
+
     /// The locks of a resource, as the server lists them.
     pub(crate) fn locks(&self, resource: &str) -> Vec<Value> {
         let response = self.get(&format!("/resources/{resource}"));
@@ -185,6 +200,17 @@ impl Client {
         self.send(format!(
             "{method} {target} HTTP/1.1\r\n{headers}\r\nContent-Length: {len}\r\n\r\n{body}"
         ));
+    }
+
+    /// Asks for a lock with a key of a retry, waiting up to 600 s.
+    pub(crate) fn send_acquire_with_key(&mut self, resource: &str, key: &str) {
+        let headers = format!("Host: localhost\r\nIdempotency-Key: {key}");
+        self.send_with_headers(
+            "POST",
+            &format!("/locks/{resource}"),
+            &headers,
+            &lock_body(600, 600),
+        );
     }
 
     pub(crate) fn send_acquire(&mut self, resource: &str, wait: f64, lifetime: f64) {

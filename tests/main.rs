@@ -16,5 +16,7 @@ mod edge;
 mod http;
 mod http_conformance;
 mod locks;
+mod modes;
 mod resources_used;
+mod retries;
 mod tidy;

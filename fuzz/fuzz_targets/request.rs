@@ -15,10 +15,12 @@ use rdlm::http::head::{Head, HeadScan};
 use rdlm::http::message::{MAX_BODY, Request};
 use rdlm::http::{RequestLimits, Service};
 use rdlm::lock::{LockTable, MaxWaiters};
+use smol_str::SmolStr;
 
 struct World {
     service: Service,
     socket: TcpStream,
+    address: SmolStr,
     departures: Departures,
 }
 
@@ -27,7 +29,8 @@ impl World {
         let users = concat!(env!("CARGO_MANIFEST_DIR"), "/target/admin");
         fs::write(users, "admin:secret\n").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let locks = LockTable::new(MaxWaiters { in_all: 1, per_resource: 1 }).unwrap();
+        let max_waiters = MaxWaiters { in_all: 1, per_resource: 1 };
+        let locks = LockTable::new(max_waiters, Duration::ZERO, None).unwrap();
         // Nobody waits, or the fuzzer would.
         let max_wait = Duration::ZERO;
         let service = Service {
@@ -37,7 +40,8 @@ impl World {
             base_url: None,
         };
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        Self { service, socket, departures: Departures::new().unwrap() }
+        let address = SmolStr::new_static("127.0.0.1");
+        Self { service, socket, address, departures: Departures::new().unwrap() }
     }
 }
 
@@ -48,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
     let (head, body) = input.split_at(len);
     let Ok(head) = Head::parse(head) else { return };
     let request = Request { body: &body[..body.len().min(MAX_BODY)], ..head.request };
-    let client = Client::new(&world.socket, &world.departures);
+    let client = Client::new(&world.socket, &world.address, &world.departures);
     let response = world.service.answer(&request, client);
     assert!(response.status.code() != 500);
     let bytes = response.to_bytes(&request, SystemTime::UNIX_EPOCH);

@@ -89,6 +89,7 @@ impl Service {
             }
             (_, Method::Options) => Ok(Response::no_content().header("Allow", route.methods())),
             (Route::Home, Method::Get | Method::Head) => Ok(welcome()),
+            (Route::OpenApi, Method::Get | Method::Head) => Ok(openapi()),
             (Route::Locks(resource), Method::Post) => self.acquire_lock(resource, request, client),
             (Route::Lock(resource, id), Method::Get | Method::Head) => self.get_lock(resource, *id),
             (Route::Lock(resource, id), Method::Delete) => self.release_lock(resource, *id),
@@ -101,6 +102,13 @@ impl Service {
             _ => Err(Problem::method_not_allowed(route.methods())),
         }
     }
+}
+
+/// What every request and answer looks like, in OpenAPI 3.1.
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
+fn openapi() -> Response {
+    Response::new(Status::Ok).body("application/json", OPENAPI.as_bytes().to_vec())
 }
 
 fn welcome() -> Response {

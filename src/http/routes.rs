@@ -13,6 +13,8 @@ pub(super) enum Route {
     Server,
     /// `/`
     Home,
+    /// `/openapi.json`
+    OpenApi,
     /// `/locks/{resource}`
     Locks(ResourceName),
     /// `/locks/{resource}/{uid}`
@@ -36,6 +38,7 @@ impl Route {
         match (first.unwrap_or_default(), second, third) {
             ("*", None, None) if path == "*" => Ok(Self::Server),
             ("", None, None) => Ok(Self::Home),
+            ("openapi.json", None, None) => Ok(Self::OpenApi),
             ("locks", Some(resource), None) => Ok(Self::Locks(name(resource)?)),
             ("locks", Some(resource), Some(id)) => {
                 let resource = name(resource)?;
@@ -55,7 +58,7 @@ impl Route {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Self::Server => "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
-            Self::Home => "GET, HEAD, OPTIONS",
+            Self::Home | Self::OpenApi => "GET, HEAD, OPTIONS",
             Self::Locks(_) => "POST, OPTIONS",
             Self::Lock(..) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Resources | Self::Resource(_) => "GET, HEAD, DELETE, OPTIONS",
@@ -84,6 +87,52 @@ fn name(segment: &str) -> Result<ResourceName, Problem> {
 
 fn not_found() -> Problem {
     let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
-                  /resources or /resources/{resource}";
+                  /resources or /resources/{resource}; /openapi.json describes them";
     Problem::new(Status::NotFound, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A target of every route but `*`, with its path in the document.
+    const TARGETS: [(&str, &str); 6] = [
+        ("/", "/"),
+        ("/openapi.json", "/openapi.json"),
+        ("/locks/r", "/locks/{resource}"),
+        ("/locks/r/aa4e181e17374148a21b30d9dcb941f9", "/locks/{resource}/{uid}"),
+        ("/resources", "/resources"),
+        ("/resources/r", "/resources/{resource}"),
+    ];
+
+    /// Fails to compile when a route is added that the table above lacks.
+    fn is_in_table(route: &Route) -> bool {
+        match route {
+            Route::Server => false,
+            Route::Home | Route::OpenApi | Route::Locks(_) | Route::Lock(..) => true,
+            Route::Resources | Route::Resource(_) => true,
+        }
+    }
+
+    #[test]
+    fn the_openapi_document_has_the_routes_and_methods_that_there_are() {
+        let document: Value = serde_json::from_str(super::super::OPENAPI).unwrap();
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let paths = document["paths"].as_object().unwrap();
+        assert_eq!(paths.len(), TARGETS.len());
+        for (target, path) in TARGETS {
+            let route = Route::parse(target).unwrap();
+            assert!(is_in_table(&route));
+            let documented =
+                paths[path].as_object().unwrap().keys().filter(|key| *key != "parameters");
+            let documented: BTreeSet<_> = documented.map(|method| method.to_uppercase()).collect();
+            let methods = route.methods().split(", ").filter(|m| !["HEAD", "OPTIONS"].contains(m));
+            let methods: BTreeSet<_> = methods.map(str::to_string).collect();
+            assert_eq!(documented, methods, "{path}");
+        }
+    }
 }

@@ -257,8 +257,10 @@ impl<W> Resource<W> {
     ) {
         let Some(waiter) = self.unseat(claim) else { return };
         if waiter.place.key.is_some() && !grace.is_zero() {
+            let mut place = waiter.place.clone();
+            place.set_wait_expires(now.wall + grace);
             let seat = Seat::Kept { until: now.instant + grace };
-            self.line.insert(Waiter { place: waiter.place.clone(), seat });
+            self.line.insert(Waiter { place, seat });
         }
         effects.settled.push((waiter, Verdict::Withdrawn));
         self.promote(now, effects);
@@ -407,9 +409,7 @@ impl<W> Resource<W> {
         let Some(earlier) = self.line.remove(id) else { return Admission::NotFree };
         let mut place = earlier.place.clone();
         place.attempt += 1;
-        if let Phase::Waiting { expires, .. } = &mut place.lock.phase {
-            *expires = now.wall + request.wait;
-        }
+        place.set_wait_expires(now.wall + request.wait);
         place.lock.request = request;
         let admission = self.admit(place, seat, now, effects);
         if let Admission::NoSeat = admission {

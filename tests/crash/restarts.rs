@@ -33,6 +33,45 @@ fn a_lock_is_held_by_the_same_url_after_a_restart() {
 }
 
 #[test]
+fn all_holders_of_a_resource_survive_with_their_modes_and_keys() {
+    let host = Host::new();
+    let server = host.start();
+    let readers = [(); 3].map(|()| {
+        server.acquire_with("read", r#""mode":"PR","wait":0,"lifetime":600"#).lock_path()
+    });
+    let semaphore = r#""limit":2,"wait":0,"lifetime":600"#;
+    server.acquire_with("semaphore", semaphore).lock_path();
+    assert_eq!(server.delete(&readers[1]).status, 204);
+    let mut client = server.connect();
+    client.send_acquire_with_key("keyed", "a-key");
+    let keyed = client.response();
+    let before = ["read", "semaphore", "keyed"].map(|name| server.locks(name));
+    server.signal("-KILL");
+    drop(server);
+
+    let server = host.start();
+    for (name, before) in ["read", "semaphore", "keyed"].iter().zip(before) {
+        let after = server.locks(name);
+        assert_eq!(after.len(), before.len());
+        for (after, before) in after.iter().zip(before) {
+            for field in ["uid", "mode", "limit", "client", "fencing_token"] {
+                assert_eq!(after[field], before[field], "{field}");
+            }
+        }
+    }
+    server.acquire_with("read", r#""mode":"EX","wait":0,"lifetime":600"#).detail(408);
+    server.acquire_with("semaphore", r#""limit":3,"wait":0,"lifetime":600"#).detail(422);
+    server.acquire_with("semaphore", semaphore).lock_path();
+    server.acquire_with("semaphore", semaphore).detail(408);
+    // Its client has perhaps not heard of the grant, and asks again.
+    let mut client = server.connect();
+    client.send_acquire_with_key("keyed", "a-key");
+    let again = client.response();
+    assert_eq!(again.lock_path(), keyed.lock_path());
+    assert_eq!(again.header("RDLM-Fencing-Token"), keyed.header("RDLM-Fencing-Token"));
+}
+
+#[test]
 fn a_renewal_survives_a_crash() {
     let host = Host::new();
     let server = host.start();

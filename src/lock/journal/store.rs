@@ -551,6 +551,27 @@ mod tests {
     }
 
     #[test]
+    fn locks_that_cannot_be_held_together_are_damage() {
+        for (other, together) in [(Mode::ProtectedRead, true), (Mode::EXCLUSIVE, false)] {
+            let dir = Dir::new();
+            let (mut store, _) = dir.open().unwrap();
+            let grants = [grant_in(Mode::ProtectedRead, "a", 5), grant_in(other, "a", 6)];
+            store.commit(grants.iter(), GRACE).unwrap();
+            drop(store);
+            match dir.open() {
+                Ok((_, restored)) => assert!(together && names(&restored) == ["a", "a"]),
+                Err(error) => {
+                    assert!(!together);
+                    assert!(
+                        error.to_string().contains("locks on a that cannot be held"),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_doubtful_commit_is_taken_back() {
         let dir = Dir::new();
         let (mut store, _) = dir.open().unwrap();

@@ -1,9 +1,9 @@
 //! The line of those who wait for one resource, in order of arrival.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use crate::lock::{Claim, IdempotencyKey, Limit, Lock, LockId};
+use crate::lock::{Claim, IdempotencyKey, Limit, Lock, LockId, Phase};
 
 /// A place in line, and who sits there.
 #[derive(Debug)]
@@ -35,6 +35,12 @@ pub(super) enum Seat<W> {
 impl Place {
     pub(super) fn claim(&self) -> Claim {
         Claim { id: self.lock.id, attempt: self.attempt }
+    }
+
+    pub(super) fn set_wait_expires(&mut self, time: SystemTime) {
+        if let Phase::Waiting { expires, .. } = &mut self.lock.phase {
+            *expires = time;
+        }
     }
 }
 
