@@ -19,9 +19,14 @@ pub(crate) trait Client: Send {
 }
 
 pub(crate) fn connect(server: &Server) -> Box<dyn Client> {
+    connect_for(server, "")
+}
+
+/// A client that asks for locks with these JSON fields, which only rdlm knows.
+pub(crate) fn connect_for(server: &Server, fields: &'static str) -> Box<dyn Client> {
     let stream = BufReader::new(connect_stream(server.address));
     match server.kind {
-        Kind::Rdlm | Kind::NoOp => Box::new(Rdlm(Http { stream })),
+        Kind::Rdlm | Kind::NoOp => Box::new(Rdlm { http: Http { stream }, fields }),
         Kind::Redis => Box::new(Redis { stream, tokens: 0 }),
         Kind::Etcd => Box::new(Etcd(Http { stream })),
     }
@@ -33,18 +38,21 @@ fn connect_stream(address: SocketAddr) -> TcpStream {
     stream
 }
 
-struct Rdlm(Http);
+struct Rdlm {
+    http: Http,
+    fields: &'static str,
+}
 
 impl Client for Rdlm {
     fn acquire(&mut self, resource: &str) -> String {
-        let body = r#"{"title":"bench","wait":600,"lifetime":600}"#;
-        let (location, _) = self.0.call("POST", &format!("/locks/{resource}"), body, "201");
+        let body = format!(r#"{{"title":"bench","wait":600,"lifetime":600{}}}"#, self.fields);
+        let (location, _) = self.http.call("POST", &format!("/locks/{resource}"), &body, "201");
         let path = location.splitn(4, '/').last().unwrap();
         format!("/{path}")
     }
 
     fn release(&mut self, _: &str, path: &str) {
-        self.0.call("DELETE", path, "", "204");
+        self.http.call("DELETE", path, "", "204");
     }
 }
 

@@ -12,7 +12,7 @@ mod servers;
 mod workloads;
 
 use servers::{Kind, Server};
-use workloads::{hand_over, pairs};
+use workloads::{Sharing, hand_over, pairs};
 
 const ROUNDS: usize = 5;
 
@@ -43,10 +43,15 @@ fn main() {
         [(1, "1 client"), (16, "16 clients, a resource each"), (64, "64 clients, a resource each")]
     {
         let what = format!("acquire and release/s, {who}");
-        measure(&what, &[Rdlm, NoOp, Redis, Etcd], &|server| pairs(server, clients, false));
+        let work = |server: &_| pairs(server, clients, Sharing::Nothing);
+        measure(&what, &[Rdlm, NoOp, Redis, Etcd], &work);
     }
     let what = "acquire and release/s, 16 clients, one resource";
-    measure(what, &[Rdlm, Redis, Etcd], &|server| pairs(server, 16, true));
+    measure(what, &[Rdlm, Redis, Etcd], &|server| pairs(server, 16, Sharing::Exclusive));
+    let what = "acquire and release/s, 16 readers of one resource";
+    measure(what, &[Rdlm], &|server| pairs(server, 16, Sharing::Readers));
+    let what = "acquire and release/s, 64 clients, a semaphore of 8";
+    measure(what, &[Rdlm], &|server| pairs(server, 64, Sharing::SemaphoreOf8));
     for waiters in [100, 4000] {
         let among = if waiters > 1000 { &[Rdlm][..] } else { &[Rdlm, Etcd] };
         let what = format!("hand-over/s, {waiters} waiting");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::clients::connect;
+use crate::clients::{connect, connect_for};
 use crate::servers::Server;
 
 const ROUND: Duration = Duration::from_secs(2);
@@ -13,16 +13,35 @@ const ROUND: Duration = Duration::from_secs(2);
 /// Clients need little stack, and there are thousands of them.
 const STACK: usize = 128 * 1024;
 
+/// What the clients have in common.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Sharing {
+    /// Nothing: each has a resource of its own.
+    Nothing,
+    /// One resource, that one of them has at a time.
+    Exclusive,
+    /// One resource, that all of them read.
+    Readers,
+    /// One resource, that eight of them have at a time.
+    SemaphoreOf8,
+}
+
 /// Each client acquires and releases, over and over; how often per second in all.
-pub(crate) fn pairs(server: &Server, clients: usize, one_resource: bool) -> f64 {
+pub(crate) fn pairs(server: &Server, clients: usize, sharing: Sharing) -> f64 {
+    let fields = match sharing {
+        Sharing::Nothing | Sharing::Exclusive => "",
+        Sharing::Readers => r#","mode":"PR""#,
+        Sharing::SemaphoreOf8 => r#","limit":8"#,
+    };
     let (started, stop, count) =
         (Barrier::new(clients + 1), AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for n in 0..clients {
             let (started, stop, count) = (&started, &stop, &count);
             let run = move || {
-                let mut client = connect(server);
-                let resource = if one_resource { "shared".into() } else { format!("own{n}") };
+                let mut client = connect_for(server, fields);
+                let own = sharing == Sharing::Nothing;
+                let resource = if own { format!("own{n}") } else { format!("{sharing:?}") };
                 started.wait();
                 while !stop.load(Ordering::Relaxed) {
                     let handle = client.acquire(&resource);
