@@ -27,6 +27,7 @@ test:
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) check --locked --manifest-path fuzz/Cargo.toml
 	$(CARGO) test --locked
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 
@@ -42,10 +43,12 @@ bench:
 # installed.
 MINUTES ?= 20
 KILLS ?= 300
+PROPTEST_CASES ?= 10000
 
 torture: all
 	RDLM_CRASH_ROUNDS=$(KILLS) $(CARGO) test --locked --release crash -- --nocapture
 	RDLM_EXHAUSTIVE=1 $(CARGO) test --locked --release --lib journal
+	PROPTEST_CASES=$(PROPTEST_CASES) $(CARGO) test --locked --release --lib model
 	torture/schemathesis.sh
 	torture/slowhttptest.sh
 	$(CARGO) bench --locked --bench soak -- --minutes $(MINUTES)
