@@ -94,20 +94,16 @@ fn title(field: Field<'_>) -> Result<Cow<'_, str>, Problem> {
 }
 
 fn wait(field: Field<'_>, max: Duration) -> Result<Duration, Problem> {
-    let expected = format!("expected seconds from 0 to {}", max.as_secs_f64());
-    let seconds = seconds("wait", &field, &expected)?;
-    if !(0.0..=max.as_secs_f64()).contains(&seconds) {
-        return Err(out_of_range("wait", seconds, &expected));
-    }
+    let in_range = |seconds| (0.0..=max.as_secs_f64()).contains(&seconds);
+    let expected = || format!("from 0 to {}", max.as_secs_f64());
+    let seconds = seconds("wait", &field, in_range, expected)?;
     Ok(Duration::from_secs_f64(seconds).min(max))
 }
 
 fn lifetime(field: Field<'_>, max: Duration) -> Result<Duration, Problem> {
-    let expected = format!("expected seconds over 0 to {}", max.as_secs_f64());
-    let seconds = seconds("lifetime", &field, &expected)?;
-    if seconds <= 0.0 || seconds > max.as_secs_f64() {
-        return Err(out_of_range("lifetime", seconds, &expected));
-    }
+    let in_range = |seconds| seconds > 0.0 && seconds <= max.as_secs_f64();
+    let expected = || format!("over 0 to {}", max.as_secs_f64());
+    let seconds = seconds("lifetime", &field, in_range, expected)?;
     Ok(Duration::from_secs_f64(seconds).clamp(Duration::from_nanos(1), max))
 }
 
@@ -151,22 +147,34 @@ fn whole_limit(field: &Field<'_>) -> Result<Limit, Problem> {
     })
 }
 
-/// A finite number of seconds, given as a number or, as RDLM's clients may, as a string.
-fn seconds(name: &str, field: &Field<'_>, expected: &str) -> Result<f64, Problem> {
-    field.number().filter(|number| number.is_finite()).ok_or_else(|| {
-        let found = field.describe();
-        Problem::bad_request(format!("{name} {found}, {expected}, as a number or a numeric string"))
-    })
+/// A number of seconds, given as a number or, as RDLM's clients may, as a string. `expected` is
+/// the range in words.
+fn seconds(
+    name: &str,
+    field: &Field<'_>,
+    in_range: impl FnOnce(f64) -> bool,
+    expected: impl FnOnce() -> String,
+) -> Result<f64, Problem> {
+    match field.number().filter(|number| number.is_finite()) {
+        Some(seconds) if in_range(seconds) => Ok(seconds),
+        Some(seconds) => {
+            let expected = expected();
+            Err(Problem::bad_request(format!("{name} is {seconds}, expected seconds {expected}")))
+        }
+        None => {
+            let (found, expected) = (field.describe(), expected());
+            let detail = format!(
+                "{name} {found}, expected seconds {expected}, as a number or a numeric string"
+            );
+            Err(Problem::bad_request(detail))
+        }
+    }
 }
 
 /// A decimal number. `f64::from_str` alone would also take words such as "inf".
 fn numeric(text: &str) -> Option<f64> {
     let decimal = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
     if text.bytes().all(decimal) { text.parse().ok() } else { None }
-}
-
-fn out_of_range(name: &str, seconds: f64, expected: &str) -> Problem {
-    Problem::bad_request(format!("{name} is {seconds}, {expected}"))
 }
 
 impl Field<'_> {
