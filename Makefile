@@ -13,7 +13,7 @@ BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 UNITDIR = $(DESTDIR)/etc/systemd/system
 
-.PHONY: all run test check fmt bench fuzz torture install install-systemd uninstall clean
+.PHONY: all run test check schedules fmt bench fuzz torture install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --locked --release --target $(TARGET)
@@ -29,7 +29,16 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) check --locked --manifest-path fuzz/Cargo.toml
 	$(CARGO) test --locked
+	$(MAKE) schedules
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+# The races of the lock core under a model checker, each in so many orders of its threads by
+# each of two schedulers.
+ORDERS ?= 300
+
+schedules:
+	RUSTFLAGS='--cfg shuttle' RDLM_ORDERS=$(ORDERS) \
+	    $(CARGO) test --locked --lib --target-dir $(TARGET_DIR)/shuttle schedules
 
 fmt:
 	$(CARGO) fmt
@@ -49,6 +58,7 @@ torture: all
 	RDLM_CRASH_ROUNDS=$(KILLS) $(CARGO) test --locked --release crash -- --nocapture
 	RDLM_EXHAUSTIVE=1 $(CARGO) test --locked --release --lib journal
 	PROPTEST_CASES=$(PROPTEST_CASES) $(CARGO) test --locked --release --lib model
+	$(MAKE) schedules ORDERS=20000
 	torture/schemathesis.sh
 	torture/slowhttptest.sh
 	$(CARGO) bench --locked --bench soak -- --minutes $(MINUTES)

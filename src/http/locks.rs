@@ -10,7 +10,7 @@ use super::message::{Request, Response, Singleton, Status};
 use super::problem::Problem;
 use super::{Service, body, hal};
 use crate::lock::{
-    Acquired, Grant, IdempotencyKey, LockId, NotWritten, Phase, Renewal, ResourceName,
+    Acquired, IdempotencyKey, Lock, LockId, NotWritten, Phase, Renewal, ResourceName,
 };
 
 impl Service {
@@ -32,11 +32,11 @@ impl Service {
             warn!("a client waits and would not be noticed if it left: {error}");
         }
         match acquired {
-            Acquired::Granted(grant) if watch.is_some() && client.has_left() => {
-                self.locks.abandon(resource, grant.claim);
+            Acquired::Granted(lock) if watch.is_some() && client.has_left() => {
+                self.locks.abandon(resource, lock.id);
                 Err(departed())
             }
-            Acquired::Granted(grant) => Ok(self.created(resource, grant, request)),
+            Acquired::Granted(lock) => Ok(self.created(resource, &lock, request)),
             Acquired::TimedOut => {
                 let detail = "the lock was not granted within the wait";
                 Err(Problem::new(Status::RequestTimeout, detail))
@@ -113,21 +113,16 @@ impl Service {
         }
     }
 
-    fn created(
-        &self,
-        resource: &ResourceName,
-        Grant { lock, claim }: Grant,
-        request: &Request<'_>,
-    ) -> Response {
+    fn created(&self, resource: &ResourceName, lock: &Lock, request: &Request<'_>) -> Response {
         let location = self.location(request, hal::Path::Lock(resource, lock.id));
-        let created = hal::lock(Status::Created, resource, &lock).header("Location", location);
+        let created = hal::lock(Status::Created, resource, lock).header("Location", location);
         let created = match lock.phase {
             Phase::Active { fencing_token, .. } => {
                 created.header("RDLM-Fencing-Token", fencing_token.to_string())
             }
             Phase::Waiting { .. } => created,
         };
-        created.granting(resource.clone(), claim)
+        created.granting(resource.clone(), lock.id)
     }
 
     fn location(&self, request: &Request<'_>, path: hal::Path<'_>) -> String {

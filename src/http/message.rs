@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use httpdate::HttpDate;
 
-use crate::lock::{Claim, ResourceName};
+use crate::lock::{LockId, ResourceName};
 
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -163,7 +163,7 @@ pub struct Response {
     pub close: bool,
     /// The lock that this response grants. If it cannot be delivered, nobody knows of the
     /// lock.
-    pub grant: Option<(ResourceName, Claim)>,
+    pub grant: Option<(ResourceName, LockId)>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Vec<u8>,
 }
@@ -195,8 +195,8 @@ impl Response {
 
     /// Says which lock this response grants.
     #[must_use]
-    pub fn granting(mut self, resource: ResourceName, claim: Claim) -> Self {
-        self.grant = Some((resource, claim));
+    pub fn granting(mut self, resource: ResourceName, id: LockId) -> Self {
+        self.grant = Some((resource, id));
         self
     }
 

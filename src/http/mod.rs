@@ -74,8 +74,8 @@ impl Service {
 
     /// Takes back what a response granted that could not be delivered.
     pub fn take_back_granted(&self, undelivered: &Response) {
-        if let Some((resource, claim)) = &undelivered.grant {
-            self.locks.abandon(resource, *claim);
+        if let Some((resource, id)) = &undelivered.grant {
+            self.locks.abandon(resource, *id);
         }
     }
 
@@ -171,8 +171,8 @@ mod tests {
     use smol_str::SmolStr;
 
     use crate::lock::{
-        Acquired, Claim, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Phase,
-        Renewal, ResourceName,
+        Acquired, Claim, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Phase, Renewal,
+        ResourceName,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -195,17 +195,16 @@ mod tests {
         ) -> Acquired {
             let Some(while_waiting) = &self.grants_after else { panic!("acquire") };
             let id = LockId::random();
-            let claim = Claim::first(id);
-            on_wait(claim);
+            on_wait(Claim::first(id));
             while_waiting();
             let epoch = SystemTime::UNIX_EPOCH;
             let phase = Phase::Active { since: epoch, expires: epoch, fencing_token: 1 };
-            Acquired::Granted(Grant { lock: Lock { id, request, phase }, claim })
+            Acquired::Granted(Lock { id, request, phase })
         }
         fn withdraw(&self, _: &ResourceName, _: Claim) {
             // The client left as it was granted: too late.
         }
-        fn abandon(&self, _: &ResourceName, _: Claim) {
+        fn abandon(&self, _: &ResourceName, _: LockId) {
             self.abandoned.store(true, Ordering::SeqCst);
         }
         fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {

@@ -8,6 +8,7 @@ mod mode;
 mod reaper;
 mod resource;
 mod sharded;
+mod sync;
 mod table;
 
 pub use journal::{Journal, OpenError};
@@ -44,9 +45,10 @@ pub trait LockManager: Send + Sync {
     /// held stays.
     fn withdraw(&self, resource: &ResourceName, claim: Claim);
 
-    /// Releases a lock because whoever it was granted to is gone and has not heard of it. With
-    /// a key, it is kept for a while.
-    fn abandon(&self, resource: &ResourceName, claim: Claim);
+    /// Says that the caller of [`LockManager::acquire`] could not pass on that it was granted
+    /// this lock: releases it, unless another caller was told of it, too. With a key, it is
+    /// kept for a while.
+    fn abandon(&self, resource: &ResourceName, id: LockId);
 
     /// The lock or waiting request with this id, unless it is gone.
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock>;
@@ -95,7 +97,7 @@ pub trait LockManager: Send + Sync {
 #[derive(Debug, Clone)]
 pub enum Acquired {
     /// The caller holds the lock.
-    Granted(Grant),
+    Granted(Lock),
     /// The lock did not come free within `wait`.
     TimedOut,
     /// The request was deleted while it waited.
@@ -116,17 +118,8 @@ pub enum Acquired {
     ShuttingDown,
 }
 
-/// A lock that the caller holds.
-#[derive(Debug, Clone)]
-pub struct Grant {
-    /// The lock.
-    pub lock: Lock,
-    /// What the caller has of it.
-    pub claim: Claim,
-}
-
-/// What one sending of a request has of a lock or of a place in line. When the request is sent
-/// again with the same key, the earlier claims are worth nothing any more.
+/// What one sending of a request has of a place in line. When the request is sent again with
+/// the same key, the earlier claims are worth nothing any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     id: LockId,

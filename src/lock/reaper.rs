@@ -4,11 +4,11 @@
 //! the earliest of them. Nothing ticks: without a deadline the reaper sleeps for ever.
 
 use std::collections::BTreeSet;
-use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::ResourceName;
 use super::sharded::Sharded;
+use super::sync::{Condvar, Mutex, now};
 use super::table::{locked, poisoned};
 
 /// The reaper's loop: calls `expire` with the resources whose deadline has come, until
@@ -89,7 +89,7 @@ impl Deadlines {
     fn wait_until_due(&self) -> Option<Vec<ResourceName>> {
         loop {
             locked(&self.alarm).next = None;
-            let (due, next) = self.look(Instant::now());
+            let (due, next) = self.look(now());
             if !due.is_empty() {
                 return Some(due);
             }
@@ -101,7 +101,7 @@ impl Deadlines {
             match alarm.next {
                 None => drop(self.earlier.wait(alarm).unwrap_or_else(|_| poisoned())),
                 Some(next) => {
-                    let left = next.saturating_duration_since(Instant::now());
+                    let left = next.saturating_duration_since(now());
                     drop(self.earlier.wait_timeout(alarm, left).unwrap_or_else(|_| poisoned()));
                 }
             }

@@ -12,7 +12,7 @@ mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Claim, Grant, IdempotencyKey, Limit, Lock, LockId, LockRequest, Mode, Phase, Renewal};
+use super::{Claim, IdempotencyKey, Limit, Lock, LockId, LockRequest, Mode, Phase, Renewal};
 pub(super) use holders::Holder;
 use holders::{Counts, Holders, index};
 pub(super) use line::Waiter;
@@ -135,7 +135,7 @@ pub(super) struct Asked {
 /// What becomes of a request at once.
 #[derive(Debug)]
 pub(super) enum Admission {
-    Granted(Grant),
+    Granted(Lock),
     /// In line, until this moment at most.
     Waiting(Claim, Instant),
     /// The lock is not free, and the request does not wait.
@@ -165,7 +165,7 @@ impl<W> Resource<W> {
             *expires = now.wall + remaining;
         }
         let expires = now.instant + remaining + ANSWER_GRACE;
-        self.holders.insert(Holder::new(lock, expires, key, 0));
+        self.holders.insert(Holder::new(lock, expires, key));
     }
 
     /// Grants a request at once, puts it in line, or refuses it. `seat` is asked for whoever
@@ -206,16 +206,19 @@ impl<W> Resource<W> {
     /// Releases the lock with this id, or takes it out of the line. Returns whether it was
     /// there.
     pub(super) fn release(&mut self, id: LockId, now: Now<'_>, effects: &mut Effects<W>) -> bool {
-        // Without an expiry before, which might grant the lock to whom it deletes.
-        if let Some(waiter) = self.line.remove(id) {
-            effects.settled.push((waiter, Verdict::Deleted));
-            self.promote(now, effects);
-            return true;
-        }
-        self.end_due(now, effects);
-        let released = self.end(id, End::Released, effects);
+        // Holders first: the line is long to search. Without an expiry before, which might grant
+        // the lock to whom this deletes.
+        let found = if self.holders.get(id).is_some() {
+            self.end_due(now, effects);
+            self.end(id, End::Released, effects)
+        } else {
+            let waiter = self.line.remove(id);
+            let waited = waiter.is_some();
+            effects.settled.extend(waiter.map(|waiter| (waiter, Verdict::Deleted)));
+            waited
+        };
         self.promote(now, effects);
-        released
+        found
     }
 
     /// Lets the lock with this id expire `lifetime` from now. At the end of its lifetime it is
@@ -227,7 +230,7 @@ impl<W> Resource<W> {
         now: Now<'_>,
         effects: &mut Effects<W>,
     ) -> Renewal {
-        if self.line.find(id).is_some() {
+        if self.holders.get(id).is_none() && self.line.find(id).is_some() {
             return Renewal::StillWaiting;
         }
         self.expire(now, effects);
@@ -241,7 +244,7 @@ impl<W> Resource<W> {
                 *expires = now.wall + lifetime;
             }
             // Whoever renews it knows of it.
-            holder.set_unclaimed_until(None);
+            holder.add_answer();
         });
         renewed.map_or(Renewal::Gone, |holder| Renewal::Renewed(holder.lock.clone()))
     }
@@ -266,22 +269,20 @@ impl<W> Resource<W> {
         self.promote(now, effects);
     }
 
-    /// The client that was granted a lock by this claim is gone, and has not heard of it: the
-    /// lock is released. With a key it is kept for `grace`.
+    /// An answer that tells of this lock could not be delivered. If no other does, the lock is
+    /// released; with a key it is kept for `grace`.
     pub(super) fn abandon(
         &mut self,
-        claim: Claim,
+        id: LockId,
         grace: Duration,
         now: Now<'_>,
         effects: &mut Effects<W>,
     ) {
-        let is_current = |holder: &&Holder| holder.attempt() == claim.attempt;
-        let Some(holder) = self.holders.get(claim.id).filter(is_current) else { return };
-        if holder.keyed.is_some() && !grace.is_zero() {
-            let until = now.instant + grace;
-            self.holders.update(claim.id, |holder| holder.set_unclaimed_until(Some(until)));
-        } else {
-            self.end(claim.id, End::Abandoned, effects);
+        let until = now.instant + grace;
+        let left = self.holders.update(id, |holder| holder.lose_answer(until));
+        let ends = left.is_some_and(|holder| holder.key().is_none() || holder.due() <= now.instant);
+        if ends {
+            self.end(id, End::Abandoned, effects);
             self.promote(now, effects);
         }
     }
@@ -402,9 +403,8 @@ impl<W> Resource<W> {
         now: Now<'_>,
         effects: &mut Effects<W>,
     ) -> Admission {
-        let claimed = self.holders.update(id, Holder::claim_again);
-        if let Some(holder) = claimed {
-            return Admission::Granted(holder.grant());
+        if let Some(holder) = self.holders.update(id, Holder::add_answer) {
+            return Admission::Granted(holder.lock.clone());
         }
         let Some(earlier) = self.line.remove(id) else { return Admission::NotFree };
         let mut place = earlier.place.clone();
@@ -455,7 +455,7 @@ impl<W> Resource<W> {
             let id = first.place.lock.id;
             let Some(waiter) = self.line.remove(id) else { return };
             let verdict = if in_time {
-                Verdict::Granted(self.hold(waiter.place.clone(), now, effects).lock)
+                Verdict::Granted(self.hold(waiter.place.clone(), now, effects))
             } else {
                 Verdict::TimedOut
             };
@@ -463,19 +463,17 @@ impl<W> Resource<W> {
         }
     }
 
-    fn hold(&mut self, place: Place, now: Now<'_>, effects: &mut Effects<W>) -> Grant {
-        let Place { mut lock, key, attempt, .. } = place;
+    fn hold(&mut self, place: Place, now: Now<'_>, effects: &mut Effects<W>) -> Lock {
+        let Place { mut lock, key, .. } = place;
         lock.phase = Phase::Active {
             since: now.wall,
             expires: now.wall + lock.request.lifetime,
             fencing_token: (now.next_token)(),
         };
         let expires = now.instant + lock.request.lifetime + ANSWER_GRACE;
-        let holder = Holder::new(lock, expires, key, attempt);
-        let grant = holder.grant();
-        effects.held.push(grant.lock.id);
-        self.holders.insert(holder);
-        grant
+        effects.held.push(lock.id);
+        self.holders.insert(Holder::new(lock.clone(), expires, key));
+        lock
     }
 
     /// Takes out what is due at `now`: locks, and places that were kept.

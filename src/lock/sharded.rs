@@ -1,12 +1,12 @@
 //! One mutex for many names, without the queue.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Mutex;
 
 use super::ResourceName;
+use super::sync::Mutex;
 
 /// Enough that a thread which loses the processor while it holds one keeps few others waiting.
-const SHARDS: usize = 64;
+const SHARDS: usize = if cfg!(shuttle) { 1 } else { 64 };
 
 /// A `T` for each share of the names, each with its own mutex.
 pub(super) struct Sharded<T> {

@@ -8,9 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::process;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{error, info, warn};
@@ -19,9 +17,12 @@ use super::journal::{Change, Journal, Receipt, Restored};
 use super::reaper::{self, Deadlines};
 use super::resource::{Admission, Asked, Effects, End, Now, Resource, Verdict};
 use super::sharded::Sharded;
+use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use super::sync::thread::{self, JoinHandle};
+use super::sync::{Condvar, Mutex, MutexGuard, now};
 use super::{
-    Acquired, Claim, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten,
-    Renewal, ResourceName,
+    Acquired, Claim, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten, Renewal,
+    ResourceName,
 };
 
 /// How many requests may wait at a time.
@@ -116,13 +117,12 @@ impl LockManager for LockTable {
         let _ = self.shared.change(resource, withdraw);
     }
 
-    fn abandon(&self, resource: &ResourceName, claim: Claim) {
+    fn abandon(&self, resource: &ResourceName, id: LockId) {
         let grace = self.shared.reconnect_grace;
         let abandon = |state: &mut State, now: Now<'_>, effects: &mut _| {
-            state.abandon(claim, grace, now, effects);
+            state.abandon(id, grace, now, effects);
         };
         if let Err(error) = self.shared.change(resource, abandon) {
-            let id = claim.id;
             warn!("held until it expires, though its client has gone: {resource}/{id}: {error}");
         }
     }
@@ -297,7 +297,7 @@ impl Shared {
             let wait = Arc::new(Wait::new());
             let seat = |waiting| self.take_seat(waiting).then(|| Arc::clone(&wait));
             Entered::Done(match state.acquire(asked.clone(), seat, now, effects) {
-                Admission::Granted(grant) => Acquired::Granted(grant),
+                Admission::Granted(lock) => Acquired::Granted(lock),
                 Admission::Waiting(claim, deadline) => {
                     return Entered::Waiting(Waiting { claim, wait, deadline });
                 }
@@ -336,7 +336,7 @@ impl Shared {
         });
         self.waiters.fetch_sub(1, Ordering::Relaxed);
         match verdict {
-            Some(Verdict::Granted(lock)) => Acquired::Granted(Grant { lock, claim: *claim }),
+            Some(Verdict::Granted(lock)) => Acquired::Granted(lock),
             Some(Verdict::TimedOut) => Acquired::TimedOut,
             Some(Verdict::Deleted) => Acquired::Deleted,
             Some(Verdict::Superseded) => Acquired::Superseded,
@@ -448,9 +448,9 @@ impl Shared {
         let written = receipt.wait();
         let mut entry = locked(&slot.entry);
         if written.is_ok() {
-            entry.state.restart_lifetimes(&effects.held, Instant::now());
+            entry.state.restart_lifetimes(&effects.held, now());
         } else {
-            entry.state.take_back(Instant::now(), &mut effects);
+            entry.state.take_back(now(), &mut effects);
         }
         self.publish(entry, slot, resource, due, effects);
         Changed { result, written }
@@ -541,7 +541,7 @@ impl Shared {
     /// Called under the mutex of a resource, so that its tokens are in order.
     fn with_now<T>(&self, change: impl FnOnce(Now<'_>) -> T) -> T {
         let next_token = || self.next_token.fetch_add(1, Ordering::Relaxed);
-        let (instant, wall) = (Instant::now(), SystemTime::now());
+        let (instant, wall) = (now(), SystemTime::now());
         change(Now { instant, wall, next_token: &next_token })
     }
 
@@ -622,7 +622,7 @@ fn wait_until(slot: &Slot, wait: &Wait<Verdict>, deadline: Instant) -> Option<Ve
         if let Some(verdict) = wait.told.get() {
             return Some(verdict.clone());
         }
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(now());
         if left.is_zero() {
             return None;
         }
@@ -631,4 +631,8 @@ fn wait_until(slot: &Slot, wait: &Wait<Verdict>, deadline: Instant) -> Option<Ve
 }
 
 #[cfg(test)]
+#[cfg(shuttle)]
+mod schedules;
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;

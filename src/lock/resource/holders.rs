@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use crate::lock::{Claim, Grant, IdempotencyKey, Limit, Lock, LockId, Mode, Phase};
+use crate::lock::{IdempotencyKey, Limit, Lock, LockId, Mode, Phase};
 
 /// A lock that is held.
 #[derive(Debug, Clone)]
@@ -18,51 +18,38 @@ pub(in crate::lock) struct Holder {
 #[derive(Debug, Clone)]
 pub(super) struct Keyed {
     pub(super) key: IdempotencyKey,
-    /// How many times the request was sent again.
-    pub(super) attempt: u32,
-    /// Nobody has heard of the grant yet. The lock goes at this time, unless the request is
-    /// sent again.
-    pub(super) unclaimed_until: Option<Instant>,
+    /// How many answers tell of the grant and have not failed. One may have been read: as long
+    /// as there is one, the client knows that it holds the lock.
+    answers: u32,
+    /// No answer is left. The lock goes at this time, unless the request is sent again.
+    unclaimed_until: Option<Instant>,
 }
 
 impl Holder {
-    pub(super) fn new(
-        lock: Lock,
-        expires: Instant,
-        key: Option<IdempotencyKey>,
-        attempt: u32,
-    ) -> Self {
-        let keyed = key.map(|key| Box::new(Keyed { key, attempt, unclaimed_until: None }));
+    /// A lock that one answer tells of.
+    pub(super) fn new(lock: Lock, expires: Instant, key: Option<IdempotencyKey>) -> Self {
+        let keyed = key.map(|key| Box::new(Keyed { key, answers: 1, unclaimed_until: None }));
         Self { lock, expires, keyed }
     }
 
-    /// What its client hears.
-    pub(super) fn grant(&self) -> Grant {
-        let lock = self.lock.clone();
-        let claim = Claim { id: lock.id, attempt: self.attempt() };
-        Grant { lock, claim }
-    }
-
-    /// Its request was sent again.
-    pub(super) fn claim_again(&mut self) {
+    /// One more answer tells of the lock.
+    pub(super) fn add_answer(&mut self) {
         if let Some(keyed) = &mut self.keyed {
-            keyed.attempt += 1;
+            keyed.answers += 1;
             keyed.unclaimed_until = None;
         }
     }
 
-    pub(super) fn set_unclaimed_until(&mut self, until: Option<Instant>) {
+    /// An answer could not be delivered. If it was the last, the lock goes at `until`.
+    pub(super) fn lose_answer(&mut self, until: Instant) {
         if let Some(keyed) = &mut self.keyed {
-            keyed.unclaimed_until = until;
+            keyed.answers = keyed.answers.saturating_sub(1);
+            keyed.unclaimed_until = (keyed.answers == 0).then_some(until);
         }
     }
 
     pub(in crate::lock) fn key(&self) -> Option<&IdempotencyKey> {
         self.keyed.as_ref().map(|keyed| &keyed.key)
-    }
-
-    pub(super) fn attempt(&self) -> u32 {
-        self.keyed.as_ref().map_or(0, |keyed| keyed.attempt)
     }
 
     /// When the lock ends by itself.

@@ -40,7 +40,7 @@ enum Event {
     },
     /// The client that waits is gone.
     Withdraw(usize),
-    /// The client that was granted the lock is gone, and has not heard of it.
+    /// The answer to this sending, which tells of a grant, cannot be delivered.
     Abandon(usize),
     Clear,
     Pass {
@@ -62,6 +62,8 @@ struct Model {
     sent: usize,
     /// What was heard at the last event.
     heard: Vec<Heard>,
+    /// The sendings that were told of a grant, and of which.
+    told: HashMap<usize, usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +76,8 @@ struct ModelLock {
     lifetime_ms: u64,
     /// Of the wait or of the lifetime.
     end: u64,
+    /// How many answers tell that it is held.
+    answers: u32,
     /// Nobody is connected who knows of it: it goes at this time.
     lost: Option<u64>,
 }
@@ -93,6 +97,8 @@ impl Model {
 
     fn hold(&mut self, mut lock: ModelLock) {
         lock.end = self.now + lock.lifetime_ms + 1;
+        lock.answers = 1;
+        self.told.insert(lock.sender, lock.number);
         self.heard.push((lock.sender, "granted"));
         self.held.push(lock);
     }
@@ -129,7 +135,9 @@ impl Model {
         let same = |lock: &&mut ModelLock| lock.key == key && key.is_some();
         if let Some(lock) = self.held.iter_mut().find(same) {
             if lock.mode == mode {
-                (lock.sender, lock.lost) = (number, None);
+                lock.answers += 1;
+                lock.lost = None;
+                self.told.insert(number, lock.number);
             }
             let word = if lock.mode == mode { "granted" } else { "other mode" };
             return self.heard.push((number, word));
@@ -145,6 +153,7 @@ impl Model {
             key,
             lifetime_ms,
             end: self.now + wait_ms,
+            answers: 0,
             lost: None,
         };
         let place = there.unwrap_or(self.line.len());
@@ -171,18 +180,26 @@ impl Model {
         self.promote();
     }
 
-    fn lose(&mut self, number: usize, held: bool) {
-        let until = self.now + GRACE_MS;
-        let locks = if held { &mut self.held } else { &mut self.line };
-        let theirs = |lock: &ModelLock| lock.sender == number && (held || lock.lost.is_none());
-        let Some(place) = locks.iter().position(theirs) else { return };
-        if locks[place].key.is_some() {
-            locks[place].lost = Some(until);
+    fn withdraw(&mut self, number: usize) {
+        let theirs = |lock: &ModelLock| lock.sender == number && lock.lost.is_none();
+        let Some(place) = self.line.iter().position(theirs) else { return };
+        if self.line[place].key.is_some() {
+            self.line[place].lost = Some(self.now + GRACE_MS);
         } else {
-            locks.remove(place);
+            self.line.remove(place);
         }
-        if !held {
-            self.heard.push((number, "withdrawn"));
+        self.heard.push((number, "withdrawn"));
+        self.promote();
+    }
+
+    fn abandon(&mut self, number: usize) {
+        let Some(lock) = self.told.remove(&number) else { return };
+        let Some(place) = self.held.iter().position(|held| held.number == lock) else { return };
+        self.held[place].answers -= 1;
+        if self.held[place].key.is_none() {
+            self.held.remove(place);
+        } else if self.held[place].answers == 0 {
+            self.held[place].lost = Some(self.now + GRACE_MS);
         }
         self.promote();
     }
@@ -244,10 +261,11 @@ impl ReferenceStateMachine for Model {
                 let now = state.now;
                 for lock in state.held.iter_mut().filter(|lock| lock.number == number) {
                     (lock.end, lock.lost) = (now + lifetime_ms + 1, None);
+                    lock.answers += 1;
                 }
             }
-            Event::Withdraw(number) => state.lose(number, false),
-            Event::Abandon(number) => state.lose(number, true),
+            Event::Withdraw(number) => state.withdraw(number),
+            Event::Abandon(number) => state.abandon(number),
             Event::Clear => {
                 let connected = state.line.iter().filter(|lock| lock.lost.is_none());
                 state.heard.extend(connected.map(|lock| (lock.sender, "deleted")));
@@ -265,8 +283,10 @@ struct Checked {
     start: Instant,
     now_ms: u64,
     last_token: Cell<u64>,
-    /// What each sending got, also one that only repeats another.
+    /// What each sending has of the line, also one that only repeats another.
     claims: HashMap<usize, Claim>,
+    /// The sendings that were told of a grant, and of which.
+    told: HashMap<usize, LockId>,
     /// The first sending of each request.
     numbers: HashMap<LockId, usize>,
     sent: usize,
@@ -288,15 +308,20 @@ impl Checked {
         let now = Now { instant, wall, next_token: &next_token };
         let result = change(&mut self.resource, now, &mut effects);
         for (waiter, verdict) in effects.settled {
+            let id = waiter.place.lock.id;
+            let number = waiter.into_handle();
             let word = match verdict {
-                Verdict::Granted(_) => "granted",
+                Verdict::Granted(_) => {
+                    self.told.extend(number.map(|number| (number, id)));
+                    "granted"
+                }
                 Verdict::TimedOut => "timed out",
                 Verdict::Deleted => "deleted",
                 Verdict::Superseded => "superseded",
                 Verdict::Withdrawn => "withdrawn",
                 Verdict::ShuttingDown => "shut down",
             };
-            self.heard.extend(waiter.into_handle().map(|number| (number, word)));
+            self.heard.extend(number.map(|number| (number, word)));
         }
         result
     }
@@ -309,7 +334,11 @@ impl Checked {
         let admission =
             self.change(|state, now, effects| state.acquire(asked, |_| Some(number), now, effects));
         let (claim, word) = match admission {
-            Admission::Granted(grant) => (Some(grant.claim), Some("granted")),
+            Admission::Granted(lock) => {
+                self.told.insert(number, lock.id);
+                self.numbers.entry(lock.id).or_insert(number);
+                (None, Some("granted"))
+            }
             Admission::Waiting(claim, _) => (Some(claim), None),
             Admission::NotFree => (None, Some("not free")),
             Admission::OtherLimit(_) => (None, Some("other limit")),
@@ -360,6 +389,7 @@ impl StateMachineTest for Checked {
             now_ms: 0,
             last_token: Cell::new(0),
             claims: HashMap::new(),
+            told: HashMap::new(),
             numbers: HashMap::new(),
             sent: 0,
             heard: Vec::new(),
@@ -398,8 +428,8 @@ impl StateMachineTest for Checked {
                 }
             }
             Event::Abandon(number) => {
-                if let Some(&claim) = checked.claims.get(&number) {
-                    checked.change(|state, now, effects| state.abandon(claim, grace, now, effects));
+                if let Some(id) = checked.told.remove(&number) {
+                    checked.change(|state, now, effects| state.abandon(id, grace, now, effects));
                 }
             }
             Event::Clear => {

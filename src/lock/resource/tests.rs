@@ -121,8 +121,8 @@ impl Scene {
         self.change(|resource, now, effects| resource.withdraw(claim, GRACE, now, effects)).1
     }
 
-    fn abandon(&mut self, claim: Claim) -> String {
-        self.change(|resource, now, effects| resource.abandon(claim, GRACE, now, effects)).1
+    fn abandon(&mut self, id: LockId) -> String {
+        self.change(|resource, now, effects| resource.abandon(id, GRACE, now, effects)).1
     }
 
     fn time_out(&mut self, claim: Claim) -> String {
@@ -153,7 +153,7 @@ fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> LockRequest {
 
 fn claim(admission: Admission) -> Claim {
     match admission {
-        Admission::Granted(grant) => grant.claim,
+        Admission::Granted(lock) => Claim::first(lock.id),
         Admission::Waiting(claim, _) => claim,
         other => panic!("{other:?}"),
     }
@@ -346,9 +346,10 @@ fn time_of_hand_overs(line: usize) -> Duration {
 
 #[test]
 fn a_hand_over_costs_the_same_with_a_long_line() {
-    let (short, long) = (time_of_hand_overs(5), time_of_hand_overs(5_000));
-    // It would be 1,000 times as long if it depended on the line.
-    assert!(long < short * 50, "{short:?} with 5 waiting, {long:?} with 5,000");
+    let fastest = |line| (0..5).map(|_| time_of_hand_overs(line)).min().unwrap();
+    let (short, long) = (fastest(5), fastest(5_000));
+    // It would be some 20 times as long if each searched the line.
+    assert!(long < short * 8, "{short:?} with 5 waiting, {long:?} with 5,000");
 }
 
 #[test]
@@ -601,15 +602,28 @@ fn the_same_key_gets_the_same_lock() {
     let (first, _) = scene.acquire_with("k", "a");
     let (again, told) = scene.acquire_with("k", "b");
     let (Admission::Granted(first), Admission::Granted(again)) = (first, again) else { panic!() };
-    assert_eq!((told.as_str(), again.lock.id), ("", first.lock.id));
+    assert_eq!((told.as_str(), again.id), ("", first.id));
     assert_eq!(scene.locks(), ["a"]);
-    // The first sending was answered in vain; the second has the lock.
-    assert_eq!(scene.abandon(first.claim), "");
-    assert_eq!(scene.at(50.0).expire(), "");
-    assert_eq!(scene.locks(), ["a"]);
-    assert_eq!(scene.release(first.lock.id), (true, String::new()));
+    assert_eq!(scene.release(first.id), (true, String::new()));
     let (new, _) = scene.acquire_with("k", "c");
-    assert_ne!(claim(new).id, first.lock.id, "after that it is a new request");
+    assert_ne!(claim(new).id, first.id, "after that it is a new request");
+}
+
+/// A request that was held up in the network arrives when its client holds the lock already,
+/// by a retry, and has closed the connection.
+#[test]
+fn a_lock_that_one_answer_tells_of_is_kept_when_another_is_lost() {
+    for lost in 0..=3 {
+        let mut scene = Scene::new();
+        let lock = claim(scene.acquire_with("k", "a").0).id;
+        for _ in 0..2 {
+            assert_eq!(claim(scene.acquire_with("k", "b").0).id, lock);
+        }
+        for _ in 0..lost {
+            assert_eq!(scene.abandon(lock), "");
+        }
+        assert_eq!(scene.at(99.0).expire(), if lost < 3 { "" } else { "a abandoned" });
+    }
 }
 
 #[test]
@@ -687,7 +701,7 @@ fn who_returns_to_a_free_lock_has_it_at_once() {
         let key = Some("k".parse().unwrap());
         let (back, _) = scene.ask(Asked { id: LockId::random(), request, key });
         let Admission::Granted(back) = back else { panic!("{back:?}") };
-        assert_eq!(back.lock.id, gone.id);
+        assert_eq!(back.id, gone.id);
     }
 }
 
@@ -724,13 +738,13 @@ fn a_place_is_not_lost_where_there_is_no_seat_for_its_client() {
 #[test]
 fn a_grant_that_nobody_has_heard_of_is_kept_for_the_grace() {
     let mut scene = Scene::new();
-    let granted = claim(scene.acquire_with("k", "a").0);
+    let granted = claim(scene.acquire_with("k", "a").0).id;
     scene.acquire("b", 90.0, 100.0);
     assert_eq!(scene.abandon(granted), "");
     assert_eq!(scene.at(4.9).expire(), "");
     // Its client returns, and has it for the rest of the lifetime.
     let (back, _) = scene.acquire_with("k", "c");
-    let back = claim(back);
+    let back = claim(back).id;
     assert_eq!(scene.at(60.0).expire(), "");
     assert_eq!(scene.abandon(back), "");
     assert_eq!(scene.at(65.0).expire(), "a abandoned, b granted");
@@ -741,15 +755,15 @@ fn a_grant_without_a_key_that_nobody_has_heard_of_is_released() {
     let mut scene = Scene::new();
     let (a, _) = scene.acquire("a", 0.0, 100.0);
     scene.acquire("b", 50.0, 100.0);
-    assert_eq!(scene.abandon(Claim::first(a)), "a abandoned, b granted");
-    assert_eq!(scene.abandon(Claim::first(a)), "");
+    assert_eq!(scene.abandon(a), "a abandoned, b granted");
+    assert_eq!(scene.abandon(a), "");
 }
 
 #[test]
 fn whoever_renews_a_lock_knows_of_it() {
     let mut scene = Scene::new();
     let granted = claim(scene.acquire_with("k", "a").0);
-    scene.abandon(granted);
+    scene.abandon(granted.id);
     let lifetime = Duration::from_secs(20);
     let renew = |resource: &mut Resource<_>, now: Now<'_>, effects: &mut Effects<_>| {
         resource.renew(granted.id, lifetime, now, effects)

@@ -55,7 +55,7 @@ impl LockTable {
 
 fn granted(outcome: Acquired) -> Lock {
     match outcome {
-        Acquired::Granted(grant) => grant.lock,
+        Acquired::Granted(lock) => lock,
         other => panic!("not granted: {other:?}"),
     }
 }
@@ -166,7 +166,7 @@ fn there_are_never_two_holders() {
                     let (resource, holders) = &resources[(seed + round) as usize % 3];
                     let wait = Duration::from_micros((seed * 7 + round * 13) % 300);
                     let outcome = table.wait_for(resource, request(wait, LONG));
-                    if let Acquired::Granted(Grant { lock, .. }) = outcome {
+                    if let Acquired::Granted(lock) = outcome {
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         holders.fetch_sub(1, Ordering::SeqCst);
                         assert!(table.release(resource, lock.id).unwrap());
@@ -195,7 +195,7 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
             waiter.join().unwrap()
         });
         match outcome {
-            Acquired::Granted(Grant { lock, .. }) => {
+            Acquired::Granted(lock) => {
                 assert!(table.release(&resource, lock.id).unwrap())
             }
             Acquired::TimedOut => {}
