@@ -75,13 +75,14 @@ pub(super) struct Resource<W> {
 }
 
 /// One moment on all clocks: deadlines are counted on the monotonic one, the wall clock is
-/// only for display, and the fencing tokens tell what came first.
+/// only for display, and the numbers tell what came first.
 #[derive(Clone, Copy)]
 pub(super) struct Now<'a> {
     pub(super) instant: Instant,
     pub(super) wall: SystemTime,
-    /// A larger one at each call, and than in every earlier change.
-    pub(super) next_token: &'a dyn Fn() -> u64,
+    /// A larger number at each call, and than in every earlier change: for fencing tokens, and
+    /// for places in line.
+    pub(super) next_number: &'a dyn Fn() -> u64,
 }
 
 /// What a change to a resource brought about besides its result.
@@ -193,7 +194,7 @@ impl<W> Resource<W> {
         }
         let phase = Phase::Waiting { since: now.wall, expires: now.wall + request.wait };
         let lock = Lock { id, request, phase };
-        let place = Place { lock, key, attempt: 0, arrival: self.line.next_arrival() };
+        let place = Place { lock, key, attempt: 0, arrival: (now.next_number)() };
         self.admit(place, seat, now, effects)
     }
 
@@ -321,10 +322,20 @@ impl<W> Resource<W> {
         for (holder, _) in effects.ended.drain(..) {
             self.holders.insert(holder);
         }
-        for (waiter, verdict) in std::mem::take(&mut effects.settled) {
-            match verdict {
-                Verdict::Granted(_) | Verdict::Deleted => self.line.insert(waiter),
-                _ => effects.settled.push((waiter, verdict)),
+        let settled = std::mem::take(&mut effects.settled).into_iter();
+        let (undone, facts): (Vec<_>, Vec<_>) = settled
+            .partition(|(_, verdict)| matches!(verdict, Verdict::Granted(_) | Verdict::Deleted));
+        for (waiter, _) in undone {
+            self.line.insert(waiter);
+        }
+        for (waiter, verdict) in facts {
+            // Whoever took over a place and is not there was granted the lock in vain: the place
+            // is the earlier one's again.
+            let is_vacant = self.line.find(waiter.place.lock.id).is_none();
+            if matches!(verdict, Verdict::Superseded) && is_vacant {
+                self.line.insert(waiter);
+            } else {
+                effects.settled.push((waiter, verdict));
             }
         }
         let first = self.line.first_seated();
@@ -468,7 +479,7 @@ impl<W> Resource<W> {
         lock.phase = Phase::Active {
             since: now.wall,
             expires: now.wall + lock.request.lifetime,
-            fencing_token: (now.next_token)(),
+            fencing_token: (now.next_number)(),
         };
         let expires = now.instant + lock.request.lifetime + ANSWER_GRACE;
         effects.held.push(lock.id);

@@ -54,12 +54,12 @@ impl LockTable {
     ) -> io::Result<Self> {
         let restored = journal.as_mut().map(Journal::take_restored).unwrap_or_default();
         let last_token = journal.as_ref().map_or(0, Journal::last_token);
-        let next_token = first_token(SystemTime::now()).max(last_token + 1);
+        let next_number = first_token(SystemTime::now()).max(last_token + 1);
         let shared = Arc::new(Shared {
             resources: Sharded::default(),
             deadlines: Deadlines::default(),
             journal,
-            next_token: AtomicU64::new(next_token),
+            next_number: AtomicU64::new(next_number),
             waiters: AtomicUsize::new(0),
             max_waiters,
             reconnect_grace,
@@ -216,7 +216,7 @@ struct Shared {
     resources: Sharded<HashMap<ResourceName, Arc<Slot>>>,
     deadlines: Deadlines,
     journal: Option<Journal>,
-    next_token: AtomicU64,
+    next_number: AtomicU64,
     waiters: AtomicUsize,
     max_waiters: MaxWaiters,
     reconnect_grace: Duration,
@@ -540,9 +540,9 @@ impl Shared {
 
     /// Called under the mutex of a resource, so that its tokens are in order.
     fn with_now<T>(&self, change: impl FnOnce(Now<'_>) -> T) -> T {
-        let next_token = || self.next_token.fetch_add(1, Ordering::Relaxed);
+        let next_number = || self.next_number.fetch_add(1, Ordering::Relaxed);
         let (instant, wall) = (now(), SystemTime::now());
-        change(Now { instant, wall, next_token: &next_token })
+        change(Now { instant, wall, next_number: &next_number })
     }
 
     fn names(&self) -> Vec<ResourceName> {

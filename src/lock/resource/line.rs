@@ -64,7 +64,6 @@ pub(super) struct Line<W>(Option<Box<Queue<W>>>);
 #[derive(Debug)]
 struct Queue<W> {
     waiters: VecDeque<Waiter<W>>,
-    next_arrival: u64,
     by_key: HashMap<IdempotencyKey, LockId>,
     /// The places that are kept, by the end of that.
     kept: BTreeSet<(Instant, LockId)>,
@@ -86,11 +85,6 @@ impl<W> Line<W> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Waiter<W>> {
         self.0.iter().flat_map(|queue| &queue.waiters)
-    }
-
-    /// The place of who comes next.
-    pub(super) fn next_arrival(&self) -> u64 {
-        self.0.as_ref().map_or(0, |queue| queue.next_arrival)
     }
 
     pub(super) fn find(&self, id: LockId) -> Option<&Waiter<W>> {
@@ -139,7 +133,6 @@ impl<W> Line<W> {
         if let Seat::Kept { until } = waiter.seat {
             queue.kept.insert((until, id));
         }
-        queue.next_arrival = queue.next_arrival.max(waiter.place.arrival + 1);
         let place =
             queue.waiters.partition_point(|other| other.place.arrival < waiter.place.arrival);
         queue.waiters.insert(place, waiter);
@@ -180,7 +173,6 @@ impl<W> Default for Queue<W> {
     fn default() -> Self {
         Self {
             waiters: VecDeque::new(),
-            next_arrival: 0,
             by_key: HashMap::new(),
             kept: BTreeSet::new(),
             overdue_since: None,

@@ -282,7 +282,7 @@ struct Checked {
     resource: Resource<usize>,
     start: Instant,
     now_ms: u64,
-    last_token: Cell<u64>,
+    last_number: Cell<u64>,
     /// What each sending has of the line, also one that only repeats another.
     claims: HashMap<usize, Claim>,
     /// The sendings that were told of a grant, and of which.
@@ -298,14 +298,14 @@ impl Checked {
         &mut self,
         change: impl FnOnce(&mut Resource<usize>, Now<'_>, &mut Effects<usize>) -> T,
     ) -> T {
-        let next_token = || {
-            self.last_token.set(self.last_token.get() + 1);
-            self.last_token.get()
+        let next_number = || {
+            self.last_number.set(self.last_number.get() + 1);
+            self.last_number.get()
         };
         let since_start = Duration::from_millis(self.now_ms);
         let (instant, wall) = (self.start + since_start, SystemTime::UNIX_EPOCH + since_start);
         let mut effects = Effects::default();
-        let now = Now { instant, wall, next_token: &next_token };
+        let now = Now { instant, wall, next_number: &next_number };
         let result = change(&mut self.resource, now, &mut effects);
         for (waiter, verdict) in effects.settled {
             let id = waiter.place.lock.id;
@@ -387,7 +387,7 @@ impl StateMachineTest for Checked {
             resource: Resource::new(),
             start: Instant::now(),
             now_ms: 0,
-            last_token: Cell::new(0),
+            last_number: Cell::new(0),
             claims: HashMap::new(),
             told: HashMap::new(),
             numbers: HashMap::new(),

@@ -10,7 +10,7 @@ struct Scene {
     start: Instant,
     instant: Instant,
     wall: SystemTime,
-    last_token: Cell<u64>,
+    last_number: Cell<u64>,
 }
 
 type Change<T> = fn(&mut Resource<&'static str>, LockId, Now<'_>, &mut Effects<&'static str>) -> T;
@@ -18,8 +18,8 @@ type Change<T> = fn(&mut Resource<&'static str>, LockId, Now<'_>, &mut Effects<&
 impl Scene {
     fn new() -> Self {
         let start = Instant::now();
-        let (wall, last_token) = (SystemTime::UNIX_EPOCH + DAY * 20_000, Cell::new(0));
-        Self { resource: Resource::new(), start, instant: start, wall, last_token }
+        let (wall, last_number) = (SystemTime::UNIX_EPOCH + DAY * 20_000, Cell::new(0));
+        Self { resource: Resource::new(), start, instant: start, wall, last_number }
     }
 
     /// Sets the time, in seconds since the start.
@@ -95,11 +95,11 @@ impl Scene {
         &mut self,
         change: impl FnOnce(&mut Resource<&'static str>, Now<'_>, &mut Effects<&'static str>) -> T,
     ) -> (T, Effects<&'static str>) {
-        let next_token = || {
-            self.last_token.set(self.last_token.get() + 1);
-            self.last_token.get()
+        let next_number = || {
+            self.last_number.set(self.last_number.get() + 1);
+            self.last_number.get()
         };
-        let now = Now { instant: self.instant, wall: self.wall, next_token: &next_token };
+        let now = Now { instant: self.instant, wall: self.wall, next_number: &next_number };
         let mut effects = Effects::default();
         let result = change(&mut self.resource, now, &mut effects);
         (result, effects)
@@ -418,6 +418,46 @@ fn a_grant_that_is_taken_back_is_due_at_once() {
     assert_eq!(scene.resource.next_due(), Some(scene.instant));
     assert_eq!(scene.at(2.0).expire(), "c granted");
     assert_eq!(scene.resource.next_due(), next_due);
+}
+
+/// Found by the torture: the count of arrivals began anew when a promotion emptied the line.
+#[test]
+fn nobody_overtakes_a_line_whose_promotion_is_taken_back() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 10.0);
+    for who in ["b", "c"] {
+        scene.acquire_in(Mode::ConcurrentRead, who, 50.0, 100.0);
+    }
+    let asked = request(Mode::EXCLUSIVE, "d", 50.0, 100.0);
+    let asked = Asked { id: LockId::random(), request: asked, key: None };
+    let (admission, mut effects) = scene
+        .at(11.0)
+        .begin(|resource, now, effects| resource.acquire(asked, |_| Some("d"), now, effects));
+    assert!(matches!(admission, Admission::Waiting(..)));
+    scene.resource.take_back(scene.instant, &mut effects);
+    let in_line: Vec<_> =
+        scene.resource.line.iter().map(|w| &*w.place.lock.request.title).collect();
+    assert_eq!(in_line, ["b", "c", "d"]);
+}
+
+/// Found by the torture: its client was told that nothing had changed, and its place was gone.
+#[test]
+fn a_return_to_a_place_that_is_taken_back_leaves_the_place() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 100.0);
+    let gone = claim(scene.acquire_with("k", "b").0);
+    scene.withdraw(gone);
+    assert!(scene.release(a).0);
+    let asked = request(Mode::EXCLUSIVE, "c", 50.0, 100.0);
+    let asked = Asked { id: LockId::random(), request: asked, key: Some("k".parse().unwrap()) };
+    let (admission, mut effects) =
+        scene.begin(|resource, now, effects| resource.acquire(asked, |_| Some("c"), now, effects));
+    assert!(matches!(admission, Admission::Granted(_)));
+    scene.resource.take_back(scene.instant, &mut effects);
+    assert!(effects.settled.is_empty());
+    assert_eq!(scene.locks(), ["b"]);
+    let (back, _) = scene.acquire_with("k", "d");
+    assert_eq!(claim(back).id, gone.id);
 }
 
 #[test]
