@@ -1,0 +1,74 @@
+//! The figures of many runs, and what is kept of a run that broke a rule.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::history::{FaultKind, History};
+use crate::rules::{self, Rule};
+use crate::run::{Outcome, Plan};
+
+#[derive(Default)]
+pub(crate) struct Report {
+    histories: u64,
+    operations: u64,
+    faults: BTreeMap<FaultKind, u64>,
+    rules: BTreeMap<Rule, (u64, u64)>,
+    /// A server that ended by itself.
+    ended: u64,
+}
+
+impl Report {
+    /// Judges a run. What broke a rule is printed, and the history is written to a file.
+    pub(crate) fn add(&mut self, plan: &Plan, outcome: &Outcome) {
+        let Outcome { history, log, ended } = outcome;
+        self.histories += 1;
+        self.operations += history.calls.len() as u64;
+        for fault in &history.faults {
+            *self.faults.entry(fault.kind).or_default() += 1;
+        }
+        if *ended {
+            self.ended += 1;
+            println!("the server ended by itself: {plan:?}\n{}", log.join("\n"));
+        }
+        let mut broken = *ended;
+        for (rule, verdict) in rules::check_all(history) {
+            let figures = self.rules.entry(rule).or_default();
+            figures.0 += verdict.judged;
+            figures.1 += verdict.violations.len() as u64;
+            broken |= !verdict.violations.is_empty();
+            for violation in verdict.violations.iter().take(3) {
+                println!("VIOLATION of {rule}: {}", violation.what);
+                violation.calls.iter().for_each(|call| println!("    {call:?}"));
+            }
+        }
+        if broken {
+            let path = keep(history, plan.seed);
+            println!("the plan: {plan:?}\nthe history: {}", path.display());
+        }
+    }
+
+    pub(crate) fn violations(&self) -> u64 {
+        self.rules.values().map(|(_, violations)| violations).sum::<u64>() + self.ended
+    }
+
+    pub(crate) fn print(&self) {
+        let faults: Vec<_> =
+            self.faults.iter().map(|(kind, count)| format!("{count} {kind:?}")).collect();
+        let faults = if faults.is_empty() { "none".into() } else { faults.join(", ") };
+        println!("{} histories, {} operations", self.histories, self.operations);
+        println!("faults: {faults}");
+        for (rule, (judged, violations)) in &self.rules {
+            println!("{rule:12} {judged:9} judged, {violations} violations");
+        }
+        if self.ended > 0 {
+            println!("{} servers ended by themselves", self.ended);
+        }
+    }
+}
+
+fn keep(history: &History, seed: u64) -> PathBuf {
+    let name = format!("torture/history-{seed}.json");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(name);
+    history.write(&path);
+    path
+}
