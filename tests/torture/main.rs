@@ -15,6 +15,7 @@ mod facts;
 mod history;
 mod http;
 mod made_up;
+mod mutants;
 mod nemesis;
 mod proxy;
 mod report;

@@ -36,15 +36,19 @@ impl Nemesis<'_> {
             thread::sleep(quiet);
             let kind = self.kinds[self.rng.usize(..self.kinds.len())];
             let from = Time::now();
-            self.inflict(kind);
+            let goes_on = self.inflict(kind);
             faults.push(Fault { kind, span: Span { from, to: Time::now() } });
+            if !goes_on {
+                break;
+            }
         }
         faults
     }
 
-    fn inflict(&mut self, kind: FaultKind) {
+    /// Whether there is still a server after that.
+    fn inflict(&mut self, kind: FaultKind) -> bool {
         match kind {
-            FaultKind::Kill => self.server.kill_and_restart(),
+            FaultKind::Kill => return self.server.kill_and_restart(),
             FaultKind::StopServer => {
                 self.server.signal(Signal::STOP);
                 thread::sleep(self.millis(100..1200));
@@ -78,6 +82,7 @@ impl Nemesis<'_> {
             }
             FaultKind::DiskFull => self.fill_the_disk(),
         }
+        true
     }
 
     fn stop_a_client(&mut self) {

@@ -13,7 +13,7 @@ pub(crate) struct Report {
     operations: u64,
     faults: BTreeMap<FaultKind, u64>,
     rules: BTreeMap<Rule, (u64, u64)>,
-    /// A server that ended by itself.
+    /// Servers that ended by themselves, or did not start again.
     ended: u64,
 }
 
@@ -28,7 +28,7 @@ impl Report {
         }
         if *ended {
             self.ended += 1;
-            println!("the server ended by itself: {plan:?}\n{}", log.join("\n"));
+            println!("the server is gone: {plan:?}\n{}", log.join("\n"));
         }
         let mut broken = *ended;
         for (rule, verdict) in rules::check_all(history) {
@@ -61,7 +61,7 @@ impl Report {
             println!("{rule:12} {judged:9} judged, {violations} violations");
         }
         if self.ended > 0 {
-            println!("{} servers ended by themselves", self.ended);
+            println!("{} servers ended by themselves or did not start again", self.ended);
         }
     }
 }

@@ -121,12 +121,18 @@ fn for_each_look<'f, 'h>(facts: &'f Facts<'h>, mut judge: impl FnMut(Missing<'f,
                 if certain {
                     judge(Missing { lock, call }, there);
                 }
-            } else if let (Action::List, Outcome::Shown(seen)) = (&call.action, &call.outcome) {
-                let held = facts.locks_on(resource);
-                for lock in held.filter(|lock| lock.is_held_during(call.sent, call.returned)) {
-                    let there = seen.iter().any(|seen| seen.uid == lock.uid && seen.active);
-                    judge(Missing { lock, call }, there);
-                }
+                continue;
+            }
+            let seen = match (&call.action, &call.outcome) {
+                (Action::List, Outcome::Shown(seen)) => seen.as_slice(),
+                // There was nothing to delete.
+                (Action::Delete, Outcome::Refused(404)) => &[],
+                _ => continue,
+            };
+            let held = facts.locks_on(resource);
+            for lock in held.filter(|lock| lock.is_held_during(call.sent, call.returned)) {
+                let there = seen.iter().any(|seen| seen.uid == lock.uid && seen.active);
+                judge(Missing { lock, call }, there);
             }
         }
     }

@@ -92,7 +92,7 @@ pub(crate) struct Outcome {
     pub(crate) history: History,
     /// What the server said that is worth reading.
     pub(crate) log: Vec<String>,
-    /// It ended by itself.
+    /// It ended by itself, or did not start again.
     pub(crate) ended: bool,
 }
 
@@ -110,6 +110,8 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     let mut victims: Vec<_> =
         (0..2).map(|n| victim(server.address(), n, rng.u64(..), plan.time)).collect();
     let faults = thread::scope(|scope| {
+        // Also if a client panics, or its witnesses would watch for ever.
+        let ending = Ending(&ended);
         scope.spawn(|| witness::watch_the_processor(&log, &ended));
         if plan.durable {
             scope.spawn(|| witness::watch_the_disk(&log, scratch.path(), &ended));
@@ -132,13 +134,22 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         let nemesis = Nemesis { rng, kinds: &faults, server, proxy: &proxy, victims };
         let faults = nemesis.rage(end);
         clients.into_iter().for_each(|client| client.join().unwrap());
-        ended.store(true, Ordering::Relaxed);
+        drop(ending);
         faults
     });
     victims.iter_mut().for_each(|victim| drop(victim.wait()));
     let ended = !server.is_running();
     let history = log.into_history(plan.durable, restart_grace, faults);
     Outcome { history, log: server.log(), ended }
+}
+
+/// Sets the mark when it is dropped.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn clients<'r>(

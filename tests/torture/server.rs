@@ -42,8 +42,8 @@ impl Server {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Kills it, and returns when another one listens on the same port.
-    pub(crate) fn kill_and_restart(&mut self) {
+    /// Kills it, and returns when another one listens on the same port; whether it does.
+    pub(crate) fn kill_and_restart(&mut self) -> bool {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         // A client may have the port for a moment, as the near end of a connection.
@@ -54,7 +54,11 @@ impl Server {
             }
             restarted
         });
-        self.process = restarted.unwrap_or_else(|| panic!("no restart: {:?}", self.log())).0;
+        let is_running = restarted.is_some();
+        if let Some((process, _)) = restarted {
+            self.process = process;
+        }
+        is_running
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -142,6 +142,10 @@ pub(crate) fn departure(client: &mut Client<'_>, number: u32) {
         client.pause(0..20);
     }
     if seen {
+        if client.rng.u8(..4) == 0 {
+            client.pause(1050..1150);
+            client.call(resource, Action::List);
+        }
         client.insist(resource, &Action::Release { uid });
         client.call(resource, Action::List);
         client.pause(1050..1150);
