@@ -88,7 +88,7 @@ impl Story {
     }
 
     #[track_caller]
-    fn is_fine(self) {
+    fn keeps_all(self) {
         let broken: Vec<_> = rules::check_all(&self.0)
             .into_iter()
             .filter(|(_, verdict)| !verdict.violations.is_empty())
@@ -107,10 +107,10 @@ fn two_holders_are_caught() {
     let first = || Story::new().granted(0, 10, &wish("a"), 1);
     first().granted(100, 110, &wish("b"), 2).breaks(Rule::Exclusion);
     // The release was asked for just before.
-    first().released(105, 120, "a").granted(100, 110, &wish("b"), 2).is_fine();
+    first().released(105, 120, "a").granted(100, 110, &wish("b"), 2).keeps_all();
     // It may have expired.
     let short = Story::new().granted(0, 10, &lives("a", 105), 1);
-    short.granted(100, 110, &wish("b"), 2).is_fine();
+    short.granted(100, 110, &wish("b"), 2).keeps_all();
     first().listed(20, 30, &[("a", true), ("b", true)]).breaks(Rule::Exclusion);
 }
 
@@ -134,9 +134,9 @@ fn modes_that_conflict_are_caught_and_others_not() {
 fn one_holder_too_many_of_a_semaphore_is_caught() {
     let wish = |title| Wish { limit: 2, ..wish(title) };
     let two = || Story::new().granted(0, 10, &wish("a"), 1).granted(20, 30, &wish("b"), 2);
-    two().is_fine();
+    two().keeps_all();
     two().granted(40, 50, &wish("c"), 3).breaks(Rule::Exclusion);
-    two().released(35, 60, "a").granted(40, 50, &wish("c"), 3).is_fine();
+    two().released(35, 60, "a").granted(40, 50, &wish("c"), 3).keeps_all();
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn tokens_that_do_not_grow_are_caught() {
         let first = Story::on_disk().granted(0, 10, &wish("a"), 7).released(20, 30, "a");
         first.fault(FaultKind::Kill, 32, 38).granted(40, 50, &wish("b"), token)
     };
-    second(8).is_fine();
+    second(8).keeps_all();
     second(7).breaks(Rule::Tokens);
     second(3).breaks(Rule::Tokens);
     // Both were asked for at once, but one waited for the other.
@@ -153,7 +153,7 @@ fn tokens_that_do_not_grow_are_caught() {
         let first = Story::new().granted(0, 10, &wish("a"), 7);
         first.granted(5, 35, &wish("b"), token).released(20, 30, "a")
     };
-    waited(8).is_fine();
+    waited(8).keeps_all();
     waited(6).breaks(Rule::Tokens);
 }
 
@@ -161,14 +161,14 @@ fn tokens_that_do_not_grow_are_caught() {
 fn a_lock_that_ends_early_is_caught() {
     let lock = || Story::new().granted(0, 10, &lives("a", 100), 1);
     lock().looked(80, 90, "a", false).breaks(Rule::Lifetime);
-    lock().looked(95, 105, "a", false).is_fine();
+    lock().looked(95, 105, "a", false).keeps_all();
     lock().listed(80, 90, &[]).breaks(Rule::Lifetime);
     let release = Action::Release { uid: "a".into() };
     lock().call(80, 90, release, Outcome::Refused(404)).breaks(Rule::Lifetime);
     lock().call(80, 90, Action::Delete, Outcome::Refused(404)).breaks(Rule::Lifetime);
     // Somebody may have deleted it.
     let deleted = lock().call(20, 70, Action::Delete, Outcome::Unknown);
-    deleted.looked(80, 90, "a", false).is_fine();
+    deleted.looked(80, 90, "a", false).keeps_all();
 }
 
 #[test]
@@ -179,26 +179,26 @@ fn a_renewal_counts_from_when_it_was_sent() {
         lock.call(50, 60, Action::Renew { uid: "a".into(), lifetime }, outcome)
     };
     renewed(Outcome::Done).looked(500, 540, "a", false).breaks(Rule::Lifetime);
-    renewed(Outcome::Done).looked(500, 560, "a", false).is_fine();
-    renewed(Outcome::Unknown).looked(500, 540, "a", false).is_fine();
+    renewed(Outcome::Done).looked(500, 560, "a", false).keeps_all();
+    renewed(Outcome::Unknown).looked(500, 540, "a", false).keeps_all();
 }
 
 #[test]
 fn a_lock_that_is_seen_after_its_end_is_caught() {
     let lock = || Story::new().granted(0, 10, &lives("a", 100), 1);
     lock().looked(200, 210, "a", true).breaks(Rule::Lifetime);
-    lock().looked(115, 125, "a", true).is_fine();
+    lock().looked(115, 125, "a", true).keeps_all();
     let restarted = Story::on_disk().granted(0, 10, &lives("a", 100), 1);
-    restarted.fault(FaultKind::Kill, 50, 60).looked(800, 810, "a", true).is_fine();
+    restarted.fault(FaultKind::Kill, 50, 60).looked(800, 810, "a", true).keeps_all();
 }
 
 #[test]
 fn a_grant_that_a_kill_has_lost_is_caught() {
     let story = || Story::on_disk().granted(0, 10, &wish("a"), 1).fault(FaultKind::Kill, 20, 40);
     story().looked(50, 60, "a", false).breaks(Rule::Durability);
-    story().looked(50, 60, "a", true).is_fine();
+    story().looked(50, 60, "a", true).keeps_all();
     let in_memory = Story::new().granted(0, 10, &wish("a"), 1).fault(FaultKind::Kill, 20, 40);
-    in_memory.looked(50, 60, "a", false).granted(70, 80, &wish("b"), 2).is_fine();
+    in_memory.looked(50, 60, "a", false).granted(70, 80, &wish("b"), 2).keeps_all();
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_release_that_a_kill_has_lost_is_caught() {
         story.call(11, 15, release, outcome).fault(FaultKind::Kill, 20, 40)
     };
     story(Outcome::Done).looked(50, 60, "a", true).breaks(Rule::Durability);
-    story(Outcome::Unknown).looked(50, 60, "a", true).is_fine();
+    story(Outcome::Unknown).looked(50, 60, "a", true).keeps_all();
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_release_that_is_not_done_is_caught() {
     story().looked(40, 50, "a", true).breaks(Rule::Release);
     story().listed(40, 50, &[("a", true)]).breaks(Rule::Release);
     story().released(40, 50, "a").breaks(Rule::Release);
-    story().looked(25, 50, "a", true).is_fine();
+    story().looked(25, 50, "a", true).keeps_all();
 }
 
 #[test]
@@ -253,23 +253,23 @@ fn a_free_lock_with_a_waiter_is_caught() {
         let story = Story::new().granted(0, 10, &wish("a"), 1).released(20, 30, "a");
         story.granted(15, until, &wish("b"), 2)
     };
-    story(125).is_fine();
+    story(125).keeps_all();
     story(135).breaks(Rule::Starvation);
     story(475).fault(FaultKind::StopServer, 50, 90).breaks(Rule::Starvation);
-    story(475).fault(FaultKind::StopServer, 50, 110).is_fine();
+    story(475).fault(FaultKind::StopServer, 50, 110).keeps_all();
     let mut hiccup = story(435);
     hiccup.0.hiccups.push(Span { from: at(40), to: at(400) });
-    hiccup.is_fine();
+    hiccup.keeps_all();
     let turned_away = Story::new().granted(0, 10, &wish("a"), 1).released(20, 30, "a");
     turned_away.asks(15, 1020, &wish("b"), Outcome::Refused(408)).breaks(Rule::Starvation);
     let held = Story::new().granted(0, 10, &wish("a"), 1);
     let held = held.asks(15, 1020, &wish("b"), Outcome::Refused(408));
-    held.is_fine();
+    held.keeps_all();
     let early = Story::new().granted(0, 10, &wish("a"), 1);
     early.asks(15, 1000, &wish("b"), Outcome::Refused(408)).breaks(Rule::Starvation);
     // Whoever got no answer may hold it.
     let doubtful = Story::new().asks(0, 20, &wish("x"), Outcome::Unknown);
-    doubtful.granted(30, 900, &wish("b"), 2).is_fine();
+    doubtful.granted(30, 900, &wish("b"), 2).keeps_all();
 }
 
 #[test]
@@ -281,25 +281,25 @@ fn a_grant_to_a_client_that_has_left_is_caught() {
     };
     story().listed(1100, 1110, &[("b", true)]).breaks(Rule::Departure);
     story().listed(1100, 1110, &[("b", false)]).breaks(Rule::Departure);
-    story().listed(1040, 1110, &[("b", true)]).is_fine();
-    story().listed(1100, 1110, &[]).is_fine();
+    story().listed(1040, 1110, &[("b", true)]).keeps_all();
+    story().listed(1100, 1110, &[]).keeps_all();
     let stopped = story().fault(FaultKind::StopServer, 200, 400);
-    stopped.listed(1100, 1110, &[("b", true)]).is_fine();
+    stopped.listed(1100, 1110, &[("b", true)]).keeps_all();
     // The lock may have been free when it left.
     let granted = Story::new().granted(0, 10, &lives("a", 40), 1);
     let granted = granted.asks(20, 50, &wish("b"), Outcome::Left);
     let granted = granted.listed(30, 35, &[("a", true), ("b", false)]);
-    granted.listed(1100, 1110, &[("b", true)]).is_fine();
+    granted.listed(1100, 1110, &[("b", true)]).keeps_all();
 }
 
 #[test]
 fn a_retry_with_another_effect_is_caught() {
     let story = || Story::new().granted(0, 10, &keyed("a"), 1);
-    story().granted(20, 30, &keyed("a"), 1).is_fine();
+    story().granted(20, 30, &keyed("a"), 1).keeps_all();
     let other = Outcome::Granted { uid: "other".into(), token: 2 };
     story().asks(20, 30, &keyed("a"), other.clone()).breaks(Rule::Retry);
     story().asks(20, 1030, &keyed("a"), Outcome::Refused(408)).breaks(Rule::Retry);
-    story().released(15, 40, "a").asks(20, 30, &keyed("a"), other).is_fine();
+    story().released(15, 40, "a").asks(20, 30, &keyed("a"), other).keeps_all();
     let mut twice = [seen("a", false), seen("a", false)];
     twice[1].uid = "b".into();
     let story = Story::new().asks(0, 100, &keyed("a"), Outcome::Unknown);

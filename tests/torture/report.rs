@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::history::{FaultKind, History};
+use crate::history::{FaultKind, History, Outcome as Answered};
 use crate::rules::{self, Rule};
 use crate::run::{Outcome, Plan};
 
@@ -12,6 +12,8 @@ pub(crate) struct Report {
     histories: u64,
     operations: u64,
     faults: BTreeMap<FaultKind, u64>,
+    /// Which tell whether the faults have had an effect.
+    outcomes: BTreeMap<String, u64>,
     rules: BTreeMap<Rule, (u64, u64)>,
     /// Servers that ended by themselves, or did not start again.
     ended: u64,
@@ -23,6 +25,9 @@ impl Report {
         let Outcome { history, log, ended } = outcome;
         self.histories += 1;
         self.operations += history.calls.len() as u64;
+        for call in &history.calls {
+            *self.outcomes.entry(name(&call.outcome)).or_default() += 1;
+        }
         for fault in &history.faults {
             *self.faults.entry(fault.kind).or_default() += 1;
         }
@@ -55,7 +60,10 @@ impl Report {
         let faults: Vec<_> =
             self.faults.iter().map(|(kind, count)| format!("{count} {kind:?}")).collect();
         let faults = if faults.is_empty() { "none".into() } else { faults.join(", ") };
+        let outcomes: Vec<_> =
+            self.outcomes.iter().map(|(name, count)| format!("{count} {name}")).collect();
         println!("{} histories, {} operations", self.histories, self.operations);
+        println!("outcomes: {}", outcomes.join(", "));
         println!("faults: {faults}");
         for (rule, (judged, violations)) in &self.rules {
             println!("{rule:12} {judged:9} judged, {violations} violations");
@@ -63,6 +71,17 @@ impl Report {
         if self.ended > 0 {
             println!("{} servers ended by themselves or did not start again", self.ended);
         }
+    }
+}
+
+fn name(outcome: &Answered) -> String {
+    match outcome {
+        Answered::Granted { .. } => "granted".into(),
+        Answered::Shown(_) => "shown".into(),
+        Answered::Done => "done".into(),
+        Answered::Refused(status) => status.to_string(),
+        Answered::Left => "left".into(),
+        Answered::Unknown => "unknown".into(),
     }
 }
 
