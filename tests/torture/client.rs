@@ -6,17 +6,25 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::history::{Action, Call, Log, Mode, Outcome, Time, Wish};
+use crate::history::{Action, Call, Log, Mode, Outcome, Span, Time, Wish};
 use crate::http::{Connection, Manner};
+use crate::witness::{self, HELD_UP};
 
 /// Where calls are written: to the log of the run, or to the process that has the log.
 pub(crate) trait Record: Sync {
     fn record(&self, call: Call);
+
+    /// The client did not get a processor.
+    fn held_up(&self, span: Span);
 }
 
 impl Record for Log {
     fn record(&self, call: Call) {
         self.call(call);
+    }
+
+    fn held_up(&self, span: Span) {
+        self.hiccup(span);
     }
 }
 
@@ -71,9 +79,13 @@ impl<'r> Client<'r> {
         let Some(mut connection) = kept.or_else(|| self.connect()) else {
             return Outcome::Unknown;
         };
+        let held_up_before = witness::held_up_so_far();
         let sent = Time::now();
         let answer = connection.send(resource, &action).and_then(|()| connection.answer());
         let returned = Time::now();
+        if witness::held_up_so_far() - held_up_before > HELD_UP {
+            self.record.held_up(Span { from: sent, to: returned });
+        }
         let outcome = match answer {
             Ok(answer) => {
                 self.connection = Some(connection);

@@ -22,6 +22,10 @@ impl Time {
         Self::default() + Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec as u32)
     }
 
+    pub(crate) fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::facts::Facts;
 use crate::history::{FaultKind, History, Outcome as Answered};
 use crate::rules::{self, Rule};
 use crate::run::{Outcome, Plan};
@@ -11,6 +13,9 @@ use crate::run::{Outcome, Plan};
 pub(crate) struct Report {
     histories: u64,
     operations: u64,
+    time: Duration,
+    /// In which the server was free to act, so that bounds on time count.
+    fair_time: Duration,
     faults: BTreeMap<FaultKind, u64>,
     /// Which tell whether the faults have had an effect.
     outcomes: BTreeMap<String, u64>,
@@ -25,6 +30,9 @@ impl Report {
         let Outcome { history, log, ended } = outcome;
         self.histories += 1;
         self.operations += history.calls.len() as u64;
+        let (time, fair_time) = times(history);
+        self.time += time;
+        self.fair_time += fair_time;
         for call in &history.calls {
             *self.outcomes.entry(name(&call.outcome)).or_default() += 1;
         }
@@ -62,7 +70,9 @@ impl Report {
         let faults = if faults.is_empty() { "none".into() } else { faults.join(", ") };
         let outcomes: Vec<_> =
             self.outcomes.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let (seconds, fair) = (self.time.as_secs(), self.fair_time.as_secs());
         println!("{} histories, {} operations", self.histories, self.operations);
+        println!("{seconds} s, of which {fair} s without a stop, a busy machine or a slow disk");
         println!("outcomes: {}", outcomes.join(", "));
         println!("faults: {faults}");
         for (rule, (judged, violations)) in &self.rules {
@@ -72,6 +82,14 @@ impl Report {
             println!("{} servers ended by themselves or did not start again", self.ended);
         }
     }
+}
+
+/// How long the history is, and how much of that is fair to the server.
+fn times(history: &History) -> (Duration, Duration) {
+    let sent = history.calls.iter().map(|call| call.sent).min();
+    let returned = history.calls.iter().map(|call| call.returned).max();
+    let (Some(from), Some(to)) = (sent, returned) else { return Default::default() };
+    (to.since(from), Facts::of(history).fair_time(from, to))
 }
 
 fn name(outcome: &Answered) -> String {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use crate::client::{Client, Record};
-use crate::history::{Call, FaultKind, History, Log};
+use crate::history::{Call, FaultKind, History, Log, Span};
 use crate::nemesis::{Nemesis, Scratch};
 use crate::proxy::Proxy;
 use crate::server::{Server, Setup};
@@ -104,6 +104,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     let restart_grace = Duration::from_secs(1);
     let mut server = Server::start(Setup { binary: plan.binary.clone(), data_dir, restart_grace });
     let proxy = Proxy::start(server.address());
+    let pid = server.pid();
     let (log, ended) = (Log::default(), AtomicBool::new(false));
     let end = Instant::now() + plan.time;
     let mut rng = Rng::with_seed(plan.seed);
@@ -113,6 +114,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         // Also if a client panics, or its witnesses would watch for ever.
         let ending = Ending(&ended);
         scope.spawn(|| witness::watch_the_processor(&log, &ended));
+        scope.spawn(|| witness::watch_the_threads(&log, &pid, &ended));
         if plan.durable {
             scope.spawn(|| witness::watch_the_disk(&log, scratch.path(), &ended));
         }
@@ -203,6 +205,9 @@ impl Record for Parent {
     fn record(&self, call: Call) {
         eprintln!("{}", serde_json::to_string(&call).unwrap());
     }
+
+    /// No bound on time is laid on its calls.
+    fn held_up(&self, _: Span) {}
 }
 
 fn collect(lines: impl BufRead, log: &Log) {

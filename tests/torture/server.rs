@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub(crate) struct Setup {
 pub(crate) struct Server {
     setup: Setup,
     process: Child,
+    /// Of the process.
+    pid: Arc<AtomicU32>,
     address: SocketAddr,
     /// What it logged as a warning or error, and its last words.
     log: Arc<Mutex<Vec<String>>>,
@@ -31,7 +34,13 @@ impl Server {
     pub(crate) fn start(setup: Setup) -> Self {
         let log = Arc::default();
         let (process, address) = spawn(&setup, 0, &log).expect("the server starts");
-        Self { setup, process, address, log }
+        let pid = Arc::new(AtomicU32::new(process.id()));
+        Self { setup, process, pid, address, log }
+    }
+
+    /// Of the server that runs, also after a restart.
+    pub(crate) fn pid(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.pid)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -56,6 +65,7 @@ impl Server {
         });
         let is_running = restarted.is_some();
         if let Some((process, _)) = restarted {
+            self.pid.store(process.id(), Ordering::Relaxed);
             self.process = process;
         }
         is_running

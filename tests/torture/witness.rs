@@ -1,20 +1,25 @@
-//! Threads that notice when the machine did not let the test run, or when its disk was slow, so
-//! that the server is not blamed for it.
+//! What the machine did not let the server and its clients do: waits for a processor, and a slow
+//! disk. The server is not blamed for them.
 
-use std::fs::File;
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::history::{Log, Span, Time};
 
-/// A thread that wanted to sleep for a moment and slept longer than this was held up.
-const HELD_UP: Duration = Duration::from_millis(8);
+/// A thread that waited longer than this for a processor, or for the end of its nap, was held
+/// up.
+pub(crate) const HELD_UP: Duration = Duration::from_millis(8);
 
 /// A change waits for two commits at most, and others on its resource go before it.
 const SLOW_SYNC: Duration = Duration::from_millis(5);
+
+/// How often the threads of the server are looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Until the end of the run.
 pub(crate) fn watch_the_processor(log: &Log, ended: &AtomicBool) {
@@ -25,6 +30,40 @@ pub(crate) fn watch_the_processor(log: &Log, ended: &AtomicBool) {
         let now = Time::now();
         if now.since(last) > HELD_UP {
             log.hiccup(Span { from: last, to: now });
+        }
+        last = now;
+    }
+}
+
+/// How long this thread has been ready to run and did not, as the kernel counts it; zero where
+/// it does not.
+pub(crate) fn held_up_so_far() -> Duration {
+    waited_for_a_processor(Path::new("/proc/thread-self/schedstat")).unwrap_or_default()
+}
+
+fn waited_for_a_processor(schedstat: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(schedstat).ok()?;
+    text.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
+/// Looks at the threads of a process, which may be replaced by another one.
+pub(crate) fn watch_the_threads(log: &Log, pid: &AtomicU32, ended: &AtomicBool) {
+    let mut waited: HashMap<std::ffi::OsString, Duration> = HashMap::new();
+    let mut last = Time::now();
+    while !ended.load(Ordering::Relaxed) {
+        thread::sleep(LOOK);
+        let tasks = fs::read_dir(format!("/proc/{}/task", pid.load(Ordering::Relaxed)));
+        let mut longest = Duration::ZERO;
+        for task in tasks.into_iter().flatten().filter_map(Result::ok) {
+            let so_far = waited_for_a_processor(&task.path().join("schedstat"));
+            let so_far = so_far.unwrap_or_default();
+            let before = waited.insert(task.file_name(), so_far).unwrap_or_default();
+            longest = longest.max(so_far.saturating_sub(before));
+        }
+        let now = Time::now();
+        if longest > HELD_UP {
+            // It is counted when it is over.
+            log.hiccup(Span { from: last.before(longest), to: now });
         }
         last = now;
     }
@@ -45,5 +84,5 @@ pub(crate) fn watch_the_disk(log: &Log, dir: &Path, ended: &AtomicBool) {
         thread::sleep(Duration::from_millis(15));
     }
     drop(file);
-    let _ = std::fs::remove_file(path);
+    let _ = fs::remove_file(path);
 }
