@@ -133,6 +133,8 @@ pub(crate) struct Seen {
     pub(crate) token: Option<u64>,
     pub(crate) mode: Mode,
     pub(crate) limit: usize,
+    /// As the latest of the requests with its key has it.
+    pub(crate) wait: Duration,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -139,6 +139,7 @@ fn seen(lock: &Value) -> Option<Seen> {
         token: lock["fencing_token"].as_u64(),
         mode: *Mode::ALL.iter().find(|known| known.name() == mode)?,
         limit: lock["limit"].as_u64().map_or(1, |limit| limit as usize),
+        wait: Duration::from_secs_f64(lock["wait"].as_f64()?),
     })
 }
 

@@ -99,7 +99,7 @@ impl Story {
 
 fn seen(title: &str, active: bool) -> Seen {
     let (uid, title) = (title.to_string(), title.to_string());
-    Seen { uid, title, active, token: None, mode: Mode::Ex, limit: 1 }
+    Seen { uid, title, active, token: None, mode: Mode::Ex, limit: 1, wait: Duration::from_secs(1) }
 }
 
 #[test]
@@ -245,6 +245,29 @@ fn whoever_overtakes_is_caught() {
     let story = Story::new().listed(30, 35, &[("b", false)]);
     let story = story.asks(20, 1030, &wish("b"), Outcome::Refused(408));
     story.granted(50, 900, &wish("c"), 2).breaks(Rule::Order);
+}
+
+/// A client with a key left the line at 50, another one joined it, and the first came back.
+fn comeback(listed_as: &str, tokens: [u64; 2]) -> Story {
+    let (first, again) = (keyed("b"), Wish { wait: Duration::from_secs(2), ..keyed("b") });
+    let mut back = seen(listed_as, false);
+    (back.title, back.wait) = ("b".into(), again.wait);
+    let story = Story::new().granted(0, 10, &wish("a"), 1).released(200, 210, "a");
+    let story = story.asks(20, 50, &first, Outcome::Left);
+    let story = story.listed(30, 35, &[("a", true), ("b", false)]);
+    let story = story.granted(60, 220, &wish("c"), tokens[1]).released(240, 250, "c");
+    let story = story.granted(100, 220, &again, tokens[0]).released(230, 240, "b");
+    story.call(110, 120, Action::List, Outcome::Shown(vec![seen("a", true), back]))
+}
+
+#[test]
+fn whoever_comes_back_with_a_key_has_the_place_from_before() {
+    let story = comeback("b", [2, 3]);
+    assert!(!story.broken().contains(&Rule::Order), "{:?}", story.broken());
+    assert!(!story.broken().contains(&Rule::Retry), "{:?}", story.broken());
+    comeback("b", [3, 2]).breaks(Rule::Order);
+    comeback("another uid", [2, 3]).breaks(Rule::Retry);
+    comeback("b", [2, 3]).listed(70, 80, &[("a", true)]).breaks(Rule::Retry);
 }
 
 #[test]

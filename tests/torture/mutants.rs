@@ -184,6 +184,15 @@ const MUTANTS: &[Mutant] = &[
         )],
     ),
     mutant(
+        "whoever comes back has a place at the end",
+        Rule::Order,
+        &[edit(
+            RESOURCE,
+            "place.attempt += 1;",
+            "place.attempt += 1;\n        place.arrival = self.line.next_arrival();",
+        )],
+    ),
+    mutant(
         "a release grants the lock to nobody",
         Rule::Starvation,
         &[edit(
@@ -256,6 +265,15 @@ const MUTANTS: &[Mutant] = &[
             RESOURCE,
             "let waits = || self.line.id_of(key).and_then(|id| self.line.find(id));",
             "let waits = || self.line.id_of(key).and_then(|id| self.line.find(id)).filter(|_| false);",
+        )],
+    ),
+    mutant(
+        "no place is kept",
+        Rule::Retry,
+        &[edit(
+            RESOURCE,
+            "if waiter.place.key.is_some() && !grace.is_zero() {",
+            "if waiter.place.key.is_some() && grace.is_zero() {",
         )],
     ),
 ];

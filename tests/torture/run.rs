@@ -20,13 +20,14 @@ use crate::witness;
 use crate::workloads::{self, Round};
 
 /// How many clients do what, and whether they come through the proxy.
-const CLIENTS: [(u32, Way, Round); 10] = [
+const CLIENTS: [(u32, Way, Round); 11] = [
     (4, Way::Direct, workloads::mixed),
     (4, Way::Proxy, workloads::mixed),
     (2, Way::Direct, workloads::line),
     (2, Way::Direct, workloads::departure),
     (1, Way::Direct, workloads::keys),
     (1, Way::Proxy, workloads::keys),
+    (1, Way::Direct, workloads::comeback),
     (2, Way::Direct, workloads::expiry),
     (2, Way::Direct, workloads::keeper),
     (3, Way::Direct, workloads::deletion),

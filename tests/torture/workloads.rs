@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::history::{Action, Mode, Outcome, Wish};
+use crate::history::{Action, Mode, Outcome, Seen, Wish};
 use crate::http::Manner;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -115,9 +115,13 @@ fn wait_in_line(waiter: &mut Client<'_>, resource: &str, wish: &Wish) {
 
 /// Looks until a list shows this request in line or as a holder.
 fn is_seen(client: &mut Client<'_>, resource: &str, title: &str) -> bool {
+    is_listed(client, resource, |seen| seen.title == title)
+}
+
+fn is_listed(client: &mut Client<'_>, resource: &str, is_it: impl Fn(&Seen) -> bool) -> bool {
     for _ in 0..100 {
         if let Outcome::Shown(locks) = client.call(resource, Action::List)
-            && locks.iter().any(|seen| seen.title == title)
+            && locks.iter().any(&is_it)
         {
             return true;
         }
@@ -183,6 +187,33 @@ pub(crate) fn keys(client: &mut Client<'_>, number: u32) {
     if let Some(uid) = uid {
         client.insist(resource, &Action::Release { uid });
     }
+    client.insist(resource, &Action::Delete);
+}
+
+/// A client with a key leaves the line and comes back to its place, before one who came
+/// meanwhile.
+pub(crate) fn comeback(client: &mut Client<'_>, number: u32) {
+    let resource = &format!("back-{number}");
+    let wish = client.wish(Mode::Ex, 5 * SECOND, 30 * SECOND);
+    let Some(uid) = obtain(client, resource, &wish) else { return };
+    let mut wish = client.wish(Mode::Ex, 3 * SECOND, 5 * SECOND);
+    wish.key = Some(format!("key-{}", wish.title));
+    let Some(joined) = client.join(resource, &wish) else { return };
+    is_seen(client, resource, &wish.title);
+    let manner = [Manner::Close, Manner::Reset][client.rng.usize(..2)];
+    client.leave(resource, &wish, joined, manner);
+    let mut later = client.fork(client.number() * 10);
+    let mut again = client.fork(client.number() * 10 + 1);
+    let later_wish = Wish { title: format!("{}-later", wish.title), key: None, ..wish.clone() };
+    wish.wait = 4 * SECOND;
+    thread::scope(|scope| {
+        scope.spawn(|| wait_in_line(&mut later, resource, &later_wish));
+        is_seen(client, resource, &later_wish.title);
+        client.pause(0..200);
+        scope.spawn(|| wait_in_line(&mut again, resource, &wish));
+        is_listed(client, resource, |seen| seen.title == wish.title && seen.wait == wish.wait);
+        client.insist(resource, &Action::Release { uid });
+    });
     client.insist(resource, &Action::Delete);
 }
 

@@ -1,10 +1,10 @@
 //! First come, first served, where it is certain who came first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::Verdict;
 use crate::facts::{Facts, Lock, Resource};
-use crate::history::{Action, Call, Mode, Outcome, Time};
+use crate::history::{Action, Call, Mode, Outcome, Seen, Time, Wish};
 
 pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     let mut verdict = Verdict::default();
@@ -17,8 +17,12 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
 /// A request that was seen in line.
 struct Earlier<'h> {
     call: &'h Call,
-    /// When the list that shows it had come.
+    wish: &'h Wish,
+    /// When the first list that shows it had come.
     seen: Time,
+    /// The same, of a list that shows that its client is there: a key keeps the place of a
+    /// client that is gone, but is passed over.
+    seated: Time,
     /// It was in line at least until a grant with this token, ...
     token: u64,
     /// ... or until this time.
@@ -33,13 +37,16 @@ fn check_resource(facts: &Facts<'_>, resource: &Resource<'_>, verdict: &mut Verd
     later.sort_by_key(|lock| lock.asked);
     for lock in later {
         let before = earlier.iter().take_while(|before| before.seen < lock.asked);
-        let overtaken = before
-            .clone()
-            .find(|before| lock.token < before.token && lock.granted() < before.until);
-        if before.count() > 0 {
+        let before = before.filter(|before| {
+            before.seated < lock.asked || was_locked_out(facts, resource, lock, before.seated)
+        });
+        let before: Vec<_> = before.collect();
+        let overtakes =
+            |before: &&&Earlier<'_>| lock.token < before.token && lock.granted() < before.until;
+        let overtaken = before.iter().find(overtakes);
+        if !before.is_empty() {
             let what = || {
-                let overtaken = overtaken.and_then(|before| before.call.wish());
-                let whom = overtaken.map_or("", |wish| &wish.title);
+                let whom = overtaken.map_or("", |before| &before.wish.title);
                 format!("{} overtook {whom}, which was in line before", lock.wish.title)
             };
             let calls = overtaken.map(|before| before.call).into_iter().chain([lock.grant]);
@@ -48,30 +55,47 @@ fn check_resource(facts: &Facts<'_>, resource: &Resource<'_>, verdict: &mut Verd
     }
 }
 
-/// Who had one sending, was seen waiting, and was granted the lock or waited in vain.
+/// Whether another one held the lock from when this one was asked for until then.
+fn was_locked_out(
+    facts: &Facts<'_>,
+    resource: &Resource<'_>,
+    lock: &Lock<'_>,
+    until: Time,
+) -> bool {
+    facts.locks_on(resource).any(|holder| {
+        holder.wish.limit == 1
+            && holder.wish.mode.conflicts(lock.wish.mode)
+            && holder.is_held_during(lock.asked, until)
+    })
+}
+
+/// Who was seen waiting, and was granted the lock or waited in vain.
 fn seen_in_line<'h>(resource: &Resource<'h>) -> Vec<Earlier<'h>> {
-    let mut seen: HashMap<&str, Time> = HashMap::new();
+    let mut seen: HashMap<&str, Vec<(Time, &Seen)>> = HashMap::new();
     for call in resource.calls.iter().filter(|call| matches!(call.action, Action::List)) {
         for waiting in call.shown().iter().filter(|seen| !seen.active) {
-            let first = seen.entry(&waiting.title).or_insert(call.returned);
-            *first = call.returned.min(*first);
+            seen.entry(&waiting.title).or_default().push((call.returned, waiting));
         }
     }
-    let (mut once, mut again) = (HashSet::new(), HashSet::new());
-    for wish in resource.calls.iter().filter_map(|call| call.wish()) {
-        if !once.insert(wish.title.as_str()) {
-            again.insert(wish.title.as_str());
-        }
+    let mut sendings: HashMap<&str, Vec<(&'h Call, &'h Wish)>> = HashMap::new();
+    for (call, wish) in resource.calls.iter().filter_map(|call| Some((*call, call.wish()?))) {
+        sendings.entry(&wish.title).or_default().push((call, wish));
     }
-    let waiting = resource.calls.iter().filter_map(|call| {
-        let wish = call.wish().filter(|wish| !again.contains(wish.title.as_str()))?;
-        let seen = *seen.get(wish.title.as_str())?;
+    let waiting = sendings.into_iter().filter_map(|(title, sendings)| {
+        let (last, before) = sendings.split_last()?;
+        let (call, wish) = *last;
         let (token, until) = match call.outcome {
             Outcome::Granted { token, .. } => (token, Time::NEVER),
             Outcome::Refused(408) => (u64::MAX, call.sent + wish.wait),
             _ => return None,
         };
-        Some(Earlier { call, seen, token, until })
+        let lists = seen.get(title)?;
+        let (first, shown) = lists.first()?;
+        // Its last sending is told by its wait.
+        let is_told = before.iter().all(|(_, earlier)| earlier.wait != wish.wait);
+        let is_last = |(_, seen): &&(Time, &Seen)| seen.wait == wish.wait && seen.uid == shown.uid;
+        let (seated, _) = lists.iter().find(is_last).filter(|_| is_told)?;
+        Some(Earlier { call, wish, seen: *first, seated: *seated, token, until })
     });
     waiting.collect()
 }

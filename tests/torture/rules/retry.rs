@@ -1,16 +1,18 @@
 //! Requests with one key have one effect: one lock, one place in line.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use super::Verdict;
-use crate::facts::{Facts, Lock, Resource};
-use crate::history::{Call, Outcome};
+use crate::facts::{Facts, Lock, RECONNECT_GRACE, Resource};
+use crate::history::{Action, Call, FaultKind, Outcome, Time};
 
 pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for resource in &facts.resources {
         same_lock(facts, resource, &mut verdict);
         one_place(resource, &mut verdict);
+        kept_place(facts, resource, &mut verdict);
     }
     verdict
 }
@@ -61,4 +63,52 @@ fn one_place(resource: &Resource<'_>, verdict: &mut Verdict) {
             verdict.judge(titles.insert(&seen.title), what, [*call]);
         }
     }
+}
+
+/// A client with a key that leaves the line is in the lists for the grace, as it was.
+fn kept_place(facts: &Facts<'_>, resource: &Resource<'_>, verdict: &mut Verdict) {
+    let lists: Vec<_> =
+        resource.calls.iter().filter(|call| matches!(call.outcome, Outcome::Shown(_))).collect();
+    let left = resource.calls.iter().filter(|call| call.outcome == Outcome::Left);
+    for call in left.filter(|call| call.timely) {
+        let Some(wish) = call.wish().filter(|wish| wish.key.is_some()) else { continue };
+        // A second for the server to notice, one more for the list.
+        let end = call.returned + RECONNECT_GRACE.saturating_sub(Duration::from_secs(2));
+        let waiting = lists.iter().rfind(|list| list.returned < call.returned);
+        let waiting = waiting.and_then(|list| {
+            list.shown().iter().find(|seen| seen.title == wish.title && !seen.active)
+        });
+        let Some(waiting) = waiting else { continue };
+        let until = end.min(may_be_over(facts, resource, call, &wish.title));
+        let kept = lists.iter().filter(|list| matches!(list.action, Action::List));
+        for list in kept.filter(|list| list.sent > call.returned && list.returned < until) {
+            let is_kept = list.shown().iter().any(|seen| seen.uid == waiting.uid);
+            let what = || format!("the place of {}, which has a key, was not kept", wish.title);
+            verdict.judge(is_kept, what, [*call, **list]);
+        }
+    }
+}
+
+/// A request that was granted is there until it may have been released.
+fn may_have_ended(facts: &Facts<'_>, call: &Call) -> Option<Time> {
+    match &call.outcome {
+        Outcome::Granted { uid, .. } => facts.lock(uid).map(|lock| lock.held_until),
+        _ => Some(call.sent),
+    }
+}
+
+/// When the request may be over for another reason: it was granted after it had been sent
+/// again, its wait was over, it was deleted, or the server was killed.
+fn may_be_over(facts: &Facts<'_>, resource: &Resource<'_>, left: &Call, title: &str) -> Time {
+    let ends = resource.calls.iter().filter(|call| call.returned > left.sent);
+    let ends = ends.filter_map(|call| match &call.action {
+        Action::Acquire(wish) if wish.title == title && call.sent > left.sent => {
+            may_have_ended(facts, call)
+        }
+        Action::Delete => Some(call.sent),
+        _ => None,
+    });
+    let kills = facts.history.faults.iter().filter(|fault| fault.kind == FaultKind::Kill);
+    let kills = kills.filter(|kill| kill.span.to > left.sent).map(|kill| kill.span.from);
+    ends.chain(kills).min().unwrap_or(Time::NEVER)
 }
