@@ -80,7 +80,7 @@ pub(crate) struct Resource<'h> {
 
 impl<'h> Facts<'h> {
     pub(crate) fn of(history: &'h History) -> Self {
-        let kills = history.faults.iter().filter(|fault| fault.kind == FaultKind::Kill);
+        let kills = history.faults.iter().filter(|fault| fault.kind.is_restart());
         let mut facts = Self {
             history,
             locks: Vec::new(),
@@ -324,7 +324,7 @@ fn by_resource(history: &History) -> Vec<Resource<'_>> {
 fn unfair(history: &History) -> Vec<Span> {
     let faults = history.faults.iter().filter_map(|Fault { kind, span }| {
         let recovery = match kind {
-            FaultKind::Kill | FaultKind::StopServer => RECOVERY,
+            FaultKind::Kill | FaultKind::Terminate | FaultKind::StopServer => RECOVERY,
             FaultKind::DiskRefuses | FaultKind::DiskFull => DISK_RECOVERY,
             _ => return None,
         };

@@ -179,6 +179,8 @@ impl Call {
 pub(crate) enum FaultKind {
     /// SIGKILL, and a new server on the same port.
     Kill,
+    /// SIGTERM, and a new server: who waits is told, and locks are as after a kill.
+    Terminate,
     StopServer,
     StopClient,
     CutConnections,
@@ -189,6 +191,13 @@ pub(crate) enum FaultKind {
     DiskRefuses,
     /// A real file system without room.
     DiskFull,
+}
+
+impl FaultKind {
+    /// The server is another process afterwards.
+    pub(crate) fn is_restart(self) -> bool {
+        matches!(self, Self::Kill | Self::Terminate)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::history::{
     Action, Call, Fault, FaultKind, History, Mode, Outcome, Seen, Span, Time, Wish,
 };
+use crate::nemesis::Scratch;
 use crate::rules::{self, Rule};
 
 /// A history of one resource, in milliseconds.
@@ -327,4 +328,15 @@ fn a_retry_with_another_effect_is_caught() {
     twice[1].uid = "b".into();
     let story = Story::new().asks(0, 100, &keyed("a"), Outcome::Unknown);
     story.call(10, 20, Action::List, Outcome::Shown(twice.to_vec())).breaks(Rule::Retry);
+}
+
+#[test]
+fn a_history_is_read_as_it_was_written() {
+    let story = comeback("b", [3, 2]).fault(FaultKind::StopServer, 300, 400);
+    let scratch = Scratch::new(false);
+    let path = scratch.path().join("torture/history.json");
+    story.0.write(&path);
+    let read = Story(History::read(&path));
+    assert_eq!(format!("{:?}", read.0), format!("{:?}", story.0));
+    assert_eq!(read.broken(), story.broken());
 }

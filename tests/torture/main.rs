@@ -12,6 +12,7 @@
 
 mod client;
 mod facts;
+mod found;
 mod history;
 mod http;
 mod made_up;

@@ -48,7 +48,8 @@ impl Nemesis<'_> {
     /// Whether there is still a server after that.
     fn inflict(&mut self, kind: FaultKind) -> bool {
         match kind {
-            FaultKind::Kill => return self.server.kill_and_restart(),
+            FaultKind::Kill => return self.server.restart(Signal::KILL),
+            FaultKind::Terminate => return self.server.restart(Signal::TERM),
             FaultKind::StopServer => {
                 self.server.signal(Signal::STOP);
                 thread::sleep(self.millis(100..1200));

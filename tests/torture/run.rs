@@ -65,14 +65,14 @@ impl Plan {
     pub(crate) fn random(seed: u64, time: Duration) -> Self {
         use FaultKind::{
             Blackhole, CutConnections, DelayConnections, DiskFull, DiskRefuses, Kill, StopClient,
-            StopServer,
+            StopServer, Terminate,
         };
         let mut rng = Rng::with_seed(seed);
         let durable = rng.u8(..3) > 0;
         let mut faults = vec![CutConnections, DelayConnections, Blackhole, StopClient];
         // Faults that make everything uncertain are not part of every run.
         if rng.bool() {
-            faults.extend([Kill, Kill]);
+            faults.extend([Kill, Kill, Kill, Terminate]);
         }
         if rng.bool() {
             faults.push(StopServer);

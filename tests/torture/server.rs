@@ -51,9 +51,9 @@ impl Server {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Kills it, and returns when another one listens on the same port; whether it does.
-    pub(crate) fn kill_and_restart(&mut self) -> bool {
-        self.process.kill().unwrap();
+    /// Ends it, and returns when another one listens on the same port; whether it does.
+    pub(crate) fn restart(&mut self, signal: Signal) -> bool {
+        self.signal(signal);
         self.process.wait().unwrap();
         // A client may have the port for a moment, as the near end of a connection.
         let restarted = (0..50).find_map(|_| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Verdict;
 use crate::facts::{Facts, Lock, RECONNECT_GRACE, Resource};
-use crate::history::{Action, Call, FaultKind, Outcome, Time};
+use crate::history::{Action, Call, Outcome, Time};
 
 pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     let mut verdict = Verdict::default();
@@ -93,6 +93,8 @@ fn kept_place(facts: &Facts<'_>, resource: &Resource<'_>, verdict: &mut Verdict)
 fn may_have_ended(facts: &Facts<'_>, call: &Call) -> Option<Time> {
     match &call.outcome {
         Outcome::Granted { uid, .. } => facts.lock(uid).map(|lock| lock.held_until),
+        // Nothing has changed, says the server.
+        Outcome::Refused(503) => None,
         _ => Some(call.sent),
     }
 }
@@ -108,7 +110,7 @@ fn may_be_over(facts: &Facts<'_>, resource: &Resource<'_>, left: &Call, title: &
         Action::Delete => Some(call.sent),
         _ => None,
     });
-    let kills = facts.history.faults.iter().filter(|fault| fault.kind == FaultKind::Kill);
+    let kills = facts.history.faults.iter().filter(|fault| fault.kind.is_restart());
     let kills = kills.filter(|kill| kill.span.to > left.sent).map(|kill| kill.span.from);
     ends.chain(kills).min().unwrap_or(Time::NEVER)
 }
