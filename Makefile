@@ -49,10 +49,12 @@ bench:
 
 # Kills of the server, damaged files, made-up requests, slow clients, and mixed load with
 # clients that are killed: half an hour and more. Says what it skipped because it is not
-# installed.
+# installed. Then TIME (as 90s, 30m, 2h) of histories that are judged by rules, after servers
+# that are broken on purpose have shown that the rules catch them.
 MINUTES ?= 20
 KILLS ?= 300
 PROPTEST_CASES ?= 10000
+TIME ?= 30m
 
 torture: all
 	RDLM_CRASH_ROUNDS=$(KILLS) $(CARGO) test --locked --release crash -- --nocapture
@@ -62,6 +64,9 @@ torture: all
 	torture/schemathesis.sh
 	torture/slowhttptest.sh
 	$(CARGO) bench --locked --bench soak -- --minutes $(MINUTES)
+	$(CARGO) test --locked --release --test torture every_mutant -- --ignored --nocapture
+	RDLM_TORTURE_TIME=$(TIME) $(CARGO) test --locked --release --test torture -- \
+	    --exact torture --ignored --nocapture
 
 # A minute for each target; needs cargo-fuzz and a nightly toolchain.
 FUZZ_SECONDS ?= 60

@@ -1,0 +1,267 @@
+//! What the clients of one run saw: each call with its times and its outcome, and what was done
+//! to the server meanwhile. A checker needs nothing else.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+/// A moment on the host's monotonic clock, in nanoseconds: the same clock for all processes, so
+/// that a client in a process of its own can log to the same history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub(crate) struct Time(u64);
+
+impl Time {
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    pub(crate) fn now() -> Self {
+        let now = clock_gettime(ClockId::Monotonic);
+        Self::default() + Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec as u32)
+    }
+
+    pub(crate) fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Time {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// The six modes of the VMS distributed lock manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Mode {
+    Nl,
+    Cr,
+    Cw,
+    Pr,
+    Pw,
+    Ex,
+}
+
+impl Mode {
+    pub(crate) const ALL: [Self; 6] = [Self::Nl, Self::Cr, Self::Cw, Self::Pr, Self::Pw, Self::Ex];
+
+    pub(crate) fn name(self) -> &'static str {
+        ["NL", "CR", "CW", "PR", "PW", "EX"][self as usize]
+    }
+
+    /// Whether two locks in these modes must not be held at once. Written as the list of the
+    /// pairs that conflict, so that it shares nothing with the server's table.
+    pub(crate) fn conflicts(self, other: Self) -> bool {
+        use Mode::{Cr, Cw, Ex, Pr, Pw};
+        const PAIRS: [(Mode, Mode); 9] = [
+            (Cr, Ex),
+            (Cw, Pr),
+            (Cw, Pw),
+            (Cw, Ex),
+            (Pr, Pw),
+            (Pr, Ex),
+            (Pw, Pw),
+            (Pw, Ex),
+            (Ex, Ex),
+        ];
+        PAIRS.contains(&(self, other)) || PAIRS.contains(&(other, self))
+    }
+}
+
+/// A request for a lock. Its title is its own, except that all requests with one key have one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    pub(crate) title: String,
+    pub(crate) mode: Mode,
+    /// How many may hold in the mode EX.
+    pub(crate) limit: usize,
+    pub(crate) wait: Duration,
+    pub(crate) lifetime: Duration,
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Action {
+    Acquire(Wish),
+    Get {
+        uid: String,
+    },
+    Renew {
+        uid: String,
+        lifetime: Duration,
+    },
+    Release {
+        uid: String,
+    },
+    /// `GET /resources/{resource}`
+    List,
+    /// `DELETE /resources/{resource}`
+    Delete,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// 201
+    Granted { uid: String, token: u64 },
+    /// What a GET of a lock or of a resource showed.
+    Shown(Vec<Seen>),
+    /// 200 or 204 for a change.
+    Done,
+    /// Another status: the call has had no effect.
+    Refused(u16),
+    /// The client ended the connection while it waited. `returned` is when that was done.
+    Left,
+    /// No whole answer: it may have happened, or may happen later, or never.
+    Unknown,
+}
+
+/// A lock as an answer shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub(crate) uid: String,
+    pub(crate) title: String,
+    pub(crate) active: bool,
+    pub(crate) token: Option<u64>,
+    pub(crate) mode: Mode,
+    pub(crate) limit: usize,
+    /// As the latest of the requests with its key has it.
+    pub(crate) wait: Duration,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Call {
+    pub(crate) client: u32,
+    pub(crate) resource: String,
+    pub(crate) action: Action,
+    /// Before the first byte was sent.
+    pub(crate) sent: Time,
+    /// After the last byte of the answer had come, or its failure was noticed.
+    pub(crate) returned: Time,
+    pub(crate) outcome: Outcome,
+    /// Nothing of the test's own delays it: no proxy is on the way, and nobody stops the client.
+    pub(crate) timely: bool,
+}
+
+impl Call {
+    pub(crate) fn wish(&self) -> Option<&Wish> {
+        match &self.action {
+            Action::Acquire(wish) => Some(wish),
+            _ => None,
+        }
+    }
+
+    /// The lock that it names.
+    pub(crate) fn uid(&self) -> Option<&str> {
+        match &self.action {
+            Action::Get { uid } | Action::Renew { uid, .. } | Action::Release { uid } => Some(uid),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn shown(&self) -> &[Seen] {
+        match &self.outcome {
+            Outcome::Shown(seen) => seen,
+            _ => &[],
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum FaultKind {
+    /// SIGKILL, and a new server on the same port.
+    Kill,
+    /// SIGTERM, and a new server: who waits is told, and locks are as after a kill.
+    Terminate,
+    StopServer,
+    StopClient,
+    CutConnections,
+    DelayConnections,
+    /// The proxy swallows what is sent, and then cuts.
+    Blackhole,
+    /// A limit of the file's size makes every write fail.
+    DiskRefuses,
+    /// A real file system without room.
+    DiskFull,
+}
+
+impl FaultKind {
+    /// The server is another process afterwards.
+    pub(crate) fn is_restart(self) -> bool {
+        matches!(self, Self::Kill | Self::Terminate)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Span {
+    pub(crate) from: Time,
+    pub(crate) to: Time,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Fault {
+    pub(crate) kind: FaultKind,
+    /// From before its first effect until the server had recovered.
+    pub(crate) span: Span,
+}
+
+/// One run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct History {
+    /// Locks survive a kill.
+    pub(crate) durable: bool,
+    /// What a lock gets at least after a restart.
+    pub(crate) restart_grace: Duration,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) faults: Vec<Fault>,
+    /// When the machine did not let the test run, or its disk was slow.
+    pub(crate) hiccups: Vec<Span>,
+}
+
+impl History {
+    pub(crate) fn write(&self, path: &Path) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, serde_json::to_vec(self).unwrap()).unwrap();
+    }
+
+    pub(crate) fn read(path: &Path) -> Self {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+}
+
+/// Where all threads of a run write.
+#[derive(Default)]
+pub(crate) struct Log {
+    calls: Mutex<Vec<Call>>,
+    hiccups: Mutex<Vec<Span>>,
+}
+
+impl Log {
+    pub(crate) fn call(&self, call: Call) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+    }
+
+    pub(crate) fn hiccup(&self, span: Span) {
+        self.hiccups.lock().unwrap_or_else(PoisonError::into_inner).push(span);
+    }
+
+    pub(crate) fn into_history(
+        self,
+        durable: bool,
+        restart_grace: Duration,
+        faults: Vec<Fault>,
+    ) -> History {
+        let mut calls = self.calls.into_inner().unwrap();
+        calls.sort_by_key(|call| call.sent);
+        let hiccups = self.hiccups.into_inner().unwrap();
+        History { durable, restart_grace, calls, faults, hiccups }
+    }
+}

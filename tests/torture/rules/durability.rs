@@ -1,0 +1,33 @@
+//! With a data directory, every acknowledged grant, renewal, release and deletion survives a
+//! kill of the server.
+
+use super::{Verdict, after, for_each_look, for_each_look_after};
+use crate::facts::Facts;
+
+pub(super) fn check(facts: &Facts<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    if !facts.history.durable {
+        return verdict;
+    }
+    for_each_look(facts, |look, there| {
+        let (lock, call) = (look.lock, look.call);
+        if facts.is_killed_between(lock.granted(), call.returned) {
+            let when = || after(call.returned, lock.asked);
+            let what = || format!("{} is lost: gone after {}", lock.wish.title, when());
+            verdict.judge(there, what, [lock.grant, call]);
+        }
+    });
+    for_each_look_after(
+        facts,
+        |lock| lock.released,
+        |look, there| {
+            let (lock, call) = (look.lock, look.call);
+            if facts.is_killed_between(lock.released, call.sent) {
+                let what =
+                    || format!("{} was released and is back after a restart", lock.wish.title);
+                verdict.judge(!there, what, [lock.grant, call]);
+            }
+        },
+    );
+    verdict
+}
