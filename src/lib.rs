@@ -9,4 +9,5 @@ pub mod cli;
 pub mod http;
 pub mod lock;
 pub mod logging;
+pub mod metrics;
 pub mod server;

@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::http::connection::{Connection, Next};
 use crate::http::listener::Listener;
 use crate::http::{RequestLimits, Service};
 use crate::lock::{Journal, LockManager, LockTable, MaxWaiters, OpenError};
+use crate::metrics::Metrics;
 use connections::Connections;
 use in_flight::InFlight;
 use workers::Workers;
@@ -133,7 +134,9 @@ pub fn serve(options: Options) -> Result<(), Error> {
             None
         }
     };
-    let locks = LockTable::new(max_waiters, options.reconnect_grace, journal)?;
+    let metrics = Arc::new(Metrics::new());
+    let observer = Arc::clone(&metrics);
+    let locks = LockTable::new(max_waiters, options.reconnect_grace, journal, observer)?;
     let locks: Arc<dyn LockManager> = Arc::new(locks);
     let server = Arc::new(Server {
         service: Service {
@@ -141,6 +144,8 @@ pub fn serve(options: Options) -> Result<(), Error> {
             access: options.access,
             limits: options.limits,
             base_url: options.base_url,
+            metrics,
+            shutting_down: AtomicBool::new(false),
         },
         connections: Connections::new(max_connections),
         in_flight: InFlight::new(),
@@ -159,6 +164,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
     // The sender lives in the thread that waits for signals, which never ends.
     let signal = signals.recv().unwrap_or(SIGTERM);
     info!("stopping on signal {signal}");
+    server.service.shutting_down.store(true, Ordering::SeqCst);
     server.connections.close();
     if let Err(error) = listener.close() {
         warn!("new connections are not refused: {error}");
@@ -217,7 +223,11 @@ impl Server {
     /// The loop of the accepting thread.
     fn accept(self: Arc<Self>, listener: &Listener) {
         let server = Arc::clone(&self);
-        let workers = Workers::new(move |(connection, _permit)| server.serve(connection));
+        let workers = Workers::new(move |(connection, _permit)| {
+            server.service.metrics.connection_opened();
+            server.serve(connection);
+            server.service.metrics.connection_closed();
+        });
         let mut failing = false;
         while let Some(permit) = self.connections.wait_for_room() {
             let served = match listener.accept() {

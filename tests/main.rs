@@ -16,6 +16,7 @@ mod edge;
 mod http;
 mod http_conformance;
 mod locks;
+mod metrics;
 mod modes;
 mod recipes;
 mod resources_used;

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +31,7 @@ impl World {
         fs::write(users, "admin:secret\n").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let max_waiters = MaxWaiters { in_all: 1, per_resource: 1 };
-        let locks = LockTable::new(max_waiters, Duration::ZERO, None).unwrap();
+        let locks = LockTable::new(max_waiters, Duration::ZERO, None, Arc::new(())).unwrap();
         // Nobody waits, or the fuzzer would.
         let max_wait = Duration::ZERO;
         let service = Service {
@@ -38,6 +39,8 @@ impl World {
             access: Access::UserFile(users.into()),
             limits: RequestLimits { max_wait, max_lifetime: Duration::from_secs(1) },
             base_url: None,
+            metrics: Arc::default(),
+            shutting_down: AtomicBool::new(false),
         };
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let address = SmolStr::new_static("127.0.0.1");

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use log::warn;
 
@@ -24,10 +25,12 @@ impl Service {
         let lock_request = body::lock_request(request.body, self.limits, client.address())?;
         let key = idempotency_key(request.idempotency_key)?;
         let mut watch = None;
+        let began = Instant::now();
         let acquired = self.locks.acquire(resource, lock_request, key, &mut |claim| {
             let (locks, resource) = (Arc::clone(&self.locks), resource.clone());
             watch = Some(client.watch(move || locks.withdraw(&resource, claim)));
         });
+        self.count(&acquired, began.elapsed());
         if let Some(Err(error)) = &watch {
             warn!("a client waits and would not be noticed if it left: {error}");
         }
@@ -111,6 +114,21 @@ impl Service {
         } else {
             Err(no_such_lock())
         }
+    }
+
+    fn count(&self, acquired: &Acquired, took: Duration) {
+        let (outcome, waited) = match acquired {
+            Acquired::Granted(_) => ("granted", Some(took)),
+            Acquired::TimedOut => ("timed_out", None),
+            Acquired::Deleted => ("deleted", None),
+            Acquired::Withdrawn => ("departed", None),
+            Acquired::Superseded => ("superseded", None),
+            Acquired::TooManyWaiters => ("too_many_waiting", None),
+            Acquired::OtherLimit(_) | Acquired::OtherMode(_) => ("mismatch", None),
+            Acquired::NotWritten(_) => ("not_written", None),
+            Acquired::ShuttingDown => ("shutting_down", None),
+        };
+        self.metrics.acquisition(outcome, waited);
     }
 
     fn created(&self, resource: &ResourceName, lock: &Lock, request: &Request<'_>) -> Response {

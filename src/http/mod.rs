@@ -19,11 +19,13 @@ mod routes;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use log::{debug, error};
 
 use crate::lock::LockManager;
+use crate::metrics::{self, Metrics};
 use access::Access;
 use departures::Client;
 use message::{Method, Request, Response, Singleton, Status, Unreadable};
@@ -50,17 +52,25 @@ pub struct Service {
     /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
     /// the host that the client named.
     pub base_url: Option<String>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The server is about to end.
+    pub shutting_down: AtomicBool,
 }
 
 impl Service {
     /// The response to one request. A panic on the way becomes a 500 and harms no other
     /// request.
     pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Response {
-        let answer = || self.route(request, client).unwrap_or_else(Response::from);
+        let began = Instant::now();
+        let route = Route::parse(request.target);
+        let kind = route.as_ref().map_or("other", |route| route.kind(request.method));
+        let answer = || self.route(route, request, client).unwrap_or_else(Response::from);
         let response = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
             error!("a request ended in a panic: {:?} {:?}", request.method, request.target);
             Problem::new(Status::InternalServerError, "the server failed at this request").into()
         });
+        self.metrics.request(kind, began.elapsed());
         debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
         response
     }
@@ -79,10 +89,15 @@ impl Service {
         }
     }
 
-    fn route(&self, request: &Request<'_>, client: Client<'_>) -> Result<Response, Problem> {
+    fn route(
+        &self,
+        route: Result<Route, Problem>,
+        request: &Request<'_>,
+        client: Client<'_>,
+    ) -> Result<Response, Problem> {
         require_one_host(request)?;
         refuse_cross_site(request)?;
-        let route = Route::parse(request.target)?;
+        let route = route?;
         match (&route, request.method) {
             (Route::Resources | Route::Resource(_), _) if self.access == Access::Denied => {
                 Err(access::denied())
@@ -90,6 +105,8 @@ impl Service {
             (_, Method::Options) => Ok(Response::no_content().header("Allow", route.methods())),
             (Route::Home, Method::Get | Method::Head) => Ok(welcome()),
             (Route::OpenApi, Method::Get | Method::Head) => Ok(openapi()),
+            (Route::Health, Method::Get | Method::Head) => self.health(),
+            (Route::Metrics, Method::Get | Method::Head) => self.show_metrics(),
             (Route::Locks(resource), Method::Post) => self.acquire_lock(resource, request, client),
             (Route::Lock(resource, id), Method::Get | Method::Head) => self.get_lock(resource, *id),
             (Route::Lock(resource, id), Method::Delete) => self.release_lock(resource, *id),
@@ -101,6 +118,25 @@ impl Service {
             (Route::Server, _) => Err(Problem::bad_request("the target * is for OPTIONS alone")),
             _ => Err(Problem::method_not_allowed(route.methods())),
         }
+    }
+}
+
+impl Service {
+    /// `GET /health`
+    fn health(&self) -> Result<Response, Problem> {
+        if self.shutting_down.load(Ordering::SeqCst) {
+            let detail = "the server is shutting down";
+            return Err(Problem::new(Status::ServiceUnavailable, detail).closing());
+        }
+        Ok(Response::new(Status::Ok).body("application/json", b"{\"status\":\"ok\"}\n".to_vec()))
+    }
+
+    /// `GET /metrics`
+    fn show_metrics(&self) -> Result<Response, Problem> {
+        let text = self.metrics.to_text(self.locks.totals()).map_err(|error| {
+            Problem::new(Status::InternalServerError, format!("cannot write them: {error}"))
+        })?;
+        Ok(Response::new(Status::Ok).body(metrics::CONTENT_TYPE, text.into_bytes()))
     }
 }
 
@@ -164,7 +200,6 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::SystemTime;
 
     use super::departures::Departures;
@@ -172,7 +207,7 @@ mod tests {
 
     use crate::lock::{
         Acquired, Claim, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Phase, Renewal,
-        ResourceName,
+        ResourceName, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -228,6 +263,9 @@ mod tests {
         fn delete_all(&self) -> Result<(), NotWritten> {
             panic!("delete_all")
         }
+        fn totals(&self) -> Totals {
+            panic!("totals")
+        }
         fn shut_down(&self) {
             panic!("shut_down")
         }
@@ -257,6 +295,8 @@ mod tests {
             access: Access::Open,
             limits: RequestLimits { max_wait: limit, max_lifetime: limit },
             base_url: None,
+            metrics: Arc::default(),
+            shutting_down: AtomicBool::new(false),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::message::Status;
+use super::message::{Method, Status};
 use super::problem::Problem;
 use crate::lock::{LockId, ResourceName};
 
@@ -15,6 +15,10 @@ pub(super) enum Route {
     Home,
     /// `/openapi.json`
     OpenApi,
+    /// `/health`
+    Health,
+    /// `/metrics`
+    Metrics,
     /// `/locks/{resource}`
     Locks(ResourceName),
     /// `/locks/{resource}/{uid}`
@@ -39,6 +43,8 @@ impl Route {
             ("*", None, None) if path == "*" => Ok(Self::Server),
             ("", None, None) => Ok(Self::Home),
             ("openapi.json", None, None) => Ok(Self::OpenApi),
+            ("health", None, None) => Ok(Self::Health),
+            ("metrics", None, None) => Ok(Self::Metrics),
             ("locks", Some(resource), None) => Ok(Self::Locks(name(resource)?)),
             ("locks", Some(resource), Some(id)) => {
                 let resource = name(resource)?;
@@ -54,11 +60,23 @@ impl Route {
         }
     }
 
+    /// What a request is to the metrics.
+    pub(super) fn kind(&self, method: Method) -> &'static str {
+        match (self, method) {
+            (Self::Locks(_), Method::Post) => "acquire",
+            (Self::Lock(..), Method::Delete) => "release",
+            (Self::Lock(..), Method::Patch) => "renew",
+            (Self::Lock(..), Method::Get | Method::Head) => "look",
+            (Self::Resources | Self::Resource(_), _) => "admin",
+            _ => "other",
+        }
+    }
+
     /// The supported methods, as the Allow header lists them.
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Self::Server => "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
-            Self::Home | Self::OpenApi => "GET, HEAD, OPTIONS",
+            Self::Home | Self::OpenApi | Self::Health | Self::Metrics => "GET, HEAD, OPTIONS",
             Self::Locks(_) => "POST, OPTIONS",
             Self::Lock(..) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Resources | Self::Resource(_) => "GET, HEAD, DELETE, OPTIONS",
@@ -100,9 +118,11 @@ mod tests {
     use super::*;
 
     /// A target of every route but `*`, with its path in the document.
-    const TARGETS: [(&str, &str); 6] = [
+    const TARGETS: [(&str, &str); 8] = [
         ("/", "/"),
         ("/openapi.json", "/openapi.json"),
+        ("/health", "/health"),
+        ("/metrics", "/metrics"),
         ("/locks/r", "/locks/{resource}"),
         ("/locks/r/aa4e181e17374148a21b30d9dcb941f9", "/locks/{resource}/{uid}"),
         ("/resources", "/resources"),
@@ -113,8 +133,8 @@ mod tests {
     fn is_in_table(route: &Route) -> bool {
         match route {
             Route::Server => false,
-            Route::Home | Route::OpenApi | Route::Locks(_) | Route::Lock(..) => true,
-            Route::Resources | Route::Resource(_) => true,
+            Route::Home | Route::OpenApi | Route::Health | Route::Metrics => true,
+            Route::Locks(_) | Route::Lock(..) | Route::Resources | Route::Resource(_) => true,
         }
     }
 

@@ -89,8 +89,48 @@ pub trait LockManager: Send + Sync {
     /// The deletion could not be written; the locks of some or all resources are still there.
     fn delete_all(&self) -> Result<(), NotWritten>;
 
+    /// How many locks there are.
+    fn totals(&self) -> Totals;
+
     /// Refuses all requests from now on, also those that are waiting.
     fn shut_down(&self);
+}
+
+/// Is told of the locks that end, when that is done and written, by whoever ended them.
+pub trait Observer: Send + Sync {
+    /// A lock that had been held for so long, by the wall clock, is held no more, or renewed.
+    fn ended(&self, end: End, held: Duration);
+}
+
+/// Whoever does not want to know.
+impl Observer for () {
+    fn ended(&self, _: End, _: Duration) {}
+}
+
+/// How a lock, or one lease on it, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By its URL.
+    Released,
+    /// Nobody released it in its lifetime.
+    Expired,
+    /// By an administrator.
+    Deleted,
+    /// Its client was gone before it heard of the grant.
+    Abandoned,
+    /// It goes on with another lifetime.
+    Renewed,
+}
+
+/// How many locks there are at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Resources that have a lock or a waiting request.
+    pub resources: usize,
+    /// Locks that are held.
+    pub active: usize,
+    /// Clients that wait.
+    pub waiting: usize,
 }
 
 /// What became of a request for a lock.

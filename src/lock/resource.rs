@@ -12,7 +12,7 @@ mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Claim, IdempotencyKey, Limit, Lock, LockId, LockRequest, Mode, Phase, Renewal};
+use super::{Claim, End, IdempotencyKey, Limit, Lock, LockId, LockRequest, Mode, Phase, Renewal};
 pub(super) use holders::Holder;
 use holders::{Counts, Holders, index};
 pub(super) use line::Waiter;
@@ -111,17 +111,6 @@ pub(super) enum Verdict {
     Superseded,
     Withdrawn,
     ShuttingDown,
-}
-
-/// How a lock, or a lease on it, ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Released,
-    Expired,
-    /// Its client was gone before it heard of the grant.
-    Abandoned,
-    /// It goes on with another lifetime.
-    Renewed,
 }
 
 /// A request, as it comes to a resource.
@@ -302,7 +291,7 @@ impl<W> Resource<W> {
         self.end_due(now, effects);
         let held = std::mem::take(&mut self.holders);
         let holders = held.in_order().into_iter();
-        effects.ended.extend(holders.map(|holder| (holder.clone(), End::Released)));
+        effects.ended.extend(holders.map(|holder| (holder.clone(), End::Deleted)));
         waited || !held.is_empty()
     }
 

@@ -15,14 +15,14 @@ use log::{error, info, warn};
 
 use super::journal::{Change, Journal, Receipt, Restored};
 use super::reaper::{self, Deadlines};
-use super::resource::{Admission, Asked, Effects, End, Now, Resource, Verdict};
+use super::resource::{Admission, Asked, Effects, Now, Resource, Verdict};
 use super::sharded::Sharded;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::sync::thread::{self, JoinHandle};
 use super::sync::{Condvar, Mutex, MutexGuard, now};
 use super::{
-    Acquired, Claim, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten, Renewal,
-    ResourceName,
+    Acquired, Claim, End, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten,
+    Observer, Phase, Renewal, ResourceName, Totals,
 };
 
 /// How many requests may wait at a time.
@@ -43,7 +43,7 @@ pub struct LockTable {
 impl LockTable {
     /// A table with the locks that the journal has kept; without a journal an empty one that
     /// keeps its locks in memory alone. A client that has sent a key and is gone keeps its place
-    /// for `reconnect_grace`. Starts the reaper thread.
+    /// for `reconnect_grace`. `observer` is told of the locks that end. Starts the reaper thread.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -51,6 +51,7 @@ impl LockTable {
         max_waiters: MaxWaiters,
         reconnect_grace: Duration,
         mut journal: Option<Journal>,
+        observer: Arc<dyn Observer>,
     ) -> io::Result<Self> {
         let restored = journal.as_mut().map(Journal::take_restored).unwrap_or_default();
         let last_token = journal.as_ref().map_or(0, Journal::last_token);
@@ -60,9 +61,11 @@ impl LockTable {
             deadlines: Deadlines::default(),
             journal,
             next_number: AtomicU64::new(next_number),
+            active: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
             max_waiters,
             reconnect_grace,
+            observer,
             shutting_down: AtomicBool::new(false),
         });
         restored.into_iter().for_each(|lock| shared.restore(lock));
@@ -170,6 +173,14 @@ impl LockManager for LockTable {
         self.shared.change_each(self.shared.names(), State::clear)
     }
 
+    fn totals(&self) -> Totals {
+        Totals {
+            resources: self.shared.resources.iter().map(|shard| locked(shard).len()).sum(),
+            active: self.shared.active.load(Ordering::Relaxed),
+            waiting: self.shared.waiters.load(Ordering::Relaxed),
+        }
+    }
+
     fn shut_down(&self) {
         // A request that joins a line reads this under its resource's mutex: either it sees
         // the flag, or the loop below sees the request.
@@ -217,9 +228,11 @@ struct Shared {
     deadlines: Deadlines,
     journal: Option<Journal>,
     next_number: AtomicU64,
+    active: AtomicUsize,
     waiters: AtomicUsize,
     max_waiters: MaxWaiters,
     reconnect_grace: Duration,
+    observer: Arc<dyn Observer>,
     shutting_down: AtomicBool,
 }
 
@@ -472,15 +485,27 @@ impl Shared {
         let settled = effects.settled.into_iter();
         let told = settled
             .filter_map(|(waiter, verdict)| waiter.into_handle().map(|wait| wait.tell(verdict)));
-        self.leave(entry, slot, resource, told.collect());
+        let told = told.collect();
+        // Under the mutex: no lock is taken off before it was added.
+        self.active.fetch_add(effects.held.len(), Ordering::Relaxed);
+        self.active.fetch_sub(effects.ended.len(), Ordering::Relaxed);
+        self.leave(entry, slot, resource, told);
         for (holder, end) in effects.ended {
-            let (id, title) = (holder.lock.id, &holder.lock.request.title);
-            match end {
-                End::Expired => info!("expired: {resource}/{id} {title:?}"),
-                End::Abandoned => info!("released: {resource}/{id} {title:?}, its client has gone"),
-                End::Released | End::Renewed => {}
-            }
+            self.tell(resource, &holder.lock, end);
         }
+    }
+
+    fn tell(&self, resource: &ResourceName, lock: &Lock, end: End) {
+        let (id, title) = (lock.id, &lock.request.title);
+        match end {
+            End::Expired => info!("expired: {resource}/{id} {title:?}"),
+            End::Abandoned => info!("released: {resource}/{id} {title:?}, its client has gone"),
+            End::Released | End::Deleted | End::Renewed => {}
+        }
+        let since = match lock.phase {
+            Phase::Active { since, .. } | Phase::Waiting { since, .. } => since,
+        };
+        self.observer.ended(end, SystemTime::now().duration_since(since).unwrap_or_default());
     }
 
     /// Wakes whose wait is over, and whose turn it is if the gate is closed.
@@ -522,6 +547,7 @@ impl Shared {
         let due = entry.state.next_due();
         self.with_now(|now| entry.state.restore(lock, key, remaining, now));
         self.deadlines.change(&resource, due, entry.state.next_due());
+        self.active.fetch_add(1, Ordering::Relaxed);
     }
 
     fn slot(&self, resource: &ResourceName) -> Option<Arc<Slot>> {

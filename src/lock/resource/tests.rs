@@ -71,7 +71,7 @@ impl Scene {
         let ended = effects.ended.into_iter().filter_map(|(holder, end)| match end {
             End::Expired => Some(format!("{} expired", holder.lock.request.title)),
             End::Abandoned => Some(format!("{} abandoned", holder.lock.request.title)),
-            End::Released | End::Renewed => None,
+            End::Released | End::Deleted | End::Renewed => None,
         });
         let settled = effects.settled.into_iter();
         let settled =

@@ -38,7 +38,7 @@ impl World {
     fn new() -> Self {
         let max_waiters = MaxWaiters { in_all: 100, per_resource: 100 };
         Self {
-            table: Arc::new(LockTable::new(max_waiters, 5 * SECOND, None).unwrap()),
+            table: Arc::new(LockTable::new(max_waiters, 5 * SECOND, None, Arc::new(())).unwrap()),
             resource: "r".parse().unwrap(),
             exclusive: Arc::new(AtomicUsize::new(0)),
         }
@@ -92,7 +92,7 @@ impl World {
         let shared = &self.table.shared;
         assert!(shared.names().is_empty(), "{:?}", self.table.locks(&self.resource));
         assert_eq!(shared.deadlines.len(), 0);
-        assert_eq!(shared.waiters.load(Ordering::Relaxed), 0);
+        assert_eq!(self.table.totals(), Totals::default());
     }
 }
 

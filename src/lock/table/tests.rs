@@ -17,7 +17,7 @@ fn table() -> LockTable {
 }
 
 fn table_for(max_waiters: MaxWaiters) -> LockTable {
-    LockTable::new(max_waiters, Duration::from_secs(5), None).unwrap()
+    LockTable::new(max_waiters, Duration::from_secs(5), None, Arc::new(())).unwrap()
 }
 
 fn name(text: &str) -> ResourceName {
@@ -42,7 +42,7 @@ impl LockTable {
     fn is_empty(&self) -> bool {
         self.shared.names().is_empty()
             && self.shared.deadlines.len() == 0
-            && self.shared.waiters.load(Ordering::Relaxed) == 0
+            && self.totals() == Totals::default()
     }
 
     /// Returns when `count` requests wait for the resource.
