@@ -13,7 +13,7 @@ BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 UNITDIR = $(DESTDIR)/etc/systemd/system
 
-.PHONY: all run test check schedules fmt bench fuzz torture install install-systemd uninstall clean
+.PHONY: all run test check schedules fmt bench fuzz torture deb image test-packages install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --locked --release --target $(TARGET)
@@ -95,6 +95,22 @@ install-systemd: install
 	chmod 644 $(UNITDIR)/rdlm.service
 	if test -z "$(DESTDIR)" && test -d /run/systemd/system; then \
 	    systemctl daemon-reload && systemctl enable --now rdlm; fi
+
+# target/rdlm_VERSION_ARCH.deb.
+deb: all
+	packaging/deb.sh
+
+# What packaging/Dockerfile says, with buildah or docker: make image BUILDER=docker
+BUILDER ?= buildah
+
+image: all
+	rm -rf target/image && mkdir -p target/image/data
+	cp $(BINARY) packaging/Dockerfile target/image/
+	$(BUILDER) build -t rdlm target/image
+
+# Installs and purges the package on this machine, builds and runs the image; as root.
+test-packages: deb
+	packaging/test.sh
 
 uninstall:
 	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon $(UNITDIR)/rdlm.service
