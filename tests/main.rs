@@ -17,6 +17,7 @@ mod http;
 mod http_conformance;
 mod locks;
 mod modes;
+mod page;
 mod recipes;
 mod resources_used;
 mod retries;

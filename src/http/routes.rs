@@ -23,6 +23,8 @@ pub(super) enum Route {
     Resources,
     /// `/resources/{resource}`
     Resource(ResourceName),
+    /// `/status`
+    Status,
 }
 
 impl Route {
@@ -48,6 +50,7 @@ impl Route {
                 })?;
                 Ok(Self::Lock(resource, id))
             }
+            ("status", None, None) => Ok(Self::Status),
             ("resources", None, None) => Ok(Self::Resources),
             ("resources", Some(resource), None) => Ok(Self::Resource(name(resource)?)),
             _ => Err(not_found()),
@@ -58,7 +61,7 @@ impl Route {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Self::Server => "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
-            Self::Home | Self::OpenApi => "GET, HEAD, OPTIONS",
+            Self::Home | Self::OpenApi | Self::Status => "GET, HEAD, OPTIONS",
             Self::Locks(_) => "POST, OPTIONS",
             Self::Lock(..) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Resources | Self::Resource(_) => "GET, HEAD, DELETE, OPTIONS",
@@ -100,13 +103,14 @@ mod tests {
     use super::*;
 
     /// A target of every route but `*`, with its path in the document.
-    const TARGETS: [(&str, &str); 6] = [
+    const TARGETS: [(&str, &str); 7] = [
         ("/", "/"),
         ("/openapi.json", "/openapi.json"),
         ("/locks/r", "/locks/{resource}"),
         ("/locks/r/aa4e181e17374148a21b30d9dcb941f9", "/locks/{resource}/{uid}"),
         ("/resources", "/resources"),
         ("/resources/r", "/resources/{resource}"),
+        ("/status", "/status"),
     ];
 
     /// Fails to compile when a route is added that the table above lacks.
@@ -114,7 +118,7 @@ mod tests {
         match route {
             Route::Server => false,
             Route::Home | Route::OpenApi | Route::Locks(_) | Route::Lock(..) => true,
-            Route::Resources | Route::Resource(_) => true,
+            Route::Resources | Route::Resource(_) | Route::Status => true,
         }
     }
 
