@@ -8,8 +8,8 @@ const PAGE: &str = include_str!("page.html");
 /// Nothing but the style and the script in the page, known by their hashes, may have an
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-A4WWsr8UvqFOOzxb1mKornEMabPR6xGKSU3oBSmqX6E='; \
-    script-src 'sha256-4LpUJqio0hO2o0NGmf7yDGCGKJkoXsIlCqJ2KxRDSfQ='; \
+    style-src 'sha256-oHu8DGiO6rcstWXBWwVvg6n14K2fOdX8NoPk3iRWmhk='; \
+    script-src 'sha256-D4yQk8K2VrUA6Qv1rMGtmz1jusjv/IumDFJckDw+F0Q='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
