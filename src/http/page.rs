@@ -8,8 +8,8 @@ const PAGE: &str = include_str!("page.html");
 /// Nothing but the style and the script in the page, known by their hashes, may have an
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-oHu8DGiO6rcstWXBWwVvg6n14K2fOdX8NoPk3iRWmhk='; \
-    script-src 'sha256-D4yQk8K2VrUA6Qv1rMGtmz1jusjv/IumDFJckDw+F0Q='; \
+    style-src 'sha256-noStXIhPL+jzX32/hUklsAx0s6FL7OQq5Kupa71/7M4='; \
+    script-src 'sha256-7KVd7NaTrYI95nR/Oa0Sxj5ZPWY5hTU4eFodoMgeEoc='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

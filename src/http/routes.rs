@@ -90,7 +90,7 @@ fn name(segment: &str) -> Result<ResourceName, Problem> {
 
 fn not_found() -> Problem {
     let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
-                  /resources or /resources/{resource}; /openapi.json describes them";
+                  /resources, /resources/{resource} or /status; /openapi.json describes them";
     Problem::new(Status::NotFound, detail)
 }
 

@@ -193,8 +193,14 @@ onPage("titles are text, whatever they say", async (page, server) => {
   await until("found", async () => await page.locator("#rows tr").count() > 0);
   assert.equal(await page.evaluate(() => window.pwned), undefined);
   assert.equal(await page.locator("#rows img, #rows svg, #rows iframe, #rows script").count(), 0);
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
-  assert.equal(wide, false, "a long title makes nothing wider");
+  for (const width of [1600, 1001, 1000, 600, 320]) {
+    await page.setViewportSize({ width, height: 800 });
+    const needed = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert.ok(needed <= width, `a long title makes nothing wider: ${needed} of ${width}`);
+    const outside = await page.locator("#rows button:visible").evaluateAll(
+      (buttons, width) => buttons.filter((b) => b.getBoundingClientRect().right > width).length, width);
+    assert.equal(outside, 0, `all buttons are to be seen at ${width}`);
+  }
 });
 
 test("a script that got into the page would not run", async (t) => {
@@ -269,14 +275,15 @@ async function cancelDialogs(page) {
   await session.send("Fetch.enable", { handleAuthRequests: true });
 }
 
-for (const by of ["the browser", "the form"]) {
+for (const by of ["the browser", "the address", "the form"]) {
   test(`administrators sign in by ${by}`, { timeout: 180_000 }, async (t) => {
     const server = await Server.start(["--admin-userpass-file", await userFile(t)]);
     t.after(() => server.stop());
     await server.hold("guarded", "behind a password");
-    const known = by === "the browser";
+    const known = by !== "the form";
     const httpCredentials = { username: "alice", password: "w\u00f6nder:land" };
-    const page = await openPage(browser, server.url, known ? { httpCredentials } : {});
+    const url = by === "the address" ? server.url.replace("//", "//alice:w%C3%B6nder:land@") : server.url;
+    const page = await openPage(browser, url, by === "the browser" ? { httpCredentials } : {});
     t.after(() => page.context().close());
     if (!known) {
       await panelSays(page, "Your browser asks");
@@ -311,7 +318,7 @@ for (const by of ["the browser", "the form"]) {
 }
 
 onPage("administration that is switched off is told", async (page) => {
-  await panelSays(page, "Administration is switched off");
+  await panelSays(page, "administrative requests are switched off");
   assert.equal(await page.locator("#table").isVisible(), false);
 }, { options: ["--admin-userpass-file", "no"] });
 
