@@ -42,6 +42,17 @@ fn browsers_get_the_page_and_everybody_else_the_text() {
 }
 
 #[test]
+fn a_wish_that_cannot_be_understood_is_no_error() {
+    let server = Server::start();
+    for accept in [&b"\xff"[..], b"text/html\xff", b";;,q=\"", b"text/html;q=1.5"] {
+        let mut client = server.connect();
+        let request = [b"GET / HTTP/1.1\r\nHost: h\r\nAccept: ", accept, b"\r\n\r\n"];
+        client.send(request.concat());
+        assert!(client.response().text().starts_with("Welcome"), "{}", accept.escape_ascii());
+    }
+}
+
+#[test]
 fn the_page_comes_with_a_policy_that_lets_nothing_else_in() {
     let server = Server::start();
     let page = home(&server, "GET", &format!("Accept: {BROWSER}\r\n"));

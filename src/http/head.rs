@@ -194,7 +194,8 @@ impl<'a> Fields<'a> {
             } else if is("Expect") {
                 collected.expect = Some(value()?);
             } else if is("Accept") {
-                collected.accept = collected.accept.and(value()?);
+                // A wish that cannot be understood is none, and no reason to refuse a request.
+                collected.accept = collected.accept.and(value().unwrap_or_default());
             } else if is("Origin") {
                 collected.origin = Some(value()?);
             } else if is("Sec-Fetch-Site") {
