@@ -13,7 +13,8 @@ BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 UNITDIR = $(DESTDIR)/etc/systemd/system
 
-.PHONY: all run test check schedules fmt bench fuzz torture deb image test-packages install install-systemd uninstall clean
+.PHONY: all run test test-browser check schedules fmt bench fuzz torture screenshots deb image \
+    test-packages install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --locked --release --target $(TARGET)
@@ -23,6 +24,16 @@ run: all
 
 test:
 	$(CARGO) test --locked
+
+# The status page in headless Chromium; installs what is missing of it, if it may.
+test-browser:
+	$(CARGO) build --locked
+	tests/browser/run.sh
+
+# The pictures in docs/.
+screenshots:
+	$(CARGO) build --locked
+	tests/browser/run.sh SCREENSHOTS
 
 check:
 	$(CARGO) fmt --check

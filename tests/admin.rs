@@ -8,13 +8,15 @@ use serde_json::json;
 
 use crate::harness::{Response, Server, TempDir};
 
-const ADMIN_REQUESTS: [(&str, &str); 6] = [
+const ADMIN_REQUESTS: [(&str, &str); 8] = [
     ("GET", "/resources"),
     ("HEAD", "/resources"),
     ("DELETE", "/resources"),
     ("GET", "/resources/foo"),
     ("HEAD", "/resources/foo"),
     ("DELETE", "/resources/foo"),
+    ("GET", "/status"),
+    ("HEAD", "/status"),
 ];
 
 #[test]

@@ -30,6 +30,7 @@ fn unknown_paths_get_404() {
         "/lock/foo",
         &format!("/locks/foo/{UID}/more"),
         "/resources/foo/bar",
+        "/status/foo",
         "//",
         "/locks//",
         "/index.html",
@@ -49,6 +50,7 @@ fn other_methods_get_405_with_allow_and_options_tells_the_same() {
         ("/", "GET, HEAD, OPTIONS", &["POST", "PUT", "DELETE", "TRACE", "BREW"][..]),
         ("/locks/foo", "POST, OPTIONS", &["GET", "HEAD", "PUT", "DELETE", "PATCH", "post"]),
         (&lock, "GET, HEAD, PATCH, DELETE, OPTIONS", &["POST", "PUT", "PROPFIND"]),
+        ("/status", "GET, HEAD, OPTIONS", &["POST", "PUT", "DELETE"]),
         ("/resources", "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PATCH"]),
         ("/resources/foo", "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PATCH"]),
     ] {

@@ -18,6 +18,7 @@ mod http_conformance;
 mod locks;
 mod metrics;
 mod modes;
+mod page;
 mod recipes;
 mod resources_used;
 mod retries;

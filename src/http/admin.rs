@@ -1,5 +1,7 @@
 //! Administrative requests: what is locked, and deleting it.
 
+use std::time::SystemTime;
+
 use log::info;
 
 use super::locks::not_written;
@@ -9,6 +11,19 @@ use super::{Service, hal};
 use crate::lock::ResourceName;
 
 impl Service {
+    /// `GET /status`
+    pub(super) fn show_status(&self, request: &Request<'_>) -> Result<Response, Problem> {
+        self.access.check(request.authorization)?;
+        let resources = self.locks.resources().into_iter().map(|resource| {
+            let locks = self.locks.locks(&resource);
+            (resource, locks)
+        });
+        // What has been released since the names were listed has no place in it.
+        let held: Vec<_> = resources.filter(|(_, locks)| !locks.is_empty()).collect();
+        // After the locks: none of them is newer.
+        Ok(hal::status(SystemTime::now(), &held).header("Cache-Control", "no-store"))
+    }
+
     /// `GET /resources`
     pub(super) fn list_resources(&self, request: &Request<'_>) -> Result<Response, Problem> {
         self.access.check(request.authorization)?;

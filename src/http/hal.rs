@@ -16,14 +16,7 @@ pub(super) fn lock(status: Status, resource: &ResourceName, lock: &Lock) -> Resp
 
 /// A response with the locks of a resource, the active ones before the waiting ones.
 pub(super) fn locks(resource: &ResourceName, locks: &[Lock]) -> Response {
-    let is_active = |lock: &&Lock| matches!(lock.phase, Phase::Active { .. });
-    let active = locks.iter().take_while(is_active).count();
-    let view = |(index, lock)| ListedLockView {
-        lock: LockView::new(resource, lock),
-        position: (index >= active).then(|| index - active + 1),
-        client: &lock.request.client,
-    };
-    let locks: Vec<_> = locks.iter().enumerate().map(view).collect();
+    let locks = ListedLockView::all(resource, locks);
     let embedded = if locks.is_empty() { None } else { Some(EmbeddedLocks { locks }) };
     hal(Status::Ok, &ResourceView { embedded, ..ResourceView::new(resource) })
 }
@@ -33,6 +26,17 @@ pub(super) fn resources(resources: &[ResourceName]) -> Response {
     let resources = resources.iter().map(ResourceView::new).collect();
     let links = Links { own: Link { href: Path::Resources }, resource: None };
     hal(Status::Ok, &ResourcesView { embedded: EmbeddedResources { resources }, links })
+}
+
+/// A response with all locks of all resources, and the time on the server's clock, in plain
+/// JSON.
+pub(super) fn status(now: SystemTime, resources: &[(ResourceName, Vec<Lock>)]) -> Response {
+    let resources = resources.iter().map(|(name, locks)| {
+        let locks = ListedLockView::all(name, locks);
+        LockedResourceView { name: name.as_str(), locks }
+    });
+    let view = StatusView { now, resources: resources.collect() };
+    json(Status::Ok, "application/json", &view)
 }
 
 /// The path of what a link leads to. Names and ids need no escaping in a path; . and .. would
@@ -58,12 +62,16 @@ impl fmt::Display for Path<'_> {
 }
 
 fn hal(status: Status, view: &impl Serialize) -> Response {
+    json(status, "application/hal+json", view)
+}
+
+fn json(status: Status, content_type: &'static str, view: &impl Serialize) -> Response {
     let mut body = Vec::with_capacity(512);
     // Serializing these views into a Vec cannot fail.
     let _ = serde_json::to_writer(&mut body, view);
     // For people with a terminal.
     body.push(b'\n');
-    Response::new(status).body("application/hal+json", body)
+    Response::new(status).body(content_type, body)
 }
 
 #[derive(Serialize)]
@@ -142,6 +150,20 @@ struct EmbeddedResources<'a> {
 }
 
 #[derive(Serialize)]
+struct StatusView<'a> {
+    #[serde(serialize_with = "timestamp")]
+    now: SystemTime,
+    resources: Vec<LockedResourceView<'a>>,
+}
+
+/// A resource with its locks, without a link.
+#[derive(Serialize)]
+struct LockedResourceView<'a> {
+    name: &'a str,
+    locks: Vec<ListedLockView<'a>>,
+}
+
+#[derive(Serialize)]
 struct Links<'a> {
     #[serde(rename = "self")]
     own: Link<'a>,
@@ -180,6 +202,20 @@ impl<'a> LockView<'a> {
                 resource: Some(Link { href: Path::Resource(resource) }),
             },
         }
+    }
+}
+
+impl<'a> ListedLockView<'a> {
+    /// The locks of a resource, the active ones before the waiting ones.
+    fn all(resource: &'a ResourceName, locks: &'a [Lock]) -> Vec<Self> {
+        let is_active = |lock: &&Lock| matches!(lock.phase, Phase::Active { .. });
+        let active = locks.iter().take_while(is_active).count();
+        let view = |(index, lock): (usize, &'a Lock)| Self {
+            lock: LockView::new(resource, lock),
+            position: (index >= active).then(|| index - active + 1),
+            client: &lock.request.client,
+        };
+        locks.iter().enumerate().map(view).collect()
     }
 }
 

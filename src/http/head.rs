@@ -3,6 +3,7 @@
 //! Strict: whoever disagrees with this server about where a request ends could make it read
 //! one request out of the body of another.
 
+use super::accept::Accept;
 use super::message::{MAX_BODY, Method, Request, Singleton, Unreadable};
 
 /// The longest request target, in bytes.
@@ -161,6 +162,7 @@ fn is_token_byte(byte: u8) -> bool {
 #[derive(Default)]
 struct Fields<'a> {
     host: Singleton<'a>,
+    accept: Accept,
     origin: Option<&'a str>,
     sec_fetch_site: Option<&'a str>,
     authorization: Option<&'a str>,
@@ -191,6 +193,9 @@ impl<'a> Fields<'a> {
                 collected.read_connection_options(value()?);
             } else if is("Expect") {
                 collected.expect = Some(value()?);
+            } else if is("Accept") {
+                // A wish that cannot be understood is none, and no reason to refuse a request.
+                collected.accept = collected.accept.and(value().unwrap_or_default());
             } else if is("Origin") {
                 collected.origin = Some(value()?);
             } else if is("Sec-Fetch-Site") {
@@ -235,6 +240,7 @@ impl<'a> Fields<'a> {
             http_1_0: line.http_1_0,
             keep_alive: persistent && !unannounced,
             host,
+            accept: self.accept,
             origin: self.origin,
             sec_fetch_site: self.sec_fetch_site,
             authorization: self.authorization,

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use httpdate::HttpDate;
 
+use super::accept::Accept;
 use crate::lock::{LockId, ResourceName};
 
 /// The largest body that is read, in bytes.
@@ -26,6 +27,8 @@ pub struct Request<'a> {
     pub keep_alive: bool,
     /// The host that the client believes to talk to.
     pub host: Singleton<'a>,
+    /// The Accept headers.
+    pub accept: Accept,
     /// The Origin header: the site for which a browser sends this.
     pub origin: Option<&'a str>,
     /// The Sec-Fetch-Site header.
@@ -46,6 +49,7 @@ impl Request<'_> {
         http_1_0: false,
         keep_alive: false,
         host: Singleton::None,
+        accept: Accept::NONE,
         origin: None,
         sec_fetch_site: None,
         authorization: None,

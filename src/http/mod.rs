@@ -3,6 +3,7 @@
 //! [`connection`] turns the bytes of a client into requests; [`Service`] answers them by way
 //! of the [`LockManager`].
 
+pub mod accept;
 pub mod access;
 mod admin;
 mod body;
@@ -14,6 +15,7 @@ pub mod head;
 pub mod listener;
 mod locks;
 pub mod message;
+mod page;
 mod problem;
 mod routes;
 
@@ -99,11 +101,13 @@ impl Service {
         refuse_cross_site(request)?;
         let route = route?;
         match (&route, request.method) {
-            (Route::Resources | Route::Resource(_), _) if self.access == Access::Denied => {
+            (Route::Resources | Route::Resource(_) | Route::Status, _)
+                if self.access == Access::Denied =>
+            {
                 Err(access::denied())
             }
             (_, Method::Options) => Ok(Response::no_content().header("Allow", route.methods())),
-            (Route::Home, Method::Get | Method::Head) => Ok(welcome()),
+            (Route::Home, Method::Get | Method::Head) => Ok(page::home(request)),
             (Route::OpenApi, Method::Get | Method::Head) => Ok(openapi()),
             (Route::Health, Method::Get | Method::Head) => self.health(),
             (Route::Metrics, Method::Get | Method::Head) => self.show_metrics(),
@@ -111,6 +115,7 @@ impl Service {
             (Route::Lock(resource, id), Method::Get | Method::Head) => self.get_lock(resource, *id),
             (Route::Lock(resource, id), Method::Delete) => self.release_lock(resource, *id),
             (Route::Lock(resource, id), Method::Patch) => self.renew_lock(resource, *id, request),
+            (Route::Status, Method::Get | Method::Head) => self.show_status(request),
             (Route::Resources, Method::Get | Method::Head) => self.list_resources(request),
             (Route::Resources, Method::Delete) => self.delete_all(request),
             (Route::Resource(name), Method::Get | Method::Head) => self.list_locks(name, request),
@@ -145,14 +150,6 @@ const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 fn openapi() -> Response {
     Response::new(Status::Ok).body("application/json", OPENAPI.as_bytes().to_vec())
-}
-
-fn welcome() -> Response {
-    let version = env!("CARGO_PKG_VERSION");
-    Response::new(Status::Ok).body(
-        "text/plain; charset=utf-8",
-        format!("Welcome to rdlm {version}, a lock manager over HTTP.\n").into_bytes(),
-    )
 }
 
 /// RFC 9112, section 3.2: a request in HTTP/1.1 names exactly one host.

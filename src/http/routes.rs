@@ -27,6 +27,8 @@ pub(super) enum Route {
     Resources,
     /// `/resources/{resource}`
     Resource(ResourceName),
+    /// `/status`
+    Status,
 }
 
 impl Route {
@@ -54,6 +56,7 @@ impl Route {
                 })?;
                 Ok(Self::Lock(resource, id))
             }
+            ("status", None, None) => Ok(Self::Status),
             ("resources", None, None) => Ok(Self::Resources),
             ("resources", Some(resource), None) => Ok(Self::Resource(name(resource)?)),
             _ => Err(not_found()),
@@ -67,7 +70,7 @@ impl Route {
             (Self::Lock(..), Method::Delete) => "release",
             (Self::Lock(..), Method::Patch) => "renew",
             (Self::Lock(..), Method::Get | Method::Head) => "look",
-            (Self::Resources | Self::Resource(_), _) => "admin",
+            (Self::Resources | Self::Resource(_) | Self::Status, _) => "admin",
             _ => "other",
         }
     }
@@ -76,7 +79,9 @@ impl Route {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Self::Server => "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
-            Self::Home | Self::OpenApi | Self::Health | Self::Metrics => "GET, HEAD, OPTIONS",
+            Self::Home | Self::OpenApi | Self::Health | Self::Metrics | Self::Status => {
+                "GET, HEAD, OPTIONS"
+            }
             Self::Locks(_) => "POST, OPTIONS",
             Self::Lock(..) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             Self::Resources | Self::Resource(_) => "GET, HEAD, DELETE, OPTIONS",
@@ -105,7 +110,7 @@ fn name(segment: &str) -> Result<ResourceName, Problem> {
 
 fn not_found() -> Problem {
     let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
-                  /resources or /resources/{resource}; /openapi.json describes them";
+                  /resources, /resources/{resource} or /status; /openapi.json describes them";
     Problem::new(Status::NotFound, detail)
 }
 
@@ -118,7 +123,7 @@ mod tests {
     use super::*;
 
     /// A target of every route but `*`, with its path in the document.
-    const TARGETS: [(&str, &str); 8] = [
+    const TARGETS: [(&str, &str); 9] = [
         ("/", "/"),
         ("/openapi.json", "/openapi.json"),
         ("/health", "/health"),
@@ -127,13 +132,14 @@ mod tests {
         ("/locks/r/aa4e181e17374148a21b30d9dcb941f9", "/locks/{resource}/{uid}"),
         ("/resources", "/resources"),
         ("/resources/r", "/resources/{resource}"),
+        ("/status", "/status"),
     ];
 
     /// Fails to compile when a route is added that the table above lacks.
     fn is_in_table(route: &Route) -> bool {
         match route {
             Route::Server => false,
-            Route::Home | Route::OpenApi | Route::Health | Route::Metrics => true,
+            Route::Home | Route::OpenApi | Route::Health | Route::Metrics | Route::Status => true,
             Route::Locks(_) | Route::Lock(..) | Route::Resources | Route::Resource(_) => true,
         }
     }

@@ -1,0 +1,83 @@
+//! The start page: for browsers what is locked, live; for everybody else a line of text.
+
+use super::message::{Request, Response, Status};
+
+/// Markup, style and script, in one file.
+const PAGE: &str = include_str!("page.html");
+
+/// Nothing but the style and the script in the page, known by their hashes, may have an
+/// effect: whatever a title says, it cannot become either. A test compares the hashes.
+const POLICY: &str = "default-src 'none'; \
+    style-src 'sha256-noStXIhPL+jzX32/hUklsAx0s6FL7OQq5Kupa71/7M4='; \
+    script-src 'sha256-VXe+iSJWUKLSxsrzYylV8jFd5u2MiU4dA95NyzqUNHM='; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// `GET /`
+pub(super) fn home(request: &Request<'_>) -> Response {
+    let response = if request.accept.prefers_html() { status_page() } else { welcome() };
+    response.header("Vary", "Accept")
+}
+
+fn status_page() -> Response {
+    Response::new(Status::Ok)
+        .body("text/html; charset=utf-8", PAGE.as_bytes().to_vec())
+        .header("Content-Security-Policy", POLICY)
+        .header("X-Content-Type-Options", "nosniff")
+        .header("Referrer-Policy", "no-referrer")
+        .header("Cache-Control", "no-store")
+}
+
+fn welcome() -> Response {
+    let version = env!("CARGO_PKG_VERSION");
+    let text = format!("Welcome to rdlm {version}, a lock manager over HTTP.\n");
+    Response::new(Status::Ok).body("text/plain; charset=utf-8", text.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    /// The source expression for the only element of this name in the page.
+    fn hash(element: &str) -> String {
+        let (_, rest) = PAGE.split_once(&format!("<{element}>")).unwrap();
+        let (text, rest) = rest.split_once(&format!("</{element}>")).unwrap();
+        assert!(!rest.contains(&format!("<{element}")), "there is a second {element}");
+        format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)))
+    }
+
+    #[test]
+    fn the_policy_lets_in_the_style_and_the_script_of_the_page() {
+        for (directive, element) in [("style-src", "style"), ("script-src", "script")] {
+            let expected = format!("{directive} {};", hash(element));
+            assert!(POLICY.contains(&expected), "the policy should have: {expected}");
+        }
+    }
+
+    #[test]
+    fn the_page_asks_nobody_else_for_anything_and_makes_no_markup_of_text() {
+        for absent in [
+            "http:",
+            "https:",
+            "src=",
+            "@import",
+            "url(",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacent",
+            "document.write",
+            "eval(",
+            " style=",
+            " onclick=",
+            " onerror=",
+            " onload=",
+            " onsubmit=",
+        ] {
+            assert!(!PAGE.contains(absent), "{absent}");
+        }
+    }
+}

@@ -1,0 +1,439 @@
+// What an operator does with the status page, in Chromium.
+
+import assert from "node:assert/strict";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { openBrowser, openPage, Server, startProxy, until } from "./harness.mjs";
+
+let browser;
+before(async () => { browser = await openBrowser(); });
+after(() => browser.close());
+
+/** A test with a server and a page on it; both are in order at its end. */
+function onPage(name, body, { options = [], context = {} } = {}) {
+  test(name, { timeout: 180_000 }, async (t) => {
+    const server = await Server.start(options);
+    t.after(() => server.stop());
+    const page = await openPage(browser, server.url, context);
+    t.after(() => page.context().close());
+    await body(page, server, t);
+    assert.deepEqual(page.complaints, []);
+    assert.deepEqual(await page.evaluate(() => window.violations), []);
+  });
+}
+
+const row = (page, text) => page.locator("#rows tr", { hasText: text });
+const shown = (locator, timeout = 30_000) => locator.waitFor({ state: "visible", timeout });
+const gone = (locator, timeout = 30_000) => locator.waitFor({ state: "hidden", timeout });
+const panelSays = (page, text) => shown(page.locator("#panel", { hasText: text }));
+
+onPage("an empty server says how to take a lock, and locks appear by themselves", async (page, server) => {
+  await panelSays(page, "No locks");
+  assert.match(await page.locator("#panel-command").textContent(), new RegExp(`^curl ${server.url}/locks/demo -d `));
+  const path = await server.hold("backup", "nightly run on db1");
+  const begin = Date.now();
+  await shown(row(page, "nightly run on db1"));
+  assert.ok(Date.now() - begin < 3000, `after ${Date.now() - begin} ms`);
+  const text = await row(page, "backup").innerText();
+  for (const part of ["EX", "127.0.0.1", "m ", "Release", "Delete all"]) assert.ok(text.includes(part), `${part}: ${text}`);
+  await gone(page.locator("#panel"));
+  await fetch(server.url + path, { method: "DELETE" });
+  await panelSays(page, "No locks");
+});
+
+onPage("age and remaining lifetime go on between the answers", async (page, server) => {
+  await server.hold("short", "short", { lifetime: 100 });
+  await shown(row(page, "short"));
+  await page.route("**/status", () => {}); // from now on nothing comes
+  const scale = () => page.locator(".bar i").evaluate((bar) => new DOMMatrix(bar.style.transform).a);
+  const [left, before] = [await page.locator(".left span").innerText(), await scale()];
+  assert.match(left, /^1 m 39 s|^1 m 40 s|^1 m 3\d s/);
+  await until("it ticks", async () => await page.locator(".left span").innerText() !== left && await scale() < before);
+});
+
+onPage("the search looks at resources, titles and clients, also of those who wait", async (page, server) => {
+  await server.hold("alpha", "first job");
+  await server.hold("beta", "second job");
+  await server.wait("beta", "patient third");
+  await shown(row(page, "second job"));
+  const find = async (text, rows) => {
+    await page.locator("#search").fill(text);
+    await until(`${rows} rows for ${text}`, async () => await page.locator("#rows tr").count() === rows);
+  };
+  await find("ALPHA", 1);
+  await find("job", 2);
+  await find("second", 1);
+  await find("127.0.0.1", 3);
+  await find("patient", 2);
+  assert.ok((await page.locator("#rows tr.waiter").innerText()).includes("patient third"));
+  await find("no such thing", 0);
+  await panelSays(page, "Nothing found");
+  await find("", 2);
+  await page.locator("h1").click();
+  await page.keyboard.press("/");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "search");
+});
+
+onPage("the line opens, in order, and a request is taken out of it", async (page, server) => {
+  await server.hold("busy", "holder");
+  const first = await server.wait("busy", "first in line");
+  await server.wait("busy", "second in line");
+  const button = page.locator(".line button", { hasText: "2 waiting" });
+  await shown(button);
+  assert.equal(await button.getAttribute("aria-expanded"), "false");
+  await button.click();
+  assert.equal(await button.getAttribute("aria-expanded"), "true");
+  const waiters = page.locator("#rows tr.waiter");
+  assert.equal(await waiters.count(), 2);
+  const [one, two] = await waiters.allInnerTexts();
+  assert.match(one, /next[^]*first in line[^]*127\.0\.0\.1[^]*gives up in/);
+  assert.match(two, /2[^]*second in line/);
+  await waiters.first().locator(".release").click();
+  assert.match(await page.locator("#dialog").innerText(), /out of the line[^]*first in line[^]*409/);
+  await page.locator("#confirm").click();
+  assert.equal(await first.answer, 409);
+  await until("one is left", async () => await waiters.count() === 1);
+  await page.locator(".line button:visible").click();
+  assert.equal(await waiters.count(), 0);
+});
+
+onPage("a lock is released after a question, and kept after Cancel and Escape", async (page, server) => {
+  await server.hold("deploy", "deploy of web1");
+  const next = await server.wait("deploy", "deploy of web2");
+  await shown(page.locator(".line button", { hasText: "1 waiting" }));
+  const dialog = page.locator("#dialog");
+  const release = row(page, "deploy of web1").locator(".release");
+  for (const cancel of [() => page.locator("#cancel").click(), () => page.keyboard.press("Escape")]) {
+    await release.click();
+    assert.match(await dialog.innerText(), /Release this lock\?[^]*deploy of web1[^]*not told[^]*1 request waits/);
+    await cancel();
+    await gone(dialog);
+    assert.equal((await server.locks("deploy"))[0].title, "deploy of web1");
+  }
+  await release.click();
+  await page.locator("#confirm").click();
+  assert.equal(await next.answer, 201);
+  await gone(dialog);
+  await shown(row(page, "deploy of web2"));
+  await shown(page.locator("#note", { hasText: "Released" }));
+});
+
+onPage("what is gone already is no error", async (page, server) => {
+  const path = await server.hold("race", "both at once");
+  await row(page, "both at once").locator(".release").click();
+  await fetch(server.url + path, { method: "DELETE" });
+  await page.locator("#confirm").click();
+  await shown(page.locator("#note", { hasText: "gone already" }));
+  await panelSays(page, "No locks");
+});
+
+onPage("all locks of a resource are deleted after a question", async (page, server) => {
+  const shared = { mode: "shared" };
+  await server.hold("report", "reader 1", shared);
+  await server.hold("report", "reader 2", shared);
+  await server.hold("other", "bystander");
+  const waiter = await server.wait("report", "a writer");
+  await shown(row(page, "reader 2"));
+  assert.equal(await page.locator(".all:visible").count(), 2, "one a resource");
+  await row(page, "reader 1").locator(".all").click();
+  assert.match(await page.locator("#dialog").innerText(), /of report\?[^]*reader 1[^]*reader 2[^]*2 holders lose[^]*1 waiting request gets 409/);
+  await page.locator("#cancel").click();
+  assert.equal((await server.locks("report")).length, 3);
+  await row(page, "reader 1").locator(".all").click();
+  await page.locator("#confirm").click();
+  assert.equal(await waiter.answer, 409);
+  await gone(row(page, "reader 1"));
+  assert.equal(await page.locator("#rows tr").count(), 1);
+});
+
+onPage("a semaphore shows how many hold it", async (page, server) => {
+  await server.hold("pool", "one", { limit: 3 });
+  await server.hold("pool", "two", { limit: 3 });
+  await shown(row(page, "two"));
+  assert.deepEqual(await page.locator(".mode b").allInnerTexts(), ["2 / 3", "2 / 3"]);
+});
+
+onPage("titles are text, whatever they say", async (page, server) => {
+  const titles = [
+    "<img src=x onerror=\"window.pwned=1;alert(1)\">",
+    "</script><script>window.pwned=2</script>",
+    "</template></table><svg onload=window.pwned=3>",
+    "\"'><iframe srcdoc='<script>parent.pwned=4</script>'>",
+    "javascript:window.pwned=5",
+    "{{constructor.constructor('window.pwned=6')()}}",
+    "\u202egnp.exe \u0000\u0007\u001b[31m\u2066 controls",
+    "\u{1f469}\u200d\u{1f680} \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 z\u0351\u0346\u0352",
+    "long " + "x".repeat(1000),
+    "__proto__",
+    "",
+  ];
+  for (const [n, title] of titles.entries()) await server.hold(`hostile-${n}`, title);
+  await server.wait("hostile-0", titles[1]);
+  await shown(row(page, `hostile-${titles.length - 1}`));
+  const seen = await page.locator("#rows tr.lock bdi").allTextContents();
+  assert.equal(seen.length, titles.length);
+  titles.forEach((title, n) => {
+    if (n !== 6) assert.ok(seen.includes(title), title);
+  });
+  const controls = seen.find((title) => title.includes("controls"));
+  assert.equal(controls, "\u27e8U+202E\u27e9gnp.exe \u2400\u2407\u241b[31m\u27e8U+2066\u27e9 controls");
+
+  await page.locator(".line button", { hasText: "1 waiting" }).click();
+  for (const n of [0, 1, 8]) {
+    await row(page, `hostile-${n}`).first().locator(".all").click();
+    assert.ok((await page.locator("#facts").innerText()).includes(titles[n].slice(0, 40)));
+    await page.locator("#cancel").click();
+    await row(page, `hostile-${n}`).first().locator(".release").click();
+    await page.locator("#cancel").click();
+  }
+  await page.locator("#search").fill("<script>");
+  await until("found", async () => await page.locator("#rows tr").count() > 0);
+  assert.equal(await page.evaluate(() => window.pwned), undefined);
+  assert.equal(await page.locator("#rows img, #rows svg, #rows iframe, #rows script").count(), 0);
+  for (const width of [1600, 1001, 1000, 600, 320]) {
+    await page.setViewportSize({ width, height: 800 });
+    const needed = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert.ok(needed <= width, `a long title makes nothing wider: ${needed} of ${width}`);
+    const outside = await page.locator("#rows button:visible").evaluateAll(
+      (buttons, width) => buttons.filter((b) => b.getBoundingClientRect().right > width).length, width);
+    assert.equal(outside, 0, `all buttons are to be seen at ${width}`);
+  }
+});
+
+test("a script that got into the page would not run", async (t) => {
+  const server = await Server.start();
+  t.after(() => server.stop());
+  const page = await openPage(browser, server.url);
+  t.after(() => page.context().close());
+  const refused = await page.evaluate(() => {
+    try {
+      document.body.innerHTML += "<img src=x onerror='window.pwned=1'>";
+      return "";
+    } catch (error) {
+      return error.name;
+    }
+  });
+  assert.equal(refused, "TypeError", "there is no markup from text");
+  await page.evaluate(() => {
+    const image = document.createElement("img");
+    image.setAttribute("src", "http://127.0.0.1:9/x");
+    document.body.append(image);
+    const form = document.createElement("form");
+    form.action = "http://127.0.0.1:9/";
+    document.body.append(form);
+    form.submit();
+  });
+  await until("the policy stops both", () => page.evaluate(() => window.violations.length >= 2));
+  assert.equal(await page.evaluate(() => window.pwned), undefined);
+});
+
+test("a server that is gone is told, and found again", { timeout: 180_000 }, async (t) => {
+  let server = await Server.start();
+  t.after(() => server.stop());
+  const page = await openPage(browser, server.url);
+  t.after(() => page.context().close());
+  await server.hold("before", "from before");
+  await shown(row(page, "from before"));
+  await server.stop();
+  await shown(page.locator("#banner", { hasText: "The server does not answer" }));
+  await until("since when", async () => /from .*\d+ s ago/.test(await page.locator("#since").innerText()));
+  assert.equal(await row(page, "from before").locator(".release").isDisabled(), true);
+  assert.match(await page.title(), /no answer/);
+  const port = server.port;
+  server = await Server.start([], port);
+  await server.hold("after", "from after");
+  await shown(row(page, "from after"));
+  await gone(page.locator("#banner"));
+  await gone(row(page, "from before"));
+  assert.equal(await row(page, "from after").locator(".release").isEnabled(), true);
+
+  // One that hangs is gone as well.
+  server.child.kill("SIGSTOP");
+  await shown(page.locator("#banner", { hasText: "The server does not answer" }));
+  server.child.kill("SIGCONT");
+  await gone(page.locator("#banner"));
+  assert.deepEqual(page.complaints, []);
+});
+
+async function userFile(t) {
+  const dir = await mkdtemp(join(tmpdir(), "rdlm-page-"));
+  t.after(() => rm(dir, { recursive: true }));
+  const file = join(dir, "users");
+  await writeFile(file, "alice:w\u00f6nder:land\n");
+  return file;
+}
+
+/** The browser's dialog for a password is not to be seen here, but it is there. */
+async function cancelDialogs(page) {
+  const session = await page.context().newCDPSession(page);
+  session.on("Fetch.requestPaused", ({ requestId }) => session.send("Fetch.continueRequest", { requestId }));
+  session.on("Fetch.authRequired", ({ requestId }) =>
+    session.send("Fetch.continueWithAuth", { requestId, authChallengeResponse: { response: "CancelAuth" } }));
+  await session.send("Fetch.enable", { handleAuthRequests: true });
+}
+
+for (const by of ["the browser", "the address", "the form"]) {
+  test(`administrators sign in by ${by}`, { timeout: 180_000 }, async (t) => {
+    const server = await Server.start(["--admin-userpass-file", await userFile(t)]);
+    t.after(() => server.stop());
+    await server.hold("guarded", "behind a password");
+    const known = by !== "the form";
+    const httpCredentials = { username: "alice", password: "w\u00f6nder:land" };
+    const url = by === "the address" ? server.url.replace("//", "//alice:w%C3%B6nder:land@") : server.url;
+    const page = await openPage(browser, url, by === "the browser" ? { httpCredentials } : {});
+    t.after(() => page.context().close());
+    if (!known) {
+      await panelSays(page, "Your browser asks");
+      assert.equal(await page.locator("#sign-in").isVisible(), false);
+      await cancelDialogs(page);
+      await page.reload();
+      await shown(page.locator("#sign-in"));
+      assert.equal(await page.locator("#rows tr").count(), 0);
+      const signIn = async (password) => {
+        await page.locator("#user").fill("alice");
+        await page.locator("#password").fill(password);
+        await page.keyboard.press("Enter");
+      };
+      await signIn("wrong");
+      await panelSays(page, "not accepted");
+      await signIn("w\u00f6nder:land");
+    }
+    await shown(row(page, "behind a password"));
+    assert.equal(await page.locator("#sign-in").isVisible(), false);
+    await row(page, "guarded").locator(".all").click();
+    await page.locator("#confirm").click();
+    await panelSays(page, "No locks");
+    await server.hold("again", "live with a password");
+    await shown(row(page, "live with a password"));
+    if (!known) {
+      // An answer that is under way must not show everything again.
+      await page.route("**/status", async (route) => {
+        await new Promise((resolve) => setTimeout(resolve, 700));
+        await route.continue();
+      });
+      await page.waitForRequest("**/status");
+      await page.locator("#sign-out").click();
+      await page.waitForTimeout(1500);
+      await panelSays(page, "Sign in");
+      assert.equal(await page.locator("#rows tr").count(), 0, "nothing is left to be read");
+    }
+    assert.deepEqual(page.complaints, []);
+  });
+}
+
+onPage("administration that is switched off is told", async (page) => {
+  await panelSays(page, "administrative requests are switched off");
+  assert.equal(await page.locator("#table").isVisible(), false);
+}, { options: ["--admin-userpass-file", "no"] });
+
+test("behind a proxy with a path prefix everything works", async (t) => {
+  const server = await Server.start();
+  t.after(() => server.stop());
+  const proxy = await startProxy("/tools/rdlm/", server.port);
+  t.after(() => proxy.stop());
+  await server.hold("inside", "behind a proxy");
+  const page = await openPage(browser, proxy.url);
+  t.after(() => page.context().close());
+  await row(page, "behind a proxy").locator(".release").click();
+  await page.locator("#confirm").click();
+  await panelSays(page, "No locks");
+  assert.ok((await page.locator("#panel-command").textContent()).includes("/tools/rdlm/locks/demo"));
+});
+
+onPage("a hidden page asks for nothing", async (page, server, t) => {
+  await panelSays(page, "No locks");
+  let asked = 0;
+  page.on("request", () => { asked += 1; });
+  const setVisibility = (state) => page.evaluate((state) => {
+    Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, state);
+  await setVisibility("hidden");
+  await page.waitForTimeout(200);
+  asked = 0;
+  await page.waitForTimeout(2500);
+  assert.equal(asked, 0);
+  await setVisibility("visible");
+  await until("it goes on", () => asked >= 2);
+});
+
+onPage("on a phone nothing is wider than the screen", async (page, server) => {
+  await server.hold("a-resource-with-quite-a-long-name.of-a-team:eu-west-1", "x".repeat(300));
+  await server.wait("a-resource-with-quite-a-long-name.of-a-team:eu-west-1", "y".repeat(300));
+  await page.locator(".line button:visible").click();
+  await shown(page.locator("tr.waiter"));
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
+  for (const button of await page.locator("#rows button:visible").all()) {
+    const box = await button.boundingBox();
+    assert.ok(box.x >= 0 && box.x + box.width <= 390, JSON.stringify(box));
+  }
+  await page.locator("tr.waiter .release").click();
+  await page.locator("#confirm").click();
+  await gone(page.locator("tr.waiter"));
+}, { context: { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true } });
+
+test("5,000 locks stay smooth", { timeout: 300_000 }, async (t) => {
+  const server = await Server.start();
+  t.after(() => server.stop());
+  const name = (n) => `job-${String(n).padStart(4, "0")}`;
+  const paths = [];
+  for (let from = 0; from < 5000; from += 50) {
+    const some = Array.from({ length: 50 }, (_, n) => server.hold(name(from + n), `worker ${from + n} of the batch`));
+    paths.push(...await Promise.all(some));
+  }
+  const begin = Date.now();
+  const page = await openPage(browser, server.url);
+  t.after(() => page.context().close());
+  await shown(row(page, "worker 0 of"));
+  t.diagnostic(`first rows: ${Date.now() - begin} ms after the navigation began`);
+  assert.equal(await page.locator("#count-held").innerText(), "5,000");
+  const bytes = (await (await fetch(`${server.url}/status`)).arrayBuffer()).byteLength;
+  t.diagnostic(`/status: ${Math.round(bytes / 1000)} kB`);
+
+  const drawn = () => page.locator("#rows tr").count();
+  assert.ok(await drawn() < 100, `${await drawn()} rows`);
+  const scrolling = await page.evaluate(async () => {
+    const frame = () => new Promise(requestAnimationFrame);
+    const gaps = [];
+    let most = 0;
+    let empty = 0;
+    let last = await frame();
+    for (let n = 0; n <= 120; n += 1) {
+      scrollTo(0, (document.documentElement.scrollHeight - innerHeight) * n / 120);
+      const now = await frame();
+      gaps.push(now - last);
+      last = now;
+      most = Math.max(most, document.querySelectorAll("#rows tr").length);
+      if (document.elementFromPoint(300, 500)?.closest("#rows tr") === null) empty += 1;
+    }
+    gaps.sort((a, b) => a - b);
+    return { median: gaps[60], worst: gaps.at(-1), most, empty };
+  });
+  t.diagnostic(`scrolling: median frame ${scrolling.median.toFixed(1)} ms, worst ${scrolling.worst.toFixed(1)} ms, ` +
+    `at most ${scrolling.most} rows drawn`);
+  assert.ok(scrolling.most < 100, JSON.stringify(scrolling));
+  assert.ok(scrolling.median < 100, JSON.stringify(scrolling));
+  await shown(row(page, "worker 4999"));
+
+  const update = Date.now();
+  await fetch(server.url + paths[4999], { method: "DELETE" });
+  await gone(row(page, "worker 4999"), 15_000);
+  t.diagnostic(`an update is seen after ${Date.now() - update} ms`);
+  const search = await page.evaluate(() => {
+    const begin = performance.now();
+    const field = document.getElementById("search");
+    field.value = "worker 1234";
+    field.dispatchEvent(new Event("input"));
+    document.body.getBoundingClientRect();
+    return performance.now() - begin;
+  });
+  t.diagnostic(`a search takes ${search.toFixed(1)} ms`);
+  assert.equal(await drawn(), 1);
+  const longTasks = await page.evaluate(() => window.longTasks);
+  t.diagnostic(`tasks over 50 ms: ${JSON.stringify(longTasks)}`);
+  assert.ok(Math.max(0, ...longTasks) < 500, JSON.stringify(longTasks));
+  assert.deepEqual(page.complaints, []);
+});
