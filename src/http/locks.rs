@@ -14,6 +14,10 @@ use crate::lock::{
     Acquired, IdempotencyKey, Lock, LockId, NotWritten, Phase, Renewal, ResourceName,
 };
 
+/// A grant that took longer, also without a wait (the disk may), is only for a client that is
+/// still there.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 impl Service {
     /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
     pub(super) fn acquire_lock(
@@ -26,16 +30,20 @@ impl Service {
         let key = idempotency_key(request.idempotency_key)?;
         let mut watch = None;
         let began = Instant::now();
+        let has_key = key.is_some();
         let acquired = self.locks.acquire(resource, lock_request, key, &mut |claim| {
             let (locks, resource) = (Arc::clone(&self.locks), resource.clone());
             watch = Some(client.watch(move || locks.withdraw(&resource, claim)));
         });
-        self.count(&acquired, began.elapsed());
+        let took = began.elapsed();
+        self.count(&acquired, took);
         if let Some(Err(error)) = &watch {
             warn!("a client waits and would not be noticed if it left: {error}");
         }
+        // A retry may come when its client has gone on to another one.
+        let may_have_left = watch.is_some() || has_key || took >= PATIENCE;
         match acquired {
-            Acquired::Granted(lock) if watch.is_some() && client.has_left() => {
+            Acquired::Granted(lock) if may_have_left && client.has_left() => {
                 self.locks.abandon(resource, lock.id);
                 Err(departed())
             }

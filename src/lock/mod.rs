@@ -222,6 +222,16 @@ pub struct Lock {
     pub phase: Phase,
 }
 
+impl Lock {
+    /// The fencing token of an active lock; 0 while it waits.
+    pub fn fencing_token(&self) -> u64 {
+        match self.phase {
+            Phase::Active { fencing_token, .. } => fencing_token,
+            Phase::Waiting { .. } => 0,
+        }
+    }
+}
+
 /// Where a lock is in its life. The times are wall clock and only for display.
 #[derive(Debug, Clone, Copy)]
 pub enum Phase {

@@ -30,8 +30,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How many resources the reaper takes out of a shard of the index at a time.
 const MAX_BATCH: usize = 128;
 
-/// When each resource's holder expires, one entry a held resource: a released lock leaves
-/// nothing behind.
+/// When something on a resource ends by itself next, at most one entry a resource: a released
+/// lock leaves nothing behind.
 #[derive(Default)]
 pub(super) struct Deadlines {
     index: Sharded<BTreeSet<(Instant, ResourceName)>>,
@@ -50,7 +50,7 @@ struct Alarm {
 }
 
 impl Deadlines {
-    /// Moves a resource's deadline; `None` stands for no holder.
+    /// Moves a resource's deadline; `None` stands for none.
     pub(super) fn change(
         &self,
         resource: &ResourceName,

@@ -94,11 +94,13 @@ pub(super) struct Effects<W> {
     pub(super) ended: Vec<(Holder, End)>,
     /// The locks that are granted or renewed.
     pub(super) held: Vec<LockId>,
+    /// The lock that one more answer is about to tell of, as it was.
+    told: Option<Box<Holder>>,
 }
 
 impl<W> Default for Effects<W> {
     fn default() -> Self {
-        Self { settled: Vec::new(), ended: Vec::new(), held: Vec::new() }
+        Self { settled: Vec::new(), ended: Vec::new(), held: Vec::new(), told: None }
     }
 }
 
@@ -120,6 +122,15 @@ pub(super) struct Asked {
     pub(super) id: LockId,
     pub(super) request: LockRequest,
     pub(super) key: Option<IdempotencyKey>,
+}
+
+/// What whoever comes into the line takes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// A seat more than the line has.
+    New { waiting: usize },
+    /// The seat of an earlier sending.
+    Inherited,
 }
 
 /// What becomes of a request at once.
@@ -159,13 +170,13 @@ impl<W> Resource<W> {
     }
 
     /// Grants a request at once, puts it in line, or refuses it. `seat` is asked for whoever
-    /// waits, given how many are in line.
+    /// waits, if there is room.
     ///
     /// A request that has the key of another one is that one, sent again.
     pub(super) fn acquire(
         &mut self,
         asked: Asked,
-        seat: impl FnOnce(usize) -> Option<W>,
+        seat: impl FnOnce(Room) -> Option<W>,
         now: Now<'_>,
         effects: &mut Effects<W>,
     ) -> Admission {
@@ -184,12 +195,12 @@ impl<W> Resource<W> {
         let phase = Phase::Waiting { since: now.wall, expires: now.wall + request.wait };
         let lock = Lock { id, request, phase };
         let place = Place { lock, key, attempt: 0, arrival: (now.next_number)() };
-        self.admit(place, seat, now, effects)
+        let room = Room::New { waiting: self.line.len() };
+        self.admit(place, || seat(room), now, effects)
     }
 
     /// Takes out what is due at `now`, and grants whoever in line now fits.
     pub(super) fn expire(&mut self, now: Now<'_>, effects: &mut Effects<W>) {
-        self.end_due(now, effects);
         self.promote(now, effects);
     }
 
@@ -268,13 +279,11 @@ impl<W> Resource<W> {
         now: Now<'_>,
         effects: &mut Effects<W>,
     ) {
-        let until = now.instant + grace;
-        let left = self.holders.update(id, |holder| holder.lose_answer(until));
-        let ends = left.is_some_and(|holder| holder.key().is_none() || holder.due() <= now.instant);
-        if ends {
-            self.end(id, End::Abandoned, effects);
-            self.promote(now, effects);
-        }
+        self.holders.update(id, |holder| {
+            let kept = if holder.key().is_some() { grace } else { Duration::ZERO };
+            holder.lose_answer(now.instant + kept);
+        });
+        self.promote(now, effects);
     }
 
     /// The wait of this claim is over.
@@ -305,6 +314,9 @@ impl<W> Resource<W> {
     /// in line again. What cannot be taken back is left in the effects: waits that ran out, and
     /// clients that are gone.
     pub(super) fn take_back(&mut self, now: Instant, effects: &mut Effects<W>) {
+        if let Some(holder) = effects.told.take() {
+            self.holders.update(holder.lock.id, |told| *told = *holder);
+        }
         for id in effects.held.drain(..) {
             self.holders.remove(id);
         }
@@ -318,8 +330,8 @@ impl<W> Resource<W> {
             self.line.insert(waiter);
         }
         for (waiter, verdict) in facts {
-            // Whoever took over a place and is not there was granted the lock in vain: the place
-            // is the earlier one's again.
+            // Whoever took over a place and is not there was answered in vain: the place is the
+            // earlier one's again.
             let is_vacant = self.line.find(waiter.place.lock.id).is_none();
             if matches!(verdict, Verdict::Superseded) && is_vacant {
                 self.line.insert(waiter);
@@ -399,19 +411,27 @@ impl<W> Resource<W> {
         &mut self,
         id: LockId,
         request: LockRequest,
-        seat: impl FnOnce(usize) -> Option<W>,
+        seat: impl FnOnce(Room) -> Option<W>,
         now: Now<'_>,
         effects: &mut Effects<W>,
     ) -> Admission {
-        if let Some(holder) = self.holders.update(id, Holder::add_answer) {
-            return Admission::Granted(holder.lock.clone());
+        if let Some(holder) = self.holders.get(id) {
+            let lock = holder.lock.clone();
+            effects.told = Some(Box::new(holder.clone()));
+            self.holders.update(id, Holder::add_answer);
+            return Admission::Granted(lock);
         }
         let Some(earlier) = self.line.remove(id) else { return Admission::NotFree };
         let mut place = earlier.place.clone();
         place.attempt += 1;
         place.set_wait_expires(now.wall + request.wait);
         place.lock.request = request;
-        let admission = self.admit(place, seat, now, effects);
+        let room = match earlier.seat {
+            // Whoever sits there is about to get up.
+            Seat::Taken { .. } => Room::Inherited,
+            Seat::Kept { .. } => Room::New { waiting: self.line.len() },
+        };
+        let admission = self.admit(place, || seat(room), now, effects);
         if let Admission::NoSeat = admission {
             self.line.insert(earlier);
         } else {
@@ -425,7 +445,7 @@ impl<W> Resource<W> {
     fn admit(
         &mut self,
         place: Place,
-        seat: impl FnOnce(usize) -> Option<W>,
+        seat: impl FnOnce() -> Option<W>,
         now: Now<'_>,
         effects: &mut Effects<W>,
     ) -> Admission {
@@ -438,14 +458,17 @@ impl<W> Resource<W> {
         if wait.is_zero() {
             return Admission::NotFree;
         }
-        let Some(handle) = seat(self.line.len()) else { return Admission::NoSeat };
+        let Some(handle) = seat() else { return Admission::NoSeat };
         let (claim, deadline) = (place.claim(), now.instant + wait);
         self.line.insert(Waiter { place, seat: Seat::Taken { handle, deadline } });
         Admission::Waiting(claim, deadline)
     }
 
     /// Grants everybody at the head of the line who fits now and whose wait is not over yet.
+    /// First takes out what is due: it may have been put back by a change that could not be
+    /// written, and nobody fits beside it.
     fn promote(&mut self, now: Now<'_>, effects: &mut Effects<W>) {
+        self.end_due(now, effects);
         self.line.set_overdue(None);
         while let Some((first, deadline)) = self.line.first_seated() {
             let in_time = deadline > now.instant;

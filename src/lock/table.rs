@@ -15,7 +15,7 @@ use log::{error, info, warn};
 
 use super::journal::{Change, Journal, Receipt, Restored};
 use super::reaper::{self, Deadlines};
-use super::resource::{Admission, Asked, Effects, Now, Resource, Verdict};
+use super::resource::{Admission, Asked, Effects, Now, Resource, Room, Verdict};
 use super::sharded::Sharded;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::sync::thread::{self, JoinHandle};
@@ -185,7 +185,10 @@ impl LockManager for LockTable {
         // A request that joins a line reads this under its resource's mutex: either it sees
         // the flag, or the loop below sees the request.
         self.shared.shutting_down.store(true, Ordering::SeqCst);
-        for resource in self.shared.names() {
+        let names = self.shared.names();
+        names.iter().for_each(|resource| self.shared.dismiss_line(resource));
+        // Those who were granted a lock meanwhile by a change that was then taken back.
+        for resource in names {
             let dismiss = |state: &mut State, _: Now<'_>, effects: &mut _| {
                 state.dismiss_line(&Verdict::ShuttingDown, effects);
             };
@@ -207,8 +210,8 @@ pub(super) fn poisoned() -> ! {
     process::abort()
 }
 
-/// The time in microseconds: more than an earlier run of the server can have granted since
-/// its own start.
+/// The time in microseconds: more than an earlier run of the server can have counted since its
+/// own start, one or two for each request for a lock.
 fn first_token(now: SystemTime) -> u64 {
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX).clamp(1, MAX_FIRST_TOKEN)
@@ -308,7 +311,7 @@ impl Shared {
                 return Entered::Done(Acquired::ShuttingDown);
             }
             let wait = Arc::new(Wait::new());
-            let seat = |waiting| self.take_seat(waiting).then(|| Arc::clone(&wait));
+            let seat = |room| self.take_seat(room).then(|| Arc::clone(&wait));
             Entered::Done(match state.acquire(asked.clone(), seat, now, effects) {
                 Admission::Granted(lock) => Acquired::Granted(lock),
                 Admission::Waiting(claim, deadline) => {
@@ -329,10 +332,19 @@ impl Shared {
     }
 
     /// Counts one more waiter, unless there are as many as there may be.
-    fn take_seat(&self, waiting: usize) -> bool {
-        let add = |count| (count < self.max_waiters.in_all).then_some(count + 1);
-        waiting < self.max_waiters.per_resource
-            && self.waiters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    fn take_seat(&self, room: Room) -> bool {
+        let MaxWaiters { in_all, per_resource } = self.max_waiters;
+        match room {
+            Room::Inherited => {
+                self.waiters.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Room::New { waiting } if waiting >= per_resource => false,
+            Room::New { .. } => {
+                let add = |count| (count < in_all).then_some(count + 1);
+                self.waiters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+            }
+        }
     }
 
     /// Sleeps until the wait is over.
@@ -467,6 +479,22 @@ impl Shared {
         }
         self.publish(entry, slot, resource, due, effects);
         Changed { result, written }
+    }
+
+    /// Tells everybody in line that the server ends, without waiting for the gate: what is being
+    /// written may take longer than the server has, and it is not about those in line. Their
+    /// deadlines stay in the index, for which nobody comes any more.
+    fn dismiss_line(&self, resource: &ResourceName) {
+        let Some(slot) = self.slot(resource) else { return };
+        let mut entry = locked(&slot.entry);
+        let mut effects = Effects::default();
+        entry.state.dismiss_line(&Verdict::ShuttingDown, &mut effects);
+        drop(entry);
+        for (waiter, verdict) in effects.settled {
+            if let Some(wait) = waiter.into_handle() {
+                wait.tell(verdict).over.notify_one();
+            }
+        }
     }
 
     /// Whatever follows from a change.

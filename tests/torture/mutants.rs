@@ -236,8 +236,8 @@ const MUTANTS: &[Mutant] = &[
             ),
             edit(
                 LOCKS,
-                "if watch.is_some() && client.has_left() =>",
-                "if watch.is_none() && client.has_left() =>",
+                "if may_have_left && client.has_left() =>",
+                "if !may_have_left && client.has_left() =>",
             ),
         ],
     ),

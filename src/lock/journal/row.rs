@@ -84,7 +84,7 @@ impl Row {
     }
 
     pub(super) fn fencing_token(&self) -> u64 {
-        token(&self.held.lock)
+        self.held.lock.fencing_token()
     }
 
     pub(super) fn to_columns(&self) -> Columns<'_> {
@@ -135,14 +135,6 @@ impl Row {
             deadline: Duration::from_nanos(deadline),
             graced,
         })
-    }
-}
-
-/// The fencing token of an active lock.
-pub(super) fn token(lock: &Lock) -> u64 {
-    match lock.phase {
-        Phase::Active { fencing_token, .. } => fencing_token,
-        Phase::Waiting { .. } => 0,
     }
 }
 

@@ -16,7 +16,7 @@ use redb::{
 
 use super::backend::{HEAD_BYTES, JournalFile, read_head};
 use super::boot::BootClock;
-use super::row::{Columns, LOCKS, Row, token};
+use super::row::{Columns, LOCKS, Row};
 use super::{CHECKPOINT, COMMIT_GRACE, Change, OpenError, ResourceName, Restored};
 use crate::lock::resource::can_be_held_together;
 
@@ -105,7 +105,8 @@ impl Store {
     ) -> Result<(), redb::Error> {
         self.reopen()?;
         let State::Open(database) = &self.state else { return Ok(()) };
-        let granted = changes.clone().flat_map(|change| &change.held).map(|held| token(&held.lock));
+        let granted =
+            changes.clone().flat_map(|change| &change.held).map(|held| held.lock.fencing_token());
         let last_token = granted.fold(self.last_token, u64::max);
         let clock = self.clock;
         let written = transact(database, self.commits + 1, last_token, |locks| {
@@ -119,6 +120,9 @@ impl Store {
             }
             Err(error) => {
                 self.state = State::Failed { doubtful: changes.cloned().collect() };
+                // At once, if it can be: a crash before would make true what is refused now. If
+                // not, the next commit tries again.
+                let _ = self.reopen();
                 Err(error)
             }
         }
@@ -397,10 +401,13 @@ fn apply(
 ) -> Result<(), redb::Error> {
     let resource = change.resource.as_str();
     for ended in &change.ended {
-        locks.remove((resource, token(&ended.lock)))?;
+        locks.remove((resource, ended.lock.fencing_token()))?;
     }
     for held in &change.held {
-        locks.insert((resource, token(&held.lock)), Row::new(held, clock, grace).to_columns())?;
+        locks.insert(
+            (resource, held.lock.fencing_token()),
+            Row::new(held, clock, grace).to_columns(),
+        )?;
     }
     Ok(())
 }

@@ -3,66 +3,64 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use crate::lock::{IdempotencyKey, Limit, Lock, LockId, Mode, Phase};
+use crate::lock::{IdempotencyKey, Limit, Lock, LockId, Mode};
 
 /// A lock that is held.
 #[derive(Debug, Clone)]
 pub(in crate::lock) struct Holder {
     pub(in crate::lock) lock: Lock,
     pub(super) expires: Instant,
-    /// Most requests have no key, and one pointer is what that costs them.
-    pub(super) keyed: Option<Box<Keyed>>,
+    /// Most holders have none, and one pointer is what that costs them.
+    answers: Option<Box<Answers>>,
 }
 
-/// What a holder has that sent a key with its request.
+/// How the client hears of its lock: of a holder that sent a key with its request, or whose
+/// answer was lost.
 #[derive(Debug, Clone)]
-pub(super) struct Keyed {
-    pub(super) key: IdempotencyKey,
+struct Answers {
+    key: Option<IdempotencyKey>,
     /// How many answers tell of the grant and have not failed. One may have been read: as long
     /// as there is one, the client knows that it holds the lock.
-    answers: u32,
+    count: u32,
     /// No answer is left. The lock goes at this time, unless the request is sent again.
     unclaimed_until: Option<Instant>,
+}
+
+impl Answers {
+    fn one(key: Option<IdempotencyKey>) -> Box<Self> {
+        Box::new(Self { key, count: 1, unclaimed_until: None })
+    }
 }
 
 impl Holder {
     /// A lock that one answer tells of.
     pub(super) fn new(lock: Lock, expires: Instant, key: Option<IdempotencyKey>) -> Self {
-        let keyed = key.map(|key| Box::new(Keyed { key, answers: 1, unclaimed_until: None }));
-        Self { lock, expires, keyed }
+        Self { lock, expires, answers: key.map(|key| Answers::one(Some(key))) }
     }
 
     /// One more answer tells of the lock.
     pub(super) fn add_answer(&mut self) {
-        if let Some(keyed) = &mut self.keyed {
-            keyed.answers += 1;
-            keyed.unclaimed_until = None;
+        if let Some(answers) = &mut self.answers {
+            answers.count += 1;
+            answers.unclaimed_until = None;
         }
     }
 
     /// An answer could not be delivered. If it was the last, the lock goes at `until`.
     pub(super) fn lose_answer(&mut self, until: Instant) {
-        if let Some(keyed) = &mut self.keyed {
-            keyed.answers = keyed.answers.saturating_sub(1);
-            keyed.unclaimed_until = (keyed.answers == 0).then_some(until);
-        }
+        let answers = self.answers.get_or_insert_with(|| Answers::one(None));
+        answers.count = answers.count.saturating_sub(1);
+        answers.unclaimed_until = (answers.count == 0).then_some(until);
     }
 
     pub(in crate::lock) fn key(&self) -> Option<&IdempotencyKey> {
-        self.keyed.as_ref().map(|keyed| &keyed.key)
+        self.answers.as_ref()?.key.as_ref()
     }
 
     /// When the lock ends by itself.
     pub(super) fn due(&self) -> Instant {
-        let unclaimed_until = self.keyed.as_ref().and_then(|keyed| keyed.unclaimed_until);
+        let unclaimed_until = self.answers.as_ref().and_then(|answers| answers.unclaimed_until);
         unclaimed_until.map_or(self.expires, |until| until.min(self.expires))
-    }
-
-    fn fencing_token(&self) -> u64 {
-        match self.lock.phase {
-            Phase::Active { fencing_token, .. } => fencing_token,
-            Phase::Waiting { .. } => 0,
-        }
     }
 }
 
@@ -81,7 +79,7 @@ pub(super) fn index(mode: Mode) -> usize {
     }
 }
 
-/// All holders of a resource. Nothing here takes longer the more there are.
+/// All holders of a resource. But for lists, nothing here takes longer the more there are.
 ///
 /// Most resources have one at a time, which needs no index.
 #[derive(Debug, Default)]
@@ -166,7 +164,7 @@ impl Holders {
     /// In the order of their grants.
     pub(super) fn in_order(&self) -> Vec<&Holder> {
         let mut holders: Vec<_> = self.iter().collect();
-        holders.sort_unstable_by_key(|holder| holder.fencing_token());
+        holders.sort_unstable_by_key(|holder| holder.lock.fencing_token());
         holders
     }
 

@@ -363,8 +363,7 @@ fn whoever_is_deleted_as_the_holder_expires_is_not_granted() {
     scene.acquire("c", 0.0, 10.0);
     let (d, _) = scene.acquire("d", 50.0, 100.0);
     scene.acquire("e", 50.0, 100.0);
-    assert_eq!(scene.at(30.0).release(d), (true, "d deleted".into()));
-    assert_eq!(scene.expire(), "c expired, e granted");
+    assert_eq!(scene.at(30.0).release(d), (true, "c expired, d deleted, e granted".into()));
 }
 
 #[test]
@@ -477,6 +476,72 @@ fn shutting_down_ends_every_wait_and_the_holder_keeps_the_lock() {
     };
     assert_eq!(scene.change(dismiss).1, "b shut down");
     assert_eq!(scene.locks(), ["a"]);
+}
+
+/// The client of a lock that it does not know of asks again, and another lock ends just then,
+/// which cannot be written: it is told that nothing has changed.
+#[test]
+fn an_answer_that_is_taken_back_does_not_count() {
+    let mut scene = Scene::new();
+    let ask = |who: &'static str, lifetime, key: Option<&str>| Asked {
+        id: LockId::random(),
+        request: request(semaphore(2), who, 50.0, lifetime),
+        key: key.map(|key| key.parse().unwrap()),
+    };
+    let unknown = claim(scene.ask(ask("a", 100.0, Some("k"))).0).id;
+    scene.ask(ask("b", 1.0, None));
+    assert_eq!(scene.abandon(unknown), "");
+    let again = ask("c", 100.0, Some("k"));
+    let (admission, mut effects) = scene
+        .at(2.0)
+        .begin(|resource, now, effects| resource.acquire(again, |_| Some("c"), now, effects));
+    assert!(matches!(admission, Admission::Granted(_)));
+    scene.resource.take_back(scene.instant, &mut effects);
+    assert_eq!(scene.at(4.9).expire(), "b expired");
+    assert_eq!(scene.at(5.1).expire(), "a abandoned");
+}
+
+/// A lock that is due is in the way until its end is written, also if its modes fit.
+#[test]
+fn nobody_is_granted_beside_an_expired_lock_whose_end_was_taken_back() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 1.0);
+    let (b, ..) = scene.acquire_in(Mode::ProtectedRead, "b", 50.0, 100.0);
+    let asked = request(semaphore(2), "c", 50.0, 100.0);
+    let asked = Asked { id: LockId::random(), request: asked, key: None };
+    let (_, mut effects) = scene
+        .at(2.0)
+        .begin(|resource, now, effects| resource.acquire(asked, |_| Some("c"), now, effects));
+    scene.resource.take_back(scene.instant, &mut effects);
+    let told = scene.withdraw(Claim::first(b));
+    assert_eq!(told, "a expired, b withdrawn, c granted");
+}
+
+/// The disk refuses just when the client of a lock without a key is found gone.
+#[test]
+fn an_abandoned_grant_whose_end_was_taken_back_is_due() {
+    let mut scene = Scene::new();
+    let (a, _) = scene.acquire("a", 0.0, 1e9);
+    let ((), mut effects) =
+        scene.begin(|resource, now, effects| resource.abandon(a, GRACE, now, effects));
+    assert_eq!(effects.ended.len(), 1);
+    scene.resource.take_back(scene.instant, &mut effects);
+    assert_eq!(scene.resource.next_due(), Some(scene.instant));
+    assert_eq!(scene.expire(), "a abandoned");
+}
+
+#[test]
+fn a_retry_inherits_the_seat_of_the_earlier_sending() {
+    let mut scene = Scene::new();
+    scene.acquire("a", 0.0, 100.0);
+    claim(scene.acquire_with("k", "b").0);
+    let asked = request(Mode::EXCLUSIVE, "c", 50.0, 100.0);
+    let asked = Asked { id: LockId::random(), request: asked, key: Some("k".parse().unwrap()) };
+    let seat = |room| (room == Room::Inherited).then_some("c");
+    let (again, told) =
+        scene.change(|resource, now, effects| resource.acquire(asked, seat, now, effects));
+    assert!(matches!(again, Admission::Waiting(..)));
+    assert_eq!(told, "b superseded");
 }
 
 /// The compatibility of lock modes as the manuals of VMS print it.
