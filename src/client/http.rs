@@ -13,8 +13,11 @@ use crossbeam_channel::after;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
+use super::socket::WithKeepalive;
 use super::{Ask, Error, Target};
 
 /// How long a connection may take to come about.
@@ -204,7 +207,8 @@ impl Server {
             let pair = format!("{}:{}", credentials.user, credentials.password);
             format!("Basic {}", STANDARD.encode(pair)).into()
         });
-        let agent = config.build().new_agent();
+        let connector = ().chain(WithKeepalive).chain(RustlsConnector::default());
+        let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
         Ok(Self { agent, url: target.url.as_str().into(), authorization })
     }
 
@@ -407,6 +411,9 @@ impl Server {
                 | Kind::BrokenPipe
                 | Kind::UnexpectedEof => {
                     Failure::Dropped(format!("{url} ended the connection without an answer"))
+                }
+                Kind::TimedOut => {
+                    Failure::Dropped(format!("the host of {url} does not answer any more"))
                 }
                 Kind::InvalidData | Kind::InvalidInput => self.not_rdlm(&error.to_string()),
                 _ => Failure::Unreachable(format!("cannot reach {url}: {error}")),

@@ -8,6 +8,7 @@ mod renewal;
 mod run;
 mod show;
 mod signals;
+mod socket;
 mod table;
 mod terminal;
 mod watch;
