@@ -8,7 +8,7 @@ use crate::harness::{Server, wait_until};
 #[test]
 fn a_deleted_lock_ends_the_command() {
     let server = Server::start();
-    let script = "trap 'echo cleaned up; exit 0' TERM; echo ready; sleep 600 & wait";
+    let script = "sleep 100 & trap 'echo cleaned up; exit 0' TERM; echo ready; wait";
     let mut run = run_script(&server, &["--lifetime", "0.6"], script);
     assert_eq!(run.line(), "ready");
     server.delete("/resources/foo");
@@ -21,7 +21,7 @@ fn a_deleted_lock_ends_the_command() {
 #[test]
 fn whoever_ignores_that_is_killed_with_its_children() {
     let server = Server::start();
-    let script = "trap '' TERM; sh -c 'echo $$; sleep 600; sleep 600' & wait; sleep 600";
+    let script = "trap '' TERM; sh -c 'echo $$; sleep 100; sleep 100' & wait; sleep 100";
     let options = ["--lifetime", "0.6", "--kill-after", "0.5"];
     let mut run = run_script(&server, &options, script);
     let child = run.line();
@@ -36,7 +36,7 @@ fn whoever_ignores_that_is_killed_with_its_children() {
 fn a_child_that_outlives_the_command_has_its_time_and_no_more() {
     let server = Server::start();
     // The command ends with SIGTERM, its child ignores it.
-    let script = "(trap '' TERM; exec sleep 600) & echo $!; exec sleep 600";
+    let script = "(trap '' TERM; exec sleep 100) & echo $!; exec sleep 100";
     let options = ["--lifetime", "0.6", "--kill-after", "0.5"];
     let mut run = run_script(&server, &options, script);
     let child = run.line();
@@ -53,7 +53,7 @@ fn without_a_renewal_it_is_lost_at_the_end_of_its_lifetime() {
     let began = Instant::now();
     let runs = ["-KILL", "-STOP"].map(|signal| {
         let server = Server::start();
-        let mut run = run_script(&server, &["--lifetime", "1.2"], "echo ready; exec sleep 600");
+        let mut run = run_script(&server, &["--lifetime", "1.2"], "echo ready; exec sleep 100");
         assert_eq!(run.line(), "ready");
         server.signal(signal);
         (run, server)

@@ -127,7 +127,7 @@ fn title_mode_and_limit_are_as_asked_for() {
 fn up_to_the_limit_run_at_once() {
     let server = Server::start();
     let start = || {
-        let args = ["run", "--limit", "2", "foo", "--", "sh", "-c", "echo in; sleep 600"];
+        let args = ["run", "--limit", "2", "foo", "--", "sh", "-c", "echo in; sleep 100"];
         Running::start(&mut rdlm(server.port(), &args))
     };
     let (mut first, mut second) = (start(), start());
@@ -139,12 +139,14 @@ fn up_to_the_limit_run_at_once() {
     first.signal("-TERM");
     assert_eq!(first.wait(), Some(143));
     printed(&output(server.port(), &["run", "--limit=2", "foo", "--", "true"]));
+    second.signal("-TERM");
+    assert_eq!(second.wait(), Some(143));
 }
 
 #[test]
 fn what_it_leaves_in_the_background_is_not_waited_for() {
     let server = Server::start();
-    let mut run = run_script(&server, &[], "sleep 600 >/dev/null 2>&1 & echo $!");
+    let mut run = run_script(&server, &[], "sleep 100 >/dev/null 2>&1 & echo $!");
     let left = run.line();
     assert_eq!(run.end().0, Some(0));
     assert_eq!(server.locks("foo").len(), 0);

@@ -13,7 +13,7 @@ fn the_command_and_its_children_get_them() {
     for (signal, number) in [("-INT", 2), ("-TERM", 15), ("-HUP", 1), ("-QUIT", 3)] {
         // The shell ignores SIGINT and SIGQUIT for what it runs in the background, so it is
         // the grandchild itself that a shell in the foreground waits for.
-        let script = "sh -c 'echo $$; exec sleep 600'; exit 9";
+        let script = "sh -c 'echo $$; exec sleep 100'; exit 9";
         let mut run = run_script(&server, &[], script);
         let grandchild = run.line();
         run.signal(signal);
@@ -27,7 +27,7 @@ fn the_command_and_its_children_get_them() {
 #[test]
 fn the_command_decides_what_it_does_about_them() {
     let server = Server::start();
-    let script = "trap 'echo got it' TERM; echo ready; sleep 600 & wait; kill $!; exit 5";
+    let script = "sleep 100 & trap 'echo got it' TERM; echo ready; wait; wait; exit 5";
     let mut run = run_script(&server, &[], script);
     assert_eq!(run.line(), "ready");
     run.signal("-TERM");
@@ -61,7 +61,7 @@ fn a_signal_at_any_moment_leaves_nothing_behind() {
     let server = Server::start();
     for round in 0..30 {
         let held = server.hold("foo");
-        let mut run = run_script(&server, &[], "sleep 600");
+        let mut run = run_script(&server, &[], "sleep 100");
         // From before the handlers are there, over the moment when the request is sent, to
         // that of the grant.
         std::thread::sleep(Duration::from_millis(round / 2));
@@ -100,7 +100,7 @@ fn a_signal_ends_the_wait_for_a_server_that_is_gone() {
 #[test]
 fn kill_9_takes_the_command_along() {
     let server = Server::start();
-    let mut run = run_script(&server, &[], "echo $$; exec sleep 600");
+    let mut run = run_script(&server, &[], "echo $$; exec sleep 100");
     let command = run.line();
     run.signal("-KILL");
     assert_eq!(run.wait(), None);
@@ -113,7 +113,7 @@ fn kill_9_takes_the_command_along() {
 fn what_is_ignored_from_the_start_stays_ignored() {
     let server = Server::start();
     let script = format!(
-        "trap '' HUP; exec {} run foo -- sh -c 'echo $$; read _; echo alive; sleep 600'",
+        "trap '' HUP; exec {} run foo -- sh -c 'echo $$; read _; echo alive; sleep 100'",
         env!("CARGO_BIN_EXE_rdlm")
     );
     let mut shell = Command::new("sh");
