@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
 use signal_hook::consts::SIGTSTP;
 
-use super::http::{Failure, Lock, Pauses, Server, TRIES, new_key};
+use super::http::{ANSWER, Failure, Lock, Pauses, Server, TRIES, new_key};
 use super::{Ask, Error, signals};
 
 /// How the wait ended, unless with an error.
@@ -15,9 +15,6 @@ pub(super) enum Acquired {
     Granted(Lock),
     Signalled(i32),
 }
-
-/// How long the answer to a request for a lock may take, beside the wait.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long a signal may take to end the wait if the server does not help.
 const GIVE_UP: Duration = Duration::from_secs(3);

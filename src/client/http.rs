@@ -24,7 +24,7 @@ use super::{Ask, Error, Target};
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// How long an answer may take, beside the wait for a lock.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long a request is sent again to a server that is not there.
 pub(super) const TRIES: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::Error;
-use super::http::{Failure, Lock, Pauses, Server};
+use super::http::{ANSWER, Failure, Lock, Pauses, Server};
 
 /// What has become of a renewal.
 pub(super) enum News {
@@ -54,7 +54,7 @@ fn renew(
     let mut pauses = Pauses::new();
     while stopped.recv_deadline(due) == Err(RecvTimeoutError::Timeout) {
         let sent = Instant::now();
-        let told = match server.renew_once(&lock.path, lifetime, third) {
+        let told = match server.renew_once(&lock.path, lifetime, third.min(ANSWER)) {
             Ok(()) => {
                 due = sent + third;
                 pauses = Pauses::new();

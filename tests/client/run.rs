@@ -106,7 +106,7 @@ fn an_administrator_who_deletes_the_waiting_request_ends_the_wait() {
 fn title_mode_and_limit_are_as_asked_for() {
     let server = Server::start();
     let look = |options: &[&str]| {
-        let mut run = run_script(&server, options, "echo; read _");
+        let mut run = run_script(&server, options, "echo; exec sleep 100");
         run.line();
         let lock = server.locks("foo").remove(0);
         server.delete("/resources/foo");
