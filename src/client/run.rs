@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, at, never, select};
 use rustix::process::Signal;
-use signal_hook::consts::{SIGCONT, SIGTTIN, SIGTTOU};
+use signal_hook::consts::{SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU};
 
 use super::acquire::{Acquired, acquire};
 use super::child::{Child, Event};
@@ -45,8 +45,9 @@ pub(super) fn run(
             return Err(error);
         }
     };
+    let until = confirmed + ask.lifetime;
     let supervision =
-        Supervision { child, ask, kill_after, state: State::Held, until: confirmed + ask.lifetime };
+        Supervision { child, ask, kill_after, state: State::Held, until, is_to_pause: false };
     let ending = supervision.until_the_end(renewals, &signals)?;
     release(server, ask, &lock)?;
     Ok(ending)
@@ -104,6 +105,8 @@ struct Supervision<'a> {
     state: State,
     /// The lock is held until then, if no renewal gets through.
     until: Instant,
+    /// It was sent SIGTSTP, so that when it stops, it is for that, whatever stopped it.
+    is_to_pause: bool,
 }
 
 enum State {
@@ -198,8 +201,9 @@ impl Supervision<'_> {
     }
 
     /// A signal for this process is one for the command and its children.
-    fn pass_on(&self, signal: Option<i32>) {
+    fn pass_on(&mut self, signal: Option<i32>) {
         let Some(signal) = signal else { return };
+        self.is_to_pause = signal == SIGTSTP;
         if signal == SIGCONT {
             // `fg` has given the terminal to this process only.
             terminal::give_to(self.child.group());
@@ -211,12 +215,13 @@ impl Supervision<'_> {
 
     /// The command was stopped: either it wants the terminal, which it gets, or it is to
     /// pause, and this process with it, so that the shell notices.
-    fn stopped(&self, signal: i32) {
+    fn stopped(&mut self, signal: i32) {
         if matches!(self.state, State::Lost { .. }) {
             self.child.signal(Signal::CONT);
             return;
         }
-        let wants_terminal = matches!(signal, SIGTTIN | SIGTTOU);
+        let wants_terminal = matches!(signal, SIGTTIN | SIGTTOU) && !self.is_to_pause;
+        self.is_to_pause = false;
         if wants_terminal && terminal::give_to(self.child.group()) {
             self.child.signal(Signal::CONT);
             return;
