@@ -12,6 +12,9 @@ TARGET ?= $(or $(shell rustc --print host-tuple 2>/dev/null),$(notdir $(BUILT:/r
 BINARY = $(TARGET_DIR)/$(TARGET)/release/rdlm
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 UNITDIR = $(DESTDIR)/etc/systemd/system
+MANDIR = $(DESTDIR)$(PREFIX)/share/man/man1
+BASHDIR = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 
 .PHONY: all run test test-browser check schedules fmt bench fuzz torture screenshots deb image \
     test-packages install install-systemd uninstall clean
@@ -95,9 +98,12 @@ fuzz:
 install:
 	if command -v $(CARGO) >/dev/null; then $(MAKE) all; fi
 	@test -x $(BINARY) || { echo "there is no $(BINARY): run make first" >&2; exit 1; }
-	install -d $(BINDIR)
+	install -d $(BINDIR) $(MANDIR) $(BASHDIR) $(ZSHDIR)
 	install -m 755 $(BINARY) $(BINDIR)/rdlm
 	ln -sf rdlm $(BINDIR)/rdlm-daemon
+	install -m 644 packaging/rdlm.1 $(MANDIR)/rdlm.1
+	install -m 644 packaging/completions/rdlm.bash $(BASHDIR)/rdlm
+	install -m 644 packaging/completions/_rdlm $(ZSHDIR)/_rdlm
 
 # Locks are then in /var/lib/rdlm, and the server is started with the host.
 install-systemd: install
@@ -125,6 +131,7 @@ test-packages: deb
 
 uninstall:
 	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon $(UNITDIR)/rdlm.service
+	rm -f $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm
 
 clean:
 	$(CARGO) clean

@@ -1,18 +1,19 @@
 //! The command line. Parses and validates, opens nothing.
 
+mod client;
+mod serve;
+
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use log::LevelFilter;
 use pico_args::Arguments;
 
-use crate::http::RequestLimits;
-use crate::http::access::Access;
-use crate::lock::MaxWaiters;
+use crate::client as commands;
 use crate::server;
 
 /// What to do.
@@ -25,6 +26,15 @@ pub enum Command {
         /// What to log.
         log_level: LevelFilter,
     },
+    /// Talk to a server.
+    Client {
+        /// About what.
+        command: commands::Command,
+        /// To which one.
+        target: commands::Target,
+    },
+    /// Become the command of a `run`, which started this process for that.
+    Become(commands::Become),
     /// Print this help text.
     Help(&'static str),
     /// Print the version.
@@ -33,11 +43,21 @@ pub enum Command {
 
 /// The command line is wrong; says how, in one line.
 #[derive(Debug, PartialEq)]
-pub struct UsageError(String);
+pub struct UsageError {
+    text: String,
+    /// It is the command line of a client command, not that of the server.
+    pub of_client: bool,
+}
+
+impl UsageError {
+    fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), of_client: false }
+    }
+}
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -46,50 +66,38 @@ impl std::error::Error for UsageError {}
 /// The longest `wait` and `lifetime` in seconds.
 const MAX_SECONDS: f64 = 1e9;
 
-const DEFAULT_PORT: u16 = 8888;
-const DEFAULT_MAX_WAITERS: usize = 10_000;
-const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
-const DEFAULT_RESTART_GRACE: Duration = Duration::from_secs(5);
-const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(5);
-const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
 const HELP: &str = "\
 rdlm, a lock manager over HTTP
 
-Usage: rdlm serve [OPTIONS]
-       rdlm-daemon [OPTIONS]   the same, as RDLM was started
+Usage: rdlm COMMAND [OPTIONS]
 
-Options:
-  --port PORT                 port to listen on; 0: any free one [8888]
-  --bind ADDR                 address to listen on [all, IPv4 and IPv6]
-  --data-dir DIR              keep locks in DIR, so that they survive a crash;
-                              made if it is missing [locks are in memory]
-  --restart-grace SECONDS     a lock that is kept lives at least so long after a
-                              restart, so that its holder can renew it [5]
-  --reconnect-grace SECONDS   a client that has sent an Idempotency-Key and is
-                              gone has its place in line for so long [5]
-  --logging LEVEL             debug, info, warning, error or none [info]
-  --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
-                              no: nobody; FILE: HTTP Basic, one user:password a
-                              line, plain or as from `htpasswd -nB USER` [yes]
-  --base-url URL              start of the lock URLs, for use behind a proxy
-                              [http:// and the Host of the request]
-  --max-wait SECONDS          longest wait that is accepted [1000000000]
-  --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
-  --max-waiters N             requests that wait for locks at a time; some
-                              connections are kept for releases [10000]
-  --max-waiters-per-resource N
-                              the same for each resource [as --max-waiters]
-  --max-connections N         connections open at a time; fewer if the system's
-                              limits are low [12000]
-  --idle-timeout SECONDS      a connection ends after so long without a request;
-                              waiting for a lock is none [75]
-  --help                      print this and exit
-  --version                   print the version and exit
+The server:
+  serve               run the lock server; also as rdlm-daemon [OPTIONS]
+
+Under a lock:
+  run RESOURCE -- CMD ARG...
+                      take the lock, run CMD, keep the lock alive, release it
+  acquire RESOURCE    take a lock and print its URL
+  renew URL           let a lock live for another lifetime
+  release URL         release a lock
+  get URL             show a lock
+
+For administrators:
+  resources           show who holds what
+  locks RESOURCE      show who holds a resource and who waits for it
+  delete RESOURCE     delete its locks; delete --all: all locks
+  watch [RESOURCE]    the same as a live table, until Ctrl-C
+
+  COMMAND --help      print the options of a command
+  --help              print this and exit
+  --version           print the version and exit
+
+The server that commands talk to is that of --url or RDLM_URL
+[http://localhost:8888]; RDLM_USER and RDLM_PASSWORD are for administrators.
 
 Try it:
   rdlm serve &
-  curl -i localhost:8888/locks/demo -d '{\"title\":\"me\",\"wait\":5,\"lifetime\":60}'
+  rdlm run demo -- sleep 5
 ";
 
 /// Understands a command line, the name of the program first.
@@ -100,68 +108,52 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     let mut args = args.into_iter();
     let program = args.next().unwrap_or_default();
     let is_daemon = Path::new(&program).file_name() == Some(OsStr::new("rdlm-daemon"));
-    let mut args = Arguments::from_vec(args.collect());
-    if args.contains(["-h", "--help"]) {
-        return Ok(Command::Help(HELP));
-    }
+    let mut words: Vec<OsString> = args.collect();
+    // What is behind `--` belongs to the command that is to be run.
+    let behind = words.iter().position(|word| word == "--").map(|at| {
+        let behind = words.split_off(at);
+        behind.into_iter().skip(1).collect::<Vec<_>>()
+    });
+    let mut args = Arguments::from_vec(words);
+    let help = args.contains(["-h", "--help"]);
     if args.contains(["-V", "--version"]) {
         return Ok(Command::Version);
     }
-    if is_daemon {
-        return serve(args);
-    }
-    match args.subcommand().map_err(|error| UsageError(error.to_string()))?.as_deref() {
-        Some("serve") => serve(args),
+    let name = if is_daemon {
+        Some("serve".to_string())
+    } else {
+        args.subcommand().map_err(|error| UsageError::new(error.to_string()))?
+    };
+    match name.as_deref() {
+        Some("serve") if help => Ok(Command::Help(serve::HELP)),
+        Some("serve") => match behind {
+            None => serve::parse(args),
+            Some(_) => Err(UsageError::new("unexpected argument \"--\"")),
+        },
         Some("help") => Ok(Command::Help(HELP)),
-        Some(other) => Err(UsageError(format!("unknown command {other:?}, expected serve"))),
-        None => Err(UsageError("a command is missing, expected serve; see rdlm --help".into())),
+        Some(name) => match client::help(name) {
+            Some(text) if help => Ok(Command::Help(text)),
+            _ => client::parse(name, args, behind),
+        },
+        None if help => Ok(Command::Help(HELP)),
+        None => Err(UsageError::new("a command is missing; rdlm --help lists them")),
     }
 }
 
-fn serve(mut args: Arguments) -> Result<Command, UsageError> {
-    let log_level = option(&mut args, "--logging", log_level)?.unwrap_or(LevelFilter::Info);
-    let access = match option(&mut args, "--admin-userpass-file", access)? {
-        Some(access) => Some(access),
-        // RDLM's spelling.
-        None => option(&mut args, "--admin_userpass_file", access)?,
-    };
-    let max_wait = option(&mut args, "--max-wait", |text| seconds(text, true))?;
-    let max_lifetime = option(&mut args, "--max-lifetime", |text| seconds(text, false))?;
-    let longest = Duration::from_secs_f64(MAX_SECONDS);
-    let max_waiters =
-        option(&mut args, "--max-waiters", whole_number)?.unwrap_or(DEFAULT_MAX_WAITERS);
-    let options = server::Options {
-        bind: option(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
-        port: option(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
-            .unwrap_or(DEFAULT_PORT),
-        access: access.unwrap_or(Access::Open),
-        limits: RequestLimits {
-            max_wait: max_wait.unwrap_or(longest),
-            max_lifetime: max_lifetime.unwrap_or(longest),
-        },
-        base_url: option(&mut args, "--base-url", base_url)?,
-        max_waiters: MaxWaiters {
-            in_all: max_waiters,
-            per_resource: option(&mut args, "--max-waiters-per-resource", whole_number)?
-                .unwrap_or(max_waiters),
-        },
-        max_connections: option(&mut args, "--max-connections", positive)?
-            .unwrap_or(DEFAULT_MAX_CONNECTIONS),
-        data_dir: option(&mut args, "--data-dir", directory)?,
-        restart_grace: option(&mut args, "--restart-grace", |text| seconds(text, true))?
-            .unwrap_or(DEFAULT_RESTART_GRACE),
-        reconnect_grace: option(&mut args, "--reconnect-grace", |text| seconds(text, true))?
-            .unwrap_or(DEFAULT_RECONNECT_GRACE),
-        idle_timeout: option(&mut args, "--idle-timeout", |text| seconds(text, false))?
-            .unwrap_or(DEFAULT_IDLE_TIMEOUT),
-    };
+/// Checks that every argument was understood.
+fn nothing_left(args: Arguments, command: &str) -> Result<(), UsageError> {
     match args.finish().first() {
-        None => Ok(Command::Serve { options, log_level }),
-        Some(arg) => Err(UsageError(format!(
-            "unexpected argument {:?}: not an option of serve, or given twice; see rdlm --help",
-            arg.to_string_lossy()
-        ))),
+        None => Ok(()),
+        Some(arg) => Err(unexpected(arg, command)),
     }
+}
+
+fn unexpected(arg: &OsStr, command: &str) -> UsageError {
+    UsageError::new(format!(
+        "unexpected argument {:?}: not an option of {command}, or given twice; see rdlm \
+         {command} --help",
+        arg.to_string_lossy()
+    ))
 }
 
 /// The value of an option, if it is given; `parse` says what it expected instead.
@@ -175,51 +167,18 @@ fn option<T>(
         Ok(Some(text)) => text,
         Ok(None) => return Ok(None),
         Err(pico_args::Error::NonUtf8Argument) => {
-            return Err(UsageError(format!("the value of {name} is not valid UTF-8")));
+            return Err(UsageError::new(format!("the value of {name} is not valid UTF-8")));
         }
-        Err(_) => return Err(UsageError(format!("{name} needs a value"))),
+        Err(_) => return Err(UsageError::new(format!("{name} needs a value"))),
     };
     match parse(&text) {
         Ok(value) => Ok(Some(value)),
-        Err(expected) => Err(UsageError(format!("{name} {text:?}: expected {expected}"))),
+        Err(expected) => Err(UsageError::new(format!("{name} {text:?}: expected {expected}"))),
     }
 }
 
 fn number<T: FromStr>(text: &str, expected: &str) -> Result<T, String> {
     text.parse().map_err(|_| expected.into())
-}
-
-fn whole_number(text: &str) -> Result<usize, String> {
-    number(text, "a whole number")
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    let expected = "a whole number over 0";
-    number(text, expected).and_then(|n| if n > 0 { Ok(n) } else { Err(expected.into()) })
-}
-
-fn log_level(text: &str) -> Result<LevelFilter, String> {
-    match text {
-        "debug" => Ok(LevelFilter::Debug),
-        "info" => Ok(LevelFilter::Info),
-        "warning" => Ok(LevelFilter::Warn),
-        "error" => Ok(LevelFilter::Error),
-        "none" => Ok(LevelFilter::Off),
-        _ => Err("debug, info, warning, error or none".into()),
-    }
-}
-
-fn access(text: &str) -> Result<Access, String> {
-    match text {
-        "yes" => Ok(Access::Open),
-        "no" => Ok(Access::Denied),
-        "" => Err("yes, no or a file".into()),
-        path => Ok(Access::UserFile(path.into())),
-    }
-}
-
-fn directory(text: &str) -> Result<PathBuf, String> {
-    if text.is_empty() { Err("a directory".into()) } else { Ok(text.into()) }
 }
 
 fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String> {

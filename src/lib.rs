@@ -1,11 +1,13 @@
 //! rdlm, a lock manager over HTTP.
 //!
-//! Data flows one way: socket → [`http`] → [`lock`] → outcome → response. ARCHITECTURE.md
-//! walks through the rooms and lists the invariants.
+//! Data flows one way: socket → [`http`] → [`lock`] → outcome → response. [`client`] has the
+//! commands that talk to a server, and knows nothing of it but the API. ARCHITECTURE.md walks
+//! through the rooms and lists the invariants.
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod client;
 pub mod http;
 pub mod lock;
 pub mod logging;

@@ -7,18 +7,61 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use rdlm::cli::{self, Command};
+use rdlm::client::{self, Become, Ending};
 use rdlm::{logging, server};
 
 const USAGE: u8 = 2;
 const FAILURE: u8 = 1;
+
+/// Of client commands: usage, as sysexits.h has it.
+const CLIENT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     match cli::parse(env::args_os()) {
         Ok(Command::Serve { options, log_level }) => serve(options, log_level),
         Ok(Command::Help(text)) => print(text),
         Ok(Command::Version) => print(concat!("rdlm ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Client { command, target }) => match client::execute(command, &target) {
+            Ok(ending) => code_of_ending(ending),
+            Err(error) => complain(&error.to_string(), code_of_error(&error)),
+        },
+        Ok(Command::Become(command)) => become_command(&command),
+        Err(error) if error.of_client => complain(&error.to_string(), CLIENT_USAGE),
         Err(error) => complain(&error.to_string(), USAGE),
     }
+}
+
+/// The codes that docs/client.md lists; most are those of sysexits.h.
+fn code_of_error(error: &client::Error) -> u8 {
+    match error {
+        client::Error::Output(_) => FAILURE,
+        client::Error::Usage(_) => CLIENT_USAGE,
+        client::Error::NoServer(_) => 69,
+        client::Error::System(_) => 71,
+        client::Error::Gone(_) => 74,
+        client::Error::NotGranted(_) => 75,
+        client::Error::NotRdlm(_) => 76,
+        client::Error::NotPermitted(_) => 77,
+    }
+}
+
+fn code_of_ending(ending: Ending) -> ExitCode {
+    match ending {
+        Ending::Done => ExitCode::SUCCESS,
+        Ending::Exited(code) => ExitCode::from(code),
+        Ending::Signalled(signal) => code_of_signal(signal),
+    }
+}
+
+fn code_of_signal(signal: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + signal).unwrap_or(FAILURE))
+}
+
+/// Returns only if the command could not be run; with the codes of a shell.
+fn become_command(command: &Become) -> ExitCode {
+    let error = client::become_command(command);
+    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+    complain(&format!("cannot run {:?}: {error}", command.program.to_string_lossy()), code)
 }
 
 fn serve(options: server::Options, log_level: log::LevelFilter) -> ExitCode {
@@ -27,9 +70,7 @@ fn serve(options: server::Options, log_level: log::LevelFilter) -> ExitCode {
     }
     match server::serve(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(server::Error::Interrupted(signal)) => {
-            ExitCode::from(u8::try_from(128 + signal).unwrap_or(FAILURE))
-        }
+        Err(server::Error::Interrupted(signal)) => code_of_signal(signal),
         Err(error) => complain(&error.to_string(), FAILURE),
     }
 }

@@ -25,8 +25,24 @@ fn complaint(output: &Output, code: i32) -> String {
 
 #[test]
 fn help_and_version_are_printed() {
-    for args in [&["--help"][..], &["-h"], &["serve", "--help"], &["help"]] {
+    for args in [&["--help"][..], &["-h"], &["help"]] {
         let output = rdlm(args);
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        for command in ["serve", "run", "acquire", "renew", "release", "get", "resources"]
+            .iter()
+            .chain(&["locks", "delete", "watch"])
+        {
+            assert!(text.contains(&format!("\n  {command} ")), "{command} is missing in\n{text}");
+        }
+    }
+    let dir = TempDir::new();
+    let daemon = dir.path().join("rdlm-daemon");
+    symlink(env!("CARGO_BIN_EXE_rdlm"), &daemon).unwrap();
+    for mut command in [Command::new(env!("CARGO_BIN_EXE_rdlm")), Command::new(daemon)] {
+        let is_daemon = command.get_program().to_str().unwrap().ends_with("daemon");
+        let args = if is_daemon { &["--help"][..] } else { &["serve", "--help"] };
+        let output = command.args(args).output().unwrap();
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap();
         for option in [

@@ -10,6 +10,7 @@ mod harness;
 
 mod admin;
 mod bad_input;
+mod client;
 mod crash;
 mod daemon;
 mod edge;

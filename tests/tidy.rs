@@ -96,8 +96,26 @@ fn http_reaches_the_locks_by_their_interface_alone() {
 #[test]
 fn the_command_line_opens_nothing() {
     for opens in ["std::fs", "std::net::Tcp", "std::io", "thread"] {
-        assert_absent(opens, |path| path == Path::new("cli.rs"));
+        assert_absent(opens, |path| path == Path::new("cli.rs") || path.starts_with("cli"));
     }
+}
+
+#[test]
+fn the_client_knows_the_api_alone_and_nobody_knows_the_client() {
+    for inside in ["crate::lock", "crate::http", "crate::server", "crate::cli", "pico_args"] {
+        assert_absent(inside, |path| path.starts_with("client"));
+    }
+    for foreign in ["crate::client", "ureq"] {
+        assert_absent(foreign, |path| {
+            ["lock", "http", "server", "server.rs"].iter().any(|room| path.starts_with(room))
+        });
+    }
+}
+
+#[test]
+fn errors_become_exit_codes_in_main_alone() {
+    assert_absent("ExitCode", |path| path != Path::new("main.rs"));
+    assert_absent("process::exit", |path| path.starts_with("client") || path.starts_with("cli"));
 }
 
 #[test]

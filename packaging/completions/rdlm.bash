@@ -1,0 +1,60 @@
+# Completion of rdlm for bash.
+
+_rdlm() {
+    local current=$2 previous=$3 command= word options=
+    local commands="serve run acquire renew release get resources locks delete watch help"
+    COMPREPLY=()
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        # Behind -- is the command of a run, with completions of its own.
+        if [[ $word == -- ]]; then
+            local i
+            for ((i = 1; i < COMP_CWORD; i++)); do
+                [[ ${COMP_WORDS[i]} == -- ]] && break
+            done
+            if declare -F _command_offset >/dev/null; then
+                _command_offset $((i + 1))
+            else
+                COMPREPLY=($(compgen -c -- "$current"))
+            fi
+            return
+        fi
+        [[ -z $command && $word != -* ]] && command=$word
+    done
+    case $previous in
+        --mode)
+            COMPREPLY=($(compgen -W "NL CR CW PR PW EX shared exclusive" -- "$current"))
+            return ;;
+        --logging)
+            COMPREPLY=($(compgen -W "debug info warning error none" -- "$current"))
+            return ;;
+        --data-dir)
+            COMPREPLY=($(compgen -d -- "$current"))
+            return ;;
+        --admin-userpass-file)
+            COMPREPLY=($(compgen -W "yes no" -- "$current") $(compgen -f -- "$current"))
+            return ;;
+        --wait | --lifetime | --title | --limit | --kill-after | --url | --port | --bind | \
+            --base-url | --restart-grace | --reconnect-grace | --max-wait | --max-lifetime | \
+            --max-waiters | --max-waiters-per-resource | --max-connections | --idle-timeout)
+            return ;;
+    esac
+    case $command in
+        "") options="$commands --help --version" ;;
+        serve)
+            options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
+                --admin-userpass-file --base-url --max-wait --max-lifetime --max-waiters
+                --max-waiters-per-resource --max-connections --idle-timeout --help --version" ;;
+        run) options="--wait --lifetime --title --mode --limit --kill-after --url --help --" ;;
+        acquire) options="--wait --lifetime --title --mode --limit --url --help" ;;
+        renew) options="--lifetime --url --help" ;;
+        release) options="--url --help" ;;
+        get) options="--json --url --help" ;;
+        resources) options="--json --url --help" ;;
+        locks) options="--json --url --help" ;;
+        delete) options="--all --url --help" ;;
+        watch) options="--url --help" ;;
+    esac
+    COMPREPLY=($(compgen -W "$options" -- "$current"))
+}
+
+complete -F _rdlm rdlm

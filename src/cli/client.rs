@@ -1,0 +1,349 @@
+//! The options of the commands that talk to a server.
+
+use std::env;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use pico_args::Arguments;
+
+use super::{
+    Command, MAX_SECONDS, UsageError, base_url, nothing_left, number, option, seconds, unexpected,
+};
+use crate::client::{Ask, BECOME, Become, Command as Client, Credentials, Target};
+
+/// Taken if neither `--url` nor RDLM_URL says otherwise.
+const DEFAULT_URL: &str = "http://localhost:8888";
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+const DEFAULT_KILL_AFTER: Duration = Duration::from_secs(10);
+
+const MODES: [&str; 8] = ["NL", "CR", "CW", "PR", "PW", "EX", "shared", "exclusive"];
+
+/// The help text of a command, if there is such a command.
+pub(super) fn help(command: &str) -> Option<&'static str> {
+    Some(match command {
+        "run" => RUN_HELP,
+        "acquire" => ACQUIRE_HELP,
+        "renew" => RENEW_HELP,
+        "release" => RELEASE_HELP,
+        "get" => GET_HELP,
+        "resources" => RESOURCES_HELP,
+        "locks" => LOCKS_HELP,
+        "delete" => DELETE_HELP,
+        "watch" => WATCH_HELP,
+        _ => return None,
+    })
+}
+
+/// Understands the arguments of a command; `behind` is what comes after `--`.
+pub(super) fn parse(
+    command: &str,
+    args: Arguments,
+    behind: Option<Vec<OsString>>,
+) -> Result<Command, UsageError> {
+    if command == BECOME {
+        return become_command(args, behind);
+    }
+    if help(command).is_none() {
+        let text = format!("unknown command {command:?}; rdlm --help lists the commands");
+        return Err(UsageError::new(text));
+    }
+    let of_client = |error| UsageError { of_client: true, ..error };
+    client(command, args, behind).map_err(of_client)
+}
+
+fn client(
+    command: &str,
+    mut args: Arguments,
+    behind: Option<Vec<OsString>>,
+) -> Result<Command, UsageError> {
+    let target = target(&mut args)?;
+    if command != "run" && behind.is_some() {
+        return Err(UsageError::new(format!("{command} takes no command behind --")));
+    }
+    let command = match command {
+        "run" => run(args, behind)?,
+        "acquire" => {
+            let ask = ask(&mut args)?;
+            let resource = one(args, command, "RESOURCE")?;
+            Client::Acquire(Ask { resource, ..ask })
+        }
+        "renew" => {
+            let lifetime = lifetime(&mut args)?;
+            Client::Renew { lock: one(args, command, "URL")?, lifetime }
+        }
+        "release" => Client::Release { lock: one(args, command, "URL")? },
+        "get" => {
+            let json = args.contains("--json");
+            Client::Get { lock: one(args, command, "URL")?, json }
+        }
+        "resources" => {
+            let json = args.contains("--json");
+            nothing_left(args, command)?;
+            Client::Resources { json }
+        }
+        "locks" => {
+            let json = args.contains("--json");
+            Client::Locks { resource: one(args, command, "RESOURCE")?, json }
+        }
+        "delete" => {
+            let resource = if args.contains("--all") {
+                nothing_left(args, command)?;
+                None
+            } else {
+                Some(one(args, command, "RESOURCE or --all")?)
+            };
+            Client::Delete { resource }
+        }
+        _ => Client::Watch { resource: at_most_one(args, command)? },
+    };
+    Ok(Command::Client { command, target })
+}
+
+fn run(mut args: Arguments, behind: Option<Vec<OsString>>) -> Result<Client, UsageError> {
+    let ask = ask(&mut args)?;
+    let kill_after = option(&mut args, "--kill-after", |text| seconds(text, true))?;
+    let resource = one(args, "run", "RESOURCE")?;
+    let missing = "the command to run is missing: rdlm run RESOURCE -- CMD ARG...";
+    let command = behind.filter(|command| !command.is_empty());
+    Ok(Client::Run {
+        ask: Ask { resource, ..ask },
+        command: command.ok_or_else(|| UsageError::new(missing))?,
+        kill_after: kill_after.unwrap_or(DEFAULT_KILL_AFTER),
+    })
+}
+
+/// `rdlm __become PID -- CMD ARG...`, as `run` calls it.
+fn become_command(args: Arguments, behind: Option<Vec<OsString>>) -> Result<Command, UsageError> {
+    let usage = || UsageError::new("this command is for rdlm run alone");
+    let parent = one(args, BECOME, "PID")?.parse().map_err(|_| usage())?;
+    let mut command = behind.ok_or_else(usage)?.into_iter();
+    let program = command.next().ok_or_else(usage)?;
+    Ok(Command::Become(Become { parent, program, args: command.collect() }))
+}
+
+/// The options of a request for a lock; the resource is still missing.
+fn ask(args: &mut Arguments) -> Result<Ask, UsageError> {
+    let mode = option(args, "--mode", mode)?;
+    let limit = option(args, "--limit", limit)?;
+    if limit.is_some() && mode.as_deref().is_some_and(|mode| !matches!(mode, "EX" | "exclusive")) {
+        return Err(UsageError::new("--limit goes with the mode EX alone"));
+    }
+    Ok(Ask {
+        resource: String::new(),
+        title: option(args, "--title", |text| Ok(text.to_string()))?,
+        wait: option(args, "--wait", |text| seconds(text, true))?
+            .unwrap_or(Duration::from_secs_f64(MAX_SECONDS)),
+        lifetime: lifetime(args)?,
+        mode,
+        limit,
+    })
+}
+
+fn lifetime(args: &mut Arguments) -> Result<Duration, UsageError> {
+    let lifetime = option(args, "--lifetime", |text| seconds(text, false))?;
+    Ok(lifetime.unwrap_or(DEFAULT_LIFETIME))
+}
+
+fn mode(text: &str) -> Result<String, String> {
+    if MODES.contains(&text) {
+        Ok(text.into())
+    } else {
+        Err(format!("one of {}", MODES.join(", ")))
+    }
+}
+
+fn limit(text: &str) -> Result<u32, String> {
+    let expected = "a whole number from 1 to 1000000";
+    number(text, expected).and_then(|n| match n {
+        1..=1_000_000 => Ok(n),
+        _ => Err(expected.into()),
+    })
+}
+
+fn target(args: &mut Arguments) -> Result<Target, UsageError> {
+    let url = match option(args, "--url", base_url)? {
+        Some(url) => url,
+        None => match variable("RDLM_URL")? {
+            Some(url) => base_url(&url).map_err(|expected| {
+                UsageError::new(format!("RDLM_URL {url:?}: expected {expected}"))
+            })?,
+            None => DEFAULT_URL.into(),
+        },
+    };
+    let credentials = match (variable("RDLM_USER")?, variable("RDLM_PASSWORD")?) {
+        (Some(user), password) => {
+            Some(Credentials { user, password: password.unwrap_or_default() })
+        }
+        (None, Some(_)) => {
+            return Err(UsageError::new("RDLM_PASSWORD is set and RDLM_USER is not"));
+        }
+        (None, None) => None,
+    };
+    Ok(Target { url, credentials, root_certificates: env::var_os("SSL_CERT_FILE").map(Into::into) })
+}
+
+/// A variable of the environment; an empty one is none.
+fn variable(name: &str) -> Result<Option<String>, UsageError> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => {
+            Err(UsageError::new(format!("the value of {name} is not valid UTF-8")))
+        }
+    }
+}
+
+fn one(args: Arguments, command: &str, what: &str) -> Result<String, UsageError> {
+    let missing = || UsageError::new(format!("{what} is missing; see rdlm {command} --help"));
+    at_most_one(args, command)?.ok_or_else(missing)
+}
+
+fn at_most_one(args: Arguments, command: &str) -> Result<Option<String>, UsageError> {
+    let mut words = args.finish().into_iter();
+    let Some(word) = words.next() else { return Ok(None) };
+    if word.as_encoded_bytes().starts_with(b"-") || word.is_empty() {
+        return Err(unexpected(&word, command));
+    }
+    if let Some(second) = words.next() {
+        return Err(unexpected(&second, command));
+    }
+    let word = word.into_string();
+    word.map(Some)
+        .map_err(|word| UsageError::new(format!("{:?} is not valid UTF-8", word.to_string_lossy())))
+}
+
+const RUN_HELP: &str = "\
+Takes the lock on RESOURCE, runs CMD, renews the lock at a third of its
+lifetime, releases it, and exits with CMD's code (128 + N when signal N ended
+it).
+
+Usage: rdlm run [OPTIONS] RESOURCE -- CMD ARG...
+
+Options:
+  --wait SECONDS        give up after so long without the lock, with code 75;
+                        0: do not wait [as long as it takes]
+  --lifetime SECONDS    the lock expires so long after the last renewal; if this
+                        host dies, the others wait for so long [60]
+  --title TITLE         who asks and what for [USER@HOST: CMD]
+  --mode MODE           NL, CR, CW, PR, PW, EX, shared or exclusive [EX]
+  --limit N             up to N hold the resource at a time; all who use it name
+                        the same N [1]
+  --kill-after SECONDS  when the lock is lost, CMD gets SIGTERM, and SIGKILL so
+                        long after it [10]
+  --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+
+CMD finds RDLM_RESOURCE, RDLM_LOCK_URL and RDLM_FENCING_TOKEN in its
+environment. Signals go to CMD and its children.
+
+Exit codes, beside those of CMD:
+   64  wrong usage          74  the lock was lost; CMD was ended
+   69  no server            75  the lock was not granted
+   76  not an rdlm server   77  not allowed
+  126  CMD not executable  127  CMD not found
+";
+
+const ACQUIRE_HELP: &str = "\
+Takes the lock on RESOURCE and prints its URL. It expires by itself after its
+lifetime; renew and release take the URL.
+
+Usage: rdlm acquire [OPTIONS] RESOURCE
+
+Options:
+  --wait SECONDS        give up after so long without the lock, with code 75;
+                        0: do not wait [as long as it takes]
+  --lifetime SECONDS    the lock expires after so long [60]
+  --title TITLE         who asks and what for [USER@HOST]
+  --mode MODE           NL, CR, CW, PR, PW, EX, shared or exclusive [EX]
+  --limit N             up to N hold the resource at a time; all who use it name
+                        the same N [1]
+  --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const RENEW_HELP: &str = "\
+Lets a lock live for another lifetime, counted from now. Exits with 74 if it is
+not held any more.
+
+Usage: rdlm renew [OPTIONS] URL
+
+Options:
+  --lifetime SECONDS    the lock expires after so long [60]
+  --url URL             the server, if the lock's URL is just /locks/...
+                        [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const RELEASE_HELP: &str = "\
+Releases a lock. Exits with 74 if it was not held any more.
+
+Usage: rdlm release [OPTIONS] URL
+
+Options:
+  --url URL             the server, if the lock's URL is just /locks/...
+                        [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const GET_HELP: &str = "\
+Shows a lock, held or waiting. Exits with 74 if it is not there.
+
+Usage: rdlm get [OPTIONS] URL
+
+Options:
+  --json                print what the server answers
+  --url URL             the server, if the lock's URL is just /locks/...
+                        [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const RESOURCES_HELP: &str = "\
+Shows the resources that have locks, who holds them and how many wait. For
+administrators: RDLM_USER and RDLM_PASSWORD, where the server asks for them.
+
+Usage: rdlm resources [OPTIONS]
+
+Options:
+  --json                print what the server answers
+  --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const LOCKS_HELP: &str = "\
+Shows who holds a resource and who waits for it, in order. For administrators:
+RDLM_USER and RDLM_PASSWORD, where the server asks for them.
+
+Usage: rdlm locks [OPTIONS] RESOURCE
+
+Options:
+  --json                print what the server answers
+  --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const DELETE_HELP: &str = "\
+Deletes the locks of a resource: whoever holds it has lost it, whoever waits for
+it is refused. For administrators: RDLM_USER and RDLM_PASSWORD, where the server
+asks for them.
+
+Usage: rdlm delete [OPTIONS] RESOURCE
+       rdlm delete [OPTIONS] --all
+
+Options:
+  --all                 the locks of all resources
+  --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const WATCH_HELP: &str = "\
+Shows who holds and who waits, and goes on showing it, until Ctrl-C. If the
+output is no terminal, the table is printed again whenever it changes. For
+administrators: RDLM_USER and RDLM_PASSWORD, where the server asks for them.
+
+Usage: rdlm watch [OPTIONS] [RESOURCE]
+
+Options:
+  --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";

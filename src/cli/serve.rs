@@ -1,0 +1,133 @@
+//! The options of the server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+use pico_args::Arguments;
+
+use super::{Command, MAX_SECONDS, UsageError, base_url, nothing_left, number, option, seconds};
+use crate::http::RequestLimits;
+use crate::http::access::Access;
+use crate::lock::MaxWaiters;
+use crate::server;
+
+const DEFAULT_PORT: u16 = 8888;
+const DEFAULT_MAX_WAITERS: usize = 10_000;
+const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
+const DEFAULT_RESTART_GRACE: Duration = Duration::from_secs(5);
+const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(5);
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+pub(super) const HELP: &str = "\
+Runs the lock server.
+
+Usage: rdlm serve [OPTIONS]
+       rdlm-daemon [OPTIONS]   the same, as RDLM was started
+
+Options:
+  --port PORT                 port to listen on; 0: any free one [8888]
+  --bind ADDR                 address to listen on [all, IPv4 and IPv6]
+  --data-dir DIR              keep locks in DIR, so that they survive a crash;
+                              made if it is missing [locks are in memory]
+  --restart-grace SECONDS     a lock that is kept lives at least so long after a
+                              restart, so that its holder can renew it [5]
+  --reconnect-grace SECONDS   a client that has sent an Idempotency-Key and is
+                              gone has its place in line for so long [5]
+  --logging LEVEL             debug, info, warning, error or none [info]
+  --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
+                              no: nobody; FILE: HTTP Basic, one user:password a
+                              line, plain or as from `htpasswd -nB USER` [yes]
+  --base-url URL              start of the lock URLs, for use behind a proxy
+                              [http:// and the Host of the request]
+  --max-wait SECONDS          longest wait that is accepted [1000000000]
+  --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
+  --max-waiters N             requests that wait for locks at a time; some
+                              connections are kept for releases [10000]
+  --max-waiters-per-resource N
+                              the same for each resource [as --max-waiters]
+  --max-connections N         connections open at a time; fewer if the system's
+                              limits are low [12000]
+  --idle-timeout SECONDS      a connection ends after so long without a request;
+                              waiting for a lock is none [75]
+  --help                      print this and exit
+  --version                   print the version and exit
+
+Try it:
+  rdlm serve &
+  curl -i localhost:8888/locks/demo -d '{\"title\":\"me\",\"wait\":5,\"lifetime\":60}'
+";
+
+pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
+    let log_level = option(&mut args, "--logging", log_level)?.unwrap_or(LevelFilter::Info);
+    let access = match option(&mut args, "--admin-userpass-file", access)? {
+        Some(access) => Some(access),
+        // RDLM's spelling.
+        None => option(&mut args, "--admin_userpass_file", access)?,
+    };
+    let max_wait = option(&mut args, "--max-wait", |text| seconds(text, true))?;
+    let max_lifetime = option(&mut args, "--max-lifetime", |text| seconds(text, false))?;
+    let longest = Duration::from_secs_f64(MAX_SECONDS);
+    let max_waiters =
+        option(&mut args, "--max-waiters", whole_number)?.unwrap_or(DEFAULT_MAX_WAITERS);
+    let options = server::Options {
+        bind: option(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
+        port: option(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
+            .unwrap_or(DEFAULT_PORT),
+        access: access.unwrap_or(Access::Open),
+        limits: RequestLimits {
+            max_wait: max_wait.unwrap_or(longest),
+            max_lifetime: max_lifetime.unwrap_or(longest),
+        },
+        base_url: option(&mut args, "--base-url", base_url)?,
+        max_waiters: MaxWaiters {
+            in_all: max_waiters,
+            per_resource: option(&mut args, "--max-waiters-per-resource", whole_number)?
+                .unwrap_or(max_waiters),
+        },
+        max_connections: option(&mut args, "--max-connections", positive)?
+            .unwrap_or(DEFAULT_MAX_CONNECTIONS),
+        data_dir: option(&mut args, "--data-dir", directory)?,
+        restart_grace: option(&mut args, "--restart-grace", |text| seconds(text, true))?
+            .unwrap_or(DEFAULT_RESTART_GRACE),
+        reconnect_grace: option(&mut args, "--reconnect-grace", |text| seconds(text, true))?
+            .unwrap_or(DEFAULT_RECONNECT_GRACE),
+        idle_timeout: option(&mut args, "--idle-timeout", |text| seconds(text, false))?
+            .unwrap_or(DEFAULT_IDLE_TIMEOUT),
+    };
+    nothing_left(args, "serve")?;
+    Ok(Command::Serve { options, log_level })
+}
+
+fn whole_number(text: &str) -> Result<usize, String> {
+    number(text, "a whole number")
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    let expected = "a whole number over 0";
+    number(text, expected).and_then(|n| if n > 0 { Ok(n) } else { Err(expected.into()) })
+}
+
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "debug" => Ok(LevelFilter::Debug),
+        "info" => Ok(LevelFilter::Info),
+        "warning" => Ok(LevelFilter::Warn),
+        "error" => Ok(LevelFilter::Error),
+        "none" => Ok(LevelFilter::Off),
+        _ => Err("debug, info, warning, error or none".into()),
+    }
+}
+
+fn access(text: &str) -> Result<Access, String> {
+    match text {
+        "yes" => Ok(Access::Open),
+        "no" => Ok(Access::Denied),
+        "" => Err("yes, no or a file".into()),
+        path => Ok(Access::UserFile(path.into())),
+    }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("a directory".into()) } else { Ok(text.into()) }
+}

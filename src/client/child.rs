@@ -1,0 +1,132 @@
+//! The command of a `run`: a process that leads a group of its own, so that signals reach its
+//! children, and that the kernel kills when this process dies.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process_group, set_child_subreaper,
+    set_parent_process_death_signal, test_kill_process_group, wait,
+};
+
+use super::Ending;
+
+/// The name of the hidden command by which this program becomes the command of a `run`.
+pub const BECOME: &str = "__become";
+
+/// The command to become.
+#[derive(Debug, PartialEq)]
+pub struct Become {
+    /// The process without which it is not to run.
+    pub parent: i32,
+    /// The program.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+}
+
+/// Becomes another program that is killed when `parent` dies. Returns only if that fails.
+///
+/// This is a step of its own, in a process of its own, because what has to be done between
+/// fork and exec could be done there only by unsafe code.
+pub fn become_command(command: &Become) -> io::Error {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
+    }
+    // Otherwise it died before it could be noticed.
+    if getppid().map(Pid::as_raw_nonzero).is_none_or(|pid| pid.get() != command.parent) {
+        return io::Error::other("rdlm has ended");
+    }
+    Command::new(&command.program).args(&command.args).exec()
+}
+
+/// What happens to the command.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Event {
+    /// It has ended.
+    Ended(Ending),
+    /// A signal has stopped it.
+    Stopped(i32),
+    /// A process that it left behind has ended.
+    OrphanEnded,
+}
+
+/// The command, running.
+pub(super) struct Child {
+    pid: Pid,
+    pub(super) events: Receiver<Event>,
+}
+
+impl Child {
+    /// Starts it. To be called on a thread that lives as long as this process: the kernel takes
+    /// the end of the thread for that of the parent.
+    pub(super) fn start(command: &[OsString], environment: &[(&str, String)]) -> io::Result<Self> {
+        // Whoever is left behind by a parent that ends becomes a child of this process, which
+        // so notices the end of the whole group. Otherwise SIGKILL ends it a little later.
+        let _ = set_child_subreaper(Some(getpid()));
+        let process = Command::new("/proc/self/exe")
+            .arg(BECOME)
+            .arg(getpid().as_raw_nonzero().to_string())
+            .arg("--")
+            .args(command)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .process_group(0)
+            .spawn()?;
+        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("a process without a number"))?;
+        let (sender, events) = unbounded();
+        thread::Builder::new().name("children".into()).spawn(move || watch(pid, &sender))?;
+        Ok(Self { pid, events })
+    }
+
+    /// Sends a signal to it and its children.
+    pub(super) fn signal(&self, signal: Signal) {
+        // Fails if they are gone by now.
+        let _ = kill_process_group(self.pid, signal);
+    }
+
+    /// Whether it and its children are gone.
+    pub(super) fn group_is_gone(&self) -> bool {
+        test_kill_process_group(self.pid).is_err()
+    }
+
+    /// Its process group.
+    pub(super) fn group(&self) -> Pid {
+        self.pid
+    }
+}
+
+/// The body of the thread that waits for children, as long as there are any.
+fn watch(child: Pid, events: &Sender<Event>) {
+    loop {
+        let event = match wait(WaitOptions::UNTRACED) {
+            Ok(Some((pid, status))) => match event(pid == child, status) {
+                Some(event) => event,
+                None => continue,
+            },
+            Ok(None) | Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return,
+        };
+        if events.send(event).is_err() {
+            return;
+        }
+    }
+}
+
+fn event(is_command: bool, status: WaitStatus) -> Option<Event> {
+    if let Some(signal) = status.stopping_signal() {
+        return is_command.then_some(Event::Stopped(signal));
+    }
+    if !is_command {
+        return Some(Event::OrphanEnded);
+    }
+    Some(Event::Ended(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Ending::Exited(u8::try_from(code).unwrap_or(u8::MAX)),
+        (None, Some(signal)) => Ending::Signalled(signal),
+        (None, None) => return None,
+    }))
+}

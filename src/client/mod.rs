@@ -1,0 +1,257 @@
+//! The commands that talk to a server: run a command under a lock, take and release locks in
+//! scripts, look and delete. They know the API alone, nothing of the server behind it.
+
+mod acquire;
+mod child;
+mod http;
+mod renewal;
+mod run;
+mod show;
+mod signals;
+mod socket;
+mod table;
+mod terminal;
+mod watch;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use child::{BECOME, Become, become_command};
+use http::{Failure, LockPath, Server};
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Run a command under a lock.
+    Run {
+        /// Which lock.
+        ask: Ask,
+        /// The program and its arguments; there is at least the program.
+        command: Vec<OsString>,
+        /// The time between SIGTERM and SIGKILL when the lock is lost.
+        kill_after: Duration,
+    },
+    /// Take a lock and print its URL.
+    Acquire(Ask),
+    /// Let a lock live for another lifetime.
+    Renew {
+        /// The URL of the lock, or its path.
+        lock: String,
+        /// From now.
+        lifetime: Duration,
+    },
+    /// Release a lock.
+    Release {
+        /// The URL of the lock, or its path.
+        lock: String,
+    },
+    /// Show a lock.
+    Get {
+        /// The URL of the lock, or its path.
+        lock: String,
+        /// As the server sends it, for programs.
+        json: bool,
+    },
+    /// Show the resources that have locks.
+    Resources {
+        /// As the server sends it, for programs.
+        json: bool,
+    },
+    /// Show the locks of a resource.
+    Locks {
+        /// Its name.
+        resource: String,
+        /// As the server sends it, for programs.
+        json: bool,
+    },
+    /// Delete the locks of a resource; `None`: all locks.
+    Delete {
+        /// Its name.
+        resource: Option<String>,
+    },
+    /// Show locks until Ctrl-C.
+    Watch {
+        /// The name of one resource; `None`: all.
+        resource: Option<String>,
+    },
+}
+
+/// A lock that is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ask {
+    /// The name of the resource.
+    pub resource: String,
+    /// Who asks and what for; `None`: the user, the host and the command.
+    pub title: Option<String>,
+    /// How long to wait for it.
+    pub wait: Duration,
+    /// How long it lives without a renewal.
+    pub lifetime: Duration,
+    /// One of the six modes; `None`: exclusive.
+    pub mode: Option<String>,
+    /// How many may hold the resource at a time; `None`: one.
+    pub limit: Option<u32>,
+}
+
+/// The server, and who talks to it.
+#[derive(Debug, PartialEq)]
+pub struct Target {
+    /// Its URL, without a slash at the end.
+    pub url: String,
+    /// For requests of administrators.
+    pub credentials: Option<Credentials>,
+    /// A file of certificates (PEM) to trust in place of those that are built in.
+    pub root_certificates: Option<PathBuf>,
+}
+
+/// A user of HTTP Basic.
+#[derive(Debug, PartialEq)]
+pub struct Credentials {
+    /// The name.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+/// Why a command did not do what it should; says so in one line.
+#[derive(Debug)]
+pub enum Error {
+    /// The server cannot be reached, does not answer, or has a fault.
+    NoServer(String),
+    /// What answers there is no rdlm server.
+    NotRdlm(String),
+    /// The request is not one that the server accepts.
+    Usage(String),
+    /// The server wants another user, or nobody.
+    NotPermitted(String),
+    /// The lock was not granted; it may be later.
+    NotGranted(String),
+    /// The lock, or what else was named, is not there any more.
+    Gone(String),
+    /// The operating system refused something.
+    System(String),
+    /// Standard output cannot be written.
+    Output(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::NoServer(text)
+            | Self::NotRdlm(text)
+            | Self::Usage(text)
+            | Self::NotPermitted(text)
+            | Self::NotGranted(text)
+            | Self::Gone(text)
+            | Self::System(text) => text,
+            Self::Output(error) => return write!(f, "cannot write the output: {error}"),
+        };
+        // What a server sent is in here.
+        f.write_str(&table::printable(text))
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// How a command ended that did what it should.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Ending {
+    /// By itself.
+    Done,
+    /// The command of a `run` exited with this code.
+    Exited(u8),
+    /// A signal ended the command of a `run`, or the wait for a lock.
+    Signalled(i32),
+}
+
+/// Does what a command says.
+///
+/// # Errors
+/// See [`Error`].
+pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
+    let only_looks = matches!(
+        command,
+        Command::Get { .. }
+            | Command::Resources { .. }
+            | Command::Locks { .. }
+            | Command::Watch { .. }
+    );
+    match dispatch(command, &Server::new(target)?) {
+        // A reader that has gone (`rdlm resources | head -1`) is no failure.
+        Err(Error::Output(error)) if only_looks && error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(Ending::Done)
+        }
+        result => result,
+    }
+}
+
+fn dispatch(command: Command, server: &Server) -> Result<Ending, Error> {
+    match command {
+        Command::Run { ask, command, kill_after } => run::run(server, &ask, &command, kill_after),
+        Command::Acquire(ask) => print_acquired(server, &ask),
+        Command::Renew { lock, lifetime } => {
+            let path = LockPath::parse(&lock)?;
+            server.renew(&path, lifetime).map_err(|error| error.about_lock(&path)).map(done)
+        }
+        Command::Release { lock } => {
+            let path = LockPath::parse(&lock)?;
+            server.release(&path).map_err(|error| error.about_lock(&path)).map(done)
+        }
+        Command::Get { lock, json } => show::lock(server, &LockPath::parse(&lock)?, json),
+        Command::Resources { json } => show::resources(server, json),
+        Command::Locks { resource, json } => show::locks(server, &resource, json),
+        Command::Delete { resource } => {
+            let deleted = server.delete(resource.as_deref());
+            deleted.map_err(|failure| match (failure, resource) {
+                (Failure::NotThere, Some(name)) => Error::Gone(format!("{name} has no locks")),
+                (failure, _) => failure.into(),
+            })?;
+            Ok(Ending::Done)
+        }
+        Command::Watch { resource } => watch::watch(server, resource.as_deref()),
+    }
+}
+
+fn done((): ()) -> Ending {
+    Ending::Done
+}
+
+/// The URL alone, for scripts. Whoever cannot be told of the lock does not get it.
+fn print_acquired(server: &Server, ask: &Ask) -> Result<Ending, Error> {
+    let signals = signals::start()?;
+    let lock = match acquire::acquire(server, ask, &default_title(None), &signals)? {
+        acquire::Acquired::Granted(lock) => lock,
+        acquire::Acquired::Signalled(signal) => return Ok(Ending::Signalled(signal)),
+    };
+    print(&format!("{}\n", server.url_of(&lock.path))).inspect_err(|_| {
+        // It expires by itself if this fails.
+        let _ = server.release(&lock.path);
+    })?;
+    Ok(Ending::Done)
+}
+
+/// Who asks, where, and what for.
+fn default_title(program: Option<&OsString>) -> String {
+    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy();
+    match program {
+        Some(program) => format!("{user}@{host}: {}", program.to_string_lossy()),
+        None => format!("{user}@{host}"),
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::Output)
+}
+
+/// A line for people, on standard error, where it must not stop anything.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "rdlm: {}", table::printable(text));
+}

@@ -1,0 +1,108 @@
+//! The commands that look: at a lock, at a resource, at all of them.
+
+use serde_json::Value;
+
+use super::http::{Answer, Failure, LockPath, Server};
+use super::table::{COLUMNS, aligned, lock_row, printable};
+use super::{Ending, Error, print};
+
+/// `rdlm get`
+pub(super) fn lock(server: &Server, path: &LockPath, json: bool) -> Result<Ending, Error> {
+    let answer = server.get(path).map_err(|failure| failure.about_lock(path))?;
+    if json {
+        return print_json(&answer);
+    }
+    let lock = answer.json()?;
+    let mut rows = Vec::new();
+    for (name, value) in lock.as_object().into_iter().flatten() {
+        match value {
+            Value::String(text) => rows.push(vec![name.clone(), printable(text)]),
+            Value::Object(_) | Value::Array(_) | Value::Null => {}
+            other => rows.push(vec![name.clone(), other.to_string()]),
+        }
+    }
+    let table = aligned(&["FIELD", "VALUE"], &rows);
+    print(&table)?;
+    Ok(Ending::Done)
+}
+
+/// `rdlm resources`
+pub(super) fn resources(server: &Server, json: bool) -> Result<Ending, Error> {
+    if json {
+        return print_json(&server.resources()?);
+    }
+    let columns = ["RESOURCE", "HOLDER", "MODE", "CLIENT", "SINCE", "ENDS IN", "WAITING"];
+    let rows: Vec<_> = listed(server, None)?.iter().filter_map(Resource::row).collect();
+    print(&aligned(&columns, &rows))?;
+    Ok(Ending::Done)
+}
+
+/// `rdlm locks`
+pub(super) fn locks(server: &Server, resource: &str, json: bool) -> Result<Ending, Error> {
+    if json {
+        return print_json(&server.locks(resource)?);
+    }
+    print(&table(&listed(server, Some(resource))?))?;
+    Ok(Ending::Done)
+}
+
+/// A resource and its locks: the rows of each, as tables show them, and what identifies them.
+pub(super) struct Resource {
+    rows: Vec<Vec<String>>,
+    /// Which locks there are.
+    pub(super) uids: Vec<String>,
+    pub(super) held: usize,
+}
+
+impl Resource {
+    /// One row for all of its locks. It has none if it was released a moment ago.
+    fn row(&self) -> Option<Vec<String>> {
+        let [name, state, title, mode, client, since, ends] =
+            <&[String; 7]>::try_from(self.rows.first()?.as_slice()).ok()?;
+        let holder = match self.held {
+            0 => format!("({state})"),
+            1 => title.clone(),
+            more => format!("{title} and {} more", more - 1),
+        };
+        let waiting = (self.rows.len() - self.held).to_string();
+        let rest = [mode, client, since, ends].map(String::clone);
+        let [mode, client, since, ends] = rest;
+        Some(vec![name.clone(), holder, mode, client, since, ends, waiting])
+    }
+}
+
+/// All locks in one table.
+pub(super) fn table(resources: &[Resource]) -> String {
+    let rows: Vec<_> = resources.iter().flat_map(|resource| resource.rows.clone()).collect();
+    aligned(&COLUMNS, &rows)
+}
+
+/// One resource, or all of them, each asked for by itself.
+pub(super) fn listed(server: &Server, resource: Option<&str>) -> Result<Vec<Resource>, Failure> {
+    if let Some(name) = resource {
+        return Ok(vec![locks_of(server, name)?]);
+    }
+    let list = server.resources()?.json()?;
+    let entries = list["_embedded"]["resources"].as_array();
+    let names = entries.into_iter().flatten().filter_map(|entry| entry["name"].as_str());
+    names.map(|name| locks_of(server, name)).collect()
+}
+
+fn locks_of(server: &Server, name: &str) -> Result<Resource, Failure> {
+    let answer = server.locks(name)?;
+    let list = answer.json()?;
+    let locks = list["_embedded"]["locks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_held = |lock: &&Value| lock["active"].as_bool() == Some(true);
+    Ok(Resource {
+        rows: locks.iter().map(|lock| lock_row(name, lock, answer.date)).collect(),
+        uids: locks.iter().map(|lock| lock["uid"].to_string()).collect(),
+        held: locks.iter().filter(is_held).count(),
+    })
+}
+
+fn print_json(answer: &Answer) -> Result<Ending, Error> {
+    // Checked, so that programs get JSON or an error.
+    answer.json()?;
+    print(&format!("{}\n", String::from_utf8_lossy(&answer.body).trim_end()))?;
+    Ok(Ending::Done)
+}

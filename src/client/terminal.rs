@@ -1,0 +1,34 @@
+//! The terminal, which belongs to one process group at a time.
+
+use std::io::{self, IsTerminal};
+
+use nix::sys::signal::{SigSet, Signal};
+use rustix::process::{Pid, getpgrp};
+use rustix::termios::{tcgetpgrp, tcsetpgrp};
+
+/// Gives the terminal to a group, if it is ours to give. Says whether it did.
+pub(super) fn give_to(group: Pid) -> bool {
+    hand_over(getpgrp(), group)
+}
+
+/// Takes the terminal back from a group.
+pub(super) fn take_back_from(group: Pid) {
+    hand_over(group, getpgrp());
+}
+
+fn hand_over(from: Pid, to: Pid) -> bool {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() || tcgetpgrp(&stdin).ok() != Some(from) {
+        return false;
+    }
+    // The kernel stops a process in the background that touches the terminal, unless it
+    // blocks the signal for that.
+    let mut signal = SigSet::empty();
+    signal.add(Signal::SIGTTOU);
+    if signal.thread_block().is_err() {
+        return false;
+    }
+    let handed_over = tcsetpgrp(&stdin, to).is_ok();
+    let _ = signal.thread_unblock();
+    handed_over
+}

@@ -1,0 +1,104 @@
+//! `rdlm run` whose lock is lost.
+
+use std::time::{Duration, Instant};
+
+use super::{is_alive, output, run_script};
+use crate::harness::{Server, wait_until};
+
+#[test]
+fn a_deleted_lock_ends_the_command() {
+    let server = Server::start();
+    let script = "sleep 100 & trap 'echo cleaned up; exit 0' TERM; echo ready; wait";
+    let mut run = run_script(&server, &["--lifetime", "0.6"], script);
+    assert_eq!(run.line(), "ready");
+    server.delete("/resources/foo");
+    assert_eq!(run.line(), "cleaned up");
+    let (code, errors) = run.end();
+    assert_eq!(code, Some(74));
+    assert!(errors.contains("the lock on foo is lost"), "{errors}");
+}
+
+#[test]
+fn whoever_ignores_that_is_killed_with_its_children() {
+    let server = Server::start();
+    let script = "trap '' TERM; sh -c 'echo $$; sleep 100; sleep 100' & wait; sleep 100";
+    let options = ["--lifetime", "0.6", "--kill-after", "0.5"];
+    let mut run = run_script(&server, &options, script);
+    let child = run.line();
+    let began = Instant::now();
+    server.delete("/resources/foo");
+    assert_eq!(run.end().0, Some(74));
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    assert!(!is_alive(&child));
+}
+
+#[test]
+fn a_child_that_outlives_the_command_has_its_time_and_no_more() {
+    let server = Server::start();
+    // The command ends with SIGTERM, its child ignores it.
+    let script = "(trap '' TERM; exec sleep 100) & echo $!; exec sleep 100";
+    let options = ["--lifetime", "0.6", "--kill-after", "0.5"];
+    let mut run = run_script(&server, &options, script);
+    let child = run.line();
+    let began = Instant::now();
+    server.delete("/resources/foo");
+    assert_eq!(run.end().0, Some(74));
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    assert!(!is_alive(&child));
+}
+
+#[test]
+fn without_a_renewal_it_is_lost_at_the_end_of_its_lifetime() {
+    // Once with a server that is gone, once with one that does not answer.
+    let began = Instant::now();
+    let runs = ["-KILL", "-STOP"].map(|signal| {
+        let server = Server::start();
+        let mut run = run_script(&server, &["--lifetime", "1.2"], "echo ready; exec sleep 100");
+        assert_eq!(run.line(), "ready");
+        server.signal(signal);
+        (run, server)
+    });
+    for (run, _server) in runs {
+        let (code, errors) = run.end();
+        assert_eq!(code, Some(74));
+        assert!(errors.contains("is lost"), "{errors}");
+        assert!(began.elapsed() >= Duration::from_millis(1000), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_server_that_is_away_for_less_than_the_lifetime_does_no_harm() {
+    let server = Server::start();
+    let mut run = run_script(&server, &["--lifetime", "3"], "echo ready; sleep 2; exit 4");
+    assert_eq!(run.line(), "ready");
+    server.signal("-STOP");
+    std::thread::sleep(Duration::from_millis(1300));
+    server.signal("-CONT");
+    assert_eq!(run.end().0, Some(4));
+}
+
+#[test]
+fn a_lock_that_was_lost_before_the_end_is_told() {
+    let server = Server::start();
+    let mut run = run_script(&server, &[], "echo ready; sleep 0.3; exit 3");
+    assert_eq!(run.line(), "ready");
+    server.delete("/resources/foo");
+    let (code, errors) = run.end();
+    assert_eq!(code, Some(74));
+    assert!(errors.contains("was lost before the command ended"), "{errors}");
+}
+
+#[test]
+fn a_lock_that_cannot_be_released_is_told_and_changes_no_code() {
+    let mut server = Server::start();
+    let mut run = run_script(&server, &[], "echo ready; sleep 0.3; exit 3");
+    assert_eq!(run.line(), "ready");
+    server.signal("-KILL");
+    server.wait();
+    wait_until("the server is gone", || {
+        output(server.port(), &["resources"]).status.code() == Some(69)
+    });
+    let (code, errors) = run.end();
+    assert_eq!(code, Some(3));
+    assert!(errors.contains("expires within 60 s"), "{errors}");
+}

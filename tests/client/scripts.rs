@@ -1,0 +1,190 @@
+//! The commands for scripts and for administrators.
+
+use std::fs;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::{Running, complaint, output, printed, rdlm};
+use crate::harness::{Server, TempDir, wait_until};
+
+#[test]
+fn acquire_prints_the_url_which_the_others_take() {
+    let server = Server::start();
+    let acquired = printed(&output(server.port(), &["acquire", "--lifetime", "600", "foo"]));
+    let url = acquired.strip_suffix('\n').unwrap();
+    let path = url.strip_prefix(&format!("http://127.0.0.1:{}", server.port())).unwrap();
+    assert!(path.starts_with("/locks/foo/") && path.len() == 11 + 32);
+    let title = server.get(path).json()["title"].as_str().unwrap().to_string();
+    assert!(title.starts_with("alice@") && !title.contains(':'), "{title}");
+
+    complaint(&output(server.port(), &["acquire", "--wait", "0", "foo"]), 75);
+    assert_eq!(printed(&output(server.port(), &["renew", "--lifetime", "7", url])), "");
+    let lock: Value =
+        serde_json::from_str(&printed(&output(server.port(), &["get", "--json", url]))).unwrap();
+    assert_eq!(lock["lifetime"], 7);
+    let text = printed(&output(server.port(), &["get", url]));
+    assert!(text.contains("\nlifetime ") && text.contains("\ntitle "), "{text}");
+    // The URL names the server, whatever the environment says; a path is on that server.
+    printed(rdlm(1, &["renew", url]).output().as_ref().unwrap());
+    assert_eq!(printed(&output(server.port(), &["release", path])), "");
+    assert_eq!(server.locks("foo").len(), 0);
+    for command in ["release", "renew", "get"] {
+        assert!(complaint(&output(server.port(), &[command, url]), 74).contains("is not held"));
+    }
+}
+
+#[test]
+fn a_lock_that_nobody_can_be_told_of_is_released() {
+    let server = Server::start();
+    let mut command = rdlm(server.port(), &["acquire", "foo"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert!(complaint(&output, 1).contains("cannot write the output"));
+    assert_eq!(server.locks("foo").len(), 0);
+}
+
+#[test]
+fn lists_are_tables_for_people_and_json_for_programs() {
+    let server = Server::start();
+    assert_eq!(printed(&output(server.port(), &["resources"])).lines().count(), 1);
+    server.hold("bar");
+    let title = "evil \\u001b[2J\\u202e title";
+    let body = format!(r#"{{"title":"{title}","wait":0,"lifetime":600,"limit":2}}"#);
+    server.request("POST", "/locks/foo", &body);
+    server.request("POST", "/locks/foo", &body);
+    let _waiter = {
+        let mut client = server.connect();
+        client.send_request("POST", "/locks/foo", &body.replace(":0,", ":600,"));
+        wait_until("it waits", || server.locks("foo").len() == 3);
+        client
+    };
+    let text = printed(&output(server.port(), &["resources"]));
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("RESOURCE  HOLDER") && lines[0].ends_with("WAITING"), "{text}");
+    assert!(lines[1].starts_with("bar       a test") && lines[1].ends_with(" 0"), "{text}");
+    assert!(lines[2].contains(r"evil \u{1b}[2J\u{202e} title and 1 more  EX of 2  127.0.0.1"));
+    assert!(lines[2].ends_with(" 1"), "{text}");
+
+    let text = printed(&output(server.port(), &["locks", "foo"]));
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(lines[1].starts_with(r"foo       held     evil \u{1b}[2J"), "{text}");
+    assert!(lines[3].starts_with("foo       waits 1  evil"), "{text}");
+    assert!(!text.contains('\x1b'));
+
+    let json = printed(&output(server.port(), &["resources", "--json"]));
+    assert_eq!(json.trim_end(), server.get("/resources").text().trim_end());
+    let json = printed(&output(server.port(), &["locks", "--json", "foo"]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["_embedded"]["locks"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn delete_takes_a_name_or_all() {
+    let server = Server::start();
+    server.hold("foo");
+    server.hold("bar");
+    server.hold("baz");
+    printed(&output(server.port(), &["delete", "foo"]));
+    assert!(complaint(&output(server.port(), &["delete", "foo"]), 74).contains("foo has no locks"));
+    assert_eq!(server.locks("bar").len(), 1);
+    printed(&output(server.port(), &["delete", "--all"]));
+    assert_eq!(server.locks("bar").len() + server.locks("baz").len(), 0);
+    complaint(&output(server.port(), &["delete", "--all", "foo"]), 64);
+}
+
+#[test]
+fn administrators_are_asked_for() {
+    let dir = TempDir::new();
+    let file = dir.path().join("users");
+    fs::write(&file, "alice:s3:cret\n").unwrap();
+    let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
+    for args in [&["resources"][..], &["locks", "foo"], &["delete", "--all"], &["watch"]] {
+        let line = complaint(&output(server.port(), args), 77);
+        assert!(line.contains("set RDLM_USER and RDLM_PASSWORD"), "{line}");
+    }
+    let mut command = rdlm(server.port(), &["resources"]);
+    command.env("RDLM_USER", "alice").env("RDLM_PASSWORD", "s3:cret");
+    assert!(printed(&command.output().unwrap()).starts_with("RESOURCE"));
+    complaint(&command.env("RDLM_PASSWORD", "wrong").output().unwrap(), 77);
+
+    let nobody = Server::start_with(&["--admin-userpass-file", "no"]);
+    complaint(&output(nobody.port(), &["delete", "foo"]), 77);
+}
+
+#[test]
+fn watch_prints_what_changes_and_goes_on_without_a_server() {
+    let mut server = Server::start();
+    let mut watch = Running::start(&mut rdlm(server.port(), &["watch"]));
+    assert!(watch.line().starts_with("RESOURCE"));
+    server.hold("foo");
+    assert!(watch.line().starts_with("RESOURCE"));
+    assert!(watch.line().starts_with("foo       held   a test"));
+    server.signal("-KILL");
+    server.wait();
+    assert!(watch.line().starts_with("the server does not answer: cannot reach"));
+    watch.signal("-INT");
+    assert_eq!(watch.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let server = Server::start();
+    server.hold("foo");
+    for args in [&["resources"][..], &["watch", "foo"]] {
+        let mut process = rdlm(server.port(), args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(process.stdout.take());
+        let output = process.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_code_64() {
+    for (args, expected) in [
+        (&["run", "foo"][..], "the command to run is missing"),
+        (&["run", "foo", "--"], "the command to run is missing"),
+        (&["run", "--", "true"], "RESOURCE is missing"),
+        (&["run", "foo", "bar", "--", "true"], "unexpected argument \"bar\""),
+        (&["run", "--wiat", "5", "foo", "--", "true"], "unexpected argument \"--wiat\""),
+        (&["run", "--wait", "soon", "foo", "--", "true"], "--wait \"soon\": expected a number"),
+        (&["run", "--lifetime", "0", "foo", "--", "true"], "expected a number of seconds over 0"),
+        (&["run", "--mode", "XX", "foo", "--", "true"], "expected one of NL, CR, CW, PR, PW, EX"),
+        (&["run", "--limit", "0", "foo", "--", "true"], "expected a whole number from 1"),
+        (&["run", "--limit=2", "--mode=PR", "foo", "--", "true"], "goes with the mode EX alone"),
+        (&["run", "--url", "ftp://x", "foo", "--", "true"], "expected a URL such as"),
+        (&["acquire"], "RESOURCE is missing"),
+        (&["acquire", "foo", "--", "true"], "takes no command behind --"),
+        (&["renew"], "URL is missing"),
+        (&["release", "foo"], "expected the URL of a lock"),
+        (&["get", "http://h/locks/foo/12"], "expected the URL of a lock"),
+        (&["delete"], "RESOURCE or --all is missing"),
+        (&["watch", "foo", "bar"], "unexpected argument \"bar\""),
+        (&["resources", "foo"], "unexpected argument \"foo\""),
+    ] {
+        let line = complaint(&output(1, args), 64);
+        assert!(line.contains(expected), "{args:?}: {line}");
+    }
+    let mut command = rdlm(1, &["resources"]);
+    assert!(
+        complaint(&command.env("RDLM_URL", "nonsense").output().unwrap(), 64).contains("RDLM_URL")
+    );
+    // What is behind -- is not ours.
+    let server = Server::start();
+    let help = output(server.port(), &["run", "foo", "--", "echo", "--help", "--version"]);
+    assert_eq!(printed(&help), "--help --version\n");
+}
+
+#[test]
+fn what_the_server_refuses_is_told_in_its_words() {
+    let server = Server::start_with(&["--max-wait", "10"]);
+    let line = complaint(&output(server.port(), &["acquire", "foo"]), 64);
+    assert!(line.contains("wait is") && line.contains("expected seconds from 0 to 10"), "{line}");
+    let line = complaint(&output(server.port(), &["acquire", "--wait", "0", "a b/c"]), 64);
+    assert!(line.contains("name"), "{line}");
+}

@@ -1,0 +1,198 @@
+//! Servers that are away, wrong or half dead.
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::fakes::{Fake, Then};
+use super::{Running, complaint, output, printed, rdlm};
+use crate::harness::{Server, wait_until};
+
+/// A port on which nobody listens.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn field<'a>(request: &'a str, name: &str) -> &'a str {
+    let mut lines = request.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap()
+}
+
+#[test]
+fn no_server_is_code_69_after_a_few_tries() {
+    let began = Instant::now();
+    let lock = "/locks/a/0123456789abcdef0123456789abcdef";
+    let tries = [&["run", "foo", "--", "true"][..], &["release", lock]].map(|args| {
+        let mut command = rdlm(free_port(), args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    for tried in tries {
+        let line = complaint(&tried.wait_with_output().unwrap(), 69);
+        assert!(line.contains("cannot reach") && line.contains("refused"), "{line}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_dropped_connection_is_not_noticed() {
+    let server = Server::start();
+    let script = vec![Then::Drop, Then::Drop, Then::Forward(server.port())];
+    let fake = Fake::start(script.clone());
+    let url = printed(&output(fake.port, &["acquire", "foo"]));
+    let (first, second) = (fake.requests.recv().unwrap(), fake.requests.recv().unwrap());
+    assert!(first.starts_with("POST /locks/foo HTTP/1.1\r\n"), "{first}");
+    assert_eq!(field(&first, "idempotency-key"), field(&second, "idempotency-key"));
+    assert_eq!(server.locks("foo").len(), 1);
+    for (command, method) in [("renew", "PATCH"), ("get", "GET"), ("release", "DELETE")] {
+        let fake = Fake::start(script.clone());
+        let path = &url.trim_end()[url.find("/locks").unwrap()..];
+        printed(&output(fake.port, &[command, path]));
+        let first = fake.requests.recv().unwrap();
+        assert!(first.starts_with(&format!("{method} /locks/foo/")), "{first}");
+        let second = fake.requests.recv().unwrap();
+        assert_eq!(field(&first, "idempotency-key"), field(&second, "idempotency-key"));
+    }
+    assert_eq!(server.locks("foo").len(), 0);
+}
+
+#[test]
+fn a_release_whose_answer_was_lost_is_done() {
+    let server = Server::start();
+    // The first release gets through, its answer does not.
+    let path = server.hold("foo");
+    let fake = Fake::start(vec![Then::Drop, Then::Forward(server.port())]);
+    server.delete(&path);
+    assert_eq!(printed(&output(fake.port, &["release", &path])), "");
+}
+
+#[test]
+fn a_waiting_request_survives_its_connection() {
+    let server = Server::start();
+    let held = server.hold("foo");
+    // Like a proxy that waits for no more than a moment.
+    let gateway = "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let script = vec![Then::Answer(gateway.into()), Then::Drop, Then::Forward(server.port())];
+    let fake = Fake::start(script);
+    let run = Running::start(&mut rdlm(fake.port, &["run", "--wait=60", "foo", "--", "true"]));
+    wait_until("it waits", || server.locks("foo").len() == 2);
+    let wait = server.locks("foo")[1]["wait"].as_f64().unwrap();
+    assert!(wait < 60.0 && wait > 30.0, "{wait}");
+    server.delete(&held);
+    assert_eq!(run.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn a_server_that_restarts_during_the_wait_is_waited_for() {
+    let mut server = Server::start();
+    server.hold("foo");
+    let port = server.port().to_string();
+    let run = Running::start(&mut rdlm(server.port(), &["run", "foo", "--", "true"]));
+    wait_until("it waits", || server.locks("foo").len() == 2);
+    server.signal("-TERM");
+    server.wait();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    let again = command.args(["serve", "--port", &port]).stderr(Stdio::null());
+    let mut again = again.spawn().unwrap();
+    let ended = run.end();
+    again.kill().unwrap();
+    again.wait().unwrap();
+    assert_eq!(ended, (Some(0), String::new()));
+}
+
+#[test]
+fn a_server_that_asks_to_come_back_later_is_asked_later() {
+    let server = Server::start();
+    let body = r#"{"type":"about:blank","title":"x","status":503,"detail":"too many requests"}"#;
+    let later = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+         Content-Type: application/problem+json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let fake = Fake::start(vec![Then::Answer(later.clone()), Then::Forward(server.port())]);
+    let began = Instant::now();
+    printed(&output(fake.port, &["run", "foo", "--", "true"]));
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    let fake = Fake::start(vec![Then::Answer(later)]);
+    let line = complaint(&output(fake.port, &["run", "--wait", "0", "foo", "--", "true"]), 75);
+    assert!(line.contains("too many requests"), "{line}");
+}
+
+#[test]
+fn what_is_no_rdlm_server_is_code_76() {
+    let html = "<html>\u{1b}[2J</html>";
+    let ok = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{html}",
+        html.len()
+    );
+    for answer in [
+        "SSH-2.0-OpenSSH_9.2\r\n".to_string(),
+        "\0\u{1}\u{2}garbage\r\n\r\n".to_string(),
+        ok.clone(),
+        ok.replace("200 OK", "404 Not Found"),
+        ok.replace("200 OK", "201 Created"),
+        ok.replace("200 OK", "201 Created\r\nLocation: http://h/locks/foo/..%2f"),
+        ok.replace("200 OK", "301 Moved\r\nLocation: https://elsewhere/"),
+    ] {
+        let fake = Fake::start(vec![Then::Answer(answer.clone())]);
+        for args in [&["acquire", "foo"][..], &["resources"]] {
+            let line = complaint(&output(fake.port, args), 76);
+            assert!(line.contains("rdlm"), "{line}");
+            assert!(!line.contains('\x1b'));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_is_given_up() {
+    let fake = Fake::start(vec![Then::Silence]);
+    let one_try = rdlm(fake.port, &["acquire", "--wait", "0", "foo"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    fake.requests.recv().unwrap();
+    // A signal does not have to wait for that.
+    let mut waiting = Running::start(&mut rdlm(fake.port, &["acquire", "foo"]));
+    fake.requests.recv().unwrap();
+    let began = Instant::now();
+    waiting.signal("-INT");
+    assert_eq!(waiting.wait(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+    let line = complaint(&one_try.wait_with_output().unwrap(), 69);
+    assert!(line.contains("does not answer within 10 s"), "{line}");
+}
+
+#[test]
+fn https_is_spoken_and_certificates_are_checked() {
+    let dir = crate::harness::TempDir::new();
+    let openssl = |args: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(args).current_dir(dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(Stdio::null()).spawn()
+    };
+    let subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+    let new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out"];
+    let extensions = ["cert.pem", "-addext", "basicConstraints=critical,CA:FALSE"];
+    let Ok(mut made) = openssl(&[&new[..], &extensions, &subject].concat()) else {
+        println!("skipped: there is no openssl");
+        return;
+    };
+    assert!(made.wait().unwrap().success());
+    let port = free_port();
+    let accept = port.to_string();
+    // It answers every request with a page of its own.
+    let mut tls =
+        openssl(&["s_server", "-www", "-cert", "cert.pem", "-key", "key.pem", "-accept", &accept])
+            .unwrap();
+    let mut command = rdlm(1, &["resources", "--url", &format!("https://localhost:{port}")]);
+    command.env_remove("SSL_CERT_FILE");
+    let unknown = command.output().unwrap();
+    let known = command.env("SSL_CERT_FILE", dir.path().join("cert.pem")).output().unwrap();
+    let none = command.env("SSL_CERT_FILE", dir.path().join("key.pem")).output().unwrap();
+    tls.kill().unwrap();
+    tls.wait().unwrap();
+    assert!(complaint(&unknown, 76).contains("certificate"));
+    assert!(complaint(&known, 76).contains("is not that of rdlm"));
+    assert!(complaint(&none, 64).contains("there is no certificate in it"));
+}

@@ -1,0 +1,128 @@
+//! `rdlm run` in a terminal: who reads from it, and what Ctrl-C and Ctrl-Z do.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::harness::Server;
+
+/// A command that has a terminal of its own; it is killed with the test.
+struct Terminal {
+    master: File,
+    shown: String,
+    process: Child,
+}
+
+impl Terminal {
+    /// Runs a command in a session of its own; the server is that of the environment.
+    fn start(server: &Server, args: &[&str]) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let path = ptsname(&master, Vec::new()).unwrap();
+        let slave = OpenOptions::new().read(true).write(true).open(path.to_str().unwrap()).unwrap();
+        let slave = OwnedFd::from(slave);
+        let process = Command::new("setsid")
+            .args(["--ctty", "--wait"])
+            .args(args)
+            .env("RDLM_URL", format!("http://127.0.0.1:{}", server.port()))
+            .env("RDLM", env!("CARGO_BIN_EXE_rdlm"))
+            .env("PS1", "ready$ ")
+            .env("TERM", "dumb")
+            .stdin(Stdio::from(slave.try_clone().unwrap()))
+            .stdout(Stdio::from(slave.try_clone().unwrap()))
+            .stderr(Stdio::from(slave))
+            .spawn()
+            .unwrap();
+        Self { master: File::from(master), shown: String::new(), process }
+    }
+
+    fn type_in(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Reads up to this text, which comes after all that was waited for before.
+    #[track_caller]
+    fn wait_for(&mut self, text: &str) {
+        let mut bytes = [0; 1024];
+        while !self.shown.contains(text) {
+            let read = self.master.read(&mut bytes).unwrap_or(0);
+            assert_ne!(read, 0, "the end came before {text:?}: {:?}", self.shown);
+            self.shown += &String::from_utf8_lossy(&bytes[..read]);
+        }
+        let at = self.shown.find(text).unwrap() + text.len();
+        self.shown.drain(..at);
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_command_reads_from_the_terminal_and_gives_it_back() {
+    let server = Server::start();
+    let script = "$RDLM run foo -- sh -c 'read x; echo got $x'; read y; echo then $y";
+    let mut terminal = Terminal::start(&server, &["sh", "-c", script]);
+    terminal.type_in("one\n");
+    terminal.wait_for("got one");
+    terminal.type_in("two\n");
+    terminal.wait_for("then two");
+}
+
+#[test]
+fn ctrl_c_ends_the_command() {
+    let server = Server::start();
+    let script = "trap : INT; $RDLM run foo -- sh -c 'echo begun; exec sleep 100'; echo code $?";
+    let mut terminal = Terminal::start(&server, &["sh", "-c", script]);
+    terminal.wait_for("begun");
+    terminal.type_in("\x03");
+    terminal.wait_for("code 130");
+    assert_eq!(server.locks("foo").len(), 0);
+}
+
+#[test]
+fn ctrl_z_stops_it_and_fg_goes_on() {
+    if Command::new("bash").arg("--version").stdout(Stdio::null()).status().is_err() {
+        println!("skipped: there is no bash");
+        return;
+    }
+    let server = Server::start();
+    // Once a command that has the terminal, because it reads; once one that has not.
+    let reads = "sh -c 'echo begun; read x; echo got $x; exit 7'";
+    let does_not_read =
+        "sh -c 'trap \"echo going on; exit 7\" CONT; echo begun; while :; do sleep 0.1; done'";
+    for (command, input, expected) in [(reads, "one\n", "got one"), (does_not_read, "", "going on")]
+    {
+        let mut terminal = Terminal::start(&server, &["bash", "--norc", "--noediting", "-i"]);
+        terminal.wait_for("ready$ ");
+        terminal.type_in(&format!("$RDLM run foo -- {command}\n"));
+        terminal.wait_for("\nbegun");
+        terminal.type_in("\x1a");
+        terminal.wait_for("Stopped");
+        terminal.type_in("fg\n");
+        terminal.type_in(input);
+        terminal.wait_for(expected);
+        terminal.type_in("echo code $?\n");
+        terminal.wait_for("code 7");
+    }
+}
+
+#[test]
+fn watch_draws_over_what_it_drew() {
+    let server = Server::start();
+    let script = "stty rows 5 cols 20; exec $RDLM watch";
+    server.acquire_with("foo", r#""wait":0,"lifetime":600"#);
+    let mut terminal = Terminal::start(&server, &["sh", "-c", script]);
+    terminal.wait_for("\x1b[2J\x1b[HRESOURCE  STATE  TIT\x1b[K");
+    terminal.wait_for("foo       held   a t\x1b[K");
+    terminal.wait_for("\x1b[J\x1b[HRESOURCE");
+    terminal.type_in("\x03");
+    assert!(terminal.process.wait().unwrap().success());
+}
