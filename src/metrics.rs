@@ -2,6 +2,8 @@
 //!
 //! No label has the name of a resource: there may be any number of them.
 
+mod times;
+
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,11 +12,11 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::lock::{End, Observer, Totals};
+use times::Times;
 
 /// The media type of [`Metrics::to_text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -23,33 +25,78 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    acquisitions: Family<Outcome, Counter>,
+    /// By [`Outcome`].
+    acquisitions: [Counter; OUTCOMES.len()],
     renewals: Counter,
     releases: Counter,
     expiries: Counter,
     admin_deletions: Counter,
     abandoned: Counter,
-    wait: Histogram,
-    hold: Histogram,
-    requests: Family<Kind, Histogram, fn() -> Histogram>,
+    wait: Times,
+    hold: Times,
+    /// By [`Kind`].
+    requests: [Times; KINDS.len()],
     active: Gauge,
     waiting: Gauge,
     resources: Gauge,
     connections: Gauge,
 }
 
+/// What became of a request for a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their labels say it: docs/operations.md")]
+pub enum Outcome {
+    Granted,
+    TimedOut,
+    Deleted,
+    Departed,
+    Superseded,
+    Mismatch,
+    TooManyWaiting,
+    NotWritten,
+    ShuttingDown,
+}
+
+/// The labels of [`Outcome`], in its order.
+const OUTCOMES: [&str; 9] = [
+    "granted",
+    "timed_out",
+    "deleted",
+    "departed",
+    "superseded",
+    "mismatch",
+    "too_many_waiting",
+    "not_written",
+    "shutting_down",
+];
+
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their labels say it: docs/operations.md")]
+pub enum Kind {
+    Acquire,
+    Release,
+    Renew,
+    Look,
+    Admin,
+    Other,
+}
+
+/// The labels of [`Kind`], in its order.
+const KINDS: [&str; 6] = ["acquire", "release", "renew", "look", "admin", "other"];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
+struct KindLabel {
     kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct State {
+struct StateLabel {
     state: &'static str,
 }
 
@@ -64,82 +111,63 @@ impl Metrics {
     /// Everything is zero.
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let locks = Family::<State, Gauge>::default();
-        let [active, waiting] =
-            ["active", "waiting"].map(|state| locks.get_or_create_owned(&State { state }));
-        let metrics = Self {
-            acquisitions: Family::default(),
-            renewals: Counter::default(),
-            releases: Counter::default(),
-            expiries: Counter::default(),
-            admin_deletions: Counter::default(),
-            abandoned: Counter::default(),
-            wait: Histogram::new(LONG),
-            hold: Histogram::new(LONG),
-            requests: Family::new_with_constructor(|| Histogram::new(SHORT)),
-            active,
-            waiting,
-            resources: Gauge::default(),
-            connections: Gauge::default(),
-            registry: Registry::default(),
-        };
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("rdlm_build", "The running server", version);
-        registry.register("rdlm_locks", "Locks that are held, and requests that wait", locks);
-        registry.register(
-            "rdlm_resources",
-            "Resources that have a lock or a waiting request",
-            metrics.resources.clone(),
-        );
-        registry.register("rdlm_connections", "Open connections", metrics.connections.clone());
-        metrics.register_counters(&mut registry);
-        metrics.register_times(&mut registry);
-        Self { registry, ..metrics }
-    }
-
-    fn register_counters(&self, registry: &mut Registry) {
-        let help = "Requests for locks, by what became of them";
-        registry.register("rdlm_acquisitions", help, self.acquisitions.clone());
-        for (name, help, counter) in [
-            ("rdlm_renewals", "Locks that were renewed", &self.renewals),
-            ("rdlm_releases", "Locks that were released by their URL", &self.releases),
-            ("rdlm_expiries", "Locks that nobody released in their lifetime", &self.expiries),
-            ("rdlm_admin_deletions", "Locks that an administrator deleted", &self.admin_deletions),
-            (
-                "rdlm_abandoned_grants",
-                "Locks that were given up because their client was gone before it heard of them",
-                &self.abandoned,
-            ),
-        ] {
-            registry.register(name, help, counter.clone());
-        }
-    }
-
-    fn register_times(&self, registry: &mut Registry) {
-        let seconds = || Unit::Seconds;
-        let help = "How long granted requests had waited";
-        registry.register_with_unit("rdlm_wait", help, seconds(), self.wait.clone());
-        let help = "How long locks had been held when they ended";
-        registry.register_with_unit("rdlm_hold", help, seconds(), self.hold.clone());
-        let help = "How long requests took; those for a lock with their waiting";
-        registry.register_with_unit("rdlm_request", help, seconds(), self.requests.clone());
         let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let start = ConstGauge::new(start.as_secs_f64());
         let help = "Start of the process since the epoch";
-        registry.register_with_unit("process_start_time", help, seconds(), start);
+        registry.register_with_unit("process_start_time", help, Unit::Seconds, start);
+
+        let locks = Family::<StateLabel, Gauge>::default();
+        let [active, waiting] =
+            ["active", "waiting"].map(|state| locks.get_or_create_owned(&StateLabel { state }));
+        registry.register("rdlm_locks", "Locks that are held, and requests that wait", locks);
+        let acquisitions = Family::<OutcomeLabel, Counter>::default();
+        let outcomes =
+            OUTCOMES.map(|outcome| acquisitions.get_or_create_owned(&OutcomeLabel { outcome }));
+        let help = "Requests for locks, by what became of them";
+        registry.register("rdlm_acquisitions", help, acquisitions);
+        let new_times: fn() -> Times = || Times::new(&SHORT);
+        let requests = Family::<KindLabel, Times, _>::new_with_constructor(new_times);
+        let kinds = KINDS.map(|kind| requests.get_or_create_owned(&KindLabel { kind }));
+        let help = "How long requests took; those for a lock with their waiting";
+        registry.register_with_unit("rdlm_request", help, Unit::Seconds, requests);
+
+        let mut add = Adder(&mut registry);
+        Self {
+            active,
+            waiting,
+            acquisitions: outcomes,
+            requests: kinds,
+            resources: add
+                .gauge("rdlm_resources", "Resources that have a lock or a waiting request"),
+            connections: add.gauge("rdlm_connections", "Open connections"),
+            renewals: add.counter("rdlm_renewals", "Locks that were renewed"),
+            releases: add.counter("rdlm_releases", "Locks that were released by their URL"),
+            expiries: add.counter("rdlm_expiries", "Locks that nobody released in their lifetime"),
+            admin_deletions: add
+                .counter("rdlm_admin_deletions", "Locks that an administrator deleted"),
+            abandoned: add.counter(
+                "rdlm_abandoned_grants",
+                "Locks that were given up because their client was gone before it heard of them",
+            ),
+            wait: add.times("rdlm_wait", "How long granted requests had waited"),
+            hold: add.times("rdlm_hold", "How long locks had been held when they ended"),
+            registry,
+        }
     }
 
-    /// A request for a lock has ended like this, after so long.
-    pub fn acquisition(&self, outcome: &'static str, waited: Option<Duration>) {
-        self.acquisitions.get_or_create(&Outcome { outcome }).inc();
-        if let Some(waited) = waited {
-            self.wait.observe(waited.as_secs_f64());
+    /// A request for a lock has ended like this; if it was granted, after so long.
+    pub fn acquisition(&self, outcome: Outcome, waited: Duration) {
+        self.acquisitions[outcome as usize].inc();
+        if outcome == Outcome::Granted {
+            self.wait.observe(waited);
         }
     }
 
     /// A request was answered.
-    pub fn request(&self, kind: &'static str, took: Duration) {
-        self.requests.get_or_create(&Kind { kind }).observe(took.as_secs_f64());
+    pub fn request(&self, kind: Kind, took: Duration) {
+        self.requests[kind as usize].observe(took);
     }
 
     /// One more connection is open.
@@ -167,6 +195,29 @@ impl Metrics {
     }
 }
 
+/// Makes metrics without labels, and registers them.
+struct Adder<'a>(&'a mut Registry);
+
+impl Adder<'_> {
+    fn gauge(&mut self, name: &str, help: &str) -> Gauge {
+        let gauge = Gauge::default();
+        self.0.register(name, help, gauge.clone());
+        gauge
+    }
+
+    fn counter(&mut self, name: &str, help: &str) -> Counter {
+        let counter = Counter::default();
+        self.0.register(name, help, counter.clone());
+        counter
+    }
+
+    fn times(&mut self, name: &str, help: &str) -> Times {
+        let times = Times::new(&LONG);
+        self.0.register_with_unit(name, help, Unit::Seconds, times.clone());
+        times
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -185,6 +236,6 @@ impl Observer for Metrics {
                 return;
             }
         };
-        self.hold.observe(held.as_secs_f64());
+        self.hold.observe(held);
     }
 }

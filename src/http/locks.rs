@@ -13,6 +13,7 @@ use super::{Service, body, hal};
 use crate::lock::{
     Acquired, IdempotencyKey, Lock, LockId, NotWritten, Phase, Renewal, ResourceName,
 };
+use crate::metrics::Outcome;
 
 /// A grant that took longer, also without a wait (the disk may), is only for a client that is
 /// still there.
@@ -125,18 +126,18 @@ impl Service {
     }
 
     fn count(&self, acquired: &Acquired, took: Duration) {
-        let (outcome, waited) = match acquired {
-            Acquired::Granted(_) => ("granted", Some(took)),
-            Acquired::TimedOut => ("timed_out", None),
-            Acquired::Deleted => ("deleted", None),
-            Acquired::Withdrawn => ("departed", None),
-            Acquired::Superseded => ("superseded", None),
-            Acquired::TooManyWaiters => ("too_many_waiting", None),
-            Acquired::OtherLimit(_) | Acquired::OtherMode(_) => ("mismatch", None),
-            Acquired::NotWritten(_) => ("not_written", None),
-            Acquired::ShuttingDown => ("shutting_down", None),
+        let outcome = match acquired {
+            Acquired::Granted(_) => Outcome::Granted,
+            Acquired::TimedOut => Outcome::TimedOut,
+            Acquired::Deleted => Outcome::Deleted,
+            Acquired::Withdrawn => Outcome::Departed,
+            Acquired::Superseded => Outcome::Superseded,
+            Acquired::TooManyWaiters => Outcome::TooManyWaiting,
+            Acquired::OtherLimit(_) | Acquired::OtherMode(_) => Outcome::Mismatch,
+            Acquired::NotWritten(_) => Outcome::NotWritten,
+            Acquired::ShuttingDown => Outcome::ShuttingDown,
         };
-        self.metrics.acquisition(outcome, waited);
+        self.metrics.acquisition(outcome, took);
     }
 
     fn created(&self, resource: &ResourceName, lock: &Lock, request: &Request<'_>) -> Response {

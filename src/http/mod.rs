@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use log::{debug, error};
 
 use crate::lock::LockManager;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Kind, Metrics};
 use access::Access;
 use departures::Client;
 use message::{Method, Request, Response, Singleton, Status, Unreadable};
@@ -66,7 +66,7 @@ impl Service {
     pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Response {
         let began = Instant::now();
         let route = Route::parse(request.target);
-        let kind = route.as_ref().map_or("other", |route| route.kind(request.method));
+        let kind = route.as_ref().map_or(Kind::Other, |route| route.kind(request.method));
         let answer = || self.route(route, request, client).unwrap_or_else(Response::from);
         let response = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
             error!("a request ended in a panic: {:?} {:?}", request.method, request.target);

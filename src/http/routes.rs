@@ -5,6 +5,7 @@ use percent_encoding::percent_decode_str;
 use super::message::{Method, Status};
 use super::problem::Problem;
 use crate::lock::{LockId, ResourceName};
+use crate::metrics::Kind;
 
 /// What a request is about.
 #[derive(Debug, PartialEq)]
@@ -64,14 +65,14 @@ impl Route {
     }
 
     /// What a request is to the metrics.
-    pub(super) fn kind(&self, method: Method) -> &'static str {
+    pub(super) fn kind(&self, method: Method) -> Kind {
         match (self, method) {
-            (Self::Locks(_), Method::Post) => "acquire",
-            (Self::Lock(..), Method::Delete) => "release",
-            (Self::Lock(..), Method::Patch) => "renew",
-            (Self::Lock(..), Method::Get | Method::Head) => "look",
-            (Self::Resources | Self::Resource(_) | Self::Status, _) => "admin",
-            _ => "other",
+            (Self::Locks(_), Method::Post) => Kind::Acquire,
+            (Self::Lock(..), Method::Delete) => Kind::Release,
+            (Self::Lock(..), Method::Patch) => Kind::Renew,
+            (Self::Lock(..), Method::Get | Method::Head) => Kind::Look,
+            (Self::Resources | Self::Resource(_) | Self::Status, _) => Kind::Admin,
+            _ => Kind::Other,
         }
     }
 

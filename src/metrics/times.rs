@@ -1,0 +1,90 @@
+//! A histogram of durations that no thread waits for.
+//!
+//! That of the library takes a mutex for each observation. Every request makes several, and when
+//! a thread loses the processor while it holds that mutex, all others queue behind it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::{MetricType, TypedMetric};
+
+/// Counts durations by buckets. A clone is the same histogram.
+#[derive(Debug, Clone)]
+pub(super) struct Times(Arc<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    /// Upper bounds in seconds, ascending, and how many are up to that and over the one before.
+    buckets: Box<[(f64, AtomicU64)]>,
+    sum_us: AtomicU64,
+}
+
+impl Times {
+    /// With these upper bounds in seconds, and one more without an end.
+    pub(super) fn new(bounds: &[f64]) -> Self {
+        let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+        let buckets = bounds.map(|bound| (bound, AtomicU64::new(0))).collect();
+        Self(Arc::new(Counts { buckets, sum_us: AtomicU64::new(0) }))
+    }
+
+    pub(super) fn observe(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let bucket = self.0.buckets.iter().find(|(bound, _)| seconds <= *bound);
+        if let Some((_, count)) = bucket {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.0.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+}
+
+impl EncodeMetric for Times {
+    /// Sum and counts may be of different moments by an observation or two.
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let buckets = self.0.buckets.iter();
+        let buckets: Vec<_> =
+            buckets.map(|(bound, count)| (*bound, count.load(Ordering::Relaxed))).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = Duration::from_micros(self.0.sum_us.load(Ordering::Relaxed)).as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Times {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
+    #[test]
+    fn a_time_is_counted_in_the_first_bucket_that_it_fits_in() {
+        let times = Times::new(&[0.1, 1.0]);
+        for ms in [1, 100, 101, 5_000] {
+            times.observe(Duration::from_millis(ms));
+        }
+        let mut registry = Registry::default();
+        registry.register("t", "Times", times);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "t_bucket{le=\"0.1\"} 2",
+            "t_bucket{le=\"1.0\"} 3",
+            "t_bucket{le=\"+Inf\"} 4",
+            "t_count 4",
+            "t_sum 5.202",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+        }
+    }
+}
