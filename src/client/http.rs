@@ -278,6 +278,11 @@ impl Server {
         self.retry(&Call::new(http::Method::GET, "/resources").by_administrator())
     }
 
+    /// All resources with all their locks.
+    pub(super) fn status(&self) -> Result<Answer, Failure> {
+        self.retry(&Call::new(http::Method::GET, "/status").by_administrator())
+    }
+
     /// The locks of a resource.
     pub(super) fn locks(&self, resource: &str) -> Result<Answer, Failure> {
         let path = format!("/resources/{}", utf8_percent_encode(resource, IN_PATH));

@@ -55,6 +55,16 @@ pub(super) struct Resource {
 }
 
 impl Resource {
+    fn new(name: &str, locks: &Value, answer: &Answer) -> Self {
+        let locks = locks.as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_held = |lock: &&Value| lock["active"].as_bool() == Some(true);
+        Self {
+            rows: locks.iter().map(|lock| lock_row(name, lock, answer.date)).collect(),
+            uids: locks.iter().map(|lock| lock["uid"].to_string()).collect(),
+            held: locks.iter().filter(is_held).count(),
+        }
+    }
+
     /// One row for all of its locks. It has none if it was released a moment ago.
     fn row(&self) -> Option<Vec<String>> {
         let [name, state, title, mode, client, since, ends] =
@@ -77,27 +87,18 @@ pub(super) fn table(resources: &[Resource]) -> String {
     aligned(&COLUMNS, &rows)
 }
 
-/// One resource, or all of them, each asked for by itself.
+/// One resource, or all of them, in one request.
 pub(super) fn listed(server: &Server, resource: Option<&str>) -> Result<Vec<Resource>, Failure> {
     if let Some(name) = resource {
-        return Ok(vec![locks_of(server, name)?]);
+        let answer = server.locks(name)?;
+        let locks = &answer.json()?["_embedded"]["locks"];
+        return Ok(vec![Resource::new(name, locks, &answer)]);
     }
-    let list = server.resources()?.json()?;
-    let entries = list["_embedded"]["resources"].as_array();
-    let names = entries.into_iter().flatten().filter_map(|entry| entry["name"].as_str());
-    names.map(|name| locks_of(server, name)).collect()
-}
-
-fn locks_of(server: &Server, name: &str) -> Result<Resource, Failure> {
-    let answer = server.locks(name)?;
-    let list = answer.json()?;
-    let locks = list["_embedded"]["locks"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is_held = |lock: &&Value| lock["active"].as_bool() == Some(true);
-    Ok(Resource {
-        rows: locks.iter().map(|lock| lock_row(name, lock, answer.date)).collect(),
-        uids: locks.iter().map(|lock| lock["uid"].to_string()).collect(),
-        held: locks.iter().filter(is_held).count(),
-    })
+    let answer = server.status()?;
+    let status = answer.json()?;
+    let entries = status["resources"].as_array().into_iter().flatten();
+    let named = entries.filter_map(|entry| Some((entry["name"].as_str()?, &entry["locks"])));
+    Ok(named.map(|(name, locks)| Resource::new(name, locks, &answer)).collect())
 }
 
 fn print_json(answer: &Answer) -> Result<Ending, Error> {

@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::harness::Server;
+use crate::harness::{PATIENCE, Server};
 
 /// A command that has a terminal of its own; it is killed with the test.
 struct Terminal {
@@ -49,6 +50,10 @@ impl Terminal {
     fn wait_for(&mut self, text: &str) {
         let mut bytes = [0; 1024];
         while !self.shown.contains(text) {
+            let mut master = [PollFd::new(&self.master, PollFlags::IN)];
+            let patience = PATIENCE.try_into().unwrap();
+            let ready = poll(&mut master, Some(&patience)).unwrap();
+            assert_ne!(ready, 0, "in vain: {text:?}, after {:?}", self.shown);
             let read = self.master.read(&mut bytes).unwrap_or(0);
             assert_ne!(read, 0, "the end came before {text:?}: {:?}", self.shown);
             self.shown += &String::from_utf8_lossy(&bytes[..read]);
@@ -94,10 +99,11 @@ fn ctrl_z_stops_it_and_fg_goes_on() {
         return;
     }
     let server = Server::start();
-    // Once a command that has the terminal, because it reads; once one that has not.
+    // Once a command that has the terminal, because it reads; once one that has not. That one
+    // starts no process meanwhile: a shell that is just about to (vfork) cannot be stopped.
     let reads = "sh -c 'echo begun; read x; echo got $x; exit 7'";
     let does_not_read =
-        "sh -c 'trap \"echo going on; exit 7\" CONT; echo begun; while :; do sleep 0.1; done'";
+        "sh -c 'trap \"echo going on; kill \\$!; exit 7\" CONT; sleep 100 & echo begun; wait'";
     for (command, input, expected) in [(reads, "one\n", "got one"), (does_not_read, "", "going on")]
     {
         let mut terminal = Terminal::start(&server, &["bash", "--norc", "--noediting", "-i"]);
