@@ -1,14 +1,16 @@
-//! All resources: the map from names to states, and the threads that wait.
+//! All resources: the map from names to slots, and the way of every change.
 //!
 //! Order of the mutexes: a shard of the map, then one resource, then a shard of the deadlines
 //! or the alarm. No thread takes an earlier one while it holds a later one, and none is held
 //! across I/O: a change that has to be written first closes the gate of its resource instead.
 //! Who holds several gates has closed them in order of the names.
 
-use std::collections::{HashMap, VecDeque};
+mod slot;
+
+use std::collections::HashMap;
 use std::io;
 use std::process;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{error, info, warn};
@@ -19,11 +21,12 @@ use super::resource::{Admission, Asked, Effects, Now, Resource, Room, Verdict};
 use super::sharded::Sharded;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::sync::thread::{self, JoinHandle};
-use super::sync::{Condvar, Mutex, MutexGuard, now};
+use super::sync::{Mutex, MutexGuard, now};
 use super::{
     Acquired, Claim, End, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten,
     Observer, Phase, Renewal, ResourceName, Totals,
 };
+use slot::{Entry, Slot, State, Wait, wait_until};
 
 /// How many requests may wait at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,7 +226,6 @@ const MAX_FIRST_TOKEN: u64 = 1 << 52;
 /// How many gates one thread holds closed at a time.
 const MAX_AT_A_TIME: usize = 4096;
 
-type State = Resource<Arc<Wait<Verdict>>>;
 type StateEffects = Effects<Arc<Wait<Verdict>>>;
 
 struct Shared {
@@ -237,34 +239,6 @@ struct Shared {
     reconnect_grace: Duration,
     observer: Arc<dyn Observer>,
     shutting_down: AtomicBool,
-}
-
-/// The place of one resource. In the map as long as it has locks.
-struct Slot {
-    entry: Mutex<Entry>,
-}
-
-struct Entry {
-    state: State,
-    /// Taken out of the map: whoever comes by an older look-up has to look again.
-    retired: bool,
-    /// Closed while a change is being written, and until everybody who came meanwhile has had
-    /// a turn. Nobody looks at the state of a closed resource, or changes it, out of turn.
-    gate: Option<Box<ClosedGate>>,
-}
-
-/// Who wants to enter, in order of arrival.
-#[derive(Default)]
-struct ClosedGate {
-    queue: VecDeque<Arc<Wait<()>>>,
-}
-
-/// One thread that waits to be told a `T`; it sleeps on `over`, together with the mutex of a
-/// resource.
-struct Wait<T> {
-    /// Set once, under the mutex of the resource.
-    told: OnceLock<T>,
-    over: Condvar,
 }
 
 enum Entered {
@@ -615,49 +589,6 @@ impl Shared {
     }
 }
 
-impl Slot {
-    fn new(state: State) -> Self {
-        Self { entry: Mutex::new(Entry { state, retired: false, gate: None }) }
-    }
-
-    /// Takes the mutex; if the gate is closed, when its turn has come.
-    fn enter(&self) -> MutexGuard<'_, Entry> {
-        let mut entry = locked(&self.entry);
-        if let Some(gate) = &mut entry.gate {
-            let turn = Arc::new(Wait::new());
-            gate.queue.push_back(Arc::clone(&turn));
-            while turn.told.get().is_none() {
-                entry = turn.over.wait(entry).unwrap_or_else(|_| poisoned());
-            }
-        }
-        entry
-    }
-}
-
-impl Entry {
-    /// Gives the next one its turn, or opens the gate.
-    fn pass_gate(&mut self) -> Option<Arc<Wait<()>>> {
-        let next = self.gate.as_mut()?.queue.pop_front();
-        if next.is_none() {
-            self.gate = None;
-        }
-        next.map(|turn| turn.tell(()))
-    }
-}
-
-impl<T> Wait<T> {
-    fn new() -> Self {
-        Self { told: OnceLock::new(), over: Condvar::new() }
-    }
-
-    fn tell(self: Arc<Self>, word: T) -> Arc<Self> {
-        // A waiter leaves its line with the word, so nobody can give it a second one.
-        let first = self.told.set(word).is_ok();
-        debug_assert!(first);
-        self
-    }
-}
-
 /// What a change made of the locks that are held; `None` if nothing.
 fn written_change(
     resource: &ResourceName,
@@ -667,21 +598,6 @@ fn written_change(
     let ended = effects.ended.iter().map(|(holder, _)| holder);
     let held = effects.held.iter().filter_map(|id| state.holder(*id));
     Change::new(resource, ended, held)
-}
-
-/// Sleeps until the wait is over; `None` if it was not by the deadline.
-fn wait_until(slot: &Slot, wait: &Wait<Verdict>, deadline: Instant) -> Option<Verdict> {
-    let mut entry = locked(&slot.entry);
-    loop {
-        if let Some(verdict) = wait.told.get() {
-            return Some(verdict.clone());
-        }
-        let left = deadline.saturating_duration_since(now());
-        if left.is_zero() {
-            return None;
-        }
-        entry = wait.over.wait_timeout(entry, left).unwrap_or_else(|_| poisoned()).0;
-    }
 }
 
 #[cfg(test)]
