@@ -18,10 +18,10 @@ fn a_deleted_lock_ends_the_command() {
     assert!(errors.contains("the lock on foo is lost"), "{errors}");
 }
 
-#[test]
-fn whoever_ignores_that_is_killed_with_its_children() {
+/// Runs a script that prints the number of a process which ignores SIGTERM, and deletes the lock.
+#[track_caller]
+fn is_killed_with_its_children(script: &str) {
     let server = Server::start();
-    let script = "trap '' TERM; sh -c 'echo $$; sleep 100; sleep 100' & wait; sleep 100";
     let options = ["--lifetime", "0.6", "--kill-after", "0.5"];
     let mut run = run_script(&server, &options, script);
     let child = run.line();
@@ -33,18 +33,16 @@ fn whoever_ignores_that_is_killed_with_its_children() {
 }
 
 #[test]
+fn whoever_ignores_that_is_killed_with_its_children() {
+    is_killed_with_its_children(
+        "trap '' TERM; sh -c 'echo $$; sleep 100; sleep 100' & wait; sleep 100",
+    );
+}
+
+#[test]
 fn a_child_that_outlives_the_command_has_its_time_and_no_more() {
-    let server = Server::start();
     // The command ends with SIGTERM, its child ignores it.
-    let script = "(trap '' TERM; exec sleep 100) & echo $!; exec sleep 100";
-    let options = ["--lifetime", "0.6", "--kill-after", "0.5"];
-    let mut run = run_script(&server, &options, script);
-    let child = run.line();
-    let began = Instant::now();
-    server.delete("/resources/foo");
-    assert_eq!(run.end().0, Some(74));
-    assert!(began.elapsed() >= Duration::from_millis(500));
-    assert!(!is_alive(&child));
+    is_killed_with_its_children("(trap '' TERM; exec sleep 100) & echo $!; exec sleep 100");
 }
 
 #[test]
