@@ -10,10 +10,10 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use log::LevelFilter;
 use pico_args::Arguments;
 
 use crate::client as commands;
+use crate::logging;
 use crate::server;
 
 /// What to do.
@@ -24,7 +24,7 @@ pub enum Command {
         /// How.
         options: server::Options,
         /// What to log.
-        log_level: LevelFilter,
+        log: logging::Options,
     },
     /// Talk to a server.
     Client {

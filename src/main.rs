@@ -18,7 +18,7 @@ const CLIENT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     match cli::parse(env::args_os()) {
-        Ok(Command::Serve { options, log_level }) => serve(options, log_level),
+        Ok(Command::Serve { options, log }) => serve(options, log),
         Ok(Command::Help(text)) => print(text),
         Ok(Command::Version) => print(concat!("rdlm ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Client { command, target }) => match client::execute(command, &target) {
@@ -64,11 +64,13 @@ fn become_command(command: &Become) -> ExitCode {
     complain(&format!("cannot run {:?}: {error}", command.program.to_string_lossy()), code)
 }
 
-fn serve(options: server::Options, log_level: log::LevelFilter) -> ExitCode {
-    if let Err(error) = logging::start(log_level) {
+fn serve(options: server::Options, log: logging::Options) -> ExitCode {
+    if let Err(error) = logging::start(log) {
         return complain(&error.to_string(), FAILURE);
     }
-    match server::serve(options) {
+    let ended = server::serve(options);
+    log::logger().flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(server::Error::Interrupted(signal)) => code_of_signal(signal),
         Err(error) => complain(&error.to_string(), FAILURE),

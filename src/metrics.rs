@@ -5,6 +5,7 @@
 mod times;
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -16,6 +17,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::lock::{End, Observer, Totals};
+use crate::logging;
 use times::Times;
 
 /// The media type of [`Metrics::to_text`].
@@ -40,6 +42,7 @@ pub struct Metrics {
     waiting: Gauge,
     resources: Gauge,
     connections: Gauge,
+    log_lines_lost: Counter,
 }
 
 /// What became of a request for a lock.
@@ -151,6 +154,10 @@ impl Metrics {
                 "rdlm_abandoned_grants",
                 "Locks that were given up because their client was gone before it heard of them",
             ),
+            log_lines_lost: add.counter(
+                "rdlm_log_lines_lost",
+                "Lines of the log that standard error did not take in time",
+            ),
             wait: add.times("rdlm_wait", "How long granted requests had waited"),
             hold: add.times("rdlm_hold", "How long locks had been held when they ended"),
             registry,
@@ -189,6 +196,7 @@ impl Metrics {
         self.active.set(number(totals.active));
         self.waiting.set(number(totals.waiting));
         self.resources.set(number(totals.resources));
+        self.log_lines_lost.inner().store(logging::lost_lines(), Ordering::Relaxed);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

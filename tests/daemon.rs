@@ -6,6 +6,8 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::harness::{Server, TempDir, lock_body, wait_until};
 
 fn rdlm(args: &[&str]) -> Output {
@@ -83,6 +85,7 @@ fn a_wrong_command_line_gets_one_line_and_code_2() {
         (&["serve", "--port", "1", "--port", "2"], "given twice"),
         (&["serve", "--bind", "localhost"], "--bind \"localhost\": expected an IPv4 or IPv6"),
         (&["serve", "--logging", "loud"], "expected debug, info, warning, error or none"),
+        (&["serve", "--log-format", "xml"], "--log-format \"xml\": expected text or json"),
         (&["serve", "--max-wait", "-1"], "expected a number of seconds from 0 to 1e9"),
         (&["serve", "--max-wait", "inf"], "expected a number of seconds"),
         (&["serve", "--max-lifetime", "0"], "expected a number of seconds over 0"),
@@ -182,6 +185,63 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     wait_until("the lock expires", || server.locks("foo").is_empty());
     server.delete("/resources");
     server.hold("bar");
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let mut server = Server::start_with(&["--logging", "debug"]);
+    let body = |lifetime: f64| {
+        let title = "x".repeat(1000);
+        format!(r#"{{"title":"{title}","wait":3,"lifetime":{lifetime}}}"#)
+    };
+    let mut client = server.connect();
+    for n in 0..120 {
+        let path = format!("/locks/r{n}");
+        assert_eq!(client.request("POST", &path, &body(0.01)).status, 201);
+    }
+    assert_eq!(client.request("POST", "/locks/foo", &body(0.5)).status, 201);
+    assert_eq!(client.request("POST", "/locks/foo", &body(600.0)).status, 201);
+    // More lines than there is room for in the pipe and in the server.
+    let mut crowd = server.connect();
+    crowd.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(6_000));
+    for _ in 0..6_000 {
+        assert_eq!(crowd.response().status, 200);
+    }
+    let metrics = server.get("/metrics");
+    let lost =
+        metrics.text().lines().find_map(|line| line.strip_prefix("rdlm_log_lines_lost_total "));
+    assert!(lost.unwrap().parse::<u64>().unwrap() > 0);
+    server.read_log_to(" lines lost");
+    crowd.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(6_000));
+    for _ in 0..6_000 {
+        assert_eq!(crowd.response().status, 200);
+    }
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn what_was_logged_last_is_written_at_the_end() {
+    let mut server = Server::start();
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let log = server.into_log();
+    assert!(log.trim_end().ends_with("stopped"), "{log}");
+}
+
+#[test]
+fn the_log_is_an_object_a_line_on_request() {
+    let server = Server::start_with(&["--log-format", "json"]);
+    server.acquire("short", 0.0, 0.01);
+    wait_until("the lock expires", || server.locks("short").is_empty());
+    server.delete("/resources");
+    let log = server.into_log();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expired = lines.iter().find(|line| line["message"].as_str().unwrap().contains("expired"));
+    let expired = expired.unwrap();
+    assert_eq!(expired["level"], "info");
+    assert!(expired["time"].as_str().is_some_and(|time| time.ends_with('Z')));
+    assert!(expired["target"].as_str().is_some_and(|target| target.starts_with("rdlm")));
 }
 
 #[test]

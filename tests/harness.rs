@@ -146,6 +146,13 @@ impl Server {
         text
     }
 
+    /// Reads the log up to a line that contains `text`.
+    pub(crate) fn read_log_to(&mut self, text: &str) {
+        let log = self.log.as_mut().unwrap();
+        let found = log.lines().any(|line| line.unwrap().contains(text));
+        assert!(found, "the log ended without {text:?}");
+    }
+
     /// Closes the other end of the server's standard error.
     pub(crate) fn close_log(&mut self) {
         self.log = None;

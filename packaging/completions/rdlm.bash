@@ -27,6 +27,9 @@ _rdlm() {
         --logging)
             COMPREPLY=($(compgen -W "debug info warning error none" -- "$current"))
             return ;;
+        --log-format)
+            COMPREPLY=($(compgen -W "text json" -- "$current"))
+            return ;;
         --data-dir)
             COMPREPLY=($(compgen -d -- "$current"))
             return ;;
@@ -42,7 +45,7 @@ _rdlm() {
         "") options="$commands --help --version" ;;
         serve)
             options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
-                --admin-userpass-file --base-url --max-wait --max-lifetime --max-waiters
+                --log-format --admin-userpass-file --base-url --max-wait --max-lifetime --max-waiters
                 --max-waiters-per-resource --max-connections --idle-timeout --help --version" ;;
         run) options="--wait --lifetime --title --mode --limit --kill-after --url --help --" ;;
         acquire) options="--wait --lifetime --title --mode --limit --url --help" ;;

@@ -10,6 +10,7 @@ use super::{Command, MAX_SECONDS, UsageError, base_url, nothing_left, number, op
 use crate::http::RequestLimits;
 use crate::http::access::Access;
 use crate::lock::MaxWaiters;
+use crate::logging::{self, Format};
 use crate::server;
 
 const DEFAULT_PORT: u16 = 8888;
@@ -35,6 +36,7 @@ Options:
   --reconnect-grace SECONDS   a client that has sent an Idempotency-Key and is
                               gone has its place in line for so long [5]
   --logging LEVEL             debug, info, warning, error or none [info]
+  --log-format FORMAT         text or json, an object a line [text]
   --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
                               no: nobody; FILE: HTTP Basic, one user:password a
                               line, plain or as from `htpasswd -nB USER` [yes]
@@ -59,7 +61,10 @@ Try it:
 ";
 
 pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
-    let log_level = option(&mut args, "--logging", log_level)?.unwrap_or(LevelFilter::Info);
+    let log = logging::Options {
+        level: option(&mut args, "--logging", log_level)?.unwrap_or(LevelFilter::Info),
+        format: option(&mut args, "--log-format", log_format)?.unwrap_or(Format::Text),
+    };
     let access = match option(&mut args, "--admin-userpass-file", access)? {
         Some(access) => Some(access),
         // RDLM's spelling.
@@ -96,7 +101,7 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
             .unwrap_or(DEFAULT_IDLE_TIMEOUT),
     };
     nothing_left(args, "serve")?;
-    Ok(Command::Serve { options, log_level })
+    Ok(Command::Serve { options, log })
 }
 
 fn whole_number(text: &str) -> Result<usize, String> {
@@ -116,6 +121,14 @@ fn log_level(text: &str) -> Result<LevelFilter, String> {
         "error" => Ok(LevelFilter::Error),
         "none" => Ok(LevelFilter::Off),
         _ => Err("debug, info, warning, error or none".into()),
+    }
+}
+
+fn log_format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("text or json".into()),
     }
 }
 
