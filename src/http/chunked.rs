@@ -1,6 +1,6 @@
 //! Bodies in chunks (RFC 9112, section 7.1).
 
-use super::head::{MAX_FIELD_SECTION, MAX_FIELDS};
+use super::head::{MAX_FIELD_SECTION, MAX_FIELDS, is_token_byte};
 use super::message::{MAX_BODY, Unreadable};
 
 /// The longest line with the size of a chunk and its extensions, in bytes.
@@ -86,13 +86,8 @@ fn size_line(input: &[u8]) -> Result<Option<&[u8]>, Unreadable> {
 /// The size that a line begins with. Extensions are ignored.
 fn chunk_size(line: &[u8], limit: usize) -> Result<usize, Unreadable> {
     let line = str::from_utf8(line).map_err(|_| Unreadable::Chunk)?;
-    let (digits, extensions) = line.split_once(';').unwrap_or((line, ""));
-    let digits = digits.trim_end_matches([' ', '\t']);
-    let legal = |byte: u8| byte == b'\t' || !byte.is_ascii_control();
-    if digits.is_empty()
-        || !digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-        || !extensions.bytes().all(legal)
-    {
+    let (digits, extensions) = line.split_at(line.find(is_no_digit).unwrap_or(line.len()));
+    if digits.is_empty() || !are_extensions(extensions) {
         return Err(Unreadable::Chunk);
     }
     // A number that does not fit is too large as well.
@@ -100,6 +95,56 @@ fn chunk_size(line: &[u8], limit: usize) -> Result<usize, Unreadable> {
         Ok(size) if size <= limit => Ok(size),
         _ => Err(Unreadable::BodyTooLarge),
     }
+}
+
+fn is_no_digit(char: char) -> bool {
+    !char.is_ascii_hexdigit()
+}
+
+const BLANKS: [char; 2] = [' ', '\t'];
+
+/// RFC 9112, section 7.1.1: each is a name behind a semicolon, and may have a value.
+fn are_extensions(mut rest: &str) -> bool {
+    while !rest.is_empty() {
+        let Some(after) = extension(rest) else { return false };
+        rest = after;
+    }
+    true
+}
+
+/// What follows the extension that `text` begins with.
+fn extension(text: &str) -> Option<&str> {
+    let rest = text.trim_start_matches(BLANKS).strip_prefix(';')?;
+    let rest = token(rest.trim_start_matches(BLANKS))?;
+    match rest.trim_start_matches(BLANKS).strip_prefix('=') {
+        Some(value) => {
+            let value = value.trim_start_matches(BLANKS);
+            if value.starts_with('"') { quoted_string(value) } else { token(value) }
+        }
+        None => Some(rest),
+    }
+}
+
+/// What follows the token that `text` begins with (RFC 9110, section 5.6.2).
+fn token(text: &str) -> Option<&str> {
+    let len = text.bytes().take_while(|byte| is_token_byte(*byte)).count();
+    (len > 0).then(|| &text[len..])
+}
+
+/// What follows the quoted string that `text` begins with (RFC 9110, section 5.6.4).
+fn quoted_string(text: &str) -> Option<&str> {
+    let mut chars = text.char_indices().skip(1);
+    while let Some((at, char)) = chars.next() {
+        let quoted = match char {
+            '"' => return Some(&text[at + 1..]),
+            '\\' => chars.next()?.1,
+            char => char,
+        };
+        if quoted.is_control() && quoted != '\t' {
+            return None;
+        }
+    }
+    None
 }
 
 /// The length of the trailer section at the start of `input`, if all of it is there. Its
@@ -150,6 +195,15 @@ mod tests {
     }
 
     #[test]
+    fn extensions_are_ignored() {
+        for line in ["5;a", "5;a=b;c", "5 ; a = b", "5\t;\ta\t=\t\"b\"", "5;a=\"\\\"; é\t\";c=\"\""]
+        {
+            let chunks = format!("{line}\r\nhello\r\n0\r\n\r\n");
+            assert_eq!(decode(chunks.as_bytes()), Ok(Some(b"hello".to_vec())), "{line}");
+        }
+    }
+
+    #[test]
     fn malformed_chunks_are_refused() {
         for input in [
             &b"zz\r\n"[..],
@@ -161,6 +215,18 @@ mod tests {
             b"5\nhello\r\n",
             b"5;a\nb\r\nhello\r\n",
             b"5;a\x00\r\nhello\r\n",
+            b"5;\r\nhello\r\n",
+            b"5 \r\nhello\r\n",
+            b"5\t\r\nhello\r\n",
+            b"5 a\r\nhello\r\n",
+            b"5;bad[=x\r\nhello\r\n",
+            b"5;a=\r\nhello\r\n",
+            b"5;=b\r\nhello\r\n",
+            b"5;a;\r\nhello\r\n",
+            b"5;a b\r\nhello\r\n",
+            b"5;a=\"b\r\nhello\r\n",
+            b"5;a=\"b\\\"\r\nhello\r\n",
+            b"5;a=\"b\"c\r\nhello\r\n",
             b"5\r\nhelloworld\r\n",
             b"5\r\nhello\r\r\n",
         ] {

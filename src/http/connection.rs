@@ -260,17 +260,26 @@ impl Input {
     }
 }
 
-/// Sends bytes; each [`SEND_SIZE`] of them has to be taken within [`WRITE_TIMEOUT`].
+/// Sends bytes; each [`SEND_SIZE`] of them has to be taken within about [`WRITE_TIMEOUT`], the
+/// time-out of the socket.
 fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    for piece in bytes.chunks(SEND_SIZE) {
+    bytes.chunks(SEND_SIZE).try_for_each(|piece| send_piece(socket, piece))
+}
+
+fn send_piece(socket: &TcpStream, mut piece: &[u8]) -> io::Result<()> {
+    let deadline = Instant::now() + WRITE_TIMEOUT;
+    loop {
         let sent =
             rustix::io::retry_on_intr(|| rustix::net::send(socket, piece, SendFlags::NOSIGNAL))?;
-        // A write that blocks ends short only when its time is up.
-        if sent < piece.len() {
+        piece = &piece[sent..];
+        if piece.is_empty() {
+            return Ok(());
+        }
+        // A send that has to wait ends short when its time is up, or for a signal.
+        if Instant::now() >= deadline {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
-    Ok(())
 }
 
 /// Empties a buffer, and gives back what a large request has taken.
@@ -281,4 +290,45 @@ fn empty(buffer: &mut Vec<u8>) {
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use nix::sys::pthread::{pthread_kill, pthread_self};
+    use nix::sys::signal::Signal;
+    use signal_hook::consts::SIGUSR1;
+
+    #[test]
+    fn a_send_goes_on_after_a_signal() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut remote = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_write_timeout(Some(WRITE_TIMEOUT)).unwrap();
+        // So much that the kernel takes it only in parts.
+        const LEN: usize = 32 * 1024 * 1024;
+        let interrupted = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&interrupted)).unwrap();
+        let (sender, thread) = std::sync::mpsc::channel();
+        let sending = thread::spawn(move || {
+            sender.send(pthread_self()).unwrap();
+            send(&socket, &vec![b'x'; LEN])
+        });
+        let thread = thread.recv().unwrap();
+        let mut received = 0;
+        let mut buffer = vec![0; 100_000];
+        while received < LEN {
+            let _ = pthread_kill(thread, Signal::SIGUSR1);
+            let read = remote.read(&mut buffer).unwrap();
+            assert_ne!(read, 0, "the rest was not sent");
+            received += read;
+        }
+        sending.join().unwrap().unwrap();
+        assert!(interrupted.load(Ordering::SeqCst));
+    }
 }

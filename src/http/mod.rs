@@ -158,8 +158,9 @@ fn require_one_host(request: &Request<'_>) -> Result<(), Problem> {
         Singleton::One(host) if !message::is_host(host) => {
             Err(Problem::bad_request("the Host header is not a host name with an optional port"))
         }
-        Singleton::None if !request.http_1_0 => {
-            Err(Problem::bad_request("the Host header is missing: HTTP/1.1 asks for exactly one"))
+        Singleton::None | Singleton::One("") if !request.http_1_0 => {
+            let detail = "the Host header is missing or empty: HTTP/1.1 asks for exactly one";
+            Err(Problem::bad_request(detail))
         }
         Singleton::Several => {
             Err(Problem::bad_request("there are several Host headers: exactly one is allowed"))

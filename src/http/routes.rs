@@ -105,6 +105,9 @@ fn path(target: &str) -> Result<&str, Problem> {
 }
 
 fn name(segment: &str) -> Result<ResourceName, Problem> {
+    if segment.is_empty() {
+        return Err(not_found());
+    }
     let decoded = percent_decode_str(segment).decode_utf8().unwrap_or_default();
     Ok(decoded.parse()?)
 }

@@ -43,6 +43,9 @@ fn forms() -> Vec<Row> {
         stays("3.2: a target without a slash", line("GET index.html HTTP/1.1"), &[400]),
         stays("3.2.1: a query is part of the target", line("GET /?a=b HTTP/1.1"), &[200]),
         stays("9110 15.5.5: an unknown path", line("GET /nothing HTTP/1.1"), &[404]),
+        stays("9110 15.5.5: a name that is missing", line("GET /locks/ HTTP/1.1"), &[404]),
+        stays("9110 15.5.5: likewise", line("GET /resources/ HTTP/1.1"), &[404]),
+        stays("9110 15.5.5: in the middle, too", line("GET /locks//x HTTP/1.1"), &[404]),
         stays("9110 15.5.6: an unknown method on a known path", line("BREW / HTTP/1.1"), &[405]),
         stays("9110 9.1: methods are case-sensitive", line("get / HTTP/1.1"), &[405]),
         stays(
