@@ -177,14 +177,11 @@ impl Metrics {
         self.requests[kind as usize].observe(took);
     }
 
-    /// One more connection is open.
-    pub fn connection_opened(&self) {
+    /// One more connection is open, as long as the result lives.
+    #[must_use]
+    pub fn connection_opened(&self) -> OpenConnection {
         self.connections.inc();
-    }
-
-    /// One less is.
-    pub fn connection_closed(&self) {
-        self.connections.dec();
+        OpenConnection(self.connections.clone())
     }
 
     /// All counts as text.
@@ -200,6 +197,16 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+/// A connection that is counted, also if its thread ends by a panic.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -245,5 +252,24 @@ impl Observer for Metrics {
             }
         };
         self.hold.observe(held);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+
+    #[test]
+    fn a_connection_whose_thread_panics_is_not_open_any_more() {
+        let metrics = Metrics::new();
+        let open = metrics.connection_opened();
+        assert_eq!(metrics.connections.get(), 1);
+        catch_unwind(move || {
+            let _open = open;
+            panic!("in a request");
+        })
+        .unwrap_err();
+        assert_eq!(metrics.connections.get(), 0);
     }
 }

@@ -224,9 +224,8 @@ impl Server {
     fn accept(self: Arc<Self>, listener: &Listener) {
         let server = Arc::clone(&self);
         let workers = Workers::new(move |(connection, _permit)| {
-            server.service.metrics.connection_opened();
+            let _open = server.service.metrics.connection_opened();
             server.serve(connection);
-            server.service.metrics.connection_closed();
         });
         let mut failing = false;
         while let Some(permit) = self.connections.wait_for_room() {
@@ -254,9 +253,21 @@ impl Server {
 
     fn serve(&self, mut connection: Connection) {
         loop {
-            let exchange = match connection.next_exchange() {
-                Ok(Some(exchange)) => exchange,
+            let incoming = match connection.next_request() {
+                Ok(Some(incoming)) => incoming,
                 Ok(None) => return,
+                Err(error) => return connection.refuse(&self.service.refuse(error)),
+            };
+            if incoming.lacks_body()
+                && let Some(refusal) = self.service.answer_to_head(&incoming.request)
+            {
+                if incoming.refuse(&refusal).is_ok() {
+                    connection.linger();
+                }
+                return;
+            }
+            let exchange = match incoming.receive() {
+                Ok(exchange) => exchange,
                 Err(error) => return connection.refuse(&self.service.refuse(error)),
             };
             let in_flight = self.in_flight.begin();

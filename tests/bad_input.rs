@@ -133,7 +133,7 @@ fn a_name_that_is_not_allowed_is_refused() {
     let server = Server::start();
     let too_long = "n".repeat(256);
     for name in
-        ["", "a%20b", "a+b", "a%2Fb", "%C3%A9", "%", "%zz", "a%00", "a,b", "a$b", "%FF", &too_long]
+        ["a%20b", "a+b", "a%2Fb", "%C3%A9", "%", "%zz", "a%00", "a,b", "a$b", "%FF", &too_long]
     {
         for path in [format!("/locks/{name}"), format!("/resources/{name}")] {
             let method = if path.starts_with("/locks") { "POST" } else { "GET" };

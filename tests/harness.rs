@@ -138,9 +138,10 @@ impl Server {
         self.process.wait().unwrap()
     }
 
-    /// Kills the server and returns what it logged.
+    /// Ends the server and returns what it logged.
     pub(crate) fn into_log(mut self) -> String {
-        self.process.kill().unwrap();
+        // Not by SIGKILL: the last lines may be on their way.
+        self.signal("-TERM");
         let mut text = String::new();
         self.log.take().unwrap().read_to_string(&mut text).unwrap();
         text

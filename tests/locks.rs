@@ -246,12 +246,18 @@ fn names_may_have_all_that_the_contract_says() {
 #[test]
 fn the_location_names_the_host_of_the_request() {
     let server = Server::start();
-    for (host, location) in
-        [("locks.example:1234", "http://locks.example:1234/locks/"), ("", "/locks/")]
-    {
+    let body = lock_body(0, 60);
+    let len = body.len();
+    for (version, fields, location) in [
+        ("1.1", "Host: locks.example:1234\r\n", "http://locks.example:1234/locks/"),
+        ("1.0", "Host:\r\n", "/locks/"),
+        ("1.0", "", "/locks/"),
+    ] {
         let mut client = server.connect();
-        let path = format!("/locks/r{}", host.len());
-        client.send_with_headers("POST", &path, &format!("Host: {host}"), &lock_body(0, 60));
+        let resource = format!("r{}", fields.len());
+        client.send(format!(
+            "POST /locks/{resource} HTTP/{version}\r\n{fields}Content-Length: {len}\r\n\r\n{body}"
+        ));
         let response = client.response();
         assert!(response.header("Location").unwrap().starts_with(location), "{response:?}");
     }
@@ -355,4 +361,30 @@ fn a_renewal_that_is_wrong_changes_nothing() {
     let waiting = server.locks("foo")[1]["_links"]["self"]["href"].as_str().unwrap().to_string();
     let detail = server.request("PATCH", &waiting, r#"{"lifetime":5}"#).detail(409);
     assert!(detail.contains("still waits"), "{detail}");
+}
+
+/// Many HTTP clients send a request again by themselves after a 408.
+#[test]
+fn who_prefers_409_gets_it_in_place_of_408() {
+    let server = Server::start();
+    server.hold("foo");
+    let ask = |headers: &str, wait: f64| {
+        let mut client = server.connect();
+        let headers = format!("Host: localhost{headers}");
+        client.send_with_headers("POST", "/locks/foo", &headers, &lock_body(wait, 60));
+        client.response()
+    };
+    for preferred in
+        ["status=409", "status=\"409\"", "wait=5, Status = 409;x", "a\r\nPrefer: status=409"]
+    {
+        let answer = ask(&format!("\r\nPrefer: {preferred}"), 0.01);
+        assert!(answer.detail(409).contains("not granted within the wait"), "{preferred}");
+        assert_eq!(answer.header("Preference-Applied"), Some("status=409"));
+    }
+    for other in ["", "\r\nPrefer: status=4090", "\r\nPrefer: status=503", "\r\nPrefer: 409"] {
+        let answer = ask(other, 0.01);
+        assert!(answer.detail(408).contains("not granted within the wait"), "{other}");
+        assert_eq!(answer.header("Preference-Applied"), None);
+        assert_eq!(answer.header("Connection"), Some("keep-alive"), "the connection goes on");
+    }
 }

@@ -109,7 +109,8 @@ pub(crate) fn run_no_op() {
     loop {
         let mut connection = listener.accept().unwrap();
         thread::spawn(move || {
-            while let Ok(Some(exchange)) = connection.next_exchange() {
+            while let Ok(Some(incoming)) = connection.next_request() {
+                let Ok(exchange) = incoming.receive() else { return };
                 let response = match exchange.request.method {
                     Method::Post => Response::new(Status::Created)
                         .header("Location", location)

@@ -58,7 +58,7 @@ fuzz_target!(|input: &[u8]| {
     let client = Client::new(&world.socket, &world.address, &world.departures);
     let response = world.service.answer(&request, client);
     assert!(response.status.code() != 500);
-    let bytes = response.to_bytes(&request, SystemTime::UNIX_EPOCH);
+    let bytes = response.to_bytes(&request, Duration::from_secs(75), SystemTime::UNIX_EPOCH);
     let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
     let head = std::str::from_utf8(&bytes[..head]).unwrap();
     // Nothing that a client sends can add a line to an answer.

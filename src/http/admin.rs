@@ -21,7 +21,7 @@ impl Service {
         // What has been released since the names were listed has no place in it.
         let held: Vec<_> = resources.filter(|(_, locks)| !locks.is_empty()).collect();
         // After the locks: none of them is newer.
-        Ok(hal::status(SystemTime::now(), &held).header("Cache-Control", "no-store"))
+        Ok(hal::status(SystemTime::now(), &held))
     }
 
     /// `GET /resources`

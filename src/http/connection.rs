@@ -70,28 +70,19 @@ impl Connection {
     /// Waits for the next request; `None` when there will not be any.
     ///
     /// # Errors
-    /// What came in is not a request, or not all of one: answer by [`Connection::refuse`].
-    pub fn next_exchange(&mut self) -> Result<Option<Exchange<'_>>, Unreadable> {
+    /// What came in is not a request: answer by [`Connection::refuse`].
+    pub fn next_request(&mut self) -> Result<Option<Incoming<'_>>, Unreadable> {
         let Some(len) = self.input.read_head()? else { return Ok(None) };
         empty(&mut self.head);
         self.head.extend(self.input.bytes.drain(..len));
-        let head = Head::parse(&self.head)?;
-        if head.expects_continue && self.input.lacks(head.body) {
-            send(&self.input.socket, b"HTTP/1.1 100 Continue\r\n\r\n")
-                .map_err(|_| Unreadable::Incomplete)?;
-        }
-        self.input.read_body(head.body, &mut self.body)?;
-        if self.input.bytes.is_empty() {
-            empty(&mut self.input.bytes);
-        }
-        let request = Request { body: &self.body, ..head.request };
-        let client = Client::new(&self.input.socket, &self.client, &self.departures);
-        Ok(Some(Exchange { request, client }))
+        let Head { request, body: length, expects_continue } = Head::parse(&self.head)?;
+        let Self { input, body, client, departures, .. } = self;
+        Ok(Some(Incoming { request, length, expects_continue, input, body, client, departures }))
     }
 
     /// Answers what could not be read, and ends the connection.
     pub fn refuse(self, response: &Response) {
-        let bytes = response.to_bytes(&Request::UNREADABLE, SystemTime::now());
+        let bytes = response.to_bytes(&Request::UNREADABLE, Duration::ZERO, SystemTime::now());
         match send(&self.input.socket, &bytes) {
             Ok(()) => self.linger(),
             Err(error) => debug!("a client does not take its response: {error}"),
@@ -105,12 +96,64 @@ impl Connection {
     }
 }
 
+/// A request whose head is there, and perhaps its body.
+pub struct Incoming<'a> {
+    /// The request, its body still empty.
+    pub request: Request<'a>,
+    length: BodyLength,
+    expects_continue: bool,
+    input: &'a mut Input,
+    body: &'a mut Vec<u8>,
+    client: &'a SmolStr,
+    departures: &'a Departures,
+}
+
+impl<'a> Incoming<'a> {
+    /// Whether the client has still to send some of the body.
+    pub fn lacks_body(&self) -> bool {
+        match self.length {
+            BodyLength::Known(len) => self.input.bytes.len() < len,
+            BodyLength::Chunked => self.input.bytes.is_empty(),
+        }
+    }
+
+    /// Receives the body.
+    ///
+    /// # Errors
+    /// It is malformed, or not all of it comes in: answer by [`Connection::refuse`].
+    pub fn receive(self) -> Result<Exchange<'a>, Unreadable> {
+        if self.expects_continue && self.lacks_body() {
+            send(&self.input.socket, b"HTTP/1.1 100 Continue\r\n\r\n")
+                .map_err(|_| Unreadable::Incomplete)?;
+        }
+        self.input.read_body(self.length, self.body)?;
+        if self.input.bytes.is_empty() {
+            empty(&mut self.input.bytes);
+        }
+        let request = Request { body: self.body, ..self.request };
+        let client = Client::new(&self.input.socket, self.client, self.departures);
+        Ok(Exchange { request, client, idle_timeout: self.input.idle_timeout })
+    }
+
+    /// Answers without the body. What still comes in is none of the next request, so the
+    /// connection has to end: call [`Connection::linger`].
+    ///
+    /// # Errors
+    /// The client is gone, or it does not read.
+    pub fn refuse(self, response: &Response) -> io::Result<()> {
+        let last = Request { keep_alive: false, ..self.request };
+        let bytes = response.to_bytes(&last, Duration::ZERO, SystemTime::now());
+        send(&self.input.socket, &bytes)
+    }
+}
+
 /// A request that waits for its response.
 pub struct Exchange<'a> {
     /// The request.
     pub request: Request<'a>,
     /// Who sent it.
     pub client: Client<'a>,
+    idle_timeout: Duration,
 }
 
 impl Exchange<'_> {
@@ -119,7 +162,7 @@ impl Exchange<'_> {
     /// # Errors
     /// The client is gone, or it does not read.
     pub fn respond(self, response: &Response) -> io::Result<Next> {
-        let bytes = response.to_bytes(&self.request, SystemTime::now());
+        let bytes = response.to_bytes(&self.request, self.idle_timeout, SystemTime::now());
         send(self.client.socket(), &bytes)?;
         Ok(if response.is_last(&self.request) { Next::Close } else { Next::Request })
     }
@@ -172,14 +215,6 @@ impl Input {
                 return false;
             }
             deadline = deadline.or(Some(began + self.idle_timeout));
-        }
-    }
-
-    /// Whether not all of a body of this length is there.
-    fn lacks(&self, body: BodyLength) -> bool {
-        match body {
-            BodyLength::Known(len) => self.bytes.len() < len,
-            BodyLength::Chunked => self.bytes.is_empty(),
         }
     }
 

@@ -166,6 +166,7 @@ struct Fields<'a> {
     origin: Option<&'a str>,
     sec_fetch_site: Option<&'a str>,
     authorization: Option<&'a str>,
+    prefers_409: bool,
     idempotency_key: Singleton<'a>,
     expect: Option<&'a str>,
     content_length: Option<&'a str>,
@@ -202,6 +203,10 @@ impl<'a> Fields<'a> {
                 collected.sec_fetch_site = Some(value()?);
             } else if is("Authorization") {
                 collected.authorization = Some(value()?);
+            } else if is("Prefer") {
+                // RFC 7240: whoever does not understand a preference ignores it.
+                let mut preferences = list(value().unwrap_or_default());
+                collected.prefers_409 |= preferences.any(is_409);
             } else if is("Idempotency-Key") {
                 collected.idempotency_key = collected.idempotency_key.and(value()?);
             }
@@ -244,6 +249,7 @@ impl<'a> Fields<'a> {
             origin: self.origin,
             sec_fetch_site: self.sec_fetch_site,
             authorization: self.authorization,
+            prefers_409: self.prefers_409,
             idempotency_key: self.idempotency_key,
             body: b"",
         };
@@ -288,6 +294,14 @@ fn transfer_coding(value: &str) -> Result<BodyLength, Unreadable> {
 /// The elements of a comma-separated list (RFC 9110, section 5.6.1).
 fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim)
+}
+
+/// Whether a preference is `status=409`, whatever its parameters.
+fn is_409(preference: &str) -> bool {
+    let preference = preference.split(';').next().unwrap_or_default();
+    preference.split_once('=').is_some_and(|(name, value)| {
+        name.trim().eq_ignore_ascii_case("status") && value.trim().trim_matches('"') == "409"
+    })
 }
 
 /// The authority of a target in absolute-form.

@@ -51,7 +51,12 @@ impl Service {
             Acquired::Granted(lock) => Ok(self.created(resource, &lock, request)),
             Acquired::TimedOut => {
                 let detail = "the lock was not granted within the wait";
-                Err(Problem::new(Status::RequestTimeout, detail))
+                Err(if request.prefers_409 {
+                    let problem = Problem::new(Status::Conflict, detail);
+                    problem.with_header("Preference-Applied", "status=409")
+                } else {
+                    Problem::new(Status::RequestTimeout, detail)
+                })
             }
             Acquired::Deleted => {
                 let detail = "the request was deleted while it waited for the lock";

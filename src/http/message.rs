@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 use std::net::Ipv6Addr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use httpdate::HttpDate;
 
@@ -35,6 +35,8 @@ pub struct Request<'a> {
     pub sec_fetch_site: Option<&'a str>,
     /// The Authorization header.
     pub authorization: Option<&'a str>,
+    /// A Prefer header asks for 409 where a lock is not granted.
+    pub prefers_409: bool,
     /// The Idempotency-Key header.
     pub idempotency_key: Singleton<'a>,
     /// The body, empty when there is none.
@@ -53,6 +55,7 @@ impl Request<'_> {
         origin: None,
         sec_fetch_site: None,
         authorization: None,
+        prefers_409: false,
         idempotency_key: Singleton::None,
         body: b"",
     };
@@ -72,9 +75,10 @@ pub enum Method {
     Other,
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Method {
+    /// As it stands in a request line.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Get => "GET",
             Self::Head => "HEAD",
             Self::Post => "POST",
@@ -82,7 +86,13 @@ impl fmt::Display for Method {
             Self::Patch => "PATCH",
             Self::Options => "OPTIONS",
             Self::Other => "(other method)",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -209,11 +219,17 @@ impl Response {
         self.close || !request.keep_alive
     }
 
-    /// The bytes to send in answer to `request`.
-    pub fn to_bytes(&self, request: &Request<'_>, now: SystemTime) -> Vec<u8> {
+    /// The bytes to send in answer to `request`, on a connection that ends when there is no
+    /// further request within `idle_timeout`.
+    pub fn to_bytes(
+        &self,
+        request: &Request<'_>,
+        idle_timeout: Duration,
+        now: SystemTime,
+    ) -> Vec<u8> {
         let mut out = Vec::with_capacity(512 + self.body.len());
         // Writing to a Vec cannot fail.
-        let _ = self.write_head(&mut out, request, now);
+        let _ = self.write_head(&mut out, request, idle_timeout, now);
         if request.method != Method::Head {
             out.extend_from_slice(&self.body);
         }
@@ -224,6 +240,7 @@ impl Response {
         &self,
         out: &mut Vec<u8>,
         request: &Request<'_>,
+        idle_timeout: Duration,
         now: SystemTime,
     ) -> std::io::Result<()> {
         let (code, reason) = (self.status.code(), self.status.reason());
@@ -236,8 +253,12 @@ impl Response {
         if self.status != Status::NoContent {
             write!(out, "Content-Length: {}\r\n", self.body.len())?;
         }
+        // Or a client could send its next request in the moment in which the time is up.
+        let kept_s = idle_timeout.as_secs().saturating_sub(1);
         if self.is_last(request) {
             out.extend_from_slice(b"Connection: close\r\n");
+        } else if kept_s > 0 {
+            write!(out, "Connection: keep-alive\r\nKeep-Alive: timeout={kept_s}\r\n")?;
         } else if request.http_1_0 {
             out.extend_from_slice(b"Connection: keep-alive\r\n");
         }
@@ -310,7 +331,6 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn get() -> Request<'static> {
         Request { method: Method::Get, keep_alive: true, ..Request::UNREADABLE }
@@ -318,7 +338,7 @@ mod tests {
 
     fn text(response: &Response, request: &Request<'_>) -> String {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        String::from_utf8(response.to_bytes(request, time)).unwrap()
+        String::from_utf8(response.to_bytes(request, Duration::from_millis(1500), time)).unwrap()
     }
 
     #[test]
@@ -346,6 +366,21 @@ mod tests {
         assert!(text(&ok, &http_1_0).contains("Connection: keep-alive\r\n"));
         assert!(text(&ok, &last).contains("Connection: close\r\n"));
         assert!(text(&Response { close: true, ..ok }, &http_1_0).contains("Connection: close\r\n"));
+    }
+
+    #[test]
+    fn a_client_hears_of_less_time_than_it_has() {
+        let text = |idle_timeout: f64, request: &Request<'_>| {
+            let idle_timeout = Duration::from_secs_f64(idle_timeout);
+            let bytes =
+                Response::no_content().to_bytes(request, idle_timeout, SystemTime::UNIX_EPOCH);
+            String::from_utf8(bytes).unwrap()
+        };
+        let expected = "\r\nConnection: keep-alive\r\nKeep-Alive: timeout=74\r\n";
+        assert!(text(75.0, &get()).contains(expected));
+        assert!(text(2.9, &get()).contains("timeout=1\r\n"));
+        assert!(!text(1.9, &get()).contains("Keep-Alive"));
+        assert!(!text(75.0, &Request { keep_alive: false, ..get() }).contains("Keep-Alive"));
     }
 
     #[test]

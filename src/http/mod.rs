@@ -72,16 +72,35 @@ impl Service {
             error!("a request ended in a panic: {:?} {:?}", request.method, request.target);
             Problem::new(Status::InternalServerError, "the server failed at this request").into()
         });
-        self.metrics.request(kind, began.elapsed());
-        debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
-        response
+        self.finish(request, kind, began, response)
+    }
+
+    /// The response to a request whatever its body is, if its head alone has a mistake.
+    pub fn answer_to_head(&self, request: &Request<'_>) -> Option<Response> {
+        let began = Instant::now();
+        let route = Route::parse(request.target);
+        let kind = route.as_ref().map_or(Kind::Other, |route| route.kind(request.method));
+        let problem = self.admit(route, request).err()?;
+        Some(self.finish(request, kind, began, problem.into()))
     }
 
     /// The response to what could not be read.
     pub fn refuse(&self, error: Unreadable) -> Response {
-        let response = Response::from(Problem::from(error));
+        let response = uncached(Problem::from(error).into());
         debug!("a request that could not be read: {error:?} {}", response.status.code());
         response
+    }
+
+    fn finish(
+        &self,
+        request: &Request<'_>,
+        kind: Kind,
+        began: Instant,
+        response: Response,
+    ) -> Response {
+        self.metrics.request(kind, began.elapsed());
+        debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
+        uncached(response)
     }
 
     /// Takes back what a response granted that could not be delivered.
@@ -97,15 +116,8 @@ impl Service {
         request: &Request<'_>,
         client: Client<'_>,
     ) -> Result<Response, Problem> {
-        require_one_host(request)?;
-        refuse_cross_site(request)?;
-        let route = route?;
+        let route = self.admit(route, request)?;
         match (&route, request.method) {
-            (Route::Resources | Route::Resource(_) | Route::Status, _)
-                if self.access == Access::Denied =>
-            {
-                Err(access::denied())
-            }
             (_, Method::Options) => Ok(Response::no_content().header("Allow", route.methods())),
             (Route::Home, Method::Get | Method::Head) => Ok(page::home(request)),
             (Route::OpenApi, Method::Get | Method::Head) => Ok(openapi()),
@@ -120,10 +132,39 @@ impl Service {
             (Route::Resources, Method::Delete) => self.delete_all(request),
             (Route::Resource(name), Method::Get | Method::Head) => self.list_locks(name, request),
             (Route::Resource(name), Method::Delete) => self.delete_resource(name, request),
-            (Route::Server, _) => Err(Problem::bad_request("the target * is for OPTIONS alone")),
             _ => Err(Problem::method_not_allowed(route.methods())),
         }
     }
+
+    /// Refuses what is wrong with a request whatever its body is.
+    fn admit(
+        &self,
+        route: Result<Route, Problem>,
+        request: &Request<'_>,
+    ) -> Result<Route, Problem> {
+        require_one_host(request)?;
+        refuse_cross_site(request)?;
+        let route = route?;
+        match route {
+            Route::Resources | Route::Resource(_) | Route::Status
+                if self.access == Access::Denied =>
+            {
+                Err(access::denied())
+            }
+            Route::Server if request.method != Method::Options => {
+                Err(Problem::bad_request("the target * is for OPTIONS alone"))
+            }
+            route if !route.has(request.method) => {
+                Err(Problem::method_not_allowed(route.methods()))
+            }
+            route => Ok(route),
+        }
+    }
+}
+
+/// What a lock is changes from one moment to the next: a cache on the way must not keep it.
+fn uncached(response: Response) -> Response {
+    response.header("Cache-Control", "no-store")
 }
 
 impl Service {

@@ -25,7 +25,6 @@ fn status_page() -> Response {
         .header("Content-Security-Policy", POLICY)
         .header("X-Content-Type-Options", "nosniff")
         .header("Referrer-Policy", "no-referrer")
-        .header("Cache-Control", "no-store")
 }
 
 fn welcome() -> Response {

@@ -76,6 +76,11 @@ impl Route {
         }
     }
 
+    /// Whether a method is supported.
+    pub(super) fn has(&self, method: Method) -> bool {
+        self.methods().split(", ").any(|name| name == method.name())
+    }
+
     /// The supported methods, as the Allow header lists them.
     pub(super) fn methods(&self) -> &'static str {
         match self {

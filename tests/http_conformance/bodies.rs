@@ -218,6 +218,10 @@ fn chunks() -> Vec<Row> {
 fn expectations() -> Vec<Row> {
     let expect = |fields: &str| post(&format!("Expect: 100-continue\r\n{fields}"), "");
     let length = format!("Content-Length: {}\r\n", LOCK.len());
+    let unknown = |fields: &str| {
+        format!("POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n{fields}\r\n")
+    };
+    let no_host = "POST /locks/a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     vec![
         half_closed("9110 10.1.1: 100 before the body", expect(&length), &[100, 400]),
         half_closed(
@@ -233,6 +237,29 @@ fn expectations() -> Vec<Row> {
         stays("9110 10.1.1: not when the body is there", expect(&length) + LOCK, &[201]),
         stays("9110 10.1.1: not without a body", get("Expect: 100-continue\r\n"), &[200]),
         closes("9110 10.1.1: not when it is refused", expect("Content-Length: 65537\r\n"), &[413]),
+        closes(
+            "9110 10.1.1: not before an unknown path",
+            unknown("Expect: 100-continue\r\n"),
+            &[404],
+        ),
+        closes("9110 10.1.1: not before a missing Host", no_host, &[400]),
+        closes("9110 9.3: what the head decides needs no body", unknown(""), &[404]),
+        closes(
+            "9110 9.3: nor does another method",
+            "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n",
+            &[405],
+        ),
+        closes("3.2: nor a missing Host", "GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", &[400]),
+        closes(
+            "9110 9.3: nor in chunks",
+            "PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+            &[405],
+        ),
+        closes(
+            "9110 9.3.2: the answer to HEAD has no content then, either",
+            "HEAD /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n",
+            &[404],
+        ),
         closes(
             "9110 10.1.1: ignored in HTTP/1.0",
             format!("POST /locks/a HTTP/1.0\r\nExpect: 100-continue\r\n{length}\r\n{LOCK}"),

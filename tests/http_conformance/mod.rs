@@ -96,12 +96,13 @@ impl Row {
         if status >= 400 && !self.sent.starts_with(b"HEAD") {
             assert!(!answer.detail(status).is_empty(), "{}", self.rule);
         }
+        if status >= 200 {
+            assert_eq!(answer.header("Cache-Control"), Some("no-store"), "{}", self.rule);
+        }
         if last {
-            let http_1_0 = self.sent.windows(10).any(|bytes| bytes == b" HTTP/1.0\r");
             let expected = match self.then {
                 Then::Closes => Some("close"),
-                Then::Stays if http_1_0 => Some("keep-alive"),
-                Then::Stays => None,
+                Then::Stays => Some("keep-alive"),
                 // It could not know before it had answered.
                 Then::ClosesAfterHalfClose => return,
             };
