@@ -349,16 +349,21 @@ mod tests {
         const LEN: usize = 32 * 1024 * 1024;
         let interrupted = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGUSR1, Arc::clone(&interrupted)).unwrap();
-        let (sender, thread) = std::sync::mpsc::channel();
+        let (sender, ids) = std::sync::mpsc::channel();
         let sending = thread::spawn(move || {
             sender.send(pthread_self()).unwrap();
             send(&socket, &vec![b'x'; LEN])
         });
-        let thread = thread.recv().unwrap();
+        let id = ids.recv().unwrap();
+        // It waits within a piece, as nobody reads yet.
+        for _ in 0..100 {
+            pthread_kill(id, Signal::SIGUSR1).unwrap();
+            // The thread sends nothing more there: this is a pause.
+            let _ = ids.recv_timeout(Duration::from_millis(1));
+        }
         let mut received = 0;
         let mut buffer = vec![0; 100_000];
         while received < LEN {
-            let _ = pthread_kill(thread, Signal::SIGUSR1);
             let read = remote.read(&mut buffer).unwrap();
             assert_ne!(read, 0, "the rest was not sent");
             received += read;
