@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
 use signal_hook::consts::SIGTSTP;
 
-use super::http::{ANSWER, Failure, Lock, Pauses, Server, TRIES, new_key};
+use super::api::{Lock, Server};
+use super::retry::{Pauses, TRIES};
+use super::transport::{ANSWER, Failure, new_key};
 use super::{Ask, Error, signals};
 
 /// How the wait ended, unless with an error.
