@@ -163,12 +163,13 @@ impl LockPath {
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let expected =
             || Error::Usage(format!("{text:?}: expected the URL of a lock, as acquire prints it"));
-        let at = text.find("/locks/").ok_or_else(expected)?;
+        // The base may have a path with `/locks/` in it.
+        let (at, _) = text.rmatch_indices('/').nth(2).ok_or_else(expected)?;
         let (base, path) = text.split_at(at);
         let is_url = base.starts_with("http://") || base.starts_with("https://");
         let shape: Vec<_> = path.split('/').collect();
         match shape[..] {
-            [_, _, resource, uid] if is_uid(uid) && !resource.is_empty() => {}
+            ["", "locks", resource, uid] if is_uid(uid) && !resource.is_empty() => {}
             _ => return Err(expected()),
         }
         let legal = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte);

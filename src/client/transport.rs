@@ -23,6 +23,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take, beside the wait for a lock.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
+/// A server that asks for a longer pause is asked again after this one.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
+
 /// An answer that is longer is none of rdlm.
 const MAX_BODY_BYTES: u64 = 1 << 28;
 
@@ -90,6 +93,8 @@ pub(super) enum Failure {
     Dropped(String),
     /// The answer is not one of rdlm.
     NotRdlm(String),
+    /// An answer that something on the way made, as far as one can tell.
+    Foreign(String),
     /// 404
     NotThere,
     /// 503, or something on the way that cannot do it now.
@@ -101,7 +106,10 @@ pub(super) enum Failure {
 impl Failure {
     /// Whether it may go better with the next try.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Dropped(_) | Self::Later { .. })
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Dropped(_) | Self::Foreign(_) | Self::Later { .. }
+        )
     }
 }
 
@@ -109,13 +117,10 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Unreachable(text) | Failure::Dropped(text) => Self::NoServer(text),
-            Failure::NotRdlm(text) => Self::NotRdlm(text),
+            Failure::NotRdlm(text) | Failure::Foreign(text) => Self::NotRdlm(text),
             Failure::NotThere => Self::Gone("there is no such lock".into()),
             Failure::Later { detail, .. } => Self::NotGranted(detail),
-            Failure::Refused { status: 401, .. } => Self::NotPermitted(
-                "the server asks for an administrator: set RDLM_USER and RDLM_PASSWORD".into(),
-            ),
-            Failure::Refused { status: 403, detail } => Self::NotPermitted(detail),
+            Failure::Refused { status: 401 | 403, detail } => Self::NotPermitted(detail),
             Failure::Refused { status: 408 | 409, detail } => Self::NotGranted(detail),
             Failure::Refused { status: 500.., detail } => Self::NoServer(detail),
             Failure::Refused { detail, .. } => Self::Usage(detail),
@@ -171,7 +176,7 @@ impl Transport {
                 .map_err(ureq::Error::from)
                 .and_then(|request| self.agent.run(self.with_timeouts(request, within))),
         };
-        self.understand(result.map_err(|error| self.failure(error, within))?, within)
+        self.understand(result.map_err(|error| self.failure(error, within))?, call)
     }
 
     fn with_timeouts<B: ureq::AsSendBody>(
@@ -189,39 +194,64 @@ impl Transport {
     fn understand(
         &self,
         response: http::Response<Body>,
-        within: Duration,
+        call: &Call<'_>,
     ) -> Result<Answer, Failure> {
         let (head, mut body) = response.into_parts();
         let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let (status, location) = (head.status.as_u16(), header("Location").map(String::from));
         let read = body.with_config().limit(MAX_BODY_BYTES).read_to_vec();
-        let body = read.map_err(|error| self.failure(error, within))?;
+        let body = read.map_err(|error| self.failure(error, call.answer_within))?;
+        let media_type = header("Content-Type").map(media_type);
+        let of_rdlm = head.headers.get_all("Server").iter().any(names_rdlm);
         if status < 300 {
+            let may_be = status == 204
+                || matches!(
+                    media_type.as_deref(),
+                    Some("application/hal+json" | "application/json")
+                );
+            if !of_rdlm && !may_be {
+                return Err(self.not_rdlm(&format!("it answers {status}, not as rdlm does")));
+            }
             let date = header("Date").and_then(|date| httpdate::parse_http_date(date).ok());
             return Ok(Answer { status, location, date, body });
         }
+        let retry_after = header("Retry-After").and_then(|seconds| seconds.parse().ok());
         let retry_after =
-            header("Retry-After").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-        let is_problem = header("Content-Type") == Some("application/problem+json");
+            retry_after.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+        let is_problem = of_rdlm && media_type.as_deref() == Some("application/problem+json");
         let problem: Option<Value> = serde_json::from_slice(&body).ok().filter(|_| is_problem);
         let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
         Err(match (status, detail, location) {
+            (401, ..) => Failure::Refused { status, detail: self.not_accepted(call) },
             (404, Some(_), _) => Failure::NotThere,
             (503, Some(detail), _) => Failure::Later { detail: detail.into(), retry_after },
             (_, Some(detail), _) => Failure::Refused { status, detail: detail.into() },
-            (401 | 403, None, _) => {
+            (403, None, _) => {
                 let detail = format!("{} answers {status}", self.url);
                 Failure::Refused { status, detail }
             }
             // A proxy, whose server is gone or slow.
-            (429 | 502..=504, None, _) => {
-                let detail =
-                    format!("{} answers {status}: the server behind it is not there", self.url);
+            (408 | 429 | 500.., None, _) => {
+                let detail = format!(
+                    "{} answers {status}, not as rdlm does: is the server behind it there?",
+                    self.url
+                );
                 Failure::Later { detail, retry_after }
             }
             (300..=399, None, Some(to)) => self.not_rdlm(&format!("it redirects to {to}")),
-            _ => self.not_rdlm(&format!("it answers {status}, not as rdlm does")),
+            _ => Failure::Foreign(format!(
+                "{} is no rdlm server: it answers {status}, not as rdlm does",
+                self.url
+            )),
         })
+    }
+
+    fn not_accepted(&self, call: &Call<'_>) -> String {
+        if call.by_administrator && self.authorization.is_some() {
+            "the user and the password in RDLM_USER and RDLM_PASSWORD are not accepted".into()
+        } else {
+            "the server asks for an administrator: set RDLM_USER and RDLM_PASSWORD".into()
+        }
     }
 
     pub(super) fn not_rdlm(&self, why: &str) -> Failure {
@@ -265,6 +295,17 @@ impl Transport {
             error => self.not_rdlm(&error.to_string()),
         }
     }
+}
+
+/// The type and subtype of a Content-Type, without parameters (RFC 9110, section 8.3.1).
+fn media_type(text: &str) -> String {
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Whether a Server header has the product `rdlm`, perhaps among those of proxies.
+fn names_rdlm(server: &http::HeaderValue) -> bool {
+    let products = server.to_str().unwrap_or_default();
+    products.split([' ', ',']).any(|product| product.starts_with("rdlm/"))
 }
 
 fn root_certificates(file: &Path) -> Result<RootCerts, Error> {
