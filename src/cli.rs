@@ -191,14 +191,22 @@ fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String> {
     duration.ok_or_else(|| format!("a number of seconds {expected}"))
 }
 
+/// Whether a URL without its scheme begins with a host, and a port that can be.
+fn has_host(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
+    !host.is_empty()
+        && !host.starts_with(':')
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
 fn base_url(text: &str) -> Result<String, String> {
     let url = text.trim_end_matches('/');
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let legal = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte);
     match rest {
-        Some(rest) if !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(legal) => {
-            Ok(url.into())
-        }
+        Some(rest) if has_host(rest) && rest.bytes().all(legal) => Ok(url.into()),
         _ => Err("a URL such as https://locks.example.com, without a query".into()),
     }
 }

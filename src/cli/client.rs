@@ -179,7 +179,10 @@ fn target(args: &mut Arguments) -> Result<Target, UsageError> {
         }
         (None, None) => None,
     };
-    Ok(Target { url, credentials, root_certificates: env::var_os("SSL_CERT_FILE").map(Into::into) })
+    let root_certificates = env::var_os("SSL_CERT_FILE")
+        .filter(|file| !file.is_empty() && url.starts_with("https://"))
+        .map(Into::into);
+    Ok(Target { url, credentials, root_certificates })
 }
 
 /// A variable of the environment; an empty one is none.

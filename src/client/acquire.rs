@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
 use signal_hook::consts::SIGTSTP;
 
-use super::http::{ANSWER, Failure, Lock, Pauses, Server, TRIES, new_key};
+use super::api::{Lock, Server};
+use super::retry::{Pauses, TRIES};
+use super::transport::{ANSWER, Failure, new_key};
 use super::{Ask, Error, signals};
 
 /// How the wait ended, unless with an error.
@@ -84,6 +86,7 @@ impl Request {
         let mut arrived = false;
         let mut wait = self.ask.wait;
         loop {
+            let sent = Instant::now();
             let failure = match self.send(wait, wait.saturating_add(ANSWER)) {
                 Ok(lock) => return Ok(lock),
                 Err(failure) => failure,
@@ -95,7 +98,12 @@ impl Request {
                 ref failure if failure.is_passing() => {}
                 failure => return Err(failure),
             }
-            arrived |= !matches!(failure, Failure::Unreachable(_));
+            // A wrong URL is answered at once; who took longer has passed the request on.
+            arrived |= match failure {
+                Failure::Unreachable(_) => false,
+                Failure::Foreign(_) => sent.elapsed() >= Duration::from_secs(1),
+                _ => true,
+            };
             let until = if arrived { ends.max(tries_end) } else { tries_end };
             let pause = pauses.next(&failure);
             if Instant::now() + pause > until

@@ -2,15 +2,17 @@
 //! scripts, look and delete. They know the API alone, nothing of the server behind it.
 
 mod acquire;
+mod api;
 mod child;
-mod http;
 mod renewal;
+mod retry;
 mod run;
 mod show;
 mod signals;
 mod socket;
 mod table;
 mod terminal;
+mod transport;
 mod watch;
 
 use std::ffi::OsString;
@@ -19,8 +21,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::{LockPath, Server};
 pub use child::{BECOME, Become, become_command};
-use http::{Failure, LockPath, Server};
+use transport::Failure;
 
 /// What to do.
 #[derive(Debug, PartialEq)]

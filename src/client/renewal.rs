@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::Error;
-use super::http::{ANSWER, Failure, Lock, Pauses, Server};
+use super::api::{Lock, Server};
+use super::retry::Pauses;
+use super::transport::{ANSWER, Failure};
 
 /// What has become of a renewal.
 pub(super) enum News {

@@ -8,9 +8,10 @@ use rustix::process::Signal;
 use signal_hook::consts::{SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU};
 
 use super::acquire::{Acquired, acquire};
+use super::api::{Lock, Server};
 use super::child::{Child, Event};
-use super::http::{Failure, Lock, Server};
 use super::renewal::{self, News, Renewals};
+use super::transport::Failure;
 use super::{Ask, Ending, Error, default_title, say, signals, terminal};
 
 /// How long after SIGKILL the end of the command is waited for.

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::http::{Answer, Failure, LockPath, Server};
+use super::api::{LockPath, Server};
 use super::table::{COLUMNS, aligned, lock_row, printable};
+use super::transport::{Answer, Failure};
 use super::{Ending, Error, print};
 
 /// `rdlm get`

@@ -7,9 +7,10 @@ use crossbeam_channel::RecvTimeoutError;
 use rustix::termios::tcgetwinsize;
 use signal_hook::consts::{SIGCONT, SIGTSTP};
 
-use super::http::{Failure, Server};
+use super::api::Server;
 use super::show::{self, Resource};
 use super::table::printable;
+use super::transport::Failure;
 use super::{Ending, Error, print, signals};
 
 /// How often the table is drawn.

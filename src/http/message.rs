@@ -14,6 +14,9 @@ use crate::lock::{LockId, ResourceName};
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
+/// Tells the answers of rdlm from those of whatever stands before it.
+const SERVER: &str = concat!("Server: rdlm/", env!("CARGO_PKG_VERSION"), "\r\n");
+
 /// What a client sent, as far as this server looks at it.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -244,7 +247,7 @@ impl Response {
         now: SystemTime,
     ) -> std::io::Result<()> {
         let (code, reason) = (self.status.code(), self.status.reason());
-        write!(out, "HTTP/1.1 {code} {reason}\r\nDate: {}\r\n", HttpDate::from(now))?;
+        write!(out, "HTTP/1.1 {code} {reason}\r\nDate: {}\r\n{SERVER}", HttpDate::from(now))?;
         for (name, value) in &self.headers {
             for part in [name, ": ", value, "\r\n"] {
                 out.extend_from_slice(part.as_bytes());
@@ -342,10 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn a_response_has_a_date_and_the_length_of_its_body() {
+    fn a_response_has_a_date_its_server_and_the_length_of_its_body() {
         let response = Response::new(Status::Ok).body("text/plain", b"hello".to_vec());
-        let expected = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-            Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello";
+        let expected = format!(
+            "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n{SERVER}\
+            Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
+        );
         assert_eq!(text(&response, &get()), expected);
         let head = Request { method: Method::Head, ..get() };
         assert_eq!(text(&response, &head), expected.strip_suffix("hello").unwrap());
@@ -353,7 +358,9 @@ mod tests {
 
     #[test]
     fn a_204_has_neither_a_body_nor_a_length() {
-        let expected = "HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
+        let expected = format!(
+            "HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n{SERVER}\r\n"
+        );
         assert_eq!(text(&Response::no_content(), &get()), expected);
     }
 

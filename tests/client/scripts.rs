@@ -107,7 +107,8 @@ fn administrators_are_asked_for() {
     let mut command = rdlm(server.port(), &["resources"]);
     command.env("RDLM_USER", "alice").env("RDLM_PASSWORD", "s3:cret");
     assert!(printed(&command.output().unwrap()).starts_with("RESOURCE"));
-    complaint(&command.env("RDLM_PASSWORD", "wrong").output().unwrap(), 77);
+    let line = complaint(&command.env("RDLM_PASSWORD", "wrong").output().unwrap(), 77);
+    assert!(line.contains("not accepted"), "{line}");
 
     let nobody = Server::start_with(&["--admin-userpass-file", "no"]);
     complaint(&output(nobody.port(), &["delete", "foo"]), 77);

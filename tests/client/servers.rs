@@ -105,7 +105,8 @@ fn a_server_that_asks_to_come_back_later_is_asked_later() {
     let body = r#"{"type":"about:blank","title":"x","status":503,"detail":"too many requests"}"#;
     let later = format!(
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
-         Content-Type: application/problem+json\r\nContent-Length: {}\r\n\r\n{body}",
+         Server: gate/1 rdlm/1.0.0\r\n\
+         Content-Type: Application/Problem+JSON; charset=utf-8\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let fake = Fake::start(vec![Then::Answer(later.clone()), Then::Forward(server.port())]);
@@ -115,6 +116,71 @@ fn a_server_that_asks_to_come_back_later_is_asked_later() {
     let fake = Fake::start(vec![Then::Answer(later)]);
     let line = complaint(&output(fake.port, &["run", "--wait", "0", "foo", "--", "true"]), 75);
     assert!(line.contains("too many requests"), "{line}");
+}
+
+#[test]
+fn a_retry_after_that_is_too_long_does_not_break_the_client() {
+    for seconds in ["86400", "18446744073709551615", "99999999999999999999999"] {
+        let answer = format!(
+            "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {seconds}\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        let fake = Fake::start(vec![Then::Answer(answer)]);
+        complaint(&output(fake.port, &["acquire", "--wait", "0", "foo"]), 75);
+    }
+}
+
+#[test]
+fn an_error_of_a_proxy_does_not_end_the_wait() {
+    let server = Server::start();
+    for status in ["408 Request Timeout", "500 Internal Server Error", "524 A Timeout Occurred"] {
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let fake = Fake::start(vec![Then::Answer(answer), Then::Forward(server.port())]);
+        printed(&output(fake.port, &["run", "--wait=60", "foo", "--", "true"]));
+        let first = fake.requests.recv().unwrap();
+        assert!(!field(&first, "idempotency-key").is_empty(), "{first}");
+    }
+}
+
+#[test]
+fn a_404_of_a_gateway_is_asked_again() {
+    let server = Server::start();
+    let body = r#"{"title":"x","status":404,"detail":"no route"}"#;
+    let answer = format!(
+        "HTTP/1.1 404 Not Found\r\nContent-Type: application/problem+json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let path = server.hold("foo");
+    let script = vec![Then::Answer(answer.clone()), Then::Forward(server.port())];
+    for command in ["renew", "release"] {
+        printed(&output(Fake::start(script.clone()).port, &[command, &path]));
+    }
+    let only = Fake::start(vec![Then::Answer(answer)]);
+    complaint(&output(only.port, &["release", &path]), 76);
+}
+
+#[test]
+fn the_base_of_a_lock_may_have_locks_in_its_path() {
+    let server = Server::start();
+    let path = server.hold("locks");
+    printed(&output(server.port(), &["renew", &path]));
+    // The request goes below the whole base, where this server has nothing.
+    let url = format!("http://127.0.0.1:{}/a/locks/b/locks/foo/{}", server.port(), "0".repeat(32));
+    complaint(&output(server.port(), &["release", &url]), 74);
+}
+
+#[test]
+fn a_port_that_cannot_be_is_a_usage_error_and_certificates_are_for_https() {
+    let server = Server::start();
+    for url in ["http://127.0.0.1:99999", "http://h:0", "http://h:x", "http://:80", "http://u@"] {
+        complaint(&output(1, &["acquire", "--url", url, "foo"]), 64);
+    }
+    let mut command = rdlm(server.port(), &["resources"]);
+    printed(&command.env("SSL_CERT_FILE", "/nope").output().unwrap());
+    let mut https = rdlm(1, &["resources", "--url", "https://127.0.0.1:1"]);
+    complaint(&https.env("SSL_CERT_FILE", "/nope").output().unwrap(), 64);
+    complaint(&https.env("SSL_CERT_FILE", "").output().unwrap(), 69);
 }
 
 #[test]
@@ -193,6 +259,6 @@ fn https_is_spoken_and_certificates_are_checked() {
     tls.kill().unwrap();
     tls.wait().unwrap();
     assert!(complaint(&unknown, 76).contains("certificate"));
-    assert!(complaint(&known, 76).contains("is not that of rdlm"));
+    assert!(complaint(&known, 76).contains("not as rdlm does"));
     assert!(complaint(&none, 64).contains("there is no certificate in it"));
 }

@@ -1,0 +1,210 @@
+//! The API, as a client sees it: one method a request.
+
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use ureq::http;
+
+use super::retry::{TRIES, retry};
+use super::transport::{ANSWER, Answer, Call, Failure, Transport};
+use super::{Ask, Error, Target};
+
+/// What stays as it is in the path of a URL.
+const IN_PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':').remove(b'~').remove(b'@').remove(b'-');
+
+/// A server.
+#[derive(Clone)]
+pub(super) struct Server {
+    transport: Transport,
+}
+
+/// A lock that was granted.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Lock {
+    pub(super) path: LockPath,
+    pub(super) fencing_token: Option<u64>,
+}
+
+/// Where a lock is: `/locks/{resource}/{uid}` on the server, or on another one that its URL names.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LockPath {
+    base: Option<String>,
+    path: String,
+}
+
+impl Server {
+    /// Opens no connection yet.
+    pub(super) fn new(target: &Target) -> Result<Self, Error> {
+        Ok(Self { transport: Transport::new(target)? })
+    }
+
+    /// The URL of a lock, as this client reaches it.
+    pub(super) fn url_of(&self, lock: &LockPath) -> String {
+        let base = lock.base.as_deref().unwrap_or(&self.transport.url);
+        format!("{base}{}", lock.path)
+    }
+
+    /// Sends one request for a lock. The server answers when it is granted or `wait` is over.
+    pub(super) fn ask_once(
+        &self,
+        ask: &Ask,
+        key: &str,
+        wait: Duration,
+        answer_within: Duration,
+    ) -> Result<Lock, Failure> {
+        let mut body = json!({
+            "title": ask.title.as_deref().unwrap_or_default(),
+            "wait": wait.as_secs_f64(),
+            "lifetime": ask.lifetime.as_secs_f64(),
+        });
+        if let Some(mode) = &ask.mode {
+            body["mode"] = mode.as_str().into();
+        }
+        if let Some(limit) = ask.limit {
+            body["limit"] = limit.into();
+        }
+        let resource = utf8_percent_encode(&ask.resource, IN_PATH);
+        let path = format!("/locks/{resource}");
+        let answer = self.transport.send(&Call {
+            body: Some(body),
+            key: key.into(),
+            answer_within,
+            ..Call::new(http::Method::POST, &path)
+        })?;
+        granted(&answer, &path).ok_or_else(|| self.transport.not_rdlm("the answer names no lock"))
+    }
+
+    /// Lets a lock live for another lifetime.
+    pub(super) fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
+        self.retry(&renewal(lock, lifetime, ANSWER)).map(drop)
+    }
+
+    /// Sends one renewal.
+    pub(super) fn renew_once(
+        &self,
+        lock: &LockPath,
+        lifetime: Duration,
+        answer_within: Duration,
+    ) -> Result<(), Failure> {
+        self.transport.send(&renewal(lock, lifetime, answer_within)).map(drop)
+    }
+
+    /// Releases a lock.
+    pub(super) fn release(&self, lock: &LockPath) -> Result<(), Failure> {
+        self.delete_once_or_again(&on_lock(http::Method::DELETE, lock))
+    }
+
+    /// A lock, held or waiting.
+    pub(super) fn get(&self, lock: &LockPath) -> Result<Answer, Failure> {
+        self.retry(&on_lock(http::Method::GET, lock))
+    }
+
+    /// The resources that have locks.
+    pub(super) fn resources(&self) -> Result<Answer, Failure> {
+        self.retry(&Call::new(http::Method::GET, "/resources").by_administrator())
+    }
+
+    /// All resources with all their locks.
+    pub(super) fn status(&self) -> Result<Answer, Failure> {
+        self.retry(&Call::new(http::Method::GET, "/status").by_administrator())
+    }
+
+    /// The locks of a resource.
+    pub(super) fn locks(&self, resource: &str) -> Result<Answer, Failure> {
+        let path = format!("/resources/{}", utf8_percent_encode(resource, IN_PATH));
+        self.retry(&Call::new(http::Method::GET, &path).by_administrator())
+    }
+
+    /// Deletes the locks of a resource, or all locks.
+    pub(super) fn delete(&self, resource: Option<&str>) -> Result<(), Failure> {
+        let path = match resource {
+            Some(name) => format!("/resources/{}", utf8_percent_encode(name, IN_PATH)),
+            None => "/resources".into(),
+        };
+        self.delete_once_or_again(&Call::new(http::Method::DELETE, &path).by_administrator())
+    }
+
+    /// A deletion whose answer was lost has been done; its repetition finds nothing.
+    fn delete_once_or_again(&self, call: &Call<'_>) -> Result<(), Failure> {
+        let mut dropped = false;
+        let result = retry(TRIES, || {
+            let result = self.transport.send(call);
+            dropped |= matches!(result, Err(Failure::Dropped(_)));
+            result
+        });
+        match result {
+            Err(Failure::NotThere) if dropped => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    fn retry(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        retry(TRIES, || self.transport.send(call))
+    }
+}
+
+impl Failure {
+    /// The error that it is for whoever wanted something of a lock.
+    pub(super) fn about_lock(self, path: &LockPath) -> Error {
+        match self {
+            Self::NotThere => Error::Gone(format!(
+                "{} is not held: it was released or deleted, it has expired, or it never was",
+                path.path
+            )),
+            failure => failure.into(),
+        }
+    }
+}
+
+impl LockPath {
+    /// Understands the URL of a lock, or its path.
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        let expected =
+            || Error::Usage(format!("{text:?}: expected the URL of a lock, as acquire prints it"));
+        // The base may have a path with `/locks/` in it.
+        let (at, _) = text.rmatch_indices('/').nth(2).ok_or_else(expected)?;
+        let (base, path) = text.split_at(at);
+        let is_url = base.starts_with("http://") || base.starts_with("https://");
+        let shape: Vec<_> = path.split('/').collect();
+        match shape[..] {
+            ["", "locks", resource, uid] if is_uid(uid) && !resource.is_empty() => {}
+            _ => return Err(expected()),
+        }
+        let legal = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte);
+        if !(base.is_empty() || is_url) || !text.bytes().all(legal) {
+            return Err(expected());
+        }
+        let base = if is_url { Some(base.into()) } else { None };
+        Ok(Self { base, path: path.into() })
+    }
+}
+
+fn is_uid(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn on_lock(method: http::Method, lock: &LockPath) -> Call<'_> {
+    Call { base: lock.base.as_deref(), ..Call::new(method, &lock.path) }
+}
+
+fn renewal(lock: &LockPath, lifetime: Duration, answer_within: Duration) -> Call<'_> {
+    let body = Some(json!({ "lifetime": lifetime.as_secs_f64() }));
+    Call { body, answer_within, ..on_lock(http::Method::PATCH, lock) }
+}
+
+/// The lock of a 201. Its host is what the server believes to be called; this client reached
+/// it by its own URL, and keeps to that.
+fn granted(answer: &Answer, resource: &str) -> Option<Lock> {
+    let location = answer.location.as_deref()?;
+    let uid = location.rsplit('/').next().filter(|uid| is_uid(uid))?;
+    if answer.status != 201 || !location.contains("/locks/") {
+        return None;
+    }
+    let lock: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    Some(Lock {
+        path: LockPath { base: None, path: format!("{resource}/{uid}") },
+        fencing_token: lock["fencing_token"].as_u64(),
+    })
+}

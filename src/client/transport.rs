@@ -1,0 +1,324 @@
+//! One HTTP exchange: a request is sent, its answer or the want of one is understood.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::{Agent, Body, http};
+
+use super::socket::WithKeepalive;
+use super::{Error, Target};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take, beside the wait for a lock.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
+
+/// A server that asks for a longer pause is asked again after this one.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// An answer that is longer is none of rdlm.
+const MAX_BODY_BYTES: u64 = 1 << 28;
+
+/// The way to a server.
+#[derive(Clone)]
+pub(super) struct Transport {
+    agent: Agent,
+    pub(super) url: Arc<str>,
+    authorization: Option<Arc<str>>,
+}
+
+/// A request.
+pub(super) struct Call<'a> {
+    pub(super) method: http::Method,
+    /// The server, if it is another one.
+    pub(super) base: Option<&'a str>,
+    pub(super) path: &'a str,
+    pub(super) body: Option<Value>,
+    pub(super) key: String,
+    /// Sent with the name and password.
+    pub(super) by_administrator: bool,
+    pub(super) answer_within: Duration,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(method: http::Method, path: &'a str) -> Self {
+        let key = new_key();
+        let by_administrator = false;
+        Self { method, base: None, path, body: None, key, by_administrator, answer_within: ANSWER }
+    }
+
+    pub(super) fn by_administrator(self) -> Self {
+        Self { by_administrator: true, ..self }
+    }
+}
+
+/// A new Idempotency-Key.
+pub(super) fn new_key() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// An answer with a status under 300.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) location: Option<String>,
+    /// When the server sent it, by its clock.
+    pub(super) date: Option<std::time::SystemTime>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body, if it is JSON.
+    pub(super) fn json(&self) -> Result<Value, Failure> {
+        let not_json = |_| Failure::NotRdlm("the server's answer is not that of rdlm".into());
+        serde_json::from_slice(&self.body).map_err(not_json)
+    }
+}
+
+/// Why there is no useful answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No connection came about.
+    Unreachable(String),
+    /// The connection ended, or time ran out, before the answer was there.
+    Dropped(String),
+    /// The answer is not one of rdlm.
+    NotRdlm(String),
+    /// An answer that something on the way made, as far as one can tell.
+    Foreign(String),
+    /// 404
+    NotThere,
+    /// 503, or something on the way that cannot do it now.
+    Later { detail: String, retry_after: Option<Duration> },
+    /// Another error of the server.
+    Refused { status: u16, detail: String },
+}
+
+impl Failure {
+    /// Whether it may go better with the next try.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Dropped(_) | Self::Foreign(_) | Self::Later { .. }
+        )
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unreachable(text) | Failure::Dropped(text) => Self::NoServer(text),
+            Failure::NotRdlm(text) | Failure::Foreign(text) => Self::NotRdlm(text),
+            Failure::NotThere => Self::Gone("there is no such lock".into()),
+            Failure::Later { detail, .. } => Self::NotGranted(detail),
+            Failure::Refused { status: 401 | 403, detail } => Self::NotPermitted(detail),
+            Failure::Refused { status: 408 | 409, detail } => Self::NotGranted(detail),
+            Failure::Refused { status: 500.., detail } => Self::NoServer(detail),
+            Failure::Refused { detail, .. } => Self::Usage(detail),
+        }
+    }
+}
+
+impl Transport {
+    /// Opens no connection yet.
+    pub(super) fn new(target: &Target) -> Result<Self, Error> {
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // Lock servers are inside; a proxy for the outside does not reach them.
+            .proxy(None)
+            .user_agent(concat!("rdlm/", env!("CARGO_PKG_VERSION")))
+            .accept("application/hal+json");
+        if let Some(file) = &target.root_certificates {
+            let roots = root_certificates(file)?;
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        let authorization = target.credentials.as_ref().map(|credentials| {
+            let pair = format!("{}:{}", credentials.user, credentials.password);
+            format!("Basic {}", STANDARD.encode(pair)).into()
+        });
+        let connector = ().chain(WithKeepalive).chain(RustlsConnector::default());
+        let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
+        Ok(Self { agent, url: target.url.as_str().into(), authorization })
+    }
+
+    /// Sends a request once.
+    pub(super) fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let url = format!("{}{}", call.base.unwrap_or(&self.url), call.path);
+        let mut request = http::Request::builder()
+            .method(&call.method)
+            .uri(url)
+            .header("Idempotency-Key", &call.key);
+        if let Some(authorization) = self.authorization.as_deref().filter(|_| call.by_administrator)
+        {
+            request = request.header("Authorization", authorization);
+        }
+        let within = call.answer_within;
+        let result = match &call.body {
+            Some(body) => {
+                let json = request.header("Content-Type", "application/json");
+                json.body(body.to_string())
+                    .map_err(ureq::Error::from)
+                    .and_then(|request| self.agent.run(self.with_timeouts(request, within)))
+            }
+            None => request
+                .body(())
+                .map_err(ureq::Error::from)
+                .and_then(|request| self.agent.run(self.with_timeouts(request, within))),
+        };
+        self.understand(result.map_err(|error| self.failure(error, within))?, call)
+    }
+
+    fn with_timeouts<B: ureq::AsSendBody>(
+        &self,
+        request: http::Request<B>,
+        within: Duration,
+    ) -> http::Request<B> {
+        self.agent
+            .configure_request(request)
+            .timeout_connect(Some(CONNECT.min(within)))
+            .timeout_global(Some(within))
+            .build()
+    }
+
+    fn understand(
+        &self,
+        response: http::Response<Body>,
+        call: &Call<'_>,
+    ) -> Result<Answer, Failure> {
+        let (head, mut body) = response.into_parts();
+        let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let (status, location) = (head.status.as_u16(), header("Location").map(String::from));
+        let read = body.with_config().limit(MAX_BODY_BYTES).read_to_vec();
+        let body = read.map_err(|error| self.failure(error, call.answer_within))?;
+        let media_type = header("Content-Type").map(media_type);
+        let of_rdlm = head.headers.get_all("Server").iter().any(names_rdlm);
+        if status < 300 {
+            let may_be = status == 204
+                || matches!(
+                    media_type.as_deref(),
+                    Some("application/hal+json" | "application/json")
+                );
+            if !of_rdlm && !may_be {
+                return Err(self.not_rdlm(&format!("it answers {status}, not as rdlm does")));
+            }
+            let date = header("Date").and_then(|date| httpdate::parse_http_date(date).ok());
+            return Ok(Answer { status, location, date, body });
+        }
+        let retry_after = header("Retry-After").and_then(|seconds| seconds.parse().ok());
+        let retry_after =
+            retry_after.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+        let is_problem = of_rdlm && media_type.as_deref() == Some("application/problem+json");
+        let problem: Option<Value> = serde_json::from_slice(&body).ok().filter(|_| is_problem);
+        let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+        Err(match (status, detail, location) {
+            (401, ..) => Failure::Refused { status, detail: self.not_accepted(call) },
+            (404, Some(_), _) => Failure::NotThere,
+            (503, Some(detail), _) => Failure::Later { detail: detail.into(), retry_after },
+            (_, Some(detail), _) => Failure::Refused { status, detail: detail.into() },
+            (403, None, _) => {
+                let detail = format!("{} answers {status}", self.url);
+                Failure::Refused { status, detail }
+            }
+            // A proxy, whose server is gone or slow.
+            (408 | 429 | 500.., None, _) => {
+                let detail = format!(
+                    "{} answers {status}, not as rdlm does: is the server behind it there?",
+                    self.url
+                );
+                Failure::Later { detail, retry_after }
+            }
+            (300..=399, None, Some(to)) => self.not_rdlm(&format!("it redirects to {to}")),
+            _ => Failure::Foreign(format!(
+                "{} is no rdlm server: it answers {status}, not as rdlm does",
+                self.url
+            )),
+        })
+    }
+
+    fn not_accepted(&self, call: &Call<'_>) -> String {
+        if call.by_administrator && self.authorization.is_some() {
+            "the user and the password in RDLM_USER and RDLM_PASSWORD are not accepted".into()
+        } else {
+            "the server asks for an administrator: set RDLM_USER and RDLM_PASSWORD".into()
+        }
+    }
+
+    pub(super) fn not_rdlm(&self, why: &str) -> Failure {
+        Failure::NotRdlm(format!("{} is no rdlm server: {why}", self.url))
+    }
+
+    fn failure(&self, error: ureq::Error, within: Duration) -> Failure {
+        use io::ErrorKind as Kind;
+        let url = &self.url;
+        match error {
+            ureq::Error::HostNotFound => {
+                Failure::Unreachable(format!("cannot reach {url}: there is no such host"))
+            }
+            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+                Failure::Unreachable(format!("cannot reach {url}: no connection in time"))
+            }
+            ureq::Error::Timeout(_) => {
+                let seconds = within.as_secs_f64();
+                Failure::Dropped(format!("{url} does not answer within {seconds:.0} s"))
+            }
+            ureq::Error::Io(error) => match error.kind() {
+                Kind::ConnectionReset
+                | Kind::ConnectionAborted
+                | Kind::BrokenPipe
+                | Kind::UnexpectedEof => {
+                    Failure::Dropped(format!("{url} ended the connection without an answer"))
+                }
+                Kind::TimedOut => {
+                    Failure::Dropped(format!("the host of {url} does not answer any more"))
+                }
+                Kind::InvalidData | Kind::InvalidInput => self.not_rdlm(&error.to_string()),
+                _ => Failure::Unreachable(format!("cannot reach {url}: {error}")),
+            },
+            ureq::Error::ConnectionFailed => {
+                Failure::Unreachable(format!("cannot reach {url}: no connection"))
+            }
+            error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_)) => {
+                let detail = format!("{url} is not a URL to send requests to: {error}");
+                Failure::Refused { status: 400, detail }
+            }
+            error => self.not_rdlm(&error.to_string()),
+        }
+    }
+}
+
+/// The type and subtype of a Content-Type, without parameters (RFC 9110, section 8.3.1).
+fn media_type(text: &str) -> String {
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Whether a Server header has the product `rdlm`, perhaps among those of proxies.
+fn names_rdlm(server: &http::HeaderValue) -> bool {
+    let products = server.to_str().unwrap_or_default();
+    products.split([' ', ',']).any(|product| product.starts_with("rdlm/"))
+}
+
+fn root_certificates(file: &Path) -> Result<RootCerts, Error> {
+    let wrong = |what: String| Error::Usage(format!("SSL_CERT_FILE {}: {what}", file.display()));
+    let pem = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let certificates: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(wrong("there is no certificate in it".into()));
+    }
+    Ok(RootCerts::Specific(Arc::new(certificates)))
+}
