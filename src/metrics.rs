@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::lock::{End, Observer, Totals};
+use crate::lock::{End, Refusal, Totals};
 use crate::logging;
 use times::Times;
 
@@ -27,8 +27,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// By [`Outcome`].
-    acquisitions: [Counter; OUTCOMES.len()],
+    granted: Counter,
+    /// In the order of [`Refusal::OF_ACQUISITIONS`].
+    refused: [Counter; Refusal::OF_ACQUISITIONS.len()],
     renewals: Counter,
     releases: Counter,
     expiries: Counter,
@@ -44,34 +45,6 @@ pub struct Metrics {
     connections: Gauge,
     log_lines_lost: Counter,
 }
-
-/// What became of a request for a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their labels say it: docs/operations.md")]
-pub enum Outcome {
-    Granted,
-    TimedOut,
-    Deleted,
-    Departed,
-    Superseded,
-    Mismatch,
-    TooManyWaiting,
-    NotWritten,
-    ShuttingDown,
-}
-
-/// The labels of [`Outcome`], in its order.
-const OUTCOMES: [&str; 9] = [
-    "granted",
-    "timed_out",
-    "deleted",
-    "departed",
-    "superseded",
-    "mismatch",
-    "too_many_waiting",
-    "not_written",
-    "shutting_down",
-];
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,8 +99,8 @@ impl Metrics {
             ["active", "waiting"].map(|state| locks.get_or_create_owned(&StateLabel { state }));
         registry.register("rdlm_locks", "Locks that are held, and requests that wait", locks);
         let acquisitions = Family::<OutcomeLabel, Counter>::default();
-        let outcomes =
-            OUTCOMES.map(|outcome| acquisitions.get_or_create_owned(&OutcomeLabel { outcome }));
+        let outcome = |outcome| acquisitions.get_or_create_owned(&OutcomeLabel { outcome });
+        let (granted, refused) = (outcome("granted"), Refusal::OF_ACQUISITIONS.map(outcome));
         let help = "Requests for locks, by what became of them";
         registry.register("rdlm_acquisitions", help, acquisitions);
         let new_times: fn() -> Times = || Times::new(&SHORT);
@@ -140,7 +113,8 @@ impl Metrics {
         Self {
             active,
             waiting,
-            acquisitions: outcomes,
+            granted,
+            refused,
             requests: kinds,
             resources: add
                 .gauge("rdlm_resources", "Resources that have a lock or a waiting request"),
@@ -165,11 +139,30 @@ impl Metrics {
     }
 
     /// A request for a lock has ended like this; if it was granted, after so long.
-    pub fn acquisition(&self, outcome: Outcome, waited: Duration) {
-        self.acquisitions[outcome as usize].inc();
-        if outcome == Outcome::Granted {
-            self.wait.observe(waited);
+    pub fn acquisition(&self, outcome: Result<(), &Refusal>, waited: Duration) {
+        let Err(refusal) = outcome else {
+            self.granted.inc();
+            return self.wait.observe(waited);
+        };
+        let mut counted = Refusal::OF_ACQUISITIONS.iter().zip(&self.refused);
+        if let Some((_, counter)) = counted.find(|(name, _)| **name == refusal.name()) {
+            counter.inc();
         }
+    }
+
+    /// A lock that had been held for so long is held no more, or renewed.
+    pub fn lock_ended(&self, end: End, held: Duration) {
+        match end {
+            End::Released => self.releases.inc(),
+            End::Expired => self.expiries.inc(),
+            End::Deleted => self.admin_deletions.inc(),
+            End::Abandoned => self.abandoned.inc(),
+            End::Renewed => {
+                self.renewals.inc();
+                return;
+            }
+        };
+        self.hold.observe(held);
     }
 
     /// A request was answered.
@@ -236,22 +229,6 @@ impl Adder<'_> {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Observer for Metrics {
-    fn ended(&self, end: End, held: Duration) {
-        match end {
-            End::Released => self.releases.inc(),
-            End::Expired => self.expiries.inc(),
-            End::Deleted => self.admin_deletions.inc(),
-            End::Abandoned => self.abandoned.inc(),
-            End::Renewed => {
-                self.renewals.inc();
-                return;
-            }
-        };
-        self.hold.observe(held);
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use log::{error, info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -23,7 +23,7 @@ use crate::http::access::{Access, UserFileError};
 use crate::http::connection::{Connection, Next};
 use crate::http::listener::Listener;
 use crate::http::{RequestLimits, Service};
-use crate::lock::{Journal, LockManager, LockTable, MaxWaiters, OpenError};
+use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::Metrics;
 use connections::Connections;
 use in_flight::InFlight;
@@ -42,8 +42,8 @@ pub struct Options {
     pub limits: RequestLimits,
     /// What precedes `/locks/…` in a Location.
     pub base_url: Option<String>,
-    /// How many requests may wait for locks at a time.
-    pub max_waiters: MaxWaiters,
+    /// How many locks there may be, and requests that wait for them, at a time.
+    pub lock_limits: Limits,
     /// How many connections may be open at a time; fewer if the limit of open files is low.
     pub max_connections: usize,
     /// How long a connection may be open without a request.
@@ -69,6 +69,8 @@ pub enum Error {
     System(io::Error),
     /// A second signal came while the server was shutting down.
     Interrupted(i32),
+    /// The lock core cannot go on.
+    Core(String),
 }
 
 impl fmt::Display for Error {
@@ -78,6 +80,7 @@ impl fmt::Display for Error {
             Self::UserFile(error) => write!(f, "--admin-userpass-file: {error}"),
             Self::Journal(error) => write!(f, "--data-dir: {error}"),
             Self::System(error) => write!(f, "cannot start: {error}"),
+            Self::Core(why) => write!(f, "stopping rather than answer wrongly: {why}"),
             Self::Interrupted(signal) => write!(f, "stopped at once by a second signal ({signal})"),
         }
     }
@@ -117,26 +120,29 @@ pub fn serve(options: Options) -> Result<(), Error> {
     options.access.validate()?;
     let signals = signals()?;
     let max_connections = limits::max_connections(options.max_connections);
-    let max_waiters = MaxWaiters {
-        in_all: limits::max_waiters(options.max_waiters.in_all, max_connections),
-        ..options.max_waiters
+    let lock_limits = Limits {
+        waiting: limits::max_waiters(options.lock_limits.waiting, max_connections),
+        ..options.lock_limits
     };
     let listener = Arc::new(bind(&options)?);
-    let journal = match &options.data_dir {
+    let store = match &options.data_dir {
+        Some(dir) => Some(FileStore::open(dir, options.restart_grace)?),
+        None => None,
+    };
+    let store = store.map(|store| Box::new(store) as Box<dyn Store>);
+    let metrics = Arc::new(Metrics::new());
+    let (failed, failure) = unbounded();
+    let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
+    let locks = LockTable::new(lock_limits, options.reconnect_grace, store, observer)?;
+    match &options.data_dir {
         Some(dir) => {
-            let journal = Journal::open(dir, options.restart_grace)?;
-            let held = journal.restored();
+            let held = locks.totals().active;
             info!("locks are kept in {}; held from before: {held}", dir.display());
-            Some(journal)
         }
         None => {
             info!("locks are in memory: a restart forgets them; --data-dir DIR keeps them");
-            None
         }
-    };
-    let metrics = Arc::new(Metrics::new());
-    let observer = Arc::clone(&metrics);
-    let locks = LockTable::new(max_waiters, options.reconnect_grace, journal, observer)?;
+    }
     let locks: Arc<dyn LockManager> = Arc::new(locks);
     let server = Arc::new(Server {
         service: Service {
@@ -158,11 +164,14 @@ pub fn serve(options: Options) -> Result<(), Error> {
         "listening on {}, rdlm {}, at most {max_connections} connections and {} waiting",
         listener.local_addr(),
         env!("CARGO_PKG_VERSION"),
-        max_waiters.in_all,
+        lock_limits.waiting,
     );
 
-    // The sender lives in the thread that waits for signals, which never ends.
-    let signal = signals.recv().unwrap_or(SIGTERM);
+    let signal = select! {
+        // The sender lives in the thread that waits for signals, which never ends.
+        recv(signals) -> signal => signal.unwrap_or(SIGTERM),
+        recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+    };
     info!("stopping on signal {signal}");
     server.service.shutting_down.store(true, Ordering::SeqCst);
     server.connections.close();
@@ -175,6 +184,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
     let drained = server.in_flight.drain();
     select! {
         recv(drained) -> _ => info!("stopped"),
+        recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
         recv(signals) -> second => return Err(Error::Interrupted(second.unwrap_or(SIGTERM))),
         default(DRAIN) => warn!("stopped with requests in flight"),
     }
@@ -210,6 +220,23 @@ fn bind(options: &Options) -> Result<Listener, Error> {
             }
             result => result,
         },
+    }
+}
+
+/// Passes on what the lock core tells.
+struct CoreObserver {
+    metrics: Arc<Metrics>,
+    failed: Sender<String>,
+}
+
+impl Observer for CoreObserver {
+    fn ended(&self, end: End, held: Duration) {
+        self.metrics.lock_ended(end, held);
+    }
+
+    fn failed(&self, why: &str) {
+        // Fails only when the process is about to end anyway.
+        let _ = self.failed.send(why.into());
     }
 }
 

@@ -363,6 +363,28 @@ fn a_renewal_that_is_wrong_changes_nothing() {
     assert!(detail.contains("still waits"), "{detail}");
 }
 
+#[test]
+fn as_many_locks_are_held_as_max_locks_allows() {
+    let server = Server::start_with(&["--max-locks", "3"]);
+    let first = server.hold("a");
+    server.hold("b");
+    let shared = r#""mode":"PR","wait":0,"lifetime":60"#;
+    server.acquire_with("c", shared).lock_path();
+    for refused in [server.acquire("d", 0.0, 60.0), server.acquire_with("c", shared)] {
+        assert!(refused.detail(503).contains("--max-locks"), "{}", refused.text());
+        assert!(refused.header("Retry-After").unwrap().parse::<u32>().is_ok());
+    }
+    assert!(server.locks("d").is_empty() && server.locks("c").len() == 1);
+    // Whoever waits gets the lock of another, not one more.
+    let mut waiter = server.join_line("a");
+    assert_eq!(server.delete(&first).status, 204);
+    let next = waiter.response().lock_path();
+    server.acquire("d", 0.0, 60.0).detail(503);
+    assert_eq!(server.delete(&next).status, 204);
+    assert_eq!(server.acquire("d", 0.0, 60.0).status, 201);
+    server.acquire("e", 0.0, 60.0).detail(503);
+}
+
 /// Many HTTP clients send a request again by themselves after a 408.
 #[test]
 fn who_prefers_409_gets_it_in_place_of_408() {

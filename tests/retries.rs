@@ -77,6 +77,37 @@ fn a_place_is_given_up_at_the_end_of_the_grace() {
     }
 }
 
+#[test]
+fn kept_places_count_against_max_locks_alone() {
+    let server = Server::start_with(&[
+        "--reconnect-grace=300",
+        "--max-locks=3",
+        "--max-waiters-per-resource=1",
+    ]);
+    let held = server.hold("r");
+    let leave = |key: &str| {
+        let places = server.locks("r").len();
+        let client = server.join_line_with_key("r", key);
+        let waits = server.locks("r")[places]["wait_expires"].clone();
+        drop(client);
+        wait_until("the departure is noticed", || {
+            server.locks("r").get(places).is_none_or(|place| place["wait_expires"] != waits)
+        });
+    };
+    leave("one");
+    leave("two");
+    assert_eq!(server.locks("r").len(), 3);
+    assert!(server.acquire("other", 0.0, 60.0).detail(503).contains("--max-locks"));
+    // There is no room to keep a third place.
+    leave("three");
+    assert_eq!(server.locks("r").len(), 3);
+    // A place becomes a lock without more room.
+    assert_eq!(server.delete(&held).status, 204);
+    assert_eq!(acquire(&server, "r", "two").status, 201);
+    assert_eq!(server.acquire("other", 0.0, 60.0).status, 201);
+    server.acquire("another", 0.0, 60.0).detail(503);
+}
+
 /// Half of the connections are gone before they can hear of anything.
 #[test]
 fn the_same_key_at_the_same_moment_makes_one_lock() {

@@ -15,7 +15,7 @@ use rdlm::http::departures::{Client, Departures};
 use rdlm::http::head::{Head, HeadScan};
 use rdlm::http::message::{MAX_BODY, Request};
 use rdlm::http::{RequestLimits, Service};
-use rdlm::lock::{LockTable, MaxWaiters};
+use rdlm::lock::{Limits, LockTable};
 use smol_str::SmolStr;
 
 struct World {
@@ -30,8 +30,8 @@ impl World {
         let users = concat!(env!("CARGO_MANIFEST_DIR"), "/target/admin");
         fs::write(users, "admin:secret\n").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let max_waiters = MaxWaiters { in_all: 1, per_resource: 1 };
-        let locks = LockTable::new(max_waiters, Duration::ZERO, None, Arc::new(())).unwrap();
+        let limits = Limits { locks: 1_000, waiting: 1, waiting_per_resource: 1 };
+        let locks = LockTable::new(limits, Duration::ZERO, None, Arc::new(())).unwrap();
         // Nobody waits, or the fuzzer would.
         let max_wait = Duration::ZERO;
         let service = Service {

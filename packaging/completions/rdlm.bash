@@ -38,15 +38,16 @@ _rdlm() {
             return ;;
         --wait | --lifetime | --title | --limit | --kill-after | --url | --port | --bind | \
             --base-url | --restart-grace | --reconnect-grace | --max-wait | --max-lifetime | \
-            --max-waiters | --max-waiters-per-resource | --max-connections | --idle-timeout)
+            --max-locks | --max-waiters | --max-waiters-per-resource | --max-connections | \
+            --idle-timeout)
             return ;;
     esac
     case $command in
         "") options="$commands --help --version" ;;
         serve)
             options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
-                --log-format --admin-userpass-file --base-url --max-wait --max-lifetime --max-waiters
-                --max-waiters-per-resource --max-connections --idle-timeout --help --version" ;;
+                --log-format --admin-userpass-file --base-url --max-wait --max-lifetime
+                --max-locks --max-waiters --max-waiters-per-resource --max-connections --idle-timeout --help --version" ;;
         run) options="--wait --lifetime --title --mode --limit --kill-after --url --help --" ;;
         acquire) options="--wait --lifetime --title --mode --limit --url --help" ;;
         renew) options="--lifetime --url --help" ;;

@@ -9,7 +9,7 @@ use pico_args::Arguments;
 use super::{Command, MAX_SECONDS, UsageError, base_url, nothing_left, number, option, seconds};
 use crate::http::RequestLimits;
 use crate::http::access::Access;
-use crate::lock::MaxWaiters;
+use crate::lock::Limits;
 use crate::logging::{self, Format};
 use crate::server;
 
@@ -18,6 +18,7 @@ const DEFAULT_MAX_WAITERS: usize = 10_000;
 const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
 const DEFAULT_RESTART_GRACE: Duration = Duration::from_secs(5);
 const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(5);
+const DEFAULT_MAX_LOCKS: usize = 1_000_000;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 pub(super) const HELP: &str = "\
@@ -44,6 +45,8 @@ Options:
                               [http:// and the Host of the request]
   --max-wait SECONDS          longest wait that is accepted [1000000000]
   --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
+  --max-locks N               locks held at a time, with the places in line that
+                              are kept for clients that are gone [1000000]
   --max-waiters N             requests that wait for locks at a time; some
                               connections are kept for releases [10000]
   --max-waiters-per-resource N
@@ -85,9 +88,10 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
             max_lifetime: max_lifetime.unwrap_or(longest),
         },
         base_url: option(&mut args, "--base-url", base_url)?,
-        max_waiters: MaxWaiters {
-            in_all: max_waiters,
-            per_resource: option(&mut args, "--max-waiters-per-resource", whole_number)?
+        lock_limits: Limits {
+            locks: option(&mut args, "--max-locks", whole_number)?.unwrap_or(DEFAULT_MAX_LOCKS),
+            waiting: max_waiters,
+            waiting_per_resource: option(&mut args, "--max-waiters-per-resource", whole_number)?
                 .unwrap_or(max_waiters),
         },
         max_connections: option(&mut args, "--max-connections", positive)?

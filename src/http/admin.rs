@@ -4,17 +4,16 @@ use std::time::SystemTime;
 
 use log::info;
 
-use super::locks::not_written;
 use super::message::{Request, Response, Status};
 use super::problem::Problem;
 use super::{Service, hal};
-use crate::lock::ResourceName;
+use crate::lock::{Refusal, ResourceName};
 
 impl Service {
     /// `GET /status`
     pub(super) fn show_status(&self, request: &Request<'_>) -> Result<Response, Problem> {
         self.access.check(request.authorization)?;
-        let resources = self.locks.resources().into_iter().map(|resource| {
+        let resources = self.locks.resources(None, usize::MAX).into_iter().map(|resource| {
             let locks = self.locks.locks(&resource);
             (resource, locks)
         });
@@ -27,13 +26,13 @@ impl Service {
     /// `GET /resources`
     pub(super) fn list_resources(&self, request: &Request<'_>) -> Result<Response, Problem> {
         self.access.check(request.authorization)?;
-        Ok(hal::resources(&self.locks.resources()))
+        Ok(hal::resources(&self.locks.resources(None, usize::MAX)))
     }
 
     /// `DELETE /resources`
     pub(super) fn delete_all(&self, request: &Request<'_>) -> Result<Response, Problem> {
         let admin = self.access.check(request.authorization)?;
-        self.locks.delete_all().map_err(not_written)?;
+        self.locks.delete_all()?;
         info!("{admin} deleted all locks");
         Ok(Response::no_content())
     }
@@ -55,9 +54,10 @@ impl Service {
         request: &Request<'_>,
     ) -> Result<Response, Problem> {
         let admin = self.access.check(request.authorization)?;
-        if !self.locks.delete_resource(resource).map_err(not_written)? {
-            return Err(Problem::new(Status::NotFound, "this resource has no locks"));
-        }
+        self.locks.delete_resource(resource).map_err(|refusal| match refusal {
+            Refusal::NoSuchLock => Problem::new(Status::NotFound, "this resource has no locks"),
+            refusal => refusal.into(),
+        })?;
         info!("{admin} deleted all locks of {resource}");
         Ok(Response::no_content())
     }

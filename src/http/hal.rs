@@ -7,11 +7,16 @@ use humantime::format_rfc3339_micros;
 use serde::{Serialize, Serializer};
 
 use super::message::{Response, Status};
-use crate::lock::{Limit, Lock, LockId, Phase, ResourceName};
+use crate::lock::{Grant, Limit, Lock, LockId, LockRequest, Mode, ResourceName, Waiting};
 
 /// A response with one lock.
 pub(super) fn lock(status: Status, resource: &ResourceName, lock: &Lock) -> Response {
     hal(status, &LockView::new(resource, lock))
+}
+
+/// A response with a lock that is held.
+pub(super) fn held(status: Status, resource: &ResourceName, grant: &Grant) -> Response {
+    hal(status, &LockView::held(resource, grant))
 }
 
 /// A response with the locks of a resource, the active ones before the waiting ones.
@@ -179,26 +184,46 @@ struct Link<'a> {
 
 impl<'a> LockView<'a> {
     fn new(resource: &'a ResourceName, lock: &'a Lock) -> Self {
-        let request = &lock.request;
-        let state = match lock.phase {
-            Phase::Waiting { since, expires } => {
-                State::Waiting { wait_since: since, wait_expires: expires }
+        match lock {
+            Lock::Held(grant) => Self::held(resource, grant),
+            Lock::Waiting(waiting) => {
+                let Waiting { id, request, since, expires } = waiting;
+                let LockRequest { title, wait, lifetime, mode, .. } = request;
+                let state = State::Waiting { wait_since: *since, wait_expires: *expires };
+                Self::in_state(resource, *id, title, (*wait, *lifetime), *mode, state)
             }
-            Phase::Active { since, expires, fencing_token } => {
-                State::Active { active_since: since, active_expires: expires, fencing_token }
-            }
+        }
+    }
+
+    fn held(resource: &'a ResourceName, grant: &'a Grant) -> Self {
+        let state = State::Active {
+            active_since: grant.since,
+            active_expires: grant.expires,
+            fencing_token: grant.fencing_token,
         };
+        let times = (grant.wait, grant.lifetime);
+        Self::in_state(resource, grant.id, &grant.title, times, grant.mode, state)
+    }
+
+    fn in_state(
+        resource: &'a ResourceName,
+        id: LockId,
+        title: &'a str,
+        (wait, lifetime): (Duration, Duration),
+        mode: Mode,
+        state: State,
+    ) -> Self {
         Self {
-            uid: lock.id,
-            title: &request.title,
-            lifetime: request.lifetime,
-            wait: request.wait,
-            mode: request.mode.name(),
-            limit: request.mode.limit().map(Limit::get),
-            active: matches!(lock.phase, Phase::Active { .. }),
+            uid: id,
+            title,
+            lifetime,
+            wait,
+            mode: mode.name(),
+            limit: mode.limit().map(Limit::get),
+            active: matches!(state, State::Active { .. }),
             state,
             links: Links {
-                own: Link { href: Path::Lock(resource, lock.id) },
+                own: Link { href: Path::Lock(resource, id) },
                 resource: Some(Link { href: Path::Resource(resource) }),
             },
         }
@@ -208,12 +233,12 @@ impl<'a> LockView<'a> {
 impl<'a> ListedLockView<'a> {
     /// The locks of a resource, the active ones before the waiting ones.
     fn all(resource: &'a ResourceName, locks: &'a [Lock]) -> Vec<Self> {
-        let is_active = |lock: &&Lock| matches!(lock.phase, Phase::Active { .. });
+        let is_active = |lock: &&Lock| matches!(lock, Lock::Held(_));
         let active = locks.iter().take_while(is_active).count();
         let view = |(index, lock): (usize, &'a Lock)| Self {
             lock: LockView::new(resource, lock),
             position: (index >= active).then(|| index - active + 1),
-            client: &lock.request.client,
+            client: lock.client(),
         };
         locks.iter().enumerate().map(view).collect()
     }

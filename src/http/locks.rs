@@ -1,7 +1,5 @@
 //! Requests that every client may send: acquire, look at and release a lock.
 
-use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -10,10 +8,7 @@ use super::departures::Client;
 use super::message::{Request, Response, Singleton, Status};
 use super::problem::Problem;
 use super::{Service, body, hal};
-use crate::lock::{
-    Acquired, IdempotencyKey, Lock, LockId, NotWritten, Phase, Renewal, ResourceName,
-};
-use crate::metrics::Outcome;
+use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 
 /// A grant that took longer, also without a wait (the disk may), is only for a client that is
 /// still there.
@@ -32,60 +27,28 @@ impl Service {
         let mut watch = None;
         let began = Instant::now();
         let has_key = key.is_some();
-        let acquired = self.locks.acquire(resource, lock_request, key, &mut |claim| {
-            let (locks, resource) = (Arc::clone(&self.locks), resource.clone());
-            watch = Some(client.watch(move || locks.withdraw(&resource, claim)));
+        let acquired = self.locks.acquire(resource, lock_request, key, &mut |departure| {
+            watch = Some(client.watch(move || departure.leave()));
         });
         let took = began.elapsed();
-        self.count(&acquired, took);
+        self.metrics.acquisition(acquired.as_ref().map(drop), took);
         if let Some(Err(error)) = &watch {
             warn!("a client waits and would not be noticed if it left: {error}");
         }
+        let grant = acquired.map_err(|refusal| match refusal {
+            Refusal::TimedOut if request.prefers_409 => {
+                let problem = Problem::new(Status::Conflict, Refusal::TimedOut.to_string());
+                problem.with_header("Preference-Applied", "status=409")
+            }
+            refusal => refusal.into(),
+        })?;
         // A retry may come when its client has gone on to another one.
         let may_have_left = watch.is_some() || has_key || took >= PATIENCE;
-        match acquired {
-            Acquired::Granted(lock) if may_have_left && client.has_left() => {
-                self.locks.abandon(resource, lock.id);
-                Err(departed())
-            }
-            Acquired::Granted(lock) => Ok(self.created(resource, &lock, request)),
-            Acquired::TimedOut => {
-                let detail = "the lock was not granted within the wait";
-                Err(if request.prefers_409 {
-                    let problem = Problem::new(Status::Conflict, detail);
-                    problem.with_header("Preference-Applied", "status=409")
-                } else {
-                    Problem::new(Status::RequestTimeout, detail)
-                })
-            }
-            Acquired::Deleted => {
-                let detail = "the request was deleted while it waited for the lock";
-                Err(Problem::new(Status::Conflict, detail))
-            }
-            Acquired::Withdrawn => Err(departed()),
-            Acquired::Superseded => Err(Problem::new(Status::Conflict, "superseded")),
-            Acquired::OtherLimit(theirs) => {
-                let detail = format!(
-                    "the locks on this resource have the limit {theirs}: ask for the same, or \
-                     wait until there is none"
-                );
-                Err(Problem::new(Status::UnprocessableContent, detail))
-            }
-            Acquired::OtherMode(theirs) => {
-                let detail = format!(
-                    "this Idempotency-Key is that of a request on this resource for {theirs}: \
-                     repeat that one, or take another key"
-                );
-                Err(Problem::new(Status::UnprocessableContent, detail))
-            }
-            Acquired::TooManyWaiters => {
-                // Closing, because connections are kept free for releases.
-                let detail = "too many requests are waiting for locks; try again later";
-                Err(unavailable(detail).closing())
-            }
-            Acquired::NotWritten(error) => Err(not_written(error)),
-            Acquired::ShuttingDown => Err(unavailable("the server is shutting down").closing()),
+        if may_have_left && client.has_left() {
+            self.locks.abandon(resource, grant.id);
+            return Err(Refusal::Departed.into());
         }
+        Ok(self.created(resource, &grant, request))
     }
 
     /// `GET /locks/{resource}/{uid}`
@@ -94,7 +57,7 @@ impl Service {
         resource: &ResourceName,
         id: LockId,
     ) -> Result<Response, Problem> {
-        let lock = self.locks.find(resource, id).ok_or_else(no_such_lock)?;
+        let lock = self.locks.find(resource, id).ok_or(Refusal::NoSuchLock)?;
         Ok(hal::lock(Status::Ok, resource, &lock))
     }
 
@@ -106,15 +69,8 @@ impl Service {
         request: &Request<'_>,
     ) -> Result<Response, Problem> {
         let lifetime = body::renewal(request.body, self.limits)?;
-        match self.locks.renew(resource, id, lifetime).map_err(not_written)? {
-            Renewal::Renewed(lock) => Ok(hal::lock(Status::Ok, resource, &lock)),
-            Renewal::StillWaiting => {
-                let detail =
-                    "the request still waits for the lock; its lifetime begins with the grant";
-                Err(Problem::new(Status::Conflict, detail))
-            }
-            Renewal::Gone => Err(no_such_lock()),
-        }
+        let grant = self.locks.renew(resource, id, lifetime)?;
+        Ok(hal::held(Status::Ok, resource, &grant))
     }
 
     /// `DELETE /locks/{resource}/{uid}`
@@ -123,38 +79,16 @@ impl Service {
         resource: &ResourceName,
         id: LockId,
     ) -> Result<Response, Problem> {
-        if self.locks.release(resource, id).map_err(not_written)? {
-            Ok(Response::no_content())
-        } else {
-            Err(no_such_lock())
-        }
+        self.locks.release(resource, id)?;
+        Ok(Response::no_content())
     }
 
-    fn count(&self, acquired: &Acquired, took: Duration) {
-        let outcome = match acquired {
-            Acquired::Granted(_) => Outcome::Granted,
-            Acquired::TimedOut => Outcome::TimedOut,
-            Acquired::Deleted => Outcome::Deleted,
-            Acquired::Withdrawn => Outcome::Departed,
-            Acquired::Superseded => Outcome::Superseded,
-            Acquired::TooManyWaiters => Outcome::TooManyWaiting,
-            Acquired::OtherLimit(_) | Acquired::OtherMode(_) => Outcome::Mismatch,
-            Acquired::NotWritten(_) => Outcome::NotWritten,
-            Acquired::ShuttingDown => Outcome::ShuttingDown,
-        };
-        self.metrics.acquisition(outcome, took);
-    }
-
-    fn created(&self, resource: &ResourceName, lock: &Lock, request: &Request<'_>) -> Response {
-        let location = self.location(request, hal::Path::Lock(resource, lock.id));
-        let created = hal::lock(Status::Created, resource, lock).header("Location", location);
-        let created = match lock.phase {
-            Phase::Active { fencing_token, .. } => {
-                created.header("RDLM-Fencing-Token", fencing_token.to_string())
-            }
-            Phase::Waiting { .. } => created,
-        };
-        created.granting(resource.clone(), lock.id)
+    fn created(&self, resource: &ResourceName, grant: &Grant, request: &Request<'_>) -> Response {
+        let location = self.location(request, hal::Path::Lock(resource, grant.id));
+        hal::held(Status::Created, resource, grant)
+            .header("Location", location)
+            .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
+            .granting(resource.clone(), grant.id)
     }
 
     fn location(&self, request: &Request<'_>, path: hal::Path<'_>) -> String {
@@ -176,24 +110,4 @@ fn idempotency_key(header: Singleton<'_>) -> Result<Option<IdempotencyKey>, Prob
             Err(Problem::bad_request(detail))
         }
     }
-}
-
-fn no_such_lock() -> Problem {
-    let detail = "there is no such lock: it was released, deleted or has expired, or it never was";
-    Problem::new(Status::NotFound, detail)
-}
-
-/// Whoever has closed only its sending side gets to read it.
-fn departed() -> Problem {
-    let detail = "the client closed the connection, or its side of it, while it waited";
-    Problem::new(Status::RequestTimeout, detail).closing()
-}
-
-/// Nothing has changed, and nothing can for the moment.
-pub(super) fn not_written(error: NotWritten) -> Problem {
-    unavailable(format!("locks cannot be changed for now, and nothing has changed: {error}"))
-}
-
-fn unavailable(detail: impl Into<Cow<'static, str>>) -> Problem {
-    Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "1")
 }

@@ -245,8 +245,7 @@ mod tests {
     use smol_str::SmolStr;
 
     use crate::lock::{
-        Acquired, Claim, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Phase, Renewal,
-        ResourceName, Totals,
+        Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal, ResourceName, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -265,18 +264,25 @@ mod tests {
             _: &ResourceName,
             request: LockRequest,
             _: Option<IdempotencyKey>,
-            on_wait: &mut dyn FnMut(Claim),
-        ) -> Acquired {
+            on_wait: &mut dyn FnMut(Departure),
+        ) -> Result<Grant, Refusal> {
             let Some(while_waiting) = &self.grants_after else { panic!("acquire") };
-            let id = LockId::random();
-            on_wait(Claim::first(id));
+            // The client leaves as it is granted: too late.
+            on_wait(Departure::new(|| {}));
             while_waiting();
-            let epoch = SystemTime::UNIX_EPOCH;
-            let phase = Phase::Active { since: epoch, expires: epoch, fencing_token: 1 };
-            Acquired::Granted(Lock { id, request, phase })
-        }
-        fn withdraw(&self, _: &ResourceName, _: Claim) {
-            // The client left as it was granted: too late.
+            let LockRequest { title, wait, lifetime, mode, client } = request;
+            let (id, epoch) = (LockId::random(), SystemTime::UNIX_EPOCH);
+            Ok(Grant {
+                id,
+                title,
+                client,
+                mode,
+                wait,
+                lifetime,
+                since: epoch,
+                expires: epoch,
+                fencing_token: 1,
+            })
         }
         fn abandon(&self, _: &ResourceName, _: LockId) {
             self.abandoned.store(true, Ordering::SeqCst);
@@ -284,22 +290,22 @@ mod tests {
         fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
             panic!("find")
         }
-        fn release(&self, _: &ResourceName, _: LockId) -> Result<bool, NotWritten> {
+        fn release(&self, _: &ResourceName, _: LockId) -> Result<(), Refusal> {
             panic!("release")
         }
-        fn renew(&self, _: &ResourceName, _: LockId, _: Duration) -> Result<Renewal, NotWritten> {
+        fn renew(&self, _: &ResourceName, _: LockId, _: Duration) -> Result<Grant, Refusal> {
             panic!("renew")
         }
-        fn resources(&self) -> Vec<ResourceName> {
+        fn resources(&self, _: Option<&ResourceName>, _: usize) -> Vec<ResourceName> {
             panic!("resources")
         }
         fn locks(&self, _: &ResourceName) -> Vec<Lock> {
             panic!("locks")
         }
-        fn delete_resource(&self, _: &ResourceName) -> Result<bool, NotWritten> {
+        fn delete_resource(&self, _: &ResourceName) -> Result<(), Refusal> {
             panic!("delete_resource")
         }
-        fn delete_all(&self) -> Result<(), NotWritten> {
+        fn delete_all(&self) -> Result<(), Refusal> {
             panic!("delete_all")
         }
         fn totals(&self) -> Totals {

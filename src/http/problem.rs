@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::head::{MAX_FIELD_SECTION, MAX_FIELDS, MAX_TARGET};
 use super::message::{MAX_BODY, Response, Status, Unreadable};
-use crate::lock::{InvalidIdempotencyKey, InvalidResourceName};
+use crate::lock::{InvalidIdempotencyKey, InvalidResourceName, Refusal};
 
 /// A request that was not done, and why.
 #[derive(Debug)]
@@ -50,6 +50,34 @@ impl From<InvalidResourceName> for Problem {
 impl From<InvalidIdempotencyKey> for Problem {
     fn from(error: InvalidIdempotencyKey) -> Self {
         Self::bad_request(error.to_string())
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match &refusal {
+            Refusal::TimedOut | Refusal::Departed => Status::RequestTimeout,
+            Refusal::Deleted | Refusal::Superseded | Refusal::StillWaiting => Status::Conflict,
+            Refusal::OtherLimit(_) | Refusal::OtherMode(_) => Status::UnprocessableContent,
+            Refusal::NoSuchLock => Status::NotFound,
+            Refusal::TooManyWaiting
+            | Refusal::TooManyLocks
+            | Refusal::NotWritten(_)
+            | Refusal::ShuttingDown => Status::ServiceUnavailable,
+        };
+        let problem = Self::new(status, refusal.to_string());
+        match refusal {
+            // Whoever has closed only its sending side gets to read it.
+            Refusal::Departed => problem.closing(),
+            // Closing, because connections are kept free for releases.
+            Refusal::TooManyWaiting | Refusal::ShuttingDown => {
+                problem.with_header("Retry-After", "1").closing()
+            }
+            Refusal::TooManyLocks | Refusal::NotWritten(_) => {
+                problem.with_header("Retry-After", "1")
+            }
+            _ => problem,
+        }
     }
 }
 

@@ -1,18 +1,15 @@
 //! Expires locks at the end of their lifetime.
-//!
-//! [`Deadlines`] is the index of what expires when; [`run`] is the thread that sleeps until
-//! the earliest of them. Nothing ticks: without a deadline the reaper sleeps for ever.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::ResourceName;
-use super::sharded::Sharded;
-use super::sync::{Condvar, Mutex, now};
-use super::table::{locked, poisoned};
+use super::deadlines::Deadlines;
 
-/// The reaper's loop: calls `expire` with the resources whose deadline has come, until
-/// [`Deadlines::close`].
+/// How soon an expiry that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The body of the reaper thread: calls `expire` with the resources whose deadline has come,
+/// until [`Deadlines::close`].
 ///
 /// `expire` has to move their deadlines; the reaper only reads the index. It returns whether
 /// it could: if not, it is called again after [`RETRY`].
@@ -21,117 +18,5 @@ pub(super) fn run(deadlines: &Deadlines, expire: impl Fn(Vec<ResourceName>) -> b
         if !expire(due) {
             deadlines.pause(RETRY);
         }
-    }
-}
-
-/// How soon an expiry that could not be written is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// How many resources the reaper takes out of a shard of the index at a time.
-const MAX_BATCH: usize = 128;
-
-/// When something on a resource ends by itself next, at most one entry a resource: a released
-/// lock leaves nothing behind.
-#[derive(Default)]
-pub(super) struct Deadlines {
-    index: Sharded<BTreeSet<(Instant, ResourceName)>>,
-    alarm: Mutex<Alarm>,
-    /// Signalled when the alarm has been set to an earlier time, or closed.
-    earlier: Condvar,
-}
-
-/// What the reaper sleeps for.
-#[derive(Default)]
-struct Alarm {
-    /// The earliest deadline that the reaper knows of. It forgets it when it begins to look
-    /// at the index, so that it hears of every deadline that it may just have missed.
-    next: Option<Instant>,
-    closed: bool,
-}
-
-impl Deadlines {
-    /// Moves a resource's deadline; `None` stands for none.
-    pub(super) fn change(
-        &self,
-        resource: &ResourceName,
-        from: Option<Instant>,
-        to: Option<Instant>,
-    ) {
-        let mut index = locked(self.index.of(resource));
-        if let Some(from) = from {
-            index.remove(&(from, resource.clone()));
-        }
-        if let Some(to) = to {
-            index.insert((to, resource.clone()));
-        }
-        drop(index);
-        if let Some(to) = to {
-            self.set_alarm(to);
-        }
-    }
-
-    /// Ends [`run`].
-    pub(super) fn close(&self) {
-        locked(&self.alarm).closed = true;
-        self.earlier.notify_one();
-    }
-
-    fn set_alarm(&self, deadline: Instant) {
-        let mut alarm = locked(&self.alarm);
-        if alarm.next.is_none_or(|next| deadline < next) {
-            alarm.next = Some(deadline);
-            drop(alarm);
-            self.earlier.notify_one();
-        }
-    }
-
-    /// Sleeps until a deadline has come and returns whose; `None` when closed.
-    fn wait_until_due(&self) -> Option<Vec<ResourceName>> {
-        loop {
-            locked(&self.alarm).next = None;
-            let (due, next) = self.look(now());
-            if !due.is_empty() {
-                return Some(due);
-            }
-            let mut alarm = locked(&self.alarm);
-            if alarm.closed {
-                return None;
-            }
-            alarm.next = alarm.next.into_iter().chain(next).min();
-            match alarm.next {
-                None => drop(self.earlier.wait(alarm).unwrap_or_else(|_| poisoned())),
-                Some(next) => {
-                    let left = next.saturating_duration_since(now());
-                    drop(self.earlier.wait_timeout(alarm, left).unwrap_or_else(|_| poisoned()));
-                }
-            }
-        }
-    }
-
-    /// Sleeps for some time, or until closed.
-    fn pause(&self, time: Duration) {
-        let alarm = locked(&self.alarm);
-        let open = |alarm: &mut Alarm| !alarm.closed;
-        drop(self.earlier.wait_timeout_while(alarm, time, open).unwrap_or_else(|_| poisoned()));
-    }
-
-    /// Whose deadline has come at `now`, and the earliest of the others.
-    fn look(&self, now: Instant) -> (Vec<ResourceName>, Option<Instant>) {
-        let (mut due, mut next) = (Vec::new(), None);
-        for shard in self.index.iter() {
-            let index = locked(shard);
-            let come = index.iter().take_while(|(deadline, _)| *deadline <= now);
-            due.extend(come.take(MAX_BATCH).map(|(_, resource)| resource.clone()));
-            let first = index.first().map(|(deadline, _)| *deadline);
-            next = next.into_iter().chain(first).min();
-        }
-        (due, next)
-    }
-}
-
-#[cfg(test)]
-impl Deadlines {
-    pub(super) fn len(&self) -> usize {
-        self.index.iter().map(|shard| locked(shard).len()).sum()
     }
 }

@@ -20,3 +20,14 @@ pub(super) use std::thread;
 pub(super) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
+
+/// Locks a mutex of the core.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|_| poisoned())
+}
+
+/// Another thread panicked in the middle of a change, and the process is about to end because
+/// of that. What is there may be half of a change: this thread does not go on with it.
+pub(super) fn poisoned() -> ! {
+    panic!("another thread panicked while it changed the locks")
+}

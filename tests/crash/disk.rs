@@ -1,11 +1,13 @@
 //! The disk refuses what is written.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
+use super::strace::Strace;
 use super::{Host, attempt, lock_of};
 use crate::harness::{Server, lock_body, wait_until};
 
@@ -62,55 +64,113 @@ fn survives_a_full_disk(
     assert_eq!(server.locks("again").len(), 1);
 }
 
+/// How long a file of the server may be.
+fn limit_files(server: &Server, bytes: Option<u64>) {
+    let pid = Pid::from_raw(server.pid().try_into().unwrap());
+    prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+}
+
 #[test]
 fn a_limit_of_the_file_s_size_refuses_changes_until_it_is_lifted() {
     let host = Host::new();
     let server = host.start();
-    let limit = |bytes| {
-        let pid = Pid::from_raw(server.pid().try_into().unwrap());
-        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
-    };
-    limit(Some(200_000));
-    let pid = server.pid();
-    survives_a_full_disk(&host, server, "File too large", |_| {
-        let pid = Pid::from_raw(pid.try_into().unwrap());
-        prlimit(pid, Resource::Fsize, Rlimit { current: None, maximum: None }).unwrap();
-    });
+    limit_files(&server, Some(200_000));
+    survives_a_full_disk(&host, server, "File too large", |server| limit_files(server, None));
+}
+
+/// Then not even the database can be opened anew.
+#[test]
+fn a_disk_that_takes_nothing_at_all_refuses_changes_and_ends_nothing() {
+    let host = Host::new();
+    let server = host.start();
+    let held = ["a", "b"].map(|resource| server.hold(resource));
+    // The head alone can be written.
+    limit_files(&server, Some(4096));
+    for _ in 0..2 {
+        assert!(server.delete(&held[0]).detail(503).contains("nothing has changed"));
+        assert!(server.acquire("c", 0.0, 60.0).detail(503).contains("nothing has changed"));
+        assert_held(&server, &held);
+    }
+    limit_files(&server, None);
+    assert_eq!(server.delete(&held[0]).status, 204);
+    assert_eq!(server.acquire("c", 0.0, 60.0).status, 201);
+    server.signal("-KILL");
+    drop(server);
+
+    let server = host.start();
+    assert_eq!(server.get(&held[0]).status, 404);
+    assert_held(&server, &held[1..]);
+    assert_eq!(server.locks("c").len(), 1);
 }
 
 /// A file system of its own, unmounted at the end.
-struct Mount<'a>(&'a Path);
+struct Mount(PathBuf);
 
-impl Drop for Mount<'_> {
+impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// A server on a file system of its own with a ballast of so many bytes; `None`, and says so,
+/// if none may be mounted here.
+fn on_a_small_disk(host: &Host, ballast: usize) -> Option<(PathBuf, Mount, Server)> {
+    let data_dir = host.data_dir();
+    let dir = PathBuf::from(&data_dir);
+    fs::create_dir(&dir).unwrap();
+    let options = ["-t", "tmpfs", "-o", "size=4m", "tmpfs", &data_dir];
+    if !Command::new("mount").args(options).output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: may not mount a tmpfs here");
+        return None;
+    }
+    let mount = Mount(dir.clone());
+    let path = dir.join("ballast");
+    fs::write(&path, vec![1; ballast]).unwrap();
+    Some((path, mount, host.start()))
 }
 
 #[test]
 fn a_full_disk_refuses_changes_until_there_is_room() {
     let host = Host::new();
-    let data_dir = host.data_dir();
-    let dir = Path::new(&data_dir);
-    fs::create_dir(dir).unwrap();
-    let options = ["-t", "tmpfs", "-o", "size=1m", "tmpfs", &data_dir];
-    if !Command::new("mount").args(options).output().is_ok_and(|output| output.status.success()) {
-        println!("skipped: may not mount a tmpfs here");
-        return;
-    }
-    let _mount = Mount(dir);
-    fs::write(dir.join("ballast"), vec![1; 500_000]).unwrap();
-    let server = host.start();
+    let Some((ballast, _mount, server)) = on_a_small_disk(&host, 2_000_000) else { return };
     survives_a_full_disk(&host, server, "No space left on device", |_| {
-        fs::remove_file(dir.join("ballast")).unwrap();
+        fs::remove_file(ballast).unwrap();
     });
 }
 
-/// With strace, which makes system calls fail for real.
+/// Releases and expiries make room on a full disk; with that, locks are granted again.
+#[test]
+fn a_full_disk_takes_releases_and_expiries() {
+    let host = Host::new();
+    let Some((_ballast, _mount, server)) = on_a_small_disk(&host, 2_000_000) else { return };
+    let expires = server.acquire("expires", 0.0, 3.0).lock_path();
+    let (held, _) = fill(&server, "a");
+    let active = || {
+        let metrics = server.get("/metrics");
+        let line = metrics.text().lines().find(|line| line.contains("rdlm_locks{state=\"active\""));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<usize>().unwrap()
+    };
+    wait_until("a lock has expired", || server.get(&expires).status == 404);
+    wait_until("its end is written", || active() == held.len());
+    let (released, rest) = held.split_at(held.len() / 2);
+    for (n, path) in released.iter().enumerate() {
+        let released = server.delete(path);
+        assert_eq!(released.status, 204, "release {n}: {}", released.text());
+    }
+    assert_eq!(active(), rest.len());
+    assert_eq!(server.acquire("again", 0.0, 600.0).status, 201);
+    server.signal("-KILL");
+    drop(server);
+
+    let server = host.start();
+    assert_held(&server, rest);
+    assert!(released.iter().all(|path| server.get(path).status == 404));
+    assert_eq!(server.locks("again").len(), 1);
+}
+
 #[test]
 fn a_failed_sync_ends_the_server_and_a_failed_write_does_not() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        println!("skipped: there is no strace");
+    if !Strace::is_there() {
         return;
     }
     for (fault, survives) in
@@ -119,22 +179,7 @@ fn a_failed_sync_ends_the_server_and_a_failed_write_does_not() {
         let host = Host::new();
         let mut server = host.start();
         let held = server.hold("before");
-        let pid = server.pid().to_string();
-        let mut strace = Command::new("strace")
-            .args(["-f", "-qq", "-e", "signal=none", "-o", "/dev/null", "-e"])
-            .arg(format!("inject={fault}"))
-            .args(["-p", &pid])
-            .spawn()
-            .unwrap();
-        wait_until("strace is attached", || server.status_field("TracerPid") != 0);
-        // The journal's thread may be attached after the first one.
-        wait_until("all threads are traced", || {
-            let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-            tasks.filter_map(Result::ok).all(|task| {
-                let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-                !status.contains("TracerPid:\t0\n")
-            })
-        });
+        let mut strace = Strace::attach(&server, &host, &[fault]);
         let answer = attempt(server.port(), "POST", "/locks/r", &lock_body(0, 3600));
         if survives {
             let (status, body) = answer.unwrap();
@@ -148,8 +193,74 @@ fn a_failed_sync_ends_the_server_and_a_failed_write_does_not() {
             assert_eq!(answer, None, "nothing is acknowledged");
             assert_eq!(server.wait().code(), Some(1));
         }
-        strace.wait().unwrap();
+        strace.wait();
         drop(server);
         assert_held(&host.start(), &[held]);
     }
+}
+
+/// How many locks with long titles there are before the file shrinks.
+const LONG: usize = 400;
+
+/// Acquires locks with long titles, and releases so many of them; returns the others.
+fn release_long(server: &Server, releases: usize) -> Vec<String> {
+    let body = format!(r#"{{"title":"{}","wait":0,"lifetime":3600}}"#, "x".repeat(1000));
+    let mut client = server.connect();
+    let mut held: Vec<_> = (0..LONG)
+        .map(|n| client.request("POST", &format!("/locks/long{n}"), &body).lock_path())
+        .collect();
+    for path in held.drain(..releases) {
+        assert_eq!(client.request("DELETE", &path, "").status, 204);
+    }
+    held
+}
+
+/// The number of the first release after which the file is shorter.
+fn shrinking_release() -> usize {
+    let host = Host::new();
+    let server = host.start();
+    let length = || fs::metadata(host.file()).unwrap().len();
+    let held = release_long(&server, 0);
+    let full = length();
+    let mut client = server.connect();
+    let shrinks = |path: &String| {
+        assert_eq!(client.request("DELETE", path, "").status, 204);
+        length() < full
+    };
+    held.iter().position(shrinks).expect("the file shrinks") + 1
+}
+
+/// A commit that was slow is written again, and that fails when it has reached the disk.
+#[test]
+fn what_was_acknowledged_stands_though_it_could_not_be_written_again() {
+    if !Strace::is_there() {
+        return;
+    }
+    let shrinking = shrinking_release();
+    let case = |is_waited_for: bool| {
+        let host = Host::new();
+        let server = host.start();
+        let held = release_long(&server, shrinking - 2);
+        let [released, ..] = &held[..] else { panic!("none is left") };
+        let resource = format!("long{}", shrinking - 2);
+        let waiter = is_waited_for.then(|| server.join_line(&resource));
+        let faults = ["fdatasync:delay_enter=1300000:when=1", "ftruncate:error=EIO:when=1"];
+        let mut strace = Strace::attach(&server, &host, &faults);
+        assert_eq!(server.delete(released).status, 204);
+        let granted = waiter.map(|mut waiter| waiter.response().lock_path());
+        assert_eq!(strace.injected("ftruncate"), 1, "waited for: {is_waited_for}");
+        assert_eq!(server.get(released).status, 404);
+        server.signal("-KILL");
+        strace.wait();
+        drop(server);
+
+        let server = host.start();
+        assert_eq!(server.get(released).status, 404, "waited for: {is_waited_for}");
+        assert_held(&server, &held[1..]);
+        assert_held(&server, granted.as_slice());
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| case(true));
+        case(false);
+    });
 }

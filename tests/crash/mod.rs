@@ -3,6 +3,8 @@
 mod disk;
 mod kills;
 mod restarts;
+mod stall;
+mod strace;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

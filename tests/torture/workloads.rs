@@ -152,7 +152,7 @@ pub(crate) fn departure(client: &mut Client<'_>, number: u32) {
         }
         client.insist(resource, &Action::Release { uid });
         client.call(resource, Action::List);
-        client.pause(1050..1150);
+        client.pause(1100..1400);
         client.call(resource, Action::List);
     }
     drop(rest);

@@ -1,21 +1,26 @@
 //! The locks of one resource that are held.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::lock::{IdempotencyKey, Limit, Lock, LockId, Mode};
+use super::compatibility::Counts;
+use crate::lock::{Grant, IdempotencyKey, Limit, LockId};
+
+/// A lock lives this much longer than its lifetime. Its holder counts from the answer, which
+/// takes a moment to reach it: the lock must not pass to another before.
+const ANSWER_GRACE: Duration = Duration::from_millis(1);
 
 /// A lock that is held.
 #[derive(Debug, Clone)]
 pub(in crate::lock) struct Holder {
-    pub(in crate::lock) lock: Lock,
-    pub(super) expires: Instant,
+    pub(in crate::lock) grant: Grant,
+    /// When its lifetime ends.
+    ends: Instant,
     /// Most holders have none, and one pointer is what that costs them.
     answers: Option<Box<Answers>>,
 }
 
-/// How the client hears of its lock: of a holder that sent a key with its request, or whose
-/// answer was lost.
+/// How the client of a lock hears of it, if it sent a key or if an answer to it was lost.
 #[derive(Debug, Clone)]
 struct Answers {
     key: Option<IdempotencyKey>,
@@ -33,17 +38,34 @@ impl Answers {
 }
 
 impl Holder {
-    /// A lock that one answer tells of.
-    pub(super) fn new(lock: Lock, expires: Instant, key: Option<IdempotencyKey>) -> Self {
-        Self { lock, expires, answers: key.map(|key| Answers::one(Some(key))) }
+    /// A lock that one answer tells of. It lives for `remaining` from now.
+    pub(super) fn new(
+        grant: Grant,
+        remaining: Duration,
+        key: Option<IdempotencyKey>,
+        now: Instant,
+    ) -> Self {
+        let answers = key.map(|key| Answers::one(Some(key)));
+        Self { grant, ends: now + remaining + ANSWER_GRACE, answers }
+    }
+
+    /// Its lifetime begins now, because its client hears of it only now.
+    pub(super) fn begin(&mut self, now: Instant, wall: SystemTime) {
+        self.ends = now + self.grant.lifetime + ANSWER_GRACE;
+        self.grant.expires = wall + self.grant.lifetime;
     }
 
     /// One more answer tells of the lock.
     pub(super) fn add_answer(&mut self) {
         if let Some(answers) = &mut self.answers {
-            answers.count += 1;
+            answers.count = answers.count.saturating_add(1);
             answers.unclaimed_until = None;
         }
+    }
+
+    /// Whether only one answer tells of the lock.
+    pub(super) fn has_one_answer(&self) -> bool {
+        self.answers.as_ref().is_none_or(|answers| answers.count <= 1)
     }
 
     /// An answer could not be delivered. If it was the last, the lock goes at `until`.
@@ -57,25 +79,15 @@ impl Holder {
         self.answers.as_ref()?.key.as_ref()
     }
 
+    /// Whether its lifetime is over.
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        self.ends <= now
+    }
+
     /// When the lock ends by itself.
     pub(super) fn due(&self) -> Instant {
         let unclaimed_until = self.answers.as_ref().and_then(|answers| answers.unclaimed_until);
-        unclaimed_until.map_or(self.expires, |until| until.min(self.expires))
-    }
-}
-
-/// How many hold a resource in each mode, in the order of [`Mode::ALL`].
-pub(super) type Counts = [u32; 6];
-
-/// The place of a mode in [`Mode::ALL`] and in [`Counts`].
-pub(super) fn index(mode: Mode) -> usize {
-    match mode {
-        Mode::Null => 0,
-        Mode::ConcurrentRead => 1,
-        Mode::ConcurrentWrite => 2,
-        Mode::ProtectedRead => 3,
-        Mode::ProtectedWrite => 4,
-        Mode::Exclusive { .. } => 5,
+        unclaimed_until.map_or(self.ends, |until| until.min(self.ends))
     }
 }
 
@@ -106,19 +118,27 @@ impl Holders {
         matches!(self, Self::None)
     }
 
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(_) => 1,
+            Self::Many(crowd) => crowd.by_id.len(),
+        }
+    }
+
     pub(super) fn get(&self, id: LockId) -> Option<&Holder> {
         match self {
             Self::None => None,
-            Self::One(holder) => Some(holder).filter(|holder| holder.lock.id == id),
+            Self::One(holder) => Some(holder).filter(|holder| holder.grant.id == id),
             Self::Many(crowd) => crowd.by_id.get(&id),
         }
     }
 
-    pub(super) fn id_of(&self, key: &IdempotencyKey) -> Option<LockId> {
+    pub(super) fn of_key(&self, key: &IdempotencyKey) -> Option<&Holder> {
         match self {
             Self::None => None,
-            Self::One(holder) => (holder.key() == Some(key)).then_some(holder.lock.id),
-            Self::Many(crowd) => crowd.by_key.get(key).copied(),
+            Self::One(holder) => Some(holder).filter(|holder| holder.key() == Some(key)),
+            Self::Many(crowd) => crowd.by_id.get(crowd.by_key.get(key)?),
         }
     }
 
@@ -127,7 +147,7 @@ impl Holders {
             Self::None => Counts::default(),
             Self::One(holder) => {
                 let mut counts = Counts::default();
-                counts[index(holder.lock.request.mode)] = 1;
+                counts.add(holder.grant.mode);
                 counts
             }
             Self::Many(crowd) => crowd.counts,
@@ -138,8 +158,8 @@ impl Holders {
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::None => None,
-            Self::One(holder) => holder.lock.request.mode.limit(),
-            Self::Many(crowd) => crowd.limit.filter(|_| crowd.counts[index(Mode::EXCLUSIVE)] > 0),
+            Self::One(holder) => holder.grant.mode.limit(),
+            Self::Many(crowd) => crowd.limit.filter(|_| crowd.counts.exclusive() > 0),
         }
     }
 
@@ -149,6 +169,20 @@ impl Holders {
             Self::One(holder) => Some(holder.due()),
             Self::Many(crowd) => crowd.by_due.first().map(|(due, _)| *due),
         }
+    }
+
+    /// Those that are due at `now`, the earliest first.
+    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = &Holder> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(holder) => (Some(holder).filter(|holder| holder.due() <= now), None),
+            Self::Many(crowd) => (None, Some(crowd)),
+        };
+        let many = many.into_iter().flat_map(move |crowd| {
+            let due = crowd.by_due.iter().take_while(move |(due, _)| *due <= now);
+            due.filter_map(|(_, id)| crowd.by_id.get(id))
+        });
+        one.into_iter().chain(many)
     }
 
     /// In no order.
@@ -164,7 +198,7 @@ impl Holders {
     /// In the order of their grants.
     pub(super) fn in_order(&self) -> Vec<&Holder> {
         let mut holders: Vec<_> = self.iter().collect();
-        holders.sort_unstable_by_key(|holder| holder.lock.fencing_token());
+        holders.sort_unstable_by_key(|holder| holder.grant.fencing_token);
         holders
     }
 
@@ -193,7 +227,7 @@ impl Holders {
                 }
                 Some(removed)
             }
-            Self::One(holder) if holder.lock.id == id => match std::mem::take(self) {
+            Self::One(holder) if holder.grant.id == id => match std::mem::take(self) {
                 Self::One(holder) => Some(holder),
                 _ => None,
             },
@@ -212,34 +246,25 @@ impl Holders {
         self.insert(holder);
         self.get(id)
     }
-
-    /// Takes out one that is due at `now`, the earliest first.
-    pub(super) fn remove_due(&mut self, now: Instant) -> Option<Holder> {
-        let id = match self {
-            Self::One(holder) if holder.due() <= now => holder.lock.id,
-            Self::Many(crowd) => crowd.by_due.first().filter(|(due, _)| *due <= now)?.1,
-            Self::None | Self::One(_) => return None,
-        };
-        self.remove(id)
-    }
 }
 
 impl Crowd {
     fn insert(&mut self, holder: Holder) {
-        let id = holder.lock.id;
-        let mode = holder.lock.request.mode;
-        self.counts[index(mode)] += 1;
+        let id = holder.grant.id;
+        let mode = holder.grant.mode;
+        self.counts.add(mode);
         self.limit = mode.limit().or(self.limit);
         self.by_due.insert((holder.due(), id));
         if let Some(key) = holder.key() {
             self.by_key.insert(key.clone(), id);
         }
-        self.by_id.insert(id, holder);
+        let earlier = self.by_id.insert(id, holder);
+        debug_assert!(earlier.is_none(), "{id} is held already");
     }
 
     fn remove(&mut self, id: LockId) -> Option<Holder> {
         let holder = self.by_id.remove(&id)?;
-        self.counts[index(holder.lock.request.mode)] -= 1;
+        self.counts.remove(holder.grant.mode);
         self.by_due.remove(&(holder.due(), id));
         if let Some(key) = holder.key() {
             self.by_key.remove(key);

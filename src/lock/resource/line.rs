@@ -1,73 +1,79 @@
 //! The line of those who wait for one resource, in order of arrival.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Instant, SystemTime};
 
-use crate::lock::{Claim, IdempotencyKey, Limit, Lock, LockId, Phase};
+use crate::lock::{IdempotencyKey, Limit, LockId, LockRequest, Mode, Waiting};
 
-/// A place in line, and who sits there.
-#[derive(Debug)]
-pub(in crate::lock) struct Waiter<W> {
-    pub(super) place: Place,
-    pub(super) seat: Seat<W>,
+/// What one sending of a request has of its place in line. When the request is sent again with
+/// the same key, the earlier claims are worth nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::lock) struct Claim {
+    pub(in crate::lock) id: LockId,
+    pub(super) attempt: u32,
 }
 
-/// A request with its place.
+/// A request with its place in line.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    pub(super) lock: Lock,
+    pub(super) id: LockId,
+    pub(super) request: LockRequest,
     pub(super) key: Option<IdempotencyKey>,
     /// How many times the request was sent again.
     pub(super) attempt: u32,
     /// Smaller than that of every request that came later.
     pub(super) arrival: u64,
+    /// For display.
+    pub(super) since: SystemTime,
 }
 
-/// Who sits at a place in line.
+/// A client that waits, and `W`, by which it is told.
 #[derive(Debug)]
-pub(super) enum Seat<W> {
-    /// A client, until its wait is over.
-    Taken { handle: W, deadline: Instant },
-    /// Nobody; the place is kept for the client's return.
-    Kept { until: Instant },
+pub(super) struct Waiter<W> {
+    pub(super) place: Place,
+    pub(super) handle: W,
+    /// When its request came, and when its wait is over.
+    pub(super) came: Instant,
+    pub(super) deadline: Instant,
+    /// The end of the wait, for display.
+    pub(super) expires: SystemTime,
+}
+
+/// A place whose client has gone. It is passed over, and kept for the client's return.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) place: Place,
+    pub(super) until: Instant,
+    /// The same, for display.
+    pub(super) until_wall: SystemTime,
 }
 
 impl Place {
     pub(super) fn claim(&self) -> Claim {
-        Claim { id: self.lock.id, attempt: self.attempt }
+        Claim { id: self.id, attempt: self.attempt }
     }
 
-    pub(super) fn set_wait_expires(&mut self, time: SystemTime) {
-        if let Phase::Waiting { expires, .. } = &mut self.lock.phase {
-            *expires = time;
-        }
-    }
-}
-
-impl<W> Waiter<W> {
-    /// Whoever waits there.
-    pub(in crate::lock) fn into_handle(self) -> Option<W> {
-        match self.seat {
-            Seat::Taken { handle, .. } => Some(handle),
-            Seat::Kept { .. } => None,
-        }
+    fn shown(&self, expires: SystemTime) -> Waiting {
+        Waiting { id: self.id, request: self.request.clone(), since: self.since, expires }
     }
 }
 
 /// The line. Most resources have none, and one pointer is what that costs them.
-///
-/// It is searched from its front: whoever is looked for is usually there, and a search through
-/// thousands takes microseconds.
 #[derive(Debug)]
-pub(super) struct Line<W>(Option<Box<Queue<W>>>);
+pub(super) struct Line<W>(Option<Box<Places<W>>>);
 
+/// Not empty. But for lists, nothing here takes longer the longer the line is.
 #[derive(Debug)]
-struct Queue<W> {
-    waiters: VecDeque<Waiter<W>>,
-    by_key: HashMap<IdempotencyKey, LockId>,
-    /// The places that are kept, by the end of that.
-    kept: BTreeSet<(Instant, LockId)>,
-    overdue_since: Option<Instant>,
+struct Places<W> {
+    /// By arrival.
+    waiting: BTreeMap<u64, Waiter<W>>,
+    kept: BTreeMap<u64, Kept>,
+    kept_until: BTreeSet<(Instant, u64)>,
+    arrivals: HashMap<LockId, u64>,
+    keys: HashMap<IdempotencyKey, u64>,
+    /// How many want the mode EX, and the limit that they all have.
+    exclusive: usize,
+    limit: Option<Limit>,
 }
 
 impl<W> Line<W> {
@@ -79,103 +85,182 @@ impl<W> Line<W> {
         self.0.is_none()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |queue| queue.waiters.len())
+    /// How many clients wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.as_ref().map_or(0, |places| places.waiting.len())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiter<W>> {
-        self.0.iter().flat_map(|queue| &queue.waiters)
+    /// How many places are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.0.as_ref().map_or(0, |places| places.kept.len())
     }
 
-    pub(super) fn find(&self, id: LockId) -> Option<&Waiter<W>> {
-        self.iter().find(|waiter| waiter.place.lock.id == id)
+    /// The clients that wait, in order, from `arrivals` alone.
+    pub(super) fn waiters(
+        &self,
+        arrivals: impl std::ops::RangeBounds<u64>,
+    ) -> impl Iterator<Item = &Waiter<W>> {
+        let places = self.0.as_ref();
+        places.map(|places| places.waiting.range(arrivals)).into_iter().flatten().map(|(_, w)| w)
     }
 
-    pub(super) fn id_of(&self, key: &IdempotencyKey) -> Option<LockId> {
-        self.0.as_ref()?.by_key.get(key).copied()
+    /// The first client in line.
+    pub(super) fn first(&self) -> Option<&Waiter<W>> {
+        self.waiters(..).next()
     }
 
-    /// The first whose client is there, and when its wait is over. Kept places are passed over.
-    pub(super) fn first_seated(&self) -> Option<(&Waiter<W>, Instant)> {
-        self.iter().find_map(|waiter| match waiter.seat {
-            Seat::Taken { deadline, .. } => Some((waiter, deadline)),
-            Seat::Kept { .. } => None,
-        })
+    /// All places in order, as a look at them shows.
+    pub(super) fn shown(&self) -> Vec<Waiting> {
+        let Some(places) = &self.0 else { return Vec::new() };
+        let mut shown: Vec<_> = places.waiting.values().map(Waiter::shown).collect();
+        if !places.kept.is_empty() {
+            let waiting = places.waiting.keys().copied().zip(shown);
+            let kept = places.kept.iter().map(|(arrival, kept)| (*arrival, kept.shown()));
+            let all: BTreeMap<_, _> = waiting.chain(kept).collect();
+            shown = all.into_values().collect();
+        }
+        shown
+    }
+
+    /// The place with this id, as a look at it shows.
+    pub(super) fn show(&self, id: LockId) -> Option<Waiting> {
+        let places = self.0.as_ref()?;
+        let arrival = places.arrivals.get(&id)?;
+        let waiter = places.waiting.get(arrival).map(Waiter::shown);
+        waiter.or_else(|| places.kept.get(arrival).map(Kept::shown))
+    }
+
+    /// The ids of all places, in order.
+    pub(super) fn ids(&self) -> Vec<LockId> {
+        self.shown().into_iter().map(|waiting| waiting.id).collect()
+    }
+
+    pub(super) fn place(&self, id: LockId) -> Option<&Place> {
+        let places = self.0.as_ref()?;
+        places.place(*places.arrivals.get(&id)?)
+    }
+
+    pub(super) fn place_of(&self, key: &IdempotencyKey) -> Option<&Place> {
+        let places = self.0.as_ref()?;
+        places.place(*places.keys.get(key)?)
+    }
+
+    /// The client that has this claim, if it still waits.
+    pub(super) fn waiter(&self, claim: Claim) -> Option<&Waiter<W>> {
+        self.waiter_with(claim.id).filter(|waiter| waiter.place.claim() == claim)
+    }
+
+    /// The client that waits for the lock with this id, by whatever claim.
+    pub(super) fn waiter_with(&self, id: LockId) -> Option<&Waiter<W>> {
+        let places = self.0.as_ref()?;
+        places.waiting.get(places.arrivals.get(&id)?)
+    }
+
+    /// Whether the place with this id is kept.
+    pub(super) fn is_kept(&self, id: LockId) -> bool {
+        self.place(id).is_some() && self.waiter_with(id).is_none()
     }
 
     /// The limit of those that wait for the mode EX.
     pub(super) fn limit(&self) -> Option<Limit> {
-        self.iter().find_map(|waiter| waiter.place.lock.request.mode.limit())
+        let places = self.0.as_ref()?;
+        places.limit.filter(|_| places.exclusive > 0)
     }
 
-    /// When the first of the kept places is given up, or since when somebody should have been
-    /// granted the lock.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        let queue = self.0.as_ref()?;
-        let given_up = queue.kept.first().map(|(until, _)| *until);
-        given_up.into_iter().chain(queue.overdue_since).min()
+    /// The ids of the kept places whose time is over at `now`.
+    pub(super) fn given_up(&self, now: Instant) -> impl Iterator<Item = LockId> {
+        let due = self.0.iter().flat_map(move |places| {
+            let due = places.kept_until.iter().take_while(move |(until, _)| *until <= now);
+            due.filter_map(|(_, arrival)| places.place(*arrival))
+        });
+        due.map(|place| place.id)
     }
 
-    /// Notes that somebody in line should have been granted the lock, or that nobody should.
-    pub(super) fn set_overdue(&mut self, since: Option<Instant>) {
-        if let Some(queue) = &mut self.0 {
-            queue.overdue_since = since;
-        }
+    /// When the first of the kept places is given up.
+    pub(super) fn next_given_up(&self) -> Option<Instant> {
+        self.0.as_ref()?.kept_until.first().map(|(until, _)| *until)
     }
 
-    /// Adds a waiter at its place.
-    pub(super) fn insert(&mut self, waiter: Waiter<W>) {
-        let queue = self.0.get_or_insert_default();
-        let id = waiter.place.lock.id;
-        if let Some(key) = &waiter.place.key {
-            queue.by_key.insert(key.clone(), id);
-        }
-        if let Seat::Kept { until } = waiter.seat {
-            queue.kept.insert((until, id));
-        }
-        let place =
-            queue.waiters.partition_point(|other| other.place.arrival < waiter.place.arrival);
-        queue.waiters.insert(place, waiter);
+    /// Puts a client in line, at the place that its request has. Returns whoever was there.
+    pub(super) fn join(&mut self, waiter: Waiter<W>) -> Option<Waiter<W>> {
+        let earlier = self.remove(waiter.place.id);
+        let places = self.0.get_or_insert_default();
+        places.index(&waiter.place);
+        places.waiting.insert(waiter.place.arrival, waiter);
+        earlier
     }
 
+    /// Keeps the place of a client that has gone, and returns that client's handle.
+    pub(super) fn keep(&mut self, id: LockId, until: Instant, until_wall: SystemTime) -> Option<W> {
+        let Waiter { place, handle, .. } = self.remove(id)?;
+        let places = self.0.get_or_insert_default();
+        places.index(&place);
+        places.kept_until.insert((until, place.arrival));
+        places.kept.insert(place.arrival, Kept { place, until, until_wall });
+        Some(handle)
+    }
+
+    /// Takes out the place with this id. Returns who waited there, if anybody did.
     pub(super) fn remove(&mut self, id: LockId) -> Option<Waiter<W>> {
-        let queue = self.0.as_mut()?;
-        let place = queue.waiters.iter().position(|waiter| waiter.place.lock.id == id)?;
-        let waiter = queue.waiters.remove(place)?;
-        if let Some(key) = &waiter.place.key {
-            queue.by_key.remove(key);
+        let places = self.0.as_mut()?;
+        let arrival = places.arrivals.remove(&id)?;
+        let waiter = places.waiting.remove(&arrival);
+        let kept = places.kept.remove(&arrival);
+        if let Some(kept) = &kept {
+            places.kept_until.remove(&(kept.until, arrival));
         }
-        if let Seat::Kept { until } = waiter.seat {
-            queue.kept.remove(&(until, id));
+        let place = waiter.as_ref().map(|w| &w.place).or(kept.as_ref().map(|k| &k.place))?;
+        if let Some(key) = &place.key {
+            places.keys.remove(key);
         }
-        if queue.waiters.is_empty() {
+        places.exclusive -= usize::from(matches!(place.request.mode, Mode::Exclusive { .. }));
+        if places.arrivals.is_empty() {
             self.0 = None;
         }
-        Some(waiter)
-    }
-
-    /// Takes out the kept places whose time is over at `now`.
-    pub(super) fn remove_due(&mut self, now: Instant) {
-        while let Some((until, id)) = self.0.as_ref().and_then(|queue| queue.kept.first().copied())
-            && until <= now
-        {
-            self.remove(id);
-        }
-    }
-
-    /// Takes out everybody, in order.
-    pub(super) fn take_all(&mut self) -> VecDeque<Waiter<W>> {
-        self.0.take().map(|queue| queue.waiters).unwrap_or_default()
+        waiter
     }
 }
 
-impl<W> Default for Queue<W> {
+impl<W> Waiter<W> {
+    fn shown(&self) -> Waiting {
+        self.place.shown(self.expires)
+    }
+}
+
+impl Kept {
+    fn shown(&self) -> Waiting {
+        self.place.shown(self.until_wall)
+    }
+}
+
+impl<W> Places<W> {
+    fn place(&self, arrival: u64) -> Option<&Place> {
+        let waiting = self.waiting.get(&arrival).map(|waiter| &waiter.place);
+        waiting.or_else(|| self.kept.get(&arrival).map(|kept| &kept.place))
+    }
+
+    fn index(&mut self, place: &Place) {
+        self.arrivals.insert(place.id, place.arrival);
+        if let Some(key) = &place.key {
+            self.keys.insert(key.clone(), place.arrival);
+        }
+        if let Mode::Exclusive { limit } = place.request.mode {
+            self.exclusive += 1;
+            self.limit = Some(limit);
+        }
+    }
+}
+
+impl<W> Default for Places<W> {
     fn default() -> Self {
         Self {
-            waiters: VecDeque::new(),
-            by_key: HashMap::new(),
-            kept: BTreeSet::new(),
-            overdue_since: None,
+            waiting: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            kept_until: BTreeSet::new(),
+            arrivals: HashMap::new(),
+            keys: HashMap::new(),
+            exclusive: 0,
+            limit: None,
         }
     }
 }

@@ -9,8 +9,10 @@ use std::env;
 use std::sync::Arc;
 
 use super::*;
+use crate::lock::journal::memory::Memory;
 use crate::lock::sync::advance;
-use crate::lock::{Mode, Phase};
+use crate::lock::sync::atomic::AtomicUsize;
+use crate::lock::{End, Mode};
 
 /// How many orders are tried of each race, by each of the two schedulers.
 const ORDERS: &str = "RDLM_ORDERS";
@@ -18,7 +20,13 @@ const ORDERS: &str = "RDLM_ORDERS";
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(1_000_000);
 
-fn check(race: impl Fn() + Send + Sync + 'static) {
+/// Runs a race in a world whose locks are in memory alone, and in one with a journal.
+fn check(race: fn(World)) {
+    explore(move || race(World::new(None)));
+    explore(move || race(World::new(Some(Memory::default()))));
+}
+
+fn explore(race: impl Fn() + Send + Sync + 'static) {
     let orders = env::var(ORDERS).map_or(300, |orders| orders.parse().unwrap());
     let race = Arc::new(race);
     let again = Arc::clone(&race);
@@ -26,21 +34,40 @@ fn check(race: impl Fn() + Send + Sync + 'static) {
     shuttle::check_pct(move || again(), orders, 3);
 }
 
+const LIMITS: Limits = Limits { locks: 100, waiting: 100, waiting_per_resource: 100 };
+
 /// A table, and who holds `r` right now as far as the clients know.
 #[derive(Clone)]
 struct World {
     table: Arc<LockTable>,
+    store: Option<Memory>,
     resource: ResourceName,
     exclusive: Arc<AtomicUsize>,
+    failed: Arc<AtomicBool>,
+}
+
+/// Hears that the core cannot go on.
+struct Listener(Arc<AtomicBool>);
+
+impl Observer for Listener {
+    fn ended(&self, _: End, _: Duration) {}
+
+    fn failed(&self, _: &str) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 impl World {
-    fn new() -> Self {
-        let max_waiters = MaxWaiters { in_all: 100, per_resource: 100 };
+    fn new(store: Option<Memory>) -> Self {
+        let failed = Arc::new(AtomicBool::new(false));
+        let boxed = store.clone().map(|store| Box::new(store) as Box<dyn Store>);
+        let observer = Arc::new(Listener(Arc::clone(&failed)));
         Self {
-            table: Arc::new(LockTable::new(max_waiters, 5 * SECOND, None, Arc::new(())).unwrap()),
+            table: Arc::new(LockTable::new(LIMITS, 5 * SECOND, boxed, observer).unwrap()),
+            store,
             resource: "r".parse().unwrap(),
             exclusive: Arc::new(AtomicUsize::new(0)),
+            failed,
         }
     }
 
@@ -63,7 +90,7 @@ impl World {
         wait: Duration,
         lifetime: Duration,
         key: Option<&str>,
-        on_wait: &mut dyn FnMut(Claim),
+        on_wait: &mut dyn FnMut(Departure),
     ) -> Acquired {
         let (title, client) = ("t".into(), "c".into());
         let request = LockRequest { title, wait, lifetime, mode, client };
@@ -71,46 +98,44 @@ impl World {
         self.table.acquire(&self.resource, request, key, on_wait)
     }
 
-    fn hold(&self, lifetime: Duration) -> Lock {
-        granted(self.ask(Mode::EXCLUSIVE, Duration::ZERO, lifetime, None))
+    fn hold(&self, lifetime: Duration) -> Grant {
+        self.ask(Mode::EXCLUSIVE, Duration::ZERO, lifetime, None).unwrap()
     }
 
     /// Holds an exclusive lock that does not expire, for a moment: nobody else may.
-    fn use_and_release(&self, grant: &Lock) {
+    fn use_and_release(&self, grant: &Grant) {
         assert_eq!(self.exclusive.fetch_add(1, Ordering::SeqCst), 0, "two holders");
         thread::yield_now();
         self.exclusive.fetch_sub(1, Ordering::SeqCst);
         assert!(self.release(grant), "a lock was gone before its lifetime");
     }
 
-    fn release(&self, grant: &Lock) -> bool {
-        self.table.release(&self.resource, grant.id).unwrap()
+    fn release(&self, grant: &Grant) -> bool {
+        self.table.release(&self.resource, grant.id).is_ok()
     }
 
     /// Nobody waits, nobody holds, and nothing is left of anybody. Ends the reaper.
     fn end(self) {
         let shared = &self.table.shared;
-        assert!(shared.names().is_empty(), "{:?}", self.table.locks(&self.resource));
+        // Whatever follows from the last change may still be under way on another thread.
+        while !shared.names(None, 1).is_empty() {
+            thread::yield_now();
+        }
         assert_eq!(shared.deadlines.len(), 0);
         assert_eq!(self.table.totals(), Totals::default());
+        assert_eq!(self.store.map_or(0, |store| store.len()), 0, "left in the store");
     }
 }
 
-fn granted(acquired: Acquired) -> Lock {
-    match acquired {
-        Acquired::Granted(grant) => grant,
-        other => panic!("not granted: {other:?}"),
-    }
-}
+type Acquired = Result<Grant, Refusal>;
 
 #[test]
 fn a_grant_against_the_end_of_the_wait() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let held = world.hold(LONG);
         let waiter = world.spawn(|world| match world.ask(Mode::EXCLUSIVE, SECOND, LONG, None) {
-            Acquired::Granted(grant) => world.use_and_release(&grant),
-            Acquired::TimedOut => {}
+            Ok(grant) => world.use_and_release(&grant),
+            Err(Refusal::TimedOut) => {}
             other => panic!("{other:?}"),
         });
         let clock = thread::spawn(|| advance(SECOND));
@@ -123,11 +148,10 @@ fn a_grant_against_the_end_of_the_wait() {
 
 #[test]
 fn a_release_against_the_expiry() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let held = world.hold(SECOND);
         let waiter = world.spawn(|world| {
-            let grant = granted(world.ask(Mode::EXCLUSIVE, LONG, LONG, None));
+            let grant = world.ask(Mode::EXCLUSIVE, LONG, LONG, None).unwrap();
             world.use_and_release(&grant);
         });
         let clock = thread::spawn(|| advance(2 * SECOND));
@@ -141,13 +165,12 @@ fn a_release_against_the_expiry() {
 /// The reaper has to be woken for a deadline that is earlier than the one it sleeps for.
 #[test]
 fn an_expiry_that_only_the_reaper_sees() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let other = World { resource: "other".parse().unwrap(), ..world.clone() };
         let later = other.hold(100 * SECOND);
         world.hold(SECOND);
         let waiter = world.spawn(|world| {
-            let grant = granted(world.ask(Mode::EXCLUSIVE, LONG, LONG, None));
+            let grant = world.ask(Mode::EXCLUSIVE, LONG, LONG, None).unwrap();
             world.use_and_release(&grant);
         });
         advance(2 * SECOND);
@@ -159,12 +182,10 @@ fn an_expiry_that_only_the_reaper_sees() {
 
 #[test]
 fn a_renewal_against_the_expiry() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let held = world.hold(SECOND);
         let clock = thread::spawn(|| advance(2 * SECOND));
-        let renewed = world.table.renew(&world.resource, held.id, 10 * SECOND).unwrap();
-        let renewed = matches!(renewed, Renewal::Renewed(_));
+        let renewed = world.table.renew(&world.resource, held.id, 10 * SECOND).is_ok();
         clock.join().unwrap();
         // It lives or it is gone, and stays so.
         let found = world.table.find(&world.resource, held.id).is_some();
@@ -178,21 +199,20 @@ fn a_renewal_against_the_expiry() {
 
 #[test]
 fn a_deletion_against_the_grant() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let held = world.hold(LONG);
         let deleter = world.spawn(|world| {
             let waiting = world.table.locks(&world.resource);
-            let waiting = waiting.iter().find(|lock| matches!(lock.phase, Phase::Waiting { .. }));
-            waiting.is_some_and(|lock| world.table.release(&world.resource, lock.id).unwrap())
+            let waiting = waiting.iter().find(|lock| matches!(lock, Lock::Waiting(_)));
+            waiting.is_some_and(|lock| world.table.release(&world.resource, lock.id()).is_ok())
         });
         let waiter = world.spawn(|world| world.ask(Mode::EXCLUSIVE, LONG, LONG, None));
         assert!(world.release(&held));
         let deleted = deleter.join().unwrap();
         match waiter.join().unwrap() {
             // Deleted as the holder that it had become by then, perhaps.
-            Acquired::Granted(grant) => assert_eq!(world.release(&grant), !deleted),
-            Acquired::Deleted => assert!(deleted),
+            Ok(grant) => assert_eq!(world.release(&grant), !deleted),
+            Err(Refusal::Deleted) => assert!(deleted),
             other => panic!("{other:?}"),
         }
         world.end();
@@ -201,13 +221,12 @@ fn a_deletion_against_the_grant() {
 
 #[test]
 fn the_deletion_of_all_against_newcomers() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         world.hold(LONG);
         let comers = [(), ()].map(|()| {
             world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
-                Acquired::Granted(grant) => world.release(&grant),
-                Acquired::Deleted => true,
+                Ok(grant) => world.release(&grant),
+                Err(Refusal::Deleted) => true,
                 other => panic!("{other:?}"),
             })
         });
@@ -222,25 +241,22 @@ fn the_deletion_of_all_against_newcomers() {
 
 #[test]
 fn a_departure_against_the_grant() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let held = world.hold(LONG);
         let leaver = world.spawn(|world| {
             let mut departure = None;
-            let mut on_wait = |claim| {
-                departure = Some(world.spawn(move |world| {
-                    world.table.withdraw(&world.resource, claim);
-                }));
+            let mut on_wait = |waits: Departure| {
+                departure = Some(thread::spawn(move || waits.leave()));
             };
             match world.ask_as(Mode::EXCLUSIVE, LONG, LONG, None, &mut on_wait) {
-                Acquired::Granted(grant) => world.table.abandon(&world.resource, grant.id),
-                Acquired::Withdrawn => {}
+                Ok(grant) => world.table.abandon(&world.resource, grant.id),
+                Err(Refusal::Departed) => {}
                 other => panic!("{other:?}"),
             }
             departure.into_iter().for_each(|thread| thread.join().unwrap());
         });
         let behind = world.spawn(|world| {
-            let grant = granted(world.ask(Mode::EXCLUSIVE, LONG, LONG, None));
+            let grant = world.ask(Mode::EXCLUSIVE, LONG, LONG, None).unwrap();
             world.use_and_release(&grant);
         });
         assert!(world.release(&held));
@@ -252,11 +268,10 @@ fn a_departure_against_the_grant() {
 
 #[test]
 fn the_removal_of_a_resource_against_entering_it() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let comers = [(), (), ()].map(|()| {
             world.spawn(|world| {
-                let grant = granted(world.ask(Mode::EXCLUSIVE, LONG, LONG, None));
+                let grant = world.ask(Mode::EXCLUSIVE, LONG, LONG, None).unwrap();
                 world.use_and_release(&grant);
             })
         });
@@ -267,22 +282,21 @@ fn the_removal_of_a_resource_against_entering_it() {
 
 #[test]
 fn readers_behind_a_writer_whose_wait_runs_out() {
-    check(|| {
-        let world = World::new();
-        let reader = granted(world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None));
+    check(|world| {
+        let reader = world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None).unwrap();
         let writer = world.spawn(|world| {
             let mut clock = None;
             let mut on_wait = |_| clock = Some(thread::spawn(|| advance(SECOND)));
             let acquired = world.ask_as(Mode::EXCLUSIVE, SECOND, LONG, None, &mut on_wait);
             if let Some(clock) = clock {
                 clock.join().unwrap();
-                assert!(matches!(acquired, Acquired::TimedOut), "{acquired:?}");
+                assert!(matches!(acquired, Err(Refusal::TimedOut)), "{acquired:?}");
             }
         });
         // No release makes room for them: they have their turn when the writer gives up.
         let readers = [(), ()].map(|()| {
             world.spawn(|world| {
-                let grant = granted(world.ask(Mode::ProtectedRead, LONG, LONG, None));
+                let grant = world.ask(Mode::ProtectedRead, LONG, LONG, None).unwrap();
                 assert!(world.release(&grant));
             })
         });
@@ -296,19 +310,16 @@ fn readers_behind_a_writer_whose_wait_runs_out() {
 /// Two sendings of one request: the answer of one is lost, whichever comes first.
 #[test]
 fn a_retry_against_the_grant_and_the_departure() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let held = world.hold(LONG);
         let lost = world.spawn(|world| {
             let mut departure = None;
-            let mut on_wait = |claim| {
-                departure = Some(world.spawn(move |world| {
-                    world.table.withdraw(&world.resource, claim);
-                }));
+            let mut on_wait = |waits: Departure| {
+                departure = Some(thread::spawn(move || waits.leave()));
             };
             match world.ask_as(Mode::EXCLUSIVE, LONG, LONG, Some("k"), &mut on_wait) {
-                Acquired::Granted(grant) => world.table.abandon(&world.resource, grant.id),
-                Acquired::Withdrawn | Acquired::Superseded => {}
+                Ok(grant) => world.table.abandon(&world.resource, grant.id),
+                Err(Refusal::Departed) | Err(Refusal::Superseded) => {}
                 other => panic!("{other:?}"),
             }
             departure.into_iter().for_each(|thread| thread.join().unwrap());
@@ -319,14 +330,14 @@ fn a_retry_against_the_grant_and_the_departure() {
         releaser.join().unwrap();
         match acquired {
             // Whatever became of the other sending, this one holds the lock until it releases it.
-            Acquired::Granted(grant) => {
+            Ok(grant) => {
                 advance(10 * SECOND);
                 assert!(world.release(&grant));
             }
             // The other one came later, and is gone: its place or lock is given up.
-            Acquired::Superseded => {
+            Err(Refusal::Superseded) => {
                 advance(10 * SECOND);
-                let next = granted(world.ask(Mode::EXCLUSIVE, LONG, LONG, None));
+                let next = world.ask(Mode::EXCLUSIVE, LONG, LONG, None).unwrap();
                 assert!(world.release(&next));
             }
             other => panic!("{other:?}"),
@@ -337,12 +348,11 @@ fn a_retry_against_the_grant_and_the_departure() {
 
 #[test]
 fn the_same_key_at_the_same_moment() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let askers = [(), (), ()].map(|()| {
             world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, Some("k")) {
-                Acquired::Granted(grant) => Some(grant),
-                Acquired::Superseded => None,
+                Ok(grant) => Some(grant),
+                Err(Refusal::Superseded) => None,
                 other => panic!("{other:?}"),
             })
         });
@@ -357,16 +367,241 @@ fn the_same_key_at_the_same_moment() {
 
 #[test]
 fn the_end_of_the_server_against_a_request() {
-    check(|| {
-        let world = World::new();
+    check(|world| {
         let held = world.hold(LONG);
         let comer = world.spawn(|world| {
             let acquired = world.ask(Mode::EXCLUSIVE, LONG, LONG, None);
-            assert!(matches!(acquired, Acquired::ShuttingDown), "{acquired:?}");
+            assert!(matches!(acquired, Err(Refusal::ShuttingDown)), "{acquired:?}");
         });
         world.table.shut_down();
         comer.join().unwrap();
         assert!(world.release(&held));
         world.end();
+    });
+}
+
+/// Whatever the store does, nobody has a lock that it has not, and everybody has an answer.
+fn check_with(script: fn(&Memory), race: fn(World)) {
+    explore(move || {
+        let store = Memory::default();
+        script(&store);
+        race(World::new(Some(store)));
+    });
+}
+
+#[test]
+fn a_refused_write_against_a_newcomer() {
+    check_with(
+        |store| store.refuse(&[1]),
+        |world| {
+            let comers = [(), ()].map(|()| {
+                world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
+                    Ok(grant) => world.use_and_release(&grant),
+                    Err(Refusal::NotWritten(_)) => {}
+                    other => panic!("{other:?}"),
+                })
+            });
+            comers.into_iter().for_each(|comer| comer.join().unwrap());
+            world.end();
+        },
+    );
+}
+
+/// The end of an expired lock cannot be written at first; whoever waits has it when it can.
+#[test]
+fn a_refused_write_against_an_expiry() {
+    check_with(
+        |store| store.refuse(&[2, 3]),
+        |world| {
+            world.hold(SECOND);
+            let waiter = world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
+                Ok(grant) => world.use_and_release(&grant),
+                // It came when the lock had expired, and was to have it at once.
+                Err(Refusal::NotWritten(_)) => {}
+                other => panic!("{other:?}"),
+            });
+            let heard = Arc::new(AtomicBool::new(false));
+            let clock = thread::spawn({
+                let (world, heard) = (world.clone(), Arc::clone(&heard));
+                // The reaper tries again until it can be written.
+                move || {
+                    while !heard.load(Ordering::SeqCst)
+                        || !world.table.shared.names(None, 1).is_empty()
+                    {
+                        advance(2 * SECOND);
+                        thread::yield_now();
+                    }
+                }
+            });
+            waiter.join().unwrap();
+            heard.store(true, Ordering::SeqCst);
+            clock.join().unwrap();
+            world.end();
+        },
+    );
+}
+
+/// A writer leaves, and the grant to the reader behind it cannot be written at first.
+#[test]
+fn a_refused_write_against_a_departure() {
+    check_with(
+        |store| store.refuse(&[2]),
+        |world| {
+            let first = world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None).unwrap();
+            let writer = world.spawn(|world| {
+                let mut departure = None;
+                let mut on_wait = |waits: Departure| {
+                    departure = Some(thread::spawn(move || waits.leave()));
+                };
+                let acquired = world.ask_as(Mode::EXCLUSIVE, LONG, LONG, None, &mut on_wait);
+                assert!(matches!(acquired, Err(Refusal::Departed)), "{acquired:?}");
+                departure.into_iter().for_each(|thread| thread.join().unwrap());
+            });
+            let reader =
+                world.spawn(|world| match world.ask(Mode::ProtectedRead, LONG, LONG, None) {
+                    Ok(grant) => assert!(world.release(&grant)),
+                    Err(Refusal::NotWritten(_)) => {}
+                    other => panic!("{other:?}"),
+                });
+            let clock = thread::spawn(|| (0..3).for_each(|_| advance(2 * SECOND)));
+            writer.join().unwrap();
+            reader.join().unwrap();
+            clock.join().unwrap();
+            while !world.release(&first) {
+                advance(2 * SECOND);
+            }
+            world.end();
+        },
+    );
+}
+
+/// While a write is stuck, looks go on, and a wait that runs out or is left is over.
+#[test]
+fn a_stuck_write_holds_up_no_look_no_time_out_and_no_departure() {
+    check_with(
+        |store| store.stick(2),
+        |world| {
+            let held = world.hold(LONG);
+            let store = world.store.clone().unwrap();
+            let heard = Arc::new(AtomicBool::new(false));
+            let hears = Arc::clone(&heard);
+            let late = world.spawn(move |world| {
+                let acquired = world.ask(Mode::EXCLUSIVE, SECOND, LONG, None);
+                hears.store(true, Ordering::SeqCst);
+                assert!(matches!(acquired, Err(Refusal::TimedOut)), "{acquired:?}");
+            });
+            let gone = world.spawn(|world| {
+                let mut departure = None;
+                let mut on_wait = |waits: Departure| {
+                    departure = Some(thread::spawn(move || waits.leave()));
+                };
+                let acquired = world.ask_as(Mode::EXCLUSIVE, LONG, LONG, None, &mut on_wait);
+                assert!(matches!(acquired, Err(Refusal::Departed)), "{acquired:?}");
+                departure.into_iter().for_each(|thread| thread.join().unwrap());
+            });
+            gone.join().unwrap();
+            // Of a renewal nobody who waits is concerned.
+            let renewal = world
+                .spawn(move |world| world.table.renew(&world.resource, held.id, LONG).unwrap());
+            while !heard.load(Ordering::SeqCst) {
+                advance(2 * SECOND);
+                thread::yield_now();
+            }
+            late.join().unwrap();
+            assert_eq!(world.table.locks(&world.resource).len(), 1);
+            store.unstick();
+            let renewed = renewal.join().unwrap();
+            assert!(world.release(&renewed));
+            world.end();
+        },
+    );
+}
+
+#[test]
+fn the_end_of_the_server_against_a_plan_that_is_being_written() {
+    fn race(world: World) {
+        let held = world.hold(LONG);
+        let comer = world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
+            Ok(grant) => assert!(world.release(&grant)),
+            Err(Refusal::ShuttingDown | Refusal::NotWritten(_)) => {}
+            other => panic!("{other:?}"),
+        });
+        let releaser = world.spawn(move |world| world.release(&held).then_some(()).ok_or(held));
+        world.table.shut_down();
+        comer.join().unwrap();
+        if let Err(held) = releaser.join().unwrap() {
+            assert!(world.release(&held), "its release was refused, so it is still held");
+        }
+        world.end();
+    }
+    check(race);
+    check_with(|store| store.refuse(&[2]), race);
+}
+
+#[test]
+fn a_deletion_of_all_whose_writes_are_refused_has_not_happened() {
+    check_with(
+        |store| store.refuse(&[2]),
+        |world| {
+            let held = world.hold(LONG);
+            let deleter = world.spawn(|world| world.table.delete_all());
+            let deleted = deleter.join().unwrap();
+            assert!(matches!(deleted, Err(Refusal::NotWritten(_))), "{deleted:?}");
+            assert!(world.release(&held));
+            world.end();
+        },
+    );
+}
+
+/// It is not known what became of the write: nobody hears anything, but the operator does.
+#[test]
+fn a_lost_answer_of_the_store() {
+    check_with(
+        |store| store.lose_answer(2),
+        |world| {
+            let held = world.hold(LONG);
+            let store = world.store.clone().unwrap();
+            // Its thread sleeps until the process ends.
+            world
+                .table
+                .shared
+                .begin(
+                    &world.resource,
+                    &world.table.shared.slot(&world.resource).unwrap(),
+                    Event::Release(held.id),
+                )
+                .unwrap_or_else(|_| panic!());
+            while !world.failed.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            assert_eq!(world.table.locks(&world.resource).len(), 1, "nothing is seen of it");
+            assert_eq!(store.len(), 0, "it was written");
+        },
+    );
+}
+
+/// A table that is opened anew has what the store has.
+#[test]
+fn what_is_held_is_what_the_store_has() {
+    check(|world| {
+        let grants = [(), (), ()].map(|()| {
+            world.spawn(|world| {
+                let mode = Mode::ProtectedRead;
+                let grant = world.ask(mode, Duration::ZERO, LONG, None).unwrap();
+                let keep = grant.fencing_token % 2 == 0;
+                if !keep {
+                    assert!(world.release(&grant));
+                }
+                keep
+            })
+        });
+        let kept =
+            grants.into_iter().filter_map(|grant| grant.join().unwrap().then_some(())).count();
+        assert_eq!(world.table.locks(&world.resource).len(), kept);
+        if let Some(store) = world.store.clone() {
+            assert_eq!(store.len(), kept);
+            let again = World::new(Some(store));
+            assert_eq!(again.table.locks(&again.resource).len(), kept);
+        }
     });
 }

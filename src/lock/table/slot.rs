@@ -4,95 +4,145 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::{locked, poisoned};
-use crate::lock::resource::{Resource, Verdict};
-use crate::lock::sync::{Condvar, Mutex, MutexGuard, now};
+use crate::lock::resource::{self, Answer, Plan, Reply, Resource};
+use crate::lock::sync::atomic::{AtomicBool, Ordering};
+use crate::lock::sync::{Condvar, Mutex, MutexGuard, locked, now, poisoned};
 
-pub(super) type State = Resource<Arc<Wait<Verdict>>>;
+pub(super) type State = Resource<Arc<Sleeper>>;
+pub(super) type Event = resource::Event<Arc<Sleeper>>;
 
-/// The place of one resource. In the map as long as it has locks.
-pub(super) struct Slot {
-    pub(super) entry: Mutex<Entry>,
-}
+/// The place of one resource. In the map as long as the resource has locks.
+pub(super) struct Slot(Mutex<Entry>);
 
 pub(super) struct Entry {
     pub(super) state: State,
+    pub(super) gate: Gate,
+}
+
+/// Whether events are decided at once.
+pub(super) enum Gate {
+    Open,
+    /// A plan is being written. Events wait for it in order, but for those that are facts
+    /// whatever becomes of it; looks see the state as it is without it.
+    Closed(Box<Writing>),
     /// Taken out of the map: whoever comes by an older look-up has to look again.
-    pub(super) retired: bool,
-    /// Closed while a change is being written, and until everybody who came meanwhile has had
-    /// a turn. Nobody looks at the state of a closed resource, or changes it, out of turn; but
-    /// at the end of the server its line is told so at once.
-    pub(super) gate: Option<Box<ClosedGate>>,
+    Retired,
 }
 
-/// Who wants to enter, in order of arrival.
-#[derive(Default)]
-pub(super) struct ClosedGate {
-    queue: VecDeque<Arc<Wait<()>>>,
+/// What is being written, and what comes after it.
+pub(super) struct Writing {
+    pub(super) plan: Plan,
+    /// Who waits for the plan to be made, and what it then hears. Without it, somebody heard
+    /// already, and only those concerned by the plan have to.
+    pub(super) asker: Option<(Answer, Arc<Sleeper>)>,
+    /// When the resource was due as the index of deadlines has it.
+    pub(super) due: Option<Instant>,
+    /// In order of arrival.
+    pub(super) turns: VecDeque<Turn>,
 }
 
-/// One thread that waits to be told a `T`; it sleeps on `over`, together with the mutex of a
-/// resource.
-pub(super) struct Wait<T> {
+/// An event that waits at the gate, and the thread that caused it.
+pub(super) struct Turn {
+    pub(super) event: Event,
+    pub(super) asker: Arc<Sleeper>,
+}
+
+/// One thread that sleeps until it hears of something, with the mutex of a resource.
+#[derive(Debug, Default)]
+pub(super) struct Sleeper {
     /// Set once, under the mutex of the resource.
-    pub(super) told: OnceLock<T>,
-    pub(super) over: Condvar,
+    word: OnceLock<Reply>,
+    /// Its client has gone.
+    left: AtomicBool,
+    awake: Condvar,
+}
+
+/// Why a thread does not sleep any more.
+pub(super) enum Woken {
+    Told(Reply),
+    ClientLeft,
+    TimedOut,
 }
 
 impl Slot {
-    pub(super) fn new(state: State) -> Self {
-        Self { entry: Mutex::new(Entry { state, retired: false, gate: None }) }
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Entry { state: Resource::new(), gate: Gate::Open }))
     }
 
-    /// Takes the mutex; if the gate is closed, when its turn has come.
     pub(super) fn enter(&self) -> MutexGuard<'_, Entry> {
-        let mut entry = locked(&self.entry);
-        if let Some(gate) = &mut entry.gate {
-            let turn = Arc::new(Wait::new());
-            gate.queue.push_back(Arc::clone(&turn));
-            while turn.told.get().is_none() {
-                entry = turn.over.wait(entry).unwrap_or_else(|_| poisoned());
+        locked(&self.0)
+    }
+
+    /// Sleeps until the word comes, the client leaves or the deadline is there.
+    pub(super) fn sleep(&self, sleeper: &Sleeper, deadline: Option<Instant>) -> Woken {
+        let mut entry = self.enter();
+        loop {
+            if let Some(word) = sleeper.word.get() {
+                return Woken::Told(word.clone());
             }
+            if sleeper.left.load(Ordering::Relaxed) {
+                return Woken::ClientLeft;
+            }
+            entry = match deadline {
+                None => sleeper.awake.wait(entry).unwrap_or_else(|_| poisoned()),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(now());
+                    if left.is_zero() {
+                        return Woken::TimedOut;
+                    }
+                    sleeper.awake.wait_timeout(entry, left).unwrap_or_else(|_| poisoned()).0
+                }
+            };
         }
-        entry
+    }
+
+    /// Sleeps until the word comes. Only for a thread that is told for certain.
+    pub(super) fn hear(&self, sleeper: &Sleeper) -> Reply {
+        match self.sleep(sleeper, None) {
+            Woken::Told(word) => word,
+            Woken::ClientLeft | Woken::TimedOut => poisoned(),
+        }
+    }
+
+    /// Tells the thread that sleeps there that its client has gone.
+    pub(super) fn leave(&self, sleeper: &Sleeper) {
+        // Under the mutex, or the thread could fall asleep between its look and the wake.
+        let entry = self.enter();
+        sleeper.left.store(true, Ordering::Relaxed);
+        drop(entry);
+        sleeper.wake();
     }
 }
 
 impl Entry {
-    /// Gives the next one its turn, or opens the gate.
-    pub(super) fn pass_gate(&mut self) -> Option<Arc<Wait<()>>> {
-        let next = self.gate.as_mut()?.queue.pop_front();
-        if next.is_none() {
-            self.gate = None;
+    /// The plan that is being written.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        match &self.gate {
+            Gate::Closed(writing) => Some(&writing.plan),
+            Gate::Open | Gate::Retired => None,
         }
-        next.map(|turn| turn.tell(()))
+    }
+
+    /// Whether nothing is left that has to be remembered.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.gate, Gate::Open) && self.state.is_empty()
     }
 }
 
-impl<T> Wait<T> {
-    pub(super) fn new() -> Self {
-        Self { told: OnceLock::new(), over: Condvar::new() }
-    }
-
-    pub(super) fn tell(self: Arc<Self>, word: T) -> Arc<Self> {
+impl Sleeper {
+    /// Gives it the word. Under the mutex of the resource.
+    pub(super) fn tell(&self, word: Reply) {
         // A waiter leaves its line with the word, so nobody can give it a second one.
-        let first = self.told.set(word).is_ok();
+        let first = self.word.set(word).is_ok();
         debug_assert!(first);
-        self
     }
-}
 
-/// Sleeps until the wait is over; `None` if it was not by the deadline.
-pub(super) fn wait_until(slot: &Slot, wait: &Wait<Verdict>, deadline: Instant) -> Option<Verdict> {
-    let mut entry = locked(&slot.entry);
-    loop {
-        if let Some(verdict) = wait.told.get() {
-            return Some(verdict.clone());
-        }
-        let left = deadline.saturating_duration_since(now());
-        if left.is_zero() {
-            return None;
-        }
-        entry = wait.over.wait_timeout(entry, left).unwrap_or_else(|_| poisoned()).0;
+    pub(super) fn word(&self) -> Option<Reply> {
+        self.word.get().cloned()
+    }
+
+    /// Outside the mutex, or the thread would at once sleep again, on the mutex.
+    pub(super) fn wake(&self) {
+        self.awake.notify_one();
     }
 }

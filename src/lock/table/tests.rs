@@ -1,11 +1,10 @@
-use std::env;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
-use crate::lock::Mode;
+use crate::lock::journal::store::{Change, Restore, StoreError};
+use crate::lock::{End, Mode};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -13,11 +12,13 @@ const LONG: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn table() -> LockTable {
-    table_for(MaxWaiters { in_all: 10_000, per_resource: 10_000 })
+    table_for(LIMITS)
 }
 
-fn table_for(max_waiters: MaxWaiters) -> LockTable {
-    LockTable::new(max_waiters, Duration::from_secs(5), None, Arc::new(())).unwrap()
+const LIMITS: Limits = Limits { locks: 10_000, waiting: 10_000, waiting_per_resource: 10_000 };
+
+fn table_for(limits: Limits) -> LockTable {
+    LockTable::new(limits, Duration::from_secs(5), None, Arc::new(())).unwrap()
 }
 
 fn name(text: &str) -> ResourceName {
@@ -30,17 +31,17 @@ fn request(wait: Duration, lifetime: Duration) -> LockRequest {
 }
 
 impl LockTable {
-    fn wait_for(&self, resource: &ResourceName, request: LockRequest) -> Acquired {
+    fn wait_for(&self, resource: &ResourceName, request: LockRequest) -> Result<Grant, Refusal> {
         self.acquire(resource, request, None, &mut |_| {})
     }
 
-    fn hold(&self, resource: &ResourceName, lifetime: Duration) -> Lock {
-        granted(self.wait_for(resource, request(Duration::ZERO, lifetime)))
+    fn hold(&self, resource: &ResourceName, lifetime: Duration) -> Grant {
+        self.wait_for(resource, request(Duration::ZERO, lifetime)).unwrap()
     }
 
     /// Nothing is left of any lock: neither a state nor a deadline.
     fn is_empty(&self) -> bool {
-        self.shared.names().is_empty()
+        self.shared.names(None, 10).is_empty()
             && self.shared.deadlines.len() == 0
             && self.totals() == Totals::default()
     }
@@ -53,20 +54,13 @@ impl LockTable {
     }
 }
 
-fn granted(outcome: Acquired) -> Lock {
-    match outcome {
-        Acquired::Granted(lock) => lock,
-        other => panic!("not granted: {other:?}"),
-    }
-}
-
 #[test]
 fn a_released_lock_leaves_nothing_behind() {
     let table = table();
     for round in 0..10_000 {
         let resource = name(&format!("r{}", round % 7));
         let lock = table.hold(&resource, Duration::from_secs(3600));
-        assert!(table.release(&resource, lock.id).unwrap());
+        table.release(&resource, lock.id).unwrap();
     }
     assert!(table.is_empty());
 }
@@ -77,9 +71,9 @@ fn looking_at_a_name_without_locks_creates_nothing() {
     let resource = name("nothing");
     let id = LockId::random();
     assert!(table.find(&resource, id).is_none());
-    assert!(!table.release(&resource, id).unwrap());
+    assert_eq!(table.release(&resource, id), Err(Refusal::NoSuchLock));
     assert!(table.locks(&resource).is_empty());
-    assert!(!table.delete_resource(&resource).unwrap());
+    assert_eq!(table.delete_resource(&resource), Err(Refusal::NoSuchLock));
     assert!(table.is_empty());
 }
 
@@ -90,9 +84,9 @@ fn a_lock_expires_by_itself_and_never_early() {
     let lifetime = Duration::from_millis(50);
     let began = Instant::now();
     table.hold(&resource, lifetime);
-    let next = granted(table.wait_for(&resource, request(PATIENCE, LONG)));
+    let next = table.wait_for(&resource, request(PATIENCE, LONG)).unwrap();
     assert!(began.elapsed() >= lifetime, "after {:?}", began.elapsed());
-    assert!(table.release(&resource, next.id).unwrap());
+    table.release(&resource, next.id).unwrap();
     assert!(table.is_empty());
 }
 
@@ -102,16 +96,16 @@ fn an_earlier_deadline_wakes_the_reaper() {
     // The reaper has been awake before.
     let past = name("past");
     table.hold(&past, Duration::from_millis(1));
-    let next = granted(table.wait_for(&past, request(PATIENCE, LONG)));
-    assert!(table.release(&past, next.id).unwrap());
+    let next = table.wait_for(&past, request(PATIENCE, LONG)).unwrap();
+    table.release(&past, next.id).unwrap();
 
     let (later, sooner) = (name("later"), name("sooner"));
     let lock = table.hold(&later, LONG);
     table.hold(&sooner, Duration::from_millis(20));
     // Only the reaper can grant this one.
-    let next = granted(table.wait_for(&sooner, request(PATIENCE, LONG)));
-    assert!(table.release(&sooner, next.id).unwrap());
-    assert!(table.release(&later, lock.id).unwrap());
+    let next = table.wait_for(&sooner, request(PATIENCE, LONG)).unwrap();
+    table.release(&sooner, next.id).unwrap();
+    table.release(&later, lock.id).unwrap();
     assert!(table.is_empty());
 }
 
@@ -123,10 +117,10 @@ fn a_wait_that_runs_out_ends_in_time_and_leaves_the_line() {
     let wait = Duration::from_millis(30);
     let began = Instant::now();
     let outcome = table.wait_for(&resource, request(wait, LONG));
-    assert!(matches!(outcome, Acquired::TimedOut), "{outcome:?}");
+    assert!(matches!(outcome, Err(Refusal::TimedOut)), "{outcome:?}");
     assert!(began.elapsed() >= wait);
     assert_eq!(table.locks(&resource).len(), 1);
-    assert!(table.release(&resource, lock.id).unwrap());
+    table.release(&resource, lock.id).unwrap();
     assert!(table.is_empty());
 }
 
@@ -140,13 +134,13 @@ fn waiters_are_granted_in_order_of_arrival() {
         for place in 0..50 {
             let (table, resource, order) = (&table, &resource, &order);
             scope.spawn(move || {
-                let lock = granted(table.wait_for(resource, request(PATIENCE, LONG)));
+                let lock = table.wait_for(resource, request(PATIENCE, LONG)).unwrap();
                 order.lock().unwrap().push(place);
-                assert!(table.release(resource, lock.id).unwrap());
+                table.release(resource, lock.id).unwrap();
             });
             table.wait_for_line(resource, place + 1);
         }
-        assert!(table.release(&resource, first.id).unwrap());
+        table.release(&resource, first.id).unwrap();
     });
     assert_eq!(order.into_inner().unwrap(), (0..50).collect::<Vec<_>>());
     assert!(table.is_empty());
@@ -166,10 +160,10 @@ fn there_are_never_two_holders() {
                     let (resource, holders) = &resources[(seed + round) as usize % 3];
                     let wait = Duration::from_micros((seed * 7 + round * 13) % 300);
                     let outcome = table.wait_for(resource, request(wait, LONG));
-                    if let Acquired::Granted(lock) = outcome {
+                    if let Ok(lock) = outcome {
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         holders.fetch_sub(1, Ordering::SeqCst);
-                        assert!(table.release(resource, lock.id).unwrap());
+                        table.release(resource, lock.id).unwrap();
                     }
                 }
             });
@@ -191,14 +185,12 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
             while Instant::now() < released {
                 std::hint::spin_loop();
             }
-            assert!(table.release(&resource, lock.id).unwrap());
+            table.release(&resource, lock.id).unwrap();
             waiter.join().unwrap()
         });
         match outcome {
-            Acquired::Granted(lock) => {
-                assert!(table.release(&resource, lock.id).unwrap())
-            }
-            Acquired::TimedOut => {}
+            Ok(lock) => table.release(&resource, lock.id).unwrap(),
+            Err(Refusal::TimedOut) => {}
             other => panic!("{other:?}"),
         }
         assert!(table.is_empty(), "somebody was granted a lock and does not know it");
@@ -217,7 +209,7 @@ fn deleting_tells_every_waiter() {
         table.wait_for_line(&resource, 5);
         table.delete_all().unwrap();
         for waiter in waiters {
-            assert!(matches!(waiter.join().unwrap(), Acquired::Deleted));
+            assert!(matches!(waiter.join().unwrap(), Err(Refusal::Deleted)));
         }
     });
     assert!(table.is_empty());
@@ -232,31 +224,31 @@ fn shutting_down_refuses_who_waits_and_who_comes() {
         let waiter = scope.spawn(|| table.wait_for(&resource, request(PATIENCE, LONG)));
         table.wait_for_line(&resource, 1);
         table.shut_down();
-        assert!(matches!(waiter.join().unwrap(), Acquired::ShuttingDown));
+        assert!(matches!(waiter.join().unwrap(), Err(Refusal::ShuttingDown)));
     });
     for resource in [resource, name("free")] {
         let outcome = table.wait_for(&resource, request(PATIENCE, LONG));
-        assert!(matches!(outcome, Acquired::ShuttingDown), "{outcome:?}");
+        assert!(matches!(outcome, Err(Refusal::ShuttingDown)), "{outcome:?}");
     }
-    assert_eq!(table.resources(), [name("r")]);
+    assert_eq!(table.resources(None, 10), [name("r")]);
 }
 
 #[test]
 fn only_so_many_may_wait() {
-    for (in_all, per_resource, full) in [(1, 2, "other"), (2, 1, "r")] {
-        let table = table_for(MaxWaiters { in_all, per_resource });
+    for (waiting, waiting_per_resource, full) in [(1, 2, "other"), (2, 1, "r")] {
+        let table = table_for(Limits { waiting, waiting_per_resource, ..LIMITS });
         let (resource, full) = (name("r"), name(full));
         let locks = ["r", "other"].map(name).map(|name| (table.hold(&name, LONG), name));
         thread::scope(|scope| {
             let waiter = scope.spawn(|| table.wait_for(&resource, request(PATIENCE, LONG)));
             table.wait_for_line(&resource, 1);
             let outcome = table.wait_for(&full, request(PATIENCE, LONG));
-            assert!(matches!(outcome, Acquired::TooManyWaiters), "{outcome:?}");
+            assert!(matches!(outcome, Err(Refusal::TooManyWaiting)), "{outcome:?}");
             for (lock, name) in &locks {
-                assert!(table.release(name, lock.id).unwrap());
+                table.release(name, lock.id).unwrap();
             }
-            let next = granted(waiter.join().unwrap());
-            assert!(table.release(&resource, next.id).unwrap());
+            let next = waiter.join().unwrap().unwrap();
+            table.release(&resource, next.id).unwrap();
         });
         assert!(table.is_empty(), "the place of a waiter is given back");
     }
@@ -273,29 +265,118 @@ fn resources_are_listed_by_name_and_only_with_locks() {
     while !table.locks(&over).is_empty() {
         thread::yield_now();
     }
-    assert_eq!(table.resources(), ["a", "b", "c"].map(name));
+    assert_eq!(table.resources(None, 10), ["a", "b", "c"].map(name));
+    assert_eq!(table.resources(Some(&name("a")), 1), [name("b")]);
+    assert_eq!(table.resources(Some(&name("c")), 10), []);
 }
 
-/// Run by the test below, in a process of its own.
 #[test]
-#[ignore = "ends the process"]
-fn panics_in_the_middle_of_a_change() {
+fn pages_of_names_make_up_the_whole_list() {
+    let table = table();
+    let mut names: Vec<_> = (0..1_000).map(|n| name(&format!("r{n}"))).collect();
+    names.iter().for_each(|name| drop(table.hold(name, LONG)));
+    names.sort_unstable();
+    for limit in [1, 7, 1_000, usize::MAX] {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = table.resources(after.as_ref(), limit);
+            let Some(last) = page.last() else { break };
+            assert!(page.len() <= limit);
+            after = Some(last.clone());
+            listed.extend(page);
+        }
+        assert_eq!(listed, names, "in pages of {limit}");
+    }
+}
+
+#[test]
+fn only_so_many_locks_may_be_held() {
+    let table = table_for(Limits { locks: 2, ..LIMITS });
+    let (a, b, c) = (name("a"), name("b"), name("c"));
+    let held = table.hold(&a, LONG);
+    table.hold(&b, LONG);
+    let at_once = || table.wait_for(&c, request(Duration::ZERO, LONG));
+    assert_eq!(at_once().unwrap_err(), Refusal::TooManyLocks);
+    // Whoever waits gets the lock of whoever had it.
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| table.wait_for(&a, request(PATIENCE, LONG)));
+        table.wait_for_line(&a, 1);
+        table.release(&a, held.id).unwrap();
+        let next = waiter.join().unwrap().unwrap();
+        assert_eq!(at_once().unwrap_err(), Refusal::TooManyLocks);
+        table.release(&a, next.id).unwrap();
+    });
+    at_once().unwrap();
+}
+
+/// A handler that panics while its request waits leaves nobody in line whom nobody serves.
+#[test]
+fn a_panic_while_waiting_leaves_the_line() {
     let table = table();
     let resource = name("r");
-    table.hold(&resource, LONG);
-    let panics = || table.shared.change(&resource, |_, _, _| panic!("half of a change"));
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
-    let id = LockId::random();
-    table.find(&resource, id);
+    let lock = table.hold(&resource, LONG);
+    let panics = AssertUnwindSafe(|| {
+        let mut on_wait = |_| panic!("in the handler");
+        table.acquire(&resource, request(PATIENCE, LONG), None, &mut on_wait)
+    });
+    assert!(panic::catch_unwind(panics).is_err());
+    assert_eq!(table.locks(&resource).len(), 1);
+    table.release(&resource, lock.id).unwrap();
+    assert!(table.is_empty());
+}
+
+/// A store in which something goes wrong.
+struct Broken(fn() -> Result<(), StoreError>);
+
+impl Store for Broken {
+    fn load(&mut self, _: &mut Restore<'_>) -> Result<u64, OpenError> {
+        Ok(0)
+    }
+
+    fn commit(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
+        (self.0)()
+    }
+
+    fn repeat(&mut self, _: &[Change], _: Duration) {}
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn next_checkpoint(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Hears that the core cannot go on.
+struct Listener(Mutex<std::sync::mpsc::Sender<String>>);
+
+impl Observer for Listener {
+    fn ended(&self, _: End, _: Duration) {}
+
+    fn failed(&self, why: &str) {
+        self.0.lock().unwrap().send(why.into()).unwrap();
+    }
 }
 
 #[test]
-fn a_poisoned_core_ends_the_process() {
-    let this_test = "lock::table::tests::panics_in_the_middle_of_a_change";
-    let ended = Command::new(env::current_exe().unwrap())
-        .args(["--exact", this_test, "--ignored"])
-        .output()
-        .unwrap();
-    let sigabrt = Some(6);
-    assert_eq!(ended.status.signal(), sigabrt, "{ended:?}");
+fn when_it_is_not_known_what_was_written_nobody_hears_anything_but_the_operator() {
+    let outcomes: [(fn() -> _, _); 2] = [
+        (|| Err(StoreError::Unknown("a sync failed".into())), "a sync failed"),
+        (|| panic!("in the store"), "the thread that writes the locks panicked"),
+    ];
+    for (outcome, why) in outcomes {
+        let (sender, failures) = std::sync::mpsc::channel();
+        let observer = Arc::new(Listener(Mutex::new(sender)));
+        let store: Box<dyn Store> = Box::new(Broken(outcome));
+        let table = LockTable::new(LIMITS, PATIENCE, Some(store), observer).unwrap();
+        let table = Arc::new(table);
+        let asker = std::thread::spawn({
+            let table = Arc::clone(&table);
+            move || table.wait_for(&name("r"), request(Duration::ZERO, LONG))
+        });
+        assert_eq!(failures.recv_timeout(PATIENCE).unwrap(), why);
+        assert!(!asker.is_finished());
+        assert!(table.locks(&name("r")).is_empty(), "nothing is granted");
+    }
 }

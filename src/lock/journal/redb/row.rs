@@ -3,11 +3,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use redb::TableDefinition;
-use uuid::Uuid;
 
-use super::Held;
-use super::boot::BootClock;
-use crate::lock::{Limit, Lock, LockId, LockRequest, Mode, Phase};
+use crate::lock::journal::clock::BootClock;
+use crate::lock::journal::store::Held;
+use crate::lock::{Grant, Limit, LockId, Mode};
 
 /// Resource and fencing token, then the columns of [`Row`]; times in nanoseconds.
 pub(super) const LOCKS: TableDefinition<'_, (&str, u64), Columns<'static>> =
@@ -42,7 +41,7 @@ pub(super) struct Row {
 impl Row {
     /// A lock whose lifetime begins within `grace` from now.
     pub(super) fn new(held: &Held, clock: BootClock, grace: Duration) -> Self {
-        let remaining = held.lock.request.lifetime + grace;
+        let remaining = held.grant.lifetime + grace;
         Self {
             held: held.clone(),
             remaining,
@@ -74,7 +73,7 @@ impl Row {
     pub(super) fn checkpointed(&self, now: Duration, at_least: Duration) -> Option<Self> {
         let remaining = self.deadline.saturating_sub(now);
         let passed = self.remaining.saturating_sub(remaining);
-        let due = passed >= at_least && passed >= self.held.lock.request.lifetime / 8;
+        let due = passed >= at_least && passed >= self.held.grant.lifetime / 8;
         due.then(|| Self { remaining, ..self.clone() })
     }
 
@@ -84,17 +83,14 @@ impl Row {
     }
 
     pub(super) fn fencing_token(&self) -> u64 {
-        self.held.lock.fencing_token()
+        self.held.grant.fencing_token
     }
 
     pub(super) fn to_columns(&self) -> Columns<'_> {
-        let Held { lock, key } = &self.held;
-        let LockRequest { title, wait, lifetime, mode, client } = &lock.request;
-        let since = match lock.phase {
-            Phase::Active { since, .. } | Phase::Waiting { since, .. } => since,
-        };
+        let Held { grant, key } = &self.held;
+        let Grant { id, title, client, mode, wait, lifetime, since, .. } = grant;
         (
-            (lock.id.to_u128(), key.as_ref().map_or("", |key| key.as_str())),
+            (id.to_u128(), key.as_ref().map_or("", |key| key.as_str())),
             (title, client, mode.name(), mode.limit().map_or(0, Limit::get)),
             (
                 nanos(*wait),
@@ -114,22 +110,24 @@ impl Row {
         let (wait, lifetime, since, remaining, boot, deadline) = times;
         let lifetime = Duration::from_nanos(lifetime);
         let since = UNIX_EPOCH + Duration::from_nanos(since);
-        let phase = Phase::Active { since, expires: since + lifetime, fencing_token };
         let mode = match Mode::named(mode)? {
             Mode::Exclusive { .. } => Mode::Exclusive { limit: Limit::new(limit)? },
             mode => mode,
         };
-        let request = LockRequest {
+        let grant = Grant {
+            id: LockId::from_u128(id),
             title: title.into(),
+            client: client.into(),
+            mode,
             wait: Duration::from_nanos(wait),
             lifetime,
-            mode,
-            client: client.into(),
+            since,
+            expires: since + lifetime,
+            fencing_token,
         };
         let key = if key.is_empty() { None } else { Some(key.parse().ok()?) };
-        let lock = Lock { id: LockId(Uuid::from_u128(id)), request, phase };
         Some(Self {
-            held: Held { lock, key },
+            held: Held { grant, key },
             remaining: Duration::from_nanos(remaining),
             boot,
             deadline: Duration::from_nanos(deadline),
@@ -155,16 +153,18 @@ mod tests {
 
     /// A lock of 600 s, granted on boot 1 when its clock was at 1,000 s.
     fn row() -> Row {
-        let request = LockRequest {
+        let grant = Grant {
+            id: LockId::random(),
             title: "t".into(),
+            client: "127.0.0.1".into(),
+            mode: Mode::Exclusive { limit: Limit::new(8).unwrap() },
             wait: seconds(1),
             lifetime: seconds(600),
-            mode: Mode::Exclusive { limit: Limit::new(8).unwrap() },
-            client: "127.0.0.1".into(),
+            since: UNIX_EPOCH,
+            expires: UNIX_EPOCH,
+            fencing_token: 7,
         };
-        let phase = Phase::Active { since: UNIX_EPOCH, expires: UNIX_EPOCH, fencing_token: 7 };
-        let lock = Lock { id: LockId::random(), request, phase };
-        let held = Held { lock, key: Some("a-key".parse().unwrap()) };
+        let held = Held { grant, key: Some("a-key".parse().unwrap()) };
         let remaining = seconds(600);
         Row { held, remaining, boot: 1, deadline: seconds(1_600), graced: false }
     }

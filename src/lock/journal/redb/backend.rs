@@ -9,10 +9,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use log::error;
 use redb::StorageBackend;
 
 /// Where the database begins.
@@ -20,15 +19,30 @@ pub(super) const HEAD_BYTES: u64 = 4096;
 
 const MAGIC: &[u8; 16] = b"rdlm locks v1\r\n\0";
 
-/// One file, as a place for a database. Ends the process when the file cannot be synced.
+/// One file, as a place for a database.
 #[derive(Debug, Clone)]
 pub(super) struct JournalFile {
-    pub(super) file: Arc<File>,
-    /// For the message.
-    pub(super) path: PathBuf,
+    file: Arc<File>,
+    path: PathBuf,
+    sync_failed: Arc<AtomicBool>,
 }
 
 impl JournalFile {
+    pub(super) fn new(file: File, path: PathBuf) -> Self {
+        Self { file: Arc::new(file), path, sync_failed: Arc::default() }
+    }
+
+    pub(super) fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// Whether a sync has failed. The kernel may have dropped what it could not write: a later
+    /// sync that succeeds says nothing about it (Rebello et al., "Can Applications Recover from
+    /// fsync Failures?", USENIX ATC 2020). What is on disk is only known after a restart.
+    pub(super) fn sync_has_failed(&self) -> bool {
+        self.sync_failed.load(Ordering::Relaxed)
+    }
+
     /// Writes the head. It is on disk after the next sync.
     pub(super) fn write_head(&self, acknowledged_commit: u64) -> io::Result<()> {
         self.file.write_all_at(&head(acknowledged_commit), 0)
@@ -65,14 +79,11 @@ impl StorageBackend for JournalFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if let Err(error) = self.file.sync_data() {
-            // The kernel may have dropped what it could not write: a later sync that succeeds
-            // says nothing about it (Rebello et al., "Can Applications Recover from fsync
-            // Failures?", USENIX ATC 2020). What is on disk is only known after a restart.
-            error!("cannot sync {}: {error}: stopping", self.path.display());
-            process::exit(1);
+        let synced = self.file.sync_data();
+        if synced.is_err() {
+            self.sync_failed.store(true, Ordering::Relaxed);
         }
-        Ok(())
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -1,0 +1,87 @@
+//! What a client asks for, what it is granted, and what waits.
+
+use std::time::{Duration, SystemTime};
+
+use smol_str::SmolStr;
+
+use super::{LockId, Mode};
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct LockRequest {
+    /// Who asks, in the client's words.
+    pub title: SmolStr,
+    /// How long it waits at most, from when the request came; zero: not at all.
+    pub wait: Duration,
+    /// How long the lock lives, counted from the grant.
+    pub lifetime: Duration,
+    /// Which other locks may be held beside it.
+    pub mode: Mode,
+    /// The address that the request came from, for display.
+    pub client: SmolStr,
+}
+
+/// A lock that is held. The times are wall clock and only for display.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// Unique among all locks ever.
+    pub id: LockId,
+    /// Who holds it, in the client's words.
+    pub title: SmolStr,
+    /// The address that it was asked for from.
+    pub client: SmolStr,
+    /// Which other locks may be held beside it.
+    pub mode: Mode,
+    /// How long the client was ready to wait.
+    pub wait: Duration,
+    /// How long it lives, counted from the grant or from the latest renewal.
+    pub lifetime: Duration,
+    /// When it was granted.
+    pub since: SystemTime,
+    /// When its lifetime ends.
+    pub expires: SystemTime,
+    /// Larger than that of every earlier grant of this server; under 2^53, so that every JSON
+    /// reader can hold it. Storage that refuses a smaller one than it has seen is safe from
+    /// holders that have stalled.
+    pub fencing_token: u64,
+}
+
+/// A request that waits. The times are wall clock and only for display.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// The id of the lock, once it is granted.
+    pub id: LockId,
+    /// What was asked for.
+    pub request: LockRequest,
+    /// When it joined the line.
+    pub since: SystemTime,
+    /// When its wait ends, or its place is given up if its client is gone.
+    pub expires: SystemTime,
+}
+
+/// What has a URL: a lock that is held, or a request that waits for one.
+#[derive(Debug, Clone)]
+pub enum Lock {
+    /// It is held.
+    Held(Grant),
+    /// It is in line.
+    Waiting(Waiting),
+}
+
+impl Lock {
+    /// Its unique id.
+    pub fn id(&self) -> LockId {
+        match self {
+            Self::Held(grant) => grant.id,
+            Self::Waiting(waiting) => waiting.id,
+        }
+    }
+
+    /// The address that it was asked for from.
+    pub fn client(&self) -> &str {
+        match self {
+            Self::Held(grant) => &grant.client,
+            Self::Waiting(waiting) => &waiting.request.client,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The interface of the core: what can be asked of it, and what it tells.
+
+use std::time::Duration;
+
+use super::{Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal, ResourceName};
+
+/// Grants locks on named resources, strictly in order of arrival.
+///
+/// Whatever is refused with [`Refusal::NotWritten`] has changed nothing.
+pub trait LockManager: Send + Sync {
+    /// Acquires a lock on `resource`, waiting up to `request.wait` for it. If the request has to
+    /// wait, `on_wait` is called once it is in line, with the means to end the wait early.
+    ///
+    /// A request with the key of one that holds a lock or is in line is that one, sent again:
+    /// it gets that lock, or that place in line.
+    ///
+    /// # Errors
+    /// The lock was not granted.
+    fn acquire(
+        &self,
+        resource: &ResourceName,
+        request: LockRequest,
+        key: Option<IdempotencyKey>,
+        on_wait: &mut dyn FnMut(Departure),
+    ) -> Result<Grant, Refusal>;
+
+    /// Says that the caller of [`LockManager::acquire`] could not pass on that it was granted
+    /// this lock: releases it, unless another caller was told of it, too. With a key, it is
+    /// kept for a while.
+    fn abandon(&self, resource: &ResourceName, id: LockId);
+
+    /// The lock or waiting request with this id, unless it is gone.
+    fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock>;
+
+    /// Releases a lock, or takes a waiting request out of the line (its caller gets
+    /// [`Refusal::Deleted`]).
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchLock`], or it could not be written and is still held.
+    fn release(&self, resource: &ResourceName, id: LockId) -> Result<(), Refusal>;
+
+    /// Lets a lock expire this long from now, sooner or later than it would have.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchLock`], [`Refusal::StillWaiting`], or it could not be written and
+    /// expires as before.
+    fn renew(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        lifetime: Duration,
+    ) -> Result<Grant, Refusal>;
+
+    /// At most `limit` resources that have locks, in order of their names, from behind `after`.
+    fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName>;
+
+    /// The locks of a resource: those that are held first, then those that wait, each in order.
+    fn locks(&self, resource: &ResourceName) -> Vec<Lock>;
+
+    /// Deletes all locks of a resource, held and waited for.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchLock`] if there are none, or it could not be written and all are still
+    /// there.
+    fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal>;
+
+    /// Deletes all locks of all resources.
+    ///
+    /// # Errors
+    /// It could not be written; the locks of some or all resources are still there.
+    fn delete_all(&self) -> Result<(), Refusal>;
+
+    /// How many locks there are.
+    fn totals(&self) -> Totals;
+
+    /// Refuses all requests from now on, including those that wait.
+    fn shut_down(&self);
+}
+
+/// Ends one wait because its client has gone: the request leaves the line, and with a key its
+/// place is kept for a while. A lock that was granted meanwhile stays.
+pub struct Departure(Box<dyn FnOnce() + Send>);
+
+impl Departure {
+    /// `leave` is what ends the wait.
+    pub fn new(leave: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(leave))
+    }
+
+    /// Ends the wait. Never waits for anything but a mutex.
+    pub fn leave(self) {
+        (self.0)();
+    }
+}
+
+/// Is told of the locks that end, when that is done and written, by whoever ended them.
+pub trait Observer: Send + Sync {
+    /// A lock that had been held for so long, by the wall clock, is held no more, or renewed.
+    fn ended(&self, end: End, held: Duration);
+
+    /// The core cannot go on: a thread panicked in the middle of a change, or it is not known
+    /// what was written. The process has to end; until then, nothing more is answered.
+    fn failed(&self, why: &str);
+}
+
+/// For whoever does not want to know.
+impl Observer for () {
+    fn ended(&self, _: End, _: Duration) {}
+
+    fn failed(&self, _: &str) {}
+}
+
+/// How a lock, or one lease on it, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By its URL.
+    Released,
+    /// Nobody released it in its lifetime.
+    Expired,
+    /// By an administrator.
+    Deleted,
+    /// Its client was gone before it heard of the grant.
+    Abandoned,
+    /// It goes on with another lifetime.
+    Renewed,
+}
+
+/// How many locks there are at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Resources that have a lock or a waiting request.
+    pub resources: usize,
+    /// Locks that are held.
+    pub active: usize,
+    /// Clients that wait.
+    pub waiting: usize,
+    /// Places in line that are kept for clients that have gone.
+    pub kept: usize,
+}

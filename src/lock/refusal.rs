@@ -1,0 +1,120 @@
+//! Why a request was not done: one type for the core, the metrics and the errors of the API.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Limit, Mode};
+
+/// Why a request was not done. As text, a sentence for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The lock did not come free within `wait`.
+    TimedOut,
+    /// The request was deleted while it waited.
+    Deleted,
+    /// Whoever waited has gone.
+    Departed,
+    /// The request was sent again, with the same key, and waits there.
+    Superseded,
+    /// The locks in the mode EX that are there, held or waited for, have this limit.
+    OtherLimit(Limit),
+    /// The key is that of a lock or a waiting request of this mode.
+    OtherMode(Mode),
+    /// As many requests wait as may, in all or for this resource.
+    TooManyWaiting,
+    /// As many locks are held as may be.
+    TooManyLocks,
+    /// The change could not be written, and was not made.
+    NotWritten(NotWritten),
+    /// The server is shutting down.
+    ShuttingDown,
+    /// There is no lock or request with this id.
+    NoSuchLock,
+    /// The request still waits: its lifetime begins with the grant.
+    StillWaiting,
+}
+
+impl Refusal {
+    /// The names of what can become of a request for a lock that is not granted.
+    pub const OF_ACQUISITIONS: [&str; 9] = [
+        Self::TimedOut.name(),
+        Self::Deleted.name(),
+        Self::Departed.name(),
+        Self::Superseded.name(),
+        Self::OtherMode(Mode::EXCLUSIVE).name(),
+        Self::TooManyWaiting.name(),
+        Self::TooManyLocks.name(),
+        "not_written",
+        Self::ShuttingDown.name(),
+    ];
+
+    /// A short name, for the label of a metric.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::TimedOut => "timed_out",
+            Self::Deleted => "deleted",
+            Self::Departed => "departed",
+            Self::Superseded => "superseded",
+            Self::OtherLimit(_) | Self::OtherMode(_) => "mismatch",
+            Self::TooManyWaiting => "too_many_waiting",
+            Self::TooManyLocks => "too_many_locks",
+            Self::NotWritten(_) => "not_written",
+            Self::ShuttingDown => "shutting_down",
+            Self::NoSuchLock => "no_such_lock",
+            Self::StillWaiting => "still_waiting",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut => f.write_str("the lock was not granted within the wait"),
+            Self::Deleted => f.write_str("the request was deleted while it waited for the lock"),
+            Self::Departed => {
+                f.write_str("the client closed the connection, or its side of it, while it waited")
+            }
+            Self::Superseded => f.write_str("superseded"),
+            Self::OtherLimit(theirs) => write!(
+                f,
+                "the locks on this resource have the limit {theirs}: ask for the same, or wait \
+                 until there are none"
+            ),
+            Self::OtherMode(theirs) => write!(
+                f,
+                "this Idempotency-Key belongs to a request on this resource for {theirs}: repeat \
+                 that one, or take another key"
+            ),
+            Self::TooManyWaiting => {
+                f.write_str("too many requests are waiting for locks; try again later")
+            }
+            Self::TooManyLocks => f.write_str(
+                "as many locks are held as this server allows (--max-locks); try again later",
+            ),
+            Self::NotWritten(why) => {
+                write!(f, "locks cannot be changed for now, and nothing has changed: {why}")
+            }
+            Self::ShuttingDown => f.write_str("the server is shutting down"),
+            Self::NoSuchLock => f.write_str(
+                "there is no such lock: it was released, deleted or has expired, or it never was",
+            ),
+            Self::StillWaiting => f.write_str(
+                "the request still waits for the lock; its lifetime begins with the grant",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Why a change could not be written to where locks survive a crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotWritten(pub(super) Arc<str>);
+
+impl fmt::Display for NotWritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotWritten {}

@@ -1,0 +1,430 @@
+//! What an event brings about, worked out before anything is changed.
+//!
+//! A [`Decision`] has two halves. [`Facts`] hold whatever becomes of the rest: that a wait has
+//! run out, that a client has gone, that another has joined the line. They are made at once. The
+//! [`Plan`] is about who holds the lock, and is made when it is written; if it cannot be written
+//! it is forgotten, and there is nothing to undo.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::compatibility::Counts;
+use super::holders::Holder;
+use super::line::{Claim, Place, Waiter};
+use super::{Asked, Event, Now, Resource};
+use crate::lock::{End, Grant, IdempotencyKey, Limit, LockId, LockRequest, Mode, Refusal};
+
+/// What becomes of a resource by an event, and of whoever caused it.
+#[derive(Debug)]
+pub(in crate::lock) struct Decision<W> {
+    pub(in crate::lock) facts: Facts<W>,
+    pub(in crate::lock) plan: Plan,
+    pub(in crate::lock) answer: Answer,
+}
+
+/// What whoever caused an event hears of it.
+#[derive(Debug)]
+pub(in crate::lock) enum Answer {
+    /// This, whatever becomes of the plan.
+    Now(Reply),
+    /// That the plan was made.
+    Done,
+    /// That it holds this lock, when the plan is made.
+    Granted(LockId),
+}
+
+/// The answer, when it can be given.
+#[derive(Debug, Clone)]
+pub(in crate::lock) enum Reply {
+    /// It is done.
+    Done,
+    /// The lock is held.
+    Granted(Grant),
+    /// The request is in line, until this moment at most.
+    InLine(Claim, Instant),
+    /// It is not done, and why.
+    Refused(Refusal),
+}
+
+/// What holds whether or not the plan can be written.
+#[derive(Debug)]
+pub(in crate::lock) struct Facts<W> {
+    /// A client that comes into the line, or takes over the place of its request there.
+    pub(super) joined: Option<Waiter<W>>,
+    /// Clients whose wait is over without a lock, in order.
+    pub(super) left: Vec<(LockId, Refusal)>,
+    /// A client that has gone, whose place is kept until then.
+    pub(super) kept: Option<(LockId, Instant, SystemTime)>,
+    /// Kept places whose time is over.
+    pub(super) given_up: Vec<LockId>,
+    /// A lock of which one answer was lost. If it was the last, the lock goes at this time.
+    pub(super) unheard: Option<(LockId, Instant)>,
+}
+
+/// Who holds the lock next.
+#[derive(Debug, Default)]
+pub(in crate::lock) struct Plan {
+    /// Locks that are held no more.
+    pub(super) ended: Vec<Ending>,
+    /// Locks that are granted, in order. Their lifetimes begin when the plan is made.
+    pub(super) granted: Vec<Granting>,
+    /// A lock that is renewed, as it is then. Its lifetime begins when the plan is made.
+    pub(super) renewed: Option<Box<Holder>>,
+    /// A lock that one more answer tells of.
+    pub(super) told_again: Option<LockId>,
+    /// Requests in line that are deleted, in order.
+    pub(super) deleted: Vec<LockId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) id: LockId,
+    pub(super) fencing_token: u64,
+    pub(super) end: End,
+}
+
+#[derive(Debug)]
+pub(super) struct Granting {
+    pub(super) holder: Holder,
+    /// The request that caused the event, rather than one that waits. If another sending of it
+    /// waits, that one is superseded.
+    pub(super) to_newcomer: bool,
+}
+
+impl<W> Decision<W> {
+    /// Nothing happens.
+    pub(in crate::lock) fn refused(refusal: Refusal) -> Self {
+        let answer = Answer::Now(Reply::Refused(refusal));
+        Self { facts: Facts::default(), plan: Plan::default(), answer }
+    }
+
+    /// Whether one more client waits then.
+    pub(in crate::lock) fn lengthens_line(&self, resource: &Resource<W>) -> bool {
+        let joined = self.facts.joined.as_ref();
+        joined.is_some_and(|waiter| resource.line.waiter_with(waiter.place.id).is_none())
+    }
+
+    /// Whether the request that came is granted a lock, and no kept place goes for it.
+    pub(in crate::lock) fn adds_lock(&self, resource: &Resource<W>) -> bool {
+        let to_newcomer = self.plan.granted.iter().find(|granting| granting.to_newcomer);
+        to_newcomer.is_some_and(|granting| !resource.line.is_kept(granting.holder.grant.id))
+    }
+}
+
+impl<W> Default for Facts<W> {
+    fn default() -> Self {
+        Self { joined: None, left: Vec::new(), kept: None, given_up: Vec::new(), unheard: None }
+    }
+}
+
+impl Plan {
+    /// Whether the plan is about this request in line: what becomes of it is open until the
+    /// plan is made or forgotten.
+    pub(super) fn concerns(&self, id: LockId) -> bool {
+        self.granted.iter().any(|granting| granting.holder.grant.id == id)
+            || self.deleted.contains(&id)
+    }
+
+    pub(super) fn renews(&self, id: LockId) -> bool {
+        self.renewed.as_ref().is_some_and(|holder| holder.grant.id == id)
+    }
+
+    /// The fencing tokens of the locks that are not held as before any more.
+    pub(in crate::lock) fn ended_tokens(&self) -> impl Iterator<Item = u64> {
+        let renewed = self.renewed.iter().map(|holder| holder.grant.fencing_token);
+        self.ended.iter().map(|ending| ending.fencing_token).chain(renewed)
+    }
+
+    /// The locks that are held from then on.
+    pub(in crate::lock) fn holders(&self) -> impl Iterator<Item = &Holder> {
+        let granted = self.granted.iter().map(|granting| &granting.holder);
+        granted.chain(self.renewed.as_deref())
+    }
+}
+
+/// Works out what becomes of a resource by an event.
+pub(super) fn decide<W>(resource: &Resource<W>, event: Event<W>, now: Now<'_>) -> Decision<W> {
+    match event {
+        Event::Acquire(asked, handle) => acquire(resource, asked, handle, now),
+        Event::Release(id) => release(resource, id, now),
+        Event::Renew(id, lifetime) => renew(resource, id, lifetime, now),
+        Event::Withdraw(claim, grace) => {
+            let facts = withdrawn(resource, claim, grace, now);
+            depart(resource, claim, facts, now)
+        }
+        Event::TimeOut(claim) => depart(resource, claim, timed_out(resource, claim), now),
+        Event::Abandon(id, grace) => abandon(resource, id, grace, now),
+        Event::Expire => Draft::new(resource, now).promote_all().done(),
+        Event::Delete => delete(resource, now),
+        Event::Dismiss => {
+            let facts = dismissed(resource, &Plan::default());
+            Decision { facts, plan: Plan::default(), answer: Answer::Done }
+        }
+    }
+}
+
+/// What of an event holds while `plan` is being written; `None` if it has to wait for that.
+pub(super) fn facts_beside<W>(
+    resource: &Resource<W>,
+    event: &Event<W>,
+    plan: &Plan,
+    now: Now<'_>,
+) -> Option<Facts<W>> {
+    match event {
+        Event::Withdraw(claim, _) | Event::TimeOut(claim) if plan.concerns(claim.id) => None,
+        Event::Withdraw(claim, grace) => Some(withdrawn(resource, *claim, *grace, now)),
+        Event::TimeOut(claim) => Some(timed_out(resource, *claim)),
+        Event::Dismiss => Some(dismissed(resource, plan)),
+        _ => None,
+    }
+}
+
+/// Grants a request at once, puts it in line, or refuses it. A request that has the key of
+/// another one is that one, sent again, which has the lock or the place from now on.
+fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> Decision<W> {
+    let Asked { id, request, key, came } = asked;
+    let mut draft = Draft::new(resource, now);
+    let held = key.as_ref().and_then(|key| resource.holders.of_key(key));
+    if let Some(holder) = held.filter(|holder| holder.due() > now.instant) {
+        let theirs = holder.grant.mode;
+        if theirs != request.mode {
+            return Decision::refused(Refusal::OtherMode(theirs));
+        }
+        draft.plan.told_again = Some(holder.grant.id);
+        let answer = Answer::Granted(holder.grant.id);
+        return draft.promote_all().decision(answer);
+    }
+    let place = match key.as_ref().and_then(|key| draft.place_of(key)) {
+        Some(earlier) if earlier.request.mode != request.mode => {
+            return Decision::refused(Refusal::OtherMode(earlier.request.mode));
+        }
+        Some(earlier) => Place { request, attempt: earlier.attempt + 1, ..earlier.clone() },
+        None => {
+            if let Some(theirs) = draft.other_limit(request.mode) {
+                return Decision::refused(Refusal::OtherLimit(theirs));
+            }
+            let since = now.wall - now.instant.saturating_duration_since(came);
+            Place { id, request, key, attempt: 0, arrival: now.numbers.next(), since }
+        }
+    };
+    draft.admit(place, handle, came)
+}
+
+/// Ends a lock, or takes a request out of the line. It is there or not before anything else
+/// happens: whoever waits is not granted the lock first by an expiry at this moment.
+fn release<W>(resource: &Resource<W>, id: LockId, now: Now<'_>) -> Decision<W> {
+    let mut draft = Draft::new(resource, now);
+    match resource.holders.get(id) {
+        Some(holder) if holder.due() > now.instant => draft.end(holder, End::Released),
+        None if resource.line.place(id).is_some() => draft.plan.deleted.push(id),
+        _ => return Decision::refused(Refusal::NoSuchLock),
+    }
+    draft.promote(Some(id)).done()
+}
+
+/// Starts a lifetime anew. At its end, a lock is either renewed or gone, never both.
+fn renew<W>(resource: &Resource<W>, id: LockId, lifetime: Duration, now: Now<'_>) -> Decision<W> {
+    let Some(holder) = resource.holders.get(id) else {
+        let waits = resource.line.place(id).is_some();
+        return Decision::refused(if waits { Refusal::StillWaiting } else { Refusal::NoSuchLock });
+    };
+    if holder.due() <= now.instant {
+        return Decision::refused(Refusal::NoSuchLock);
+    }
+    let mut renewed = Box::new(holder.clone());
+    renewed.grant.lifetime = lifetime;
+    let mut draft = Draft::new(resource, now);
+    draft.plan.renewed = Some(renewed);
+    draft.promote_all().decision(Answer::Granted(id))
+}
+
+/// The wait of this claim is over, as the facts say.
+fn depart<W>(resource: &Resource<W>, claim: Claim, facts: Facts<W>, now: Now<'_>) -> Decision<W> {
+    let mut draft = Draft::new(resource, now);
+    if resource.line.waiter(claim).is_none() {
+        return draft.promote_all().decision(Answer::Now(Reply::Done));
+    }
+    let Facts { left, kept, .. } = facts;
+    (draft.facts.left, draft.facts.kept) = (left, kept);
+    draft.promote(Some(claim.id)).decision(Answer::Now(Reply::Done))
+}
+
+fn withdrawn<W>(resource: &Resource<W>, claim: Claim, grace: Duration, now: Now<'_>) -> Facts<W> {
+    let mut facts = Facts::default();
+    match resource.line.waiter(claim) {
+        Some(waiter) if waiter.place.key.is_some() && !grace.is_zero() => {
+            facts.kept = Some((claim.id, now.instant + grace, now.wall + grace));
+        }
+        Some(_) => facts.left.push((claim.id, Refusal::Departed)),
+        None => {}
+    }
+    facts
+}
+
+fn timed_out<W>(resource: &Resource<W>, claim: Claim) -> Facts<W> {
+    let waits = resource.line.waiter(claim).is_some();
+    let left = waits.then_some((claim.id, Refusal::TimedOut)).into_iter().collect();
+    Facts { left, ..Facts::default() }
+}
+
+/// Nobody waits any more, but for those whom `plan` is about.
+fn dismissed<W>(resource: &Resource<W>, plan: &Plan) -> Facts<W> {
+    let ids = resource.line.waiters(..).map(|waiter| waiter.place.id);
+    let left = ids.filter(|id| !plan.concerns(*id)).map(|id| (id, Refusal::ShuttingDown));
+    Facts { left: left.collect(), ..Facts::default() }
+}
+
+/// An answer that tells of a lock could not be delivered. If no other does, the lock is
+/// released; with a key it is kept for `grace`.
+fn abandon<W>(resource: &Resource<W>, id: LockId, grace: Duration, now: Now<'_>) -> Decision<W> {
+    let mut draft = Draft::new(resource, now);
+    if let Some(holder) = resource.holders.get(id)
+        && holder.due() > now.instant
+    {
+        let kept = if holder.key().is_some() { grace } else { Duration::ZERO };
+        draft.facts.unheard = Some((id, now.instant + kept));
+        if kept.is_zero() && holder.has_one_answer() {
+            draft.end(holder, End::Abandoned);
+        }
+    }
+    draft.promote_all().done()
+}
+
+/// Ends every lock and every wait.
+fn delete<W>(resource: &Resource<W>, now: Now<'_>) -> Decision<W> {
+    let mut draft = Draft::new(resource, now);
+    if !resource.has_locks(None, now.instant) {
+        return Decision::refused(Refusal::NoSuchLock);
+    }
+    let held = resource.holders.in_order().into_iter();
+    let held = held.filter(|holder| holder.due() > now.instant);
+    held.for_each(|holder| draft.end(holder, End::Deleted));
+    draft.plan.deleted = resource.line.ids();
+    draft.done()
+}
+
+/// A decision that is being worked out: what is held if it is made, by counts alone.
+struct Draft<'r, 'n, W> {
+    resource: &'r Resource<W>,
+    now: Now<'n>,
+    held: Counts,
+    facts: Facts<W>,
+    plan: Plan,
+}
+
+impl<'r, 'n, W> Draft<'r, 'n, W> {
+    /// Whatever is due ends first.
+    fn new(resource: &'r Resource<W>, now: Now<'n>) -> Self {
+        let held = resource.holders.counts();
+        let facts =
+            Facts { given_up: resource.line.given_up(now.instant).collect(), ..Facts::default() };
+        let mut draft = Self { resource, now, held, facts, plan: Plan::default() };
+        for holder in resource.holders.due(now.instant) {
+            let expired = holder.has_expired(now.instant);
+            draft.end(holder, if expired { End::Expired } else { End::Abandoned });
+        }
+        draft
+    }
+
+    fn done(self) -> Decision<W> {
+        self.decision(Answer::Done)
+    }
+
+    fn decision(self, answer: Answer) -> Decision<W> {
+        Decision { facts: self.facts, plan: self.plan, answer }
+    }
+
+    fn end(&mut self, holder: &Holder, end: End) {
+        let Grant { id, mode, fencing_token, .. } = holder.grant;
+        self.held.remove(mode);
+        self.plan.ended.push(Ending { id, fencing_token, end });
+    }
+
+    fn promote_all(self) -> Self {
+        self.promote(None)
+    }
+
+    /// Grants everybody at the head of the line who fits then and whose wait is not over,
+    /// but for the one that leaves it.
+    fn promote(mut self, leaves: Option<LockId>) -> Self {
+        self.grant_each(self.resource.line.waiters(..), leaves);
+        self
+    }
+
+    /// Grants a request that came if it fits and nobody is before it in line; else puts it
+    /// there, unless its wait is over.
+    fn admit(mut self, place: Place, handle: W, came: Instant) -> Decision<W> {
+        let LockRequest { mode, wait, .. } = place.request;
+        let (id, line, arrival) = (place.id, &self.resource.line, place.arrival);
+        let (instant, deadline) = (self.now.instant, came + wait);
+        let first = self.grant_each(line.waiters(..arrival), None);
+        if (first || mode == Mode::Null) && self.held.allow(mode) {
+            self.grant(&place, true);
+            if first {
+                self.grant_each(line.waiters(arrival..), Some(id));
+            }
+            return self.decision(Answer::Granted(id));
+        }
+        if deadline > instant {
+            let answer = Answer::Now(Reply::InLine(place.claim(), deadline));
+            let expires = self.now.wall + deadline.saturating_duration_since(instant);
+            self.facts.joined = Some(Waiter { place, handle, came, deadline, expires });
+            return self.decision(answer);
+        }
+        if line.place(id).is_some() {
+            self.facts.left.push((id, Refusal::Superseded));
+        }
+        if first {
+            self.grant_each(line.waiters(arrival..), Some(id));
+        }
+        self.decision(Answer::Now(Reply::Refused(Refusal::TimedOut)))
+    }
+
+    /// Grants one waiter after the other until one does not fit, which is `false`.
+    fn grant_each<'w>(
+        &mut self,
+        waiters: impl Iterator<Item = &'w Waiter<W>>,
+        leaves: Option<LockId>,
+    ) -> bool
+    where
+        W: 'w,
+    {
+        for Waiter { place, deadline, .. } in waiters {
+            if leaves == Some(place.id) {
+                continue;
+            }
+            if *deadline <= self.now.instant {
+                self.facts.left.push((place.id, Refusal::TimedOut));
+            } else if self.held.allow(place.request.mode) {
+                self.grant(place, false);
+            } else {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn grant(&mut self, place: &Place, to_newcomer: bool) {
+        let LockRequest { title, wait, lifetime, mode, client } = place.request.clone();
+        let (since, fencing_token) = (self.now.wall, self.now.numbers.next());
+        let (id, expires) = (place.id, since + lifetime);
+        let grant =
+            Grant { id, title, client, mode, wait, lifetime, since, expires, fencing_token };
+        let holder = Holder::new(grant, lifetime, place.key.clone(), self.now.instant);
+        self.held.add(mode);
+        self.plan.granted.push(Granting { holder, to_newcomer });
+    }
+
+    /// The place of the request with this key, unless it is given up at this moment.
+    fn place_of(&self, key: &IdempotencyKey) -> Option<&'r Place> {
+        let place = self.resource.line.place_of(key)?;
+        (!self.facts.given_up.contains(&place.id)).then_some(place)
+    }
+
+    /// The limit of the locks in the mode EX that are there then, held or waited for, if a lock
+    /// of this mode has another.
+    fn other_limit(&self, mode: Mode) -> Option<Limit> {
+        let own = mode.limit()?;
+        let held = self.resource.holders.limit().filter(|_| self.held.exclusive() > 0);
+        held.or_else(|| self.resource.line.limit()).filter(|theirs| *theirs != own)
+    }
+}

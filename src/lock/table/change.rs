@@ -1,0 +1,343 @@
+//! The way of every change: an event is decided under the mutex of its resource; the facts are
+//! made at once; the plan is written, without the mutex, and then made.
+//!
+//! While a plan is being written the gate of its resource is closed. Events that come meanwhile
+//! wait there as data, in order, and are decided by whoever finishes the plan: the thread of the
+//! journal. Without a journal, nothing is written and the gate is never closed.
+
+use std::mem;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use log::info;
+
+use super::Shared;
+use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
+use crate::lock::journal::Submitted;
+use crate::lock::journal::store::Change;
+use crate::lock::resource::{Answer, Decision, Now, Outcome, Reply, Tally};
+use crate::lock::sync::atomic::{AtomicUsize, Ordering};
+use crate::lock::sync::now;
+use crate::lock::{End, Grant, NotWritten, Refusal, ResourceName};
+
+/// By which a change that was written is finished.
+pub(super) type Ticket = (ResourceName, Arc<Slot>);
+
+/// What became of an event so far.
+pub(super) enum Begun {
+    Done(Reply),
+    /// The answer comes when something has been written.
+    Asked(Arc<Sleeper>),
+}
+
+/// What is left to do when the mutex of the resource has been given up.
+#[derive(Default)]
+struct Afterwards {
+    woken: Vec<Arc<Sleeper>>,
+    ended: Vec<(Grant, End)>,
+}
+
+impl Shared {
+    /// Runs an event to its end; `None` if the slot is retired, so that the resource has no
+    /// locks.
+    pub(super) fn run(
+        &self,
+        resource: &ResourceName,
+        slot: &Arc<Slot>,
+        event: Event,
+    ) -> Option<Reply> {
+        Some(match self.begin(resource, slot, event).ok()? {
+            Begun::Done(reply) => reply,
+            Begun::Asked(asker) => slot.hear(&asker),
+        })
+    }
+
+    /// Begins an event, or leaves it at the gate if that is closed.
+    ///
+    /// # Errors
+    /// The slot is retired, and nothing has happened: the event is given back.
+    pub(super) fn begin(
+        &self,
+        resource: &ResourceName,
+        slot: &Arc<Slot>,
+        event: Event,
+    ) -> Result<Begun, Box<Event>> {
+        let _panics = FailsIfItPanics(self);
+        let mut afterwards = Afterwards::default();
+        let mut entry = slot.enter();
+        let (begun, change) = match entry.gate {
+            Gate::Retired => return Err(Box::new(event)),
+            Gate::Closed(_) => (self.pass_or_queue(&mut entry, event, &mut afterwards), None),
+            Gate::Open => {
+                let due = entry.state.next_due();
+                let started = self.start(&mut entry, resource, due, event, None, &mut afterwards);
+                self.note_due(resource, due, &entry);
+                started
+            }
+        };
+        let over = entry.is_over();
+        drop(entry);
+        if let (Some(change), Some(journal)) = (change, &self.journal) {
+            journal.submit((change, (resource.clone(), Arc::clone(slot))));
+        }
+        self.finish_up(resource, slot, over, afterwards);
+        Ok(begun)
+    }
+
+    /// Makes a plan that was written, or forgets it; then decides the events that have come
+    /// meanwhile, up to the first whose plan has to be written, which is returned.
+    pub(super) fn finish(
+        &self,
+        (resource, slot): Ticket,
+        written: Result<(), NotWritten>,
+    ) -> Option<Submitted<Ticket>> {
+        let _panics = FailsIfItPanics(self);
+        let mut afterwards = Afterwards::default();
+        let mut entry = slot.enter();
+        let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else { return None };
+        let Writing { plan, asker, due, mut turns } = *writing;
+        if written.is_ok() {
+            self.make(&mut entry.state, &mut afterwards, |state, now, outcome| {
+                state.apply(plan, now, outcome);
+            });
+        } else if self.shutting_down.load(Ordering::SeqCst) {
+            // Whom the plan was about could not be told while it was being written.
+            self.start(&mut entry, &resource, due, Event::Dismiss, None, &mut afterwards);
+        }
+        if let Some((answer, asker)) = asker {
+            let reply = match written {
+                Ok(()) => entry.state.answer(answer),
+                Err(why) => Reply::Refused(Refusal::NotWritten(why)),
+            };
+            afterwards.tell(asker, reply);
+        }
+        let mut following = None;
+        while following.is_none()
+            && let Some(Turn { event, asker }) = turns.pop_front()
+        {
+            let asked = Some(Arc::clone(&asker));
+            let (begun, change) =
+                self.start(&mut entry, &resource, due, event, asked, &mut afterwards);
+            if let Begun::Done(reply) = begun {
+                afterwards.tell(asker, reply);
+            }
+            following = change;
+        }
+        if let Gate::Closed(writing) = &mut entry.gate {
+            writing.turns = turns;
+        }
+        self.note_due(&resource, due, &entry);
+        let over = entry.is_over();
+        drop(entry);
+        self.finish_up(&resource, &slot, over, afterwards);
+        following.map(|change| (change, (resource, slot)))
+    }
+
+    /// Like [`Slot::hear`], but only until the deadline if the event still stands at the gate
+    /// then: it never was.
+    pub(super) fn hear_until(&self, slot: &Slot, asker: &Arc<Sleeper>, deadline: Instant) -> Reply {
+        match slot.sleep(asker, Some(deadline)) {
+            Woken::Told(reply) => return reply,
+            Woken::TimedOut | Woken::ClientLeft => {}
+        }
+        let mut entry = slot.enter();
+        if let Gate::Closed(writing) = &mut entry.gate {
+            let before = writing.turns.len();
+            writing.turns.retain(|turn| !Arc::ptr_eq(&turn.asker, asker));
+            if writing.turns.len() < before {
+                return Reply::Refused(Refusal::TimedOut);
+            }
+        }
+        drop(entry);
+        slot.hear(asker)
+    }
+
+    /// Decides an event and makes of it what can be made at once. If its plan has to be written,
+    /// closes the gate and returns the change. `due` is when the resource was due as the index
+    /// has it; `asker`, if there is one yet, hears the answer when that cannot be given at once.
+    fn start(
+        &self,
+        entry: &mut Entry,
+        resource: &ResourceName,
+        due: Option<Instant>,
+        event: Event,
+        asker: Option<Arc<Sleeper>>,
+        afterwards: &mut Afterwards,
+    ) -> (Begun, Option<Change>) {
+        let now = self.now();
+        let Decision { facts, plan, answer } = self.decide(&entry.state, event, now);
+        let change = self.journal.as_ref().and_then(|_| Change::of(&plan, resource));
+        let unwritten = self.make(&mut entry.state, afterwards, |state, _, outcome| {
+            state.note(facts, outcome);
+            if change.is_some() {
+                return Some(plan);
+            }
+            state.apply(plan, now, outcome);
+            None
+        });
+        let Some(plan) = unwritten else {
+            return (Begun::Done(entry.state.answer(answer)), None);
+        };
+        let (begun, asker) = match answer {
+            Answer::Now(reply) => (Begun::Done(reply), None),
+            answer => {
+                let asker = asker.unwrap_or_default();
+                (Begun::Asked(Arc::clone(&asker)), Some((answer, asker)))
+            }
+        };
+        entry.gate = Gate::Closed(Box::new(Writing { plan, asker, due, turns: [].into() }));
+        (begun, change)
+    }
+
+    /// What becomes of an event while a plan is being written.
+    fn pass_or_queue(&self, entry: &mut Entry, event: Event, afterwards: &mut Afterwards) -> Begun {
+        let Entry { state, gate: Gate::Closed(writing) } = entry else {
+            return Begun::Done(Reply::Done);
+        };
+        match state.facts_beside(&event, &writing.plan, self.now()) {
+            Some(facts) => {
+                self.make(state, afterwards, |state, _, outcome| state.note(facts, outcome));
+                Begun::Done(Reply::Done)
+            }
+            None => {
+                let asker = Arc::<Sleeper>::default();
+                writing.turns.push_back(Turn { event, asker: Arc::clone(&asker) });
+                Begun::Asked(asker)
+            }
+        }
+    }
+
+    /// Decides an event within the limits. What would exceed one is refused, and nothing of it
+    /// has happened.
+    fn decide(&self, state: &State, event: Event, now: Now<'_>) -> Decision<Arc<Sleeper>> {
+        let event = match event {
+            Event::Acquire(..) if self.shutting_down.load(Ordering::SeqCst) => {
+                return Decision::refused(Refusal::ShuttingDown);
+            }
+            Event::Withdraw(claim, _) if self.counts.locks() >= self.limits.locks => {
+                Event::Withdraw(claim, Duration::ZERO)
+            }
+            event => event,
+        };
+        let decision = state.decide(event, now);
+        let (waiting, in_line) = (self.counts.waiting(), state.tally().waiting);
+        let limits = &self.limits;
+        if decision.lengthens_line(state)
+            && (waiting >= limits.waiting || in_line >= limits.waiting_per_resource)
+        {
+            return Decision::refused(Refusal::TooManyWaiting);
+        }
+        if decision.adds_lock(state) && self.counts.locks() >= limits.locks {
+            return Decision::refused(Refusal::TooManyLocks);
+        }
+        decision
+    }
+
+    /// Changes the state, keeps count, and notes who has to hear of it.
+    fn make<T>(
+        &self,
+        state: &mut State,
+        afterwards: &mut Afterwards,
+        change: impl FnOnce(&mut State, Now<'_>, &mut Outcome<Arc<Sleeper>>) -> T,
+    ) -> T {
+        let mut outcome = Outcome::default();
+        let before = state.tally();
+        let result = change(state, self.now(), &mut outcome);
+        self.counts.change(before, state.tally());
+        for (waiter, word) in outcome.told {
+            afterwards.tell(waiter, word);
+        }
+        afterwards.ended.extend(outcome.ended);
+        result
+    }
+
+    /// Brings the index of deadlines up to date, unless the gate is closed: what is due then is
+    /// known when it opens.
+    fn note_due(&self, resource: &ResourceName, due: Option<Instant>, entry: &Entry) {
+        let next_due = entry.state.next_due();
+        if next_due != due && matches!(entry.gate, Gate::Open) {
+            self.deadlines.change(resource, due, next_due);
+        }
+    }
+
+    fn finish_up(&self, resource: &ResourceName, slot: &Slot, over: bool, afterwards: Afterwards) {
+        afterwards.woken.iter().for_each(|sleeper| sleeper.wake());
+        if over {
+            self.retire(slot, resource);
+        }
+        for (grant, end) in afterwards.ended {
+            let Grant { id, title, since, .. } = grant;
+            match end {
+                End::Expired => info!("expired: {resource}/{id} {title:?}"),
+                End::Abandoned => info!("released: {resource}/{id} {title:?}, its client has gone"),
+                End::Released | End::Deleted | End::Renewed => {}
+            }
+            let held = SystemTime::now().duration_since(since).unwrap_or_default();
+            self.observer.ended(end, held);
+        }
+    }
+
+    pub(super) fn now(&self) -> Now<'_> {
+        Now { instant: now(), wall: SystemTime::now(), numbers: &self.numbers }
+    }
+}
+
+impl Afterwards {
+    fn tell(&mut self, sleeper: Arc<Sleeper>, word: Reply) {
+        sleeper.tell(word);
+        self.woken.push(sleeper);
+    }
+}
+
+/// How many locks, waiters and kept places there are in all.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    held: AtomicUsize,
+    waiting: AtomicUsize,
+    kept: AtomicUsize,
+}
+
+impl Counts {
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn kept(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    fn locks(&self) -> usize {
+        self.held() + self.kept()
+    }
+
+    /// Under the mutex of the resource: nothing is taken off before it was added.
+    pub(super) fn change(&self, before: Tally, after: Tally) {
+        for (count, before, after) in [
+            (&self.held, before.held, after.held),
+            (&self.waiting, before.waiting, after.waiting),
+            (&self.kept, before.kept, after.kept),
+        ] {
+            if after > before {
+                count.fetch_add(after - before, Ordering::Relaxed);
+            } else if after < before {
+                count.fetch_sub(before - after, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Says that the core cannot go on if its thread panics: the change that it was at is half made.
+pub(super) struct FailsIfItPanics<'a>(pub(super) &'a Shared);
+
+impl Drop for FailsIfItPanics<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.observer.failed("a thread panicked while it changed the locks");
+        }
+    }
+}

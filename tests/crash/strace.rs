@@ -1,0 +1,70 @@
+//! Makes system calls of a server fail or last, for real.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
+use super::Host;
+use crate::harness::{Server, wait_until};
+
+/// As long as this lives, the faults are injected.
+pub(super) struct Strace {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Strace {
+    /// Whether there is one; says so if not.
+    pub(super) fn is_there() -> bool {
+        let there = Command::new("strace").arg("-V").output().is_ok();
+        if !there {
+            println!("skipped: there is no strace");
+        }
+        there
+    }
+
+    /// Returns when all threads of the server are traced. The faults are in the words of
+    /// strace's option `inject`.
+    pub(super) fn attach(server: &Server, host: &Host, faults: &[&str]) -> Self {
+        let pid = server.pid().to_string();
+        let log = host.temp.path().join("strace");
+        let calls = faults.iter().filter_map(|fault| fault.split(':').next());
+        let process = Command::new("strace")
+            .args(["-f", "-qq", "-e", "signal=none", "-e"])
+            .arg(format!("trace={}", calls.collect::<Vec<_>>().join(",")))
+            .args(faults.iter().flat_map(|fault| ["-e".into(), format!("inject={fault}")]))
+            .arg("-o")
+            .arg(&log)
+            .args(["-p", &pid])
+            .spawn()
+            .unwrap();
+        // The journal's thread may be attached after the first one.
+        wait_until("all threads are traced", || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            tasks.filter_map(Result::ok).all(|task| {
+                let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                !status.contains("TracerPid:\t0\n")
+            })
+        });
+        Self { process, log }
+    }
+
+    /// How many calls with this name have had their fault.
+    pub(super) fn injected(&self, call: &str) -> usize {
+        let log = fs::read_to_string(&self.log).unwrap();
+        let injected = |line: &&str| line.contains(call) && line.contains("(INJECTED)");
+        log.lines().filter(injected).count()
+    }
+
+    /// Waits for its end, which comes with the server's.
+    pub(super) fn wait(&mut self) {
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
