@@ -5,20 +5,20 @@
 //! Requests that wait are not kept: their connections end with the server.
 
 mod clock;
+mod log;
 #[cfg(all(test, shuttle))]
 pub(super) mod memory;
-mod redb;
 pub(super) mod store;
 
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{error, info};
+use ::log::{error, info};
 
 use super::NotWritten;
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
-pub use redb::FileStore;
+pub use log::FileStore;
 use store::{Change, Store, StoreError};
 
 /// How many changes are committed together at most.

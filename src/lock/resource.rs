@@ -17,6 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::numbers::Numbers;
 use super::{End, Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal};
+#[cfg(all(test, shuttle))]
+pub(super) use compatibility::can_be_held_together;
 pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};
 pub(super) use holders::Holder;
 use holders::Holders;

@@ -44,8 +44,9 @@ impl Host {
         command
     }
 
+    /// The first segment of the journal.
     fn file(&self) -> std::path::PathBuf {
-        Path::new(&self.data_dir()).join("locks.redb")
+        Path::new(&self.data_dir()).join("00000001.log")
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::Host;
@@ -154,7 +155,7 @@ fn a_foreign_file_is_refused_and_left_as_it_is() {
         fs::create_dir(host.data_dir()).unwrap();
         fs::write(host.file(), contents).unwrap();
         let text = refused(&host);
-        assert!(text.contains("locks.redb is damaged or not a journal of rdlm"), "{text}");
+        assert!(text.contains("00000001.log is damaged or not a journal of rdlm"), "{text}");
         assert_eq!(fs::read(host.file()).unwrap(), contents);
     }
 }
@@ -169,7 +170,20 @@ fn a_directory_that_cannot_be_used_is_refused() {
     let host = Host::new();
     fs::create_dir_all(host.file()).unwrap();
     let text = refused(&host);
-    assert!(text.contains("locks.redb"), "{text}");
+    assert!(text.contains("00000001.log"), "{text}");
+}
+
+#[test]
+fn the_file_of_an_earlier_version_is_refused_with_what_to_do() {
+    let host = Host::new();
+    fs::create_dir(host.data_dir()).unwrap();
+    let earlier = Path::new(&host.data_dir()).join("locks.redb");
+    fs::write(&earlier, "a database").unwrap();
+    let text = refused(&host);
+    assert!(text.contains("locks.redb is of an earlier version"), "{text}");
+    assert!(text.contains("move it away"), "{text}");
+    fs::remove_file(&earlier).unwrap();
+    host.start();
 }
 
 #[test]

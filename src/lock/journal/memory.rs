@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::store::{Change, Held, OpenError, Restore, Restored, Store, StoreError};
 use crate::lock::ResourceName;
-use crate::lock::sync::{Condvar, Mutex, locked, poisoned};
+use crate::lock::resource::can_be_held_together;
+use crate::lock::sync::{Condvar, Mutex, locked, poisoned, thread};
 
 /// All copies are one store.
 #[derive(Clone, Default)]
@@ -25,6 +26,7 @@ struct Contents {
     commits: usize,
     refused: Vec<usize>,
     stuck: Option<usize>,
+    is_stuck: bool,
     lost: Option<usize>,
 }
 
@@ -37,6 +39,13 @@ impl Memory {
     /// Does not come back from the commit of this number before [`Memory::unstick`].
     pub(in crate::lock) fn stick(&self, commit: usize) {
         locked(&self.0.contents).stuck = Some(commit);
+    }
+
+    /// Returns when that commit has come.
+    pub(in crate::lock) fn wait_until_stuck(&self) {
+        while !locked(&self.0.contents).is_stuck {
+            thread::yield_now();
+        }
     }
 
     pub(in crate::lock) fn unstick(&self) {
@@ -71,6 +80,7 @@ impl Store for Memory {
         contents.commits += 1;
         let number = contents.commits;
         while contents.stuck == Some(number) {
+            contents.is_stuck = true;
             contents = self.0.unstuck.wait(contents).unwrap_or_else(|_| poisoned());
         }
         if contents.refused.contains(&number) {
@@ -86,6 +96,8 @@ impl Store for Memory {
                 let row = contents.rows.insert(key, held.clone());
                 assert!(row.is_none(), "a lock was granted twice");
             }
+            let rows = contents.rows.iter().filter(|((name, _), _)| *name == change.resource);
+            assert!(can_be_held_together(rows.map(|(_, held)| held.grant.mode)), "two holders");
         }
         if contents.lost == Some(number) {
             return Err(StoreError::Unknown("the answer was lost".into()));

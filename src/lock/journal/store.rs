@@ -122,6 +122,8 @@ pub enum OpenError {
     InUse(PathBuf),
     /// The file is damaged, or not one of this server's.
     Damaged(PathBuf, Arc<str>),
+    /// The file is one of an earlier version, which kept locks in another way.
+    Outdated(PathBuf),
     /// A thread could not be started.
     Thread(io::Error),
 }
@@ -135,6 +137,13 @@ impl fmt::Display for OpenError {
                 f,
                 "{} is damaged or not a journal of rdlm: {why}; it is left as it is. \
                  docs/durability.md says what to do",
+                path.display()
+            ),
+            Self::Outdated(path) => write!(
+                f,
+                "{} is of an earlier version of rdlm and cannot be read by this one: wait until no \
+                 lock is held that it has, at most for the longest lifetime in use, and move it \
+                 away",
                 path.display()
             ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),

@@ -59,6 +59,17 @@ impl Counts {
     }
 }
 
+/// Whether locks of these modes can all be held at a time.
+#[cfg(all(test, shuttle))]
+pub(in crate::lock) fn can_be_held_together(modes: impl Iterator<Item = Mode>) -> bool {
+    let mut held = Counts::default();
+    modes.into_iter().all(|mode| {
+        let fits = held.allow(mode);
+        held.add(mode);
+        fits
+    })
+}
+
 /// The place of a mode in [`Mode::ALL`].
 fn index(mode: Mode) -> usize {
     match mode {

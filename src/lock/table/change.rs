@@ -195,6 +195,7 @@ impl Shared {
         let Entry { state, gate: Gate::Closed(writing) } = entry else {
             return Begun::Done(Reply::Done);
         };
+        let event = self.within_limits(event);
         match state.facts_beside(&event, &writing.plan, self.now()) {
             Some(facts) => {
                 self.make(state, afterwards, |state, _, outcome| state.note(facts, outcome));
@@ -211,16 +212,10 @@ impl Shared {
     /// Decides an event within the limits. What would exceed one is refused, and nothing of it
     /// has happened.
     fn decide(&self, state: &State, event: Event, now: Now<'_>) -> Decision<Arc<Sleeper>> {
-        let event = match event {
-            Event::Acquire(..) if self.shutting_down.load(Ordering::SeqCst) => {
-                return Decision::refused(Refusal::ShuttingDown);
-            }
-            Event::Withdraw(claim, _) if self.counts.locks() >= self.limits.locks => {
-                Event::Withdraw(claim, Duration::ZERO)
-            }
-            event => event,
-        };
-        let decision = state.decide(event, now);
+        if matches!(event, Event::Acquire(..)) && self.shutting_down.load(Ordering::SeqCst) {
+            return Decision::refused(Refusal::ShuttingDown);
+        }
+        let decision = state.decide(self.within_limits(event), now);
         let (waiting, in_line) = (self.counts.waiting(), state.tally().waiting);
         let limits = &self.limits;
         if decision.lengthens_line(state)
@@ -232,6 +227,16 @@ impl Shared {
             return Decision::refused(Refusal::TooManyLocks);
         }
         decision
+    }
+
+    /// The event, but for a place that would be kept: there is no room for one more.
+    fn within_limits(&self, event: Event) -> Event {
+        match event {
+            Event::Withdraw(claim, _) if self.counts.locks() >= self.limits.locks => {
+                Event::Withdraw(claim, Duration::ZERO)
+            }
+            event => event,
+        }
     }
 
     /// Changes the state, keeps count, and notes who has to hear of it.

@@ -92,10 +92,13 @@ impl World {
         key: Option<&str>,
         on_wait: &mut dyn FnMut(Departure),
     ) -> Acquired {
-        let (title, client) = ("t".into(), "c".into());
-        let request = LockRequest { title, wait, lifetime, mode, client };
+        let request = self.request(mode, wait, lifetime);
         let key = key.map(|key| key.parse().unwrap());
         self.table.acquire(&self.resource, request, key, on_wait)
+    }
+
+    fn request(&self, mode: Mode, wait: Duration, lifetime: Duration) -> LockRequest {
+        LockRequest { title: "t".into(), wait, lifetime, mode, client: "c".into() }
     }
 
     fn hold(&self, lifetime: Duration) -> Grant {
@@ -117,10 +120,11 @@ impl World {
     /// Nobody waits, nobody holds, and nothing is left of anybody. Ends the reaper.
     fn end(self) {
         let shared = &self.table.shared;
-        // Whatever follows from the last change may still be under way on another thread.
-        while !shared.names(None, 1).is_empty() {
+        // What follows from the last change may still be under way on the journal's thread.
+        while self.store.is_some() && !shared.names(None, 1).is_empty() {
             thread::yield_now();
         }
+        assert!(shared.names(None, 1).is_empty(), "{:?}", self.table.locks(&self.resource));
         assert_eq!(shared.deadlines.len(), 0);
         assert_eq!(self.table.totals(), Totals::default());
         assert_eq!(self.store.map_or(0, |store| store.len()), 0, "left in the store");
@@ -483,33 +487,43 @@ fn a_stuck_write_holds_up_no_look_no_time_out_and_no_departure() {
         |world| {
             let held = world.hold(LONG);
             let store = world.store.clone().unwrap();
-            let heard = Arc::new(AtomicBool::new(false));
-            let hears = Arc::clone(&heard);
+            let heard = Arc::new(AtomicUsize::new(0));
+            let (first, second) = (Arc::clone(&heard), Arc::clone(&heard));
             let late = world.spawn(move |world| {
                 let acquired = world.ask(Mode::EXCLUSIVE, SECOND, LONG, None);
-                hears.store(true, Ordering::SeqCst);
                 assert!(matches!(acquired, Err(Refusal::TimedOut)), "{acquired:?}");
+                first.fetch_add(1, Ordering::SeqCst);
             });
-            let gone = world.spawn(|world| {
+            let stuck = store.clone();
+            let gone = world.spawn(move |world| {
                 let mut departure = None;
                 let mut on_wait = |waits: Departure| {
-                    departure = Some(thread::spawn(move || waits.leave()));
+                    let stuck = stuck.clone();
+                    departure = Some(thread::spawn(move || {
+                        stuck.wait_until_stuck();
+                        waits.leave();
+                    }));
                 };
                 let acquired = world.ask_as(Mode::EXCLUSIVE, LONG, LONG, None, &mut on_wait);
                 assert!(matches!(acquired, Err(Refusal::Departed)), "{acquired:?}");
                 departure.into_iter().for_each(|thread| thread.join().unwrap());
+                second.fetch_add(1, Ordering::SeqCst);
             });
-            gone.join().unwrap();
-            // Of a renewal nobody who waits is concerned.
+            while world.table.totals().waiting < 2 {
+                thread::yield_now();
+            }
+            // A renewal concerns nobody who waits.
             let renewal = world
                 .spawn(move |world| world.table.renew(&world.resource, held.id, LONG).unwrap());
-            while !heard.load(Ordering::SeqCst) {
+            store.wait_until_stuck();
+            while heard.load(Ordering::SeqCst) < 2 {
                 advance(2 * SECOND);
                 thread::yield_now();
             }
-            late.join().unwrap();
             assert_eq!(world.table.locks(&world.resource).len(), 1);
             store.unstick();
+            late.join().unwrap();
+            gone.join().unwrap();
             let renewed = renewal.join().unwrap();
             assert!(world.release(&renewed));
             world.end();
@@ -553,6 +567,30 @@ fn a_deletion_of_all_whose_writes_are_refused_has_not_happened() {
     );
 }
 
+#[test]
+fn the_deletion_of_all_against_a_stuck_write_and_a_newcomer() {
+    check_with(
+        |store| store.stick(3),
+        |world| {
+            let other = World { resource: "other".parse().unwrap(), ..world.clone() };
+            world.hold(LONG);
+            other.hold(LONG);
+            let deleter = world.spawn(|world| world.table.delete_all());
+            let comer = other.spawn(|other| match other.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
+                Ok(grant) => assert!(other.release(&grant)),
+                Err(Refusal::Deleted) => {}
+                refused => panic!("{refused:?}"),
+            });
+            let store = world.store.clone().unwrap();
+            store.wait_until_stuck();
+            store.unstick();
+            assert_eq!(deleter.join().unwrap(), Ok(()));
+            comer.join().unwrap();
+            world.end();
+        },
+    );
+}
+
 /// It is not known what became of the write: nobody hears anything, but the operator does.
 #[test]
 fn a_lost_answer_of_the_store() {
@@ -560,22 +598,24 @@ fn a_lost_answer_of_the_store() {
         |store| store.lose_answer(2),
         |world| {
             let held = world.hold(LONG);
-            let store = world.store.clone().unwrap();
-            // Its thread sleeps until the process ends.
-            world
-                .table
-                .shared
-                .begin(
-                    &world.resource,
-                    &world.table.shared.slot(&world.resource).unwrap(),
-                    Event::Release(held.id),
-                )
-                .unwrap_or_else(|_| panic!());
+            let shared = &world.table.shared;
+            let slot = shared.slot(&world.resource).unwrap();
+            let waiter = Arc::<Sleeper>::default();
+            let request = world.request(Mode::EXCLUSIVE, LONG, LONG);
+            let asked = Asked { id: LockId::random(), request, key: None, came: now() };
+            let begin =
+                |event| shared.begin(&world.resource, &slot, event).unwrap_or_else(|_| panic!());
+            assert!(matches!(
+                begin(Event::Acquire(asked, Arc::clone(&waiter))),
+                Begun::Done(Reply::InLine(..))
+            ));
+            // The threads of both would sleep until the process ends.
+            let Begun::Asked(asker) = begin(Event::Release(held.id)) else { panic!() };
             while !world.failed.load(Ordering::SeqCst) {
                 thread::yield_now();
             }
-            assert_eq!(world.table.locks(&world.resource).len(), 1, "nothing is seen of it");
-            assert_eq!(store.len(), 0, "it was written");
+            assert!(waiter.word().is_none() && asker.word().is_none());
+            assert_eq!(world.table.locks(&world.resource).len(), 2, "nothing is seen of it");
         },
     );
 }
@@ -584,24 +624,26 @@ fn a_lost_answer_of_the_store() {
 #[test]
 fn what_is_held_is_what_the_store_has() {
     check(|world| {
-        let grants = [(), (), ()].map(|()| {
-            world.spawn(|world| {
-                let mode = Mode::ProtectedRead;
+        let mode = Mode::ProtectedRead;
+        let comers = [true, false, true].map(|keep| {
+            world.spawn(move |world| {
                 let grant = world.ask(mode, Duration::ZERO, LONG, None).unwrap();
-                let keep = grant.fencing_token % 2 == 0;
-                if !keep {
-                    assert!(world.release(&grant));
-                }
-                keep
+                assert!(keep || world.release(&grant));
+                keep.then_some(grant.id)
             })
         });
-        let kept =
-            grants.into_iter().filter_map(|grant| grant.join().unwrap().then_some(())).count();
-        assert_eq!(world.table.locks(&world.resource).len(), kept);
+        let kept = comers.into_iter().filter_map(|comer| comer.join().unwrap());
+        let mut kept: Vec<_> = kept.collect();
+        kept.sort_unstable();
+        let held = |world: &World| {
+            let locks = world.table.locks(&world.resource).into_iter();
+            let mut ids: Vec<_> = locks.map(|lock| lock.id()).collect();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(held(&world), kept);
         if let Some(store) = world.store.clone() {
-            assert_eq!(store.len(), kept);
-            let again = World::new(Some(store));
-            assert_eq!(again.table.locks(&again.resource).len(), kept);
+            assert_eq!(held(&World::new(Some(store))), kept);
         }
     });
 }
