@@ -40,7 +40,7 @@ pub(super) struct Resource<W> {
 #[derive(Debug)]
 pub(super) enum Event<W> {
     /// A request comes; `W`, if it has to wait.
-    Acquire(Asked, W),
+    Acquire(Box<Asked>, W),
     /// The lock or request with this id is given up.
     Release(LockId),
     /// The lock is to expire this long from now.
@@ -148,7 +148,7 @@ impl<W> Resource<W> {
             outcome.told.extend(gone.map(|handle| (handle, Reply::Refused(Refusal::Departed))));
         }
         if let Some(waiter) = joined {
-            let earlier = self.line.join(waiter);
+            let earlier = self.line.join(*waiter);
             outcome.told.extend(earlier.map(|w| (w.handle, Reply::Refused(Refusal::Superseded))));
         }
         if let Some((id, until)) = unheard {
@@ -194,7 +194,7 @@ impl<W> Resource<W> {
     /// The answer to whoever caused a decision that has been made.
     pub(super) fn answer(&self, answer: Answer) -> Reply {
         match answer {
-            Answer::Now(reply) => reply,
+            Answer::Now(answer) => answer.into(),
             Answer::Done => Reply::Done,
             Answer::Granted(id) => match self.holders.get(id) {
                 Some(holder) => Reply::Granted(holder.grant.clone()),

@@ -120,13 +120,13 @@ impl LockManager for LockTable {
         let came = now();
         let at_the_gate = came + request.wait.max(GATE_PATIENCE);
         let sleeper = Arc::<Sleeper>::default();
-        let asked = Asked { id: LockId::random(), request, key, came };
+        let asked = Box::new(Asked { id: LockId::random(), request, key, came });
         let mut event = Event::Acquire(asked, Arc::clone(&sleeper));
         let (slot, begun) = loop {
             let slot = self.shared.slot_or_new(resource);
             match self.shared.begin(resource, &slot, event) {
                 Ok(begun) => break (slot, begun),
-                Err(again) => event = *again,
+                Err(again) => event = again,
             }
         };
         let reply = match begun {

@@ -25,11 +25,22 @@ pub(in crate::lock) struct Decision<W> {
 #[derive(Debug)]
 pub(in crate::lock) enum Answer {
     /// This, whatever becomes of the plan.
-    Now(Reply),
+    Now(AtOnce),
     /// That the plan was made.
     Done,
     /// That it holds this lock, when the plan is made.
     Granted(LockId),
+}
+
+/// An answer that depends on no plan.
+#[derive(Debug)]
+pub(in crate::lock) enum AtOnce {
+    /// It is noted.
+    Noted,
+    /// The request is in line, until this moment at most.
+    InLine(Claim, Instant),
+    /// It is not done, and why.
+    Refused(Refusal),
 }
 
 /// The answer, when it can be given.
@@ -45,11 +56,21 @@ pub(in crate::lock) enum Reply {
     Refused(Refusal),
 }
 
+impl From<AtOnce> for Reply {
+    fn from(answer: AtOnce) -> Self {
+        match answer {
+            AtOnce::Noted => Self::Done,
+            AtOnce::InLine(claim, deadline) => Self::InLine(claim, deadline),
+            AtOnce::Refused(refusal) => Self::Refused(refusal),
+        }
+    }
+}
+
 /// What holds whether or not the plan can be written.
 #[derive(Debug)]
 pub(in crate::lock) struct Facts<W> {
     /// A client that comes into the line, or takes over the place of its request there.
-    pub(super) joined: Option<Waiter<W>>,
+    pub(super) joined: Option<Box<Waiter<W>>>,
     /// Clients whose wait is over without a lock, in order.
     pub(super) left: Vec<(LockId, Refusal)>,
     /// A client that has gone, whose place is kept until then.
@@ -93,7 +114,7 @@ pub(super) struct Granting {
 impl<W> Decision<W> {
     /// Nothing happens.
     pub(in crate::lock) fn refused(refusal: Refusal) -> Self {
-        let answer = Answer::Now(Reply::Refused(refusal));
+        let answer = Answer::Now(AtOnce::Refused(refusal));
         Self { facts: Facts::default(), plan: Plan::default(), answer }
     }
 
@@ -144,7 +165,7 @@ impl Plan {
 /// Works out what becomes of a resource by an event.
 pub(super) fn decide<W>(resource: &Resource<W>, event: Event<W>, now: Now<'_>) -> Decision<W> {
     match event {
-        Event::Acquire(asked, handle) => acquire(resource, asked, handle, now),
+        Event::Acquire(asked, handle) => acquire(resource, *asked, handle, now),
         Event::Release(id) => release(resource, id, now),
         Event::Renew(id, lifetime) => renew(resource, id, lifetime, now),
         Event::Withdraw(claim, grace) => {
@@ -241,11 +262,11 @@ fn renew<W>(resource: &Resource<W>, id: LockId, lifetime: Duration, now: Now<'_>
 fn depart<W>(resource: &Resource<W>, claim: Claim, facts: Facts<W>, now: Now<'_>) -> Decision<W> {
     let mut draft = Draft::new(resource, now);
     if resource.line.waiter(claim).is_none() {
-        return draft.promote_all().decision(Answer::Now(Reply::Done));
+        return draft.promote_all().decision(Answer::Now(AtOnce::Noted));
     }
     let Facts { left, kept, .. } = facts;
     (draft.facts.left, draft.facts.kept) = (left, kept);
-    draft.promote(Some(claim.id)).decision(Answer::Now(Reply::Done))
+    draft.promote(Some(claim.id)).decision(Answer::Now(AtOnce::Noted))
 }
 
 fn withdrawn<W>(resource: &Resource<W>, claim: Claim, grace: Duration, now: Now<'_>) -> Facts<W> {
@@ -365,9 +386,10 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
             return self.decision(Answer::Granted(id));
         }
         if deadline > instant {
-            let answer = Answer::Now(Reply::InLine(place.claim(), deadline));
+            let answer = Answer::Now(AtOnce::InLine(place.claim(), deadline));
             let expires = self.now.wall + deadline.saturating_duration_since(instant);
-            self.facts.joined = Some(Waiter { place, handle, came, deadline, expires });
+            let waiter = Waiter { place, handle, came, deadline, expires };
+            self.facts.joined = Some(Box::new(waiter));
             return self.decision(answer);
         }
         if line.place(id).is_some() {
@@ -376,7 +398,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         if first {
             self.grant_each(line.waiters(arrival..), Some(id));
         }
-        self.decision(Answer::Now(Reply::Refused(Refusal::TimedOut)))
+        self.decision(Answer::Now(AtOnce::Refused(Refusal::TimedOut)))
     }
 
     /// Grants one waiter after the other until one does not fit, which is `false`.

@@ -464,7 +464,7 @@ impl Checked {
         let key = key.map(|key| key.to_string().parse().unwrap());
         let came = self.start + Duration::from_millis(self.now_ms);
         let asked = Asked { id: LockId::random(), request, key, came };
-        let reply = self.happen(Event::Acquire(asked, number));
+        let reply = self.happen(Event::Acquire(Box::new(asked), number));
         self.hear(number, &reply);
     }
 

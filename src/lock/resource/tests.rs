@@ -147,7 +147,7 @@ fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> LockRequest {
 fn acquires(asked: Asked) -> Event<&'static str> {
     let title = &asked.request.title;
     let who = NAMES.iter().find(|name| *name == title).unwrap();
-    Event::Acquire(asked, who)
+    Event::Acquire(Box::new(asked), who)
 }
 
 fn heard(outcome: Outcome<&'static str>) -> String {

@@ -62,12 +62,12 @@ impl Shared {
         resource: &ResourceName,
         slot: &Arc<Slot>,
         event: Event,
-    ) -> Result<Begun, Box<Event>> {
+    ) -> Result<Begun, Event> {
         let _panics = FailsIfItPanics(self);
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
         let (begun, change) = match entry.gate {
-            Gate::Retired => return Err(Box::new(event)),
+            Gate::Retired => return Err(event),
             Gate::Closed(_) => (self.pass_or_queue(&mut entry, event, &mut afterwards), None),
             Gate::Open => {
                 let due = entry.state.next_due();
@@ -98,7 +98,8 @@ impl Shared {
         let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else { return None };
         let Writing { plan, asker, due, mut turns } = *writing;
         if written.is_ok() {
-            self.make(&mut entry.state, &mut afterwards, |state, now, outcome| {
+            let now = self.now();
+            self.make(&mut entry.state, &mut afterwards, |state, outcome| {
                 state.apply(plan, now, outcome);
             });
         } else if self.shutting_down.load(Ordering::SeqCst) {
@@ -168,7 +169,7 @@ impl Shared {
         let now = self.now();
         let Decision { facts, plan, answer } = self.decide(&entry.state, event, now);
         let change = self.journal.as_ref().and_then(|_| Change::of(&plan, resource));
-        let unwritten = self.make(&mut entry.state, afterwards, |state, _, outcome| {
+        let unwritten = self.make(&mut entry.state, afterwards, |state, outcome| {
             state.note(facts, outcome);
             if change.is_some() {
                 return Some(plan);
@@ -180,7 +181,7 @@ impl Shared {
             return (Begun::Done(entry.state.answer(answer)), None);
         };
         let (begun, asker) = match answer {
-            Answer::Now(reply) => (Begun::Done(reply), None),
+            Answer::Now(answer) => (Begun::Done(answer.into()), None),
             answer => {
                 let asker = asker.unwrap_or_default();
                 (Begun::Asked(Arc::clone(&asker)), Some((answer, asker)))
@@ -198,7 +199,7 @@ impl Shared {
         let event = self.within_limits(event);
         match state.facts_beside(&event, &writing.plan, self.now()) {
             Some(facts) => {
-                self.make(state, afterwards, |state, _, outcome| state.note(facts, outcome));
+                self.make(state, afterwards, |state, outcome| state.note(facts, outcome));
                 Begun::Done(Reply::Done)
             }
             None => {
@@ -244,11 +245,11 @@ impl Shared {
         &self,
         state: &mut State,
         afterwards: &mut Afterwards,
-        change: impl FnOnce(&mut State, Now<'_>, &mut Outcome<Arc<Sleeper>>) -> T,
+        change: impl FnOnce(&mut State, &mut Outcome<Arc<Sleeper>>) -> T,
     ) -> T {
         let mut outcome = Outcome::default();
         let before = state.tally();
-        let result = change(state, self.now(), &mut outcome);
+        let result = change(state, &mut outcome);
         self.counts.change(before, state.tally());
         for (waiter, word) in outcome.told {
             afterwards.tell(waiter, word);

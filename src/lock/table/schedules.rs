@@ -606,7 +606,7 @@ fn a_lost_answer_of_the_store() {
             let begin =
                 |event| shared.begin(&world.resource, &slot, event).unwrap_or_else(|_| panic!());
             assert!(matches!(
-                begin(Event::Acquire(asked, Arc::clone(&waiter))),
+                begin(Event::Acquire(Box::new(asked), Arc::clone(&waiter))),
                 Begun::Done(Reply::InLine(..))
             ));
             // The threads of both would sleep until the process ends.
