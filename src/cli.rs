@@ -35,6 +35,8 @@ pub enum Command {
     },
     /// Become the command of a `run`, which started this process for that.
     Become(commands::Become),
+    /// Lead the process group of that command.
+    LeadGroup,
     /// Print this help text.
     Help(&'static str),
     /// Print the version.

@@ -13,3 +13,4 @@ pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod server;
+pub mod signals;

@@ -6,6 +6,10 @@ use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
+use signal_hook::consts::SIGKILL;
+use signal_hook::low_level::emulate_default_handler;
+
 use rdlm::cli::{self, Command};
 use rdlm::client::{self, Become, Ending};
 use rdlm::{logging, server};
@@ -26,6 +30,10 @@ fn main() -> ExitCode {
             Err(error) => complain(&error.to_string(), code_of_error(&error)),
         },
         Ok(Command::Become(command)) => become_command(&command),
+        Ok(Command::LeadGroup) => {
+            client::lead_group();
+            ExitCode::SUCCESS
+        }
         Err(error) if error.of_client => complain(&error.to_string(), CLIENT_USAGE),
         Err(error) => complain(&error.to_string(), USAGE),
     }
@@ -49,8 +57,21 @@ fn code_of_ending(ending: Ending) -> ExitCode {
     match ending {
         Ending::Done => ExitCode::SUCCESS,
         Ending::Exited(code) => ExitCode::from(code),
-        Ending::Signalled(signal) => code_of_signal(signal),
+        Ending::Signalled(signal) => die_of(signal),
     }
+}
+
+/// Ends as the command did, or the wait: a shell that runs a script stops on Ctrl-C only if it
+/// sees that the signal ended what it ran. Returns only if the signal does not end a process.
+fn die_of(signal: i32) -> ExitCode {
+    // The command has left its core, if there is one.
+    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, no_core);
+    if signal == SIGKILL {
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+    let _ = emulate_default_handler(signal);
+    code_of_signal(signal)
 }
 
 fn code_of_signal(signal: i32) -> ExitCode {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use log::{error, info, warn};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::http::access::{Access, UserFileError};
@@ -25,6 +25,7 @@ use crate::http::listener::Listener;
 use crate::http::{RequestLimits, Service};
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::Metrics;
+use crate::signals::Ignored;
 use connections::Connections;
 use in_flight::InFlight;
 use workers::Workers;
@@ -112,7 +113,7 @@ const DRAIN: Duration = Duration::from_millis(900);
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// See [`Error`].
@@ -191,11 +192,13 @@ pub fn serve(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// A channel of the signals that ask for an end.
+/// A channel of the signals that ask for an end. Under `nohup`, SIGHUP is none of them.
 fn signals() -> io::Result<Receiver<i32>> {
     // A write beyond the limit of a file's size is to fail rather than end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let ignored = Ignored::from_start();
+    let wanted = [SIGTERM, SIGINT, SIGHUP];
+    let mut signals = Signals::new(wanted.iter().filter(|signal| !ignored.contains(**signal)))?;
     let (sender, receiver) = unbounded();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {

@@ -243,7 +243,7 @@ fn the_log_is_an_object_a_line_on_request() {
 
 #[test]
 fn sigterm_and_sigint_answer_who_waits_and_end_with_code_0() {
-    for signal in ["-TERM", "-INT"] {
+    for signal in ["-TERM", "-INT", "-HUP"] {
         let mut server = Server::start();
         server.hold("foo");
         let mut waiters: Vec<_> = (0..20).map(|_| server.join_line("foo")).collect();

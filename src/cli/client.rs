@@ -9,7 +9,7 @@ use pico_args::Arguments;
 use super::{
     Command, MAX_SECONDS, UsageError, base_url, nothing_left, number, option, seconds, unexpected,
 };
-use crate::client::{Ask, BECOME, Become, Command as Client, Credentials, Target};
+use crate::client::{Ask, BECOME, Become, Command as Client, Credentials, LEAD, Target};
 
 /// Taken if neither `--url` nor RDLM_URL says otherwise.
 const DEFAULT_URL: &str = "http://localhost:8888";
@@ -40,6 +40,9 @@ pub(super) fn parse(
     args: Arguments,
     behind: Option<Vec<OsString>>,
 ) -> Result<Command, UsageError> {
+    if command == LEAD {
+        return Ok(Command::LeadGroup);
+    }
     if command == BECOME {
         return become_command(args, behind);
     }

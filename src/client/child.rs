@@ -1,22 +1,33 @@
-//! The command of a `run`: a process that leads a group of its own, so that signals reach its
-//! children, and that the kernel kills when this process dies.
+//! The command of a `run`: a process in a group of its own, so that signals reach its children,
+//! and that the kernel kills when this process dies.
+//!
+//! Another process leads the group, and does nothing else: a process that leads one cannot begin
+//! a session (setsid(2)), and programs that want to would do something else instead.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{ChildStdin, Command, Stdio};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process_group, set_child_subreaper,
-    set_parent_process_death_signal, test_kill_process_group, wait,
+    Pid, Signal, WaitOptions, WaitStatus, getpgid, getpid, getppid, kill_process_group,
+    set_child_subreaper, set_parent_process_death_signal, test_kill_process_group, wait,
 };
 
 use super::Ending;
 
 /// The name of the hidden command by which this program becomes the command of a `run`.
 pub const BECOME: &str = "__become";
+
+/// The name of the hidden command that leads the group of the command of a `run`.
+pub const LEAD: &str = "__lead";
+
+/// Leads a process group until `parent` is gone, whose end of a pipe standard input is.
+pub fn lead_group() {
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
+}
 
 /// The command to become.
 #[derive(Debug, PartialEq)]
@@ -58,6 +69,9 @@ pub(super) enum Event {
 /// The command, running.
 pub(super) struct Child {
     pid: Pid,
+    group: Pid,
+    /// Its end ends the leader.
+    _leader: ChildStdin,
     pub(super) events: Receiver<Event>,
 }
 
@@ -68,35 +82,54 @@ impl Child {
         // Whoever is left behind by a parent that ends becomes a child of this process, which
         // so notices the end of the whole group. Otherwise SIGKILL ends it a little later.
         let _ = set_child_subreaper(Some(getpid()));
+        let mut leader = Command::new("/proc/self/exe")
+            .arg(LEAD)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let no_pipe = || io::Error::other("a process without a pipe");
+        let (group, stdin) = (leader.id(), leader.stdin.take().ok_or_else(no_pipe)?);
+        let group = i32::try_from(group).map_err(io::Error::other)?;
         let process = Command::new("/proc/self/exe")
             .arg(BECOME)
             .arg(getpid().as_raw_nonzero().to_string())
             .arg("--")
             .args(command)
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            .process_group(0)
+            .process_group(group)
             .spawn()?;
-        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("a process without a number"))?;
+        let no_number = || io::Error::other("a process without a number");
+        let group = Pid::from_raw(group).ok_or_else(no_number)?;
+        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).ok_or_else(no_number)?;
         let (sender, events) = unbounded();
         thread::Builder::new().name("children".into()).spawn(move || watch(pid, &sender))?;
-        Ok(Self { pid, events })
+        Ok(Self { pid, group, _leader: stdin, events })
     }
 
     /// Sends a signal to it and its children.
     pub(super) fn signal(&self, signal: Signal) {
         // Fails if they are gone by now.
-        let _ = kill_process_group(self.pid, signal);
+        let _ = kill_process_group(self.group, signal);
+        if let Some(group) = self.new_group() {
+            let _ = kill_process_group(group, signal);
+        }
     }
 
     /// Whether it and its children are gone.
     pub(super) fn group_is_gone(&self) -> bool {
-        test_kill_process_group(self.pid).is_err()
+        test_kill_process_group(self.group).is_err()
     }
 
     /// Its process group.
     pub(super) fn group(&self) -> Pid {
-        self.pid
+        self.group
+    }
+
+    /// The group that the command has made for itself, if it did.
+    fn new_group(&self) -> Option<Pid> {
+        getpgid(Some(self.pid)).ok().filter(|group| *group == self.pid)
     }
 }
 

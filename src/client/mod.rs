@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{LockPath, Server};
-pub use child::{BECOME, Become, become_command};
+pub use child::{BECOME, Become, LEAD, become_command, lead_group};
 use transport::Failure;
 
 /// What to do.

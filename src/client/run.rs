@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, at, never, select};
 use rustix::process::Signal;
-use signal_hook::consts::{SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU};
+use signal_hook::consts::{SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU};
 
 use super::acquire::{Acquired, acquire};
 use super::api::{Lock, Server};
@@ -124,7 +124,8 @@ impl Supervision<'_> {
         renewals: Renewals,
         signals: &Receiver<i32>,
     ) -> Result<Ending, Error> {
-        let mut news = renewals.news.clone();
+        let (mut news, mut signals) = (renewals.news.clone(), signals.clone());
+        let mut events = self.child.events.clone();
         let mut why = "the server was not asked yet".to_string();
         let mut ending = None;
         loop {
@@ -137,13 +138,20 @@ impl Supervision<'_> {
                 State::Lost { kill_at, .. } => kill_at,
             };
             select! {
-                recv(self.child.events) -> event => match event {
+                recv(events) -> event => match event {
                     Ok(Event::Ended(how)) => ending = Some(how),
                     Ok(Event::Stopped(signal)) => self.stopped(signal),
                     // Looked at above.
-                    Ok(Event::OrphanEnded) | Err(_) => {}
+                    Ok(Event::OrphanEnded) => {}
+                    Err(_) if ending.is_none() => {
+                        return Err(Error::System("cannot see how the command ended".into()));
+                    }
+                    Err(_) => events = never(),
                 },
-                recv(signals) -> signal => self.pass_on(signal.ok()),
+                recv(signals) -> signal => match signal {
+                    Ok(signal) => self.pass_on(signal),
+                    Err(_) => signals = never(),
+                },
                 recv(news) -> renewal => match renewal {
                     Ok(News::Renewed(sent)) => self.until = sent + self.ask.lifetime,
                     Ok(News::Failed(failure)) => why = failure,
@@ -202,8 +210,7 @@ impl Supervision<'_> {
     }
 
     /// A signal for this process is one for the command and its children.
-    fn pass_on(&mut self, signal: Option<i32>) {
-        let Some(signal) = signal else { return };
+    fn pass_on(&mut self, signal: i32) {
         self.is_to_pause = signal == SIGTSTP;
         if signal == SIGCONT {
             // `fg` has given the terminal to this process only.
@@ -214,20 +221,26 @@ impl Supervision<'_> {
         }
     }
 
-    /// The command was stopped: either it wants the terminal, which it gets, or it is to
-    /// pause, and this process with it, so that the shell notices.
+    /// The command was stopped. If it wants the terminal, it gets it. If it is to pause as a job
+    /// of the terminal, so is this process, so that the shell notices. Whoever else has stopped
+    /// it is left alone, and the lock is renewed.
     fn stopped(&mut self, signal: i32) {
         if matches!(self.state, State::Lost { .. }) {
             self.child.signal(Signal::CONT);
             return;
         }
-        let wants_terminal = matches!(signal, SIGTTIN | SIGTTOU) && !self.is_to_pause;
-        self.is_to_pause = false;
+        let is_to_pause = std::mem::take(&mut self.is_to_pause);
+        let wants_terminal = matches!(signal, SIGTTIN | SIGTTOU) && !is_to_pause;
         if wants_terminal && terminal::give_to(self.child.group()) {
             self.child.signal(Signal::CONT);
             return;
         }
-        terminal::take_back_from(self.child.group());
-        signals::stop_here();
+        // Some programs stop themselves by SIGSTOP when they are to pause.
+        let by_terminal =
+            signal != SIGSTOP || is_to_pause || terminal::is_held_by(self.child.group());
+        if by_terminal && terminal::controls_jobs() {
+            terminal::take_back_from(self.child.group());
+            signals::stop_here();
+        }
     }
 }

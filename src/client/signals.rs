@@ -1,23 +1,37 @@
 //! Signals as messages of a channel.
 
-use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use crossbeam_channel::{Receiver, unbounded};
 use rustix::process::{Signal, getpid, kill_process};
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{
+    SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1,
+    SIGUSR2, SIGVTALRM, SIGWINCH,
+};
 use signal_hook::iterator::Signals;
 
 use super::Error;
+use crate::signals::Ignored;
 
-/// The signals that ask for an end, for a pause and for going on. What whoever started this
-/// process ignores, as `nohup` does, stays ignored.
+/// Those that ask for an end, for a pause and for going on, and those that only the command
+/// can have a meaning for.
+const WANTED: [i32; 12] = [
+    SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM,
+    SIGPROF, SIGWINCH,
+];
+
+/// The signals that are for the command, but for those that are ignored from the start.
 pub(super) fn start() -> Result<Receiver<i32>, Error> {
     let refused = |error| Error::System(format!("cannot receive signals: {error}"));
-    let ignored = ignored();
-    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT];
-    let mut signals =
-        Signals::new(wanted.iter().filter(|signal| !is_in(ignored, **signal))).map_err(refused)?;
+    let ignored = Ignored::from_start();
+    let wanted = WANTED.iter().filter(|signal| !ignored.contains(**signal));
+    let mut signals = Signals::new(wanted).map_err(refused)?;
+    if ignored.contains(SIGCHLD) {
+        // Or the kernel would keep to itself how the command ends. Any handler will do.
+        signal_hook::flag::register(SIGCHLD, Arc::new(AtomicBool::new(false))).map_err(refused)?;
+    }
     let (sender, receiver) = unbounded();
     let forward = move || {
         for signal in signals.forever() {
@@ -38,15 +52,4 @@ pub(super) fn ends(signal: i32) -> bool {
 pub(super) fn stop_here() {
     // Fails only if there is no such process.
     let _ = kill_process(getpid(), Signal::STOP);
-}
-
-/// The set of ignored signals, a bit each. Without /proc: none.
-fn ignored() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
-}
-
-fn is_in(set: u64, signal: i32) -> bool {
-    set >> (signal - 1) & 1 == 1
 }

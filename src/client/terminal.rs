@@ -1,5 +1,6 @@
 //! The terminal, which belongs to one process group at a time.
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -14,6 +15,16 @@ pub(super) fn give_to(group: Pid) -> bool {
 /// Takes the terminal back from a group.
 pub(super) fn take_back_from(group: Pid) {
     hand_over(group, getpgrp());
+}
+
+/// Whether a group has the terminal.
+pub(super) fn is_held_by(group: Pid) -> bool {
+    tcgetpgrp(io::stdin()).ok() == Some(group)
+}
+
+/// Whether there is a terminal that controls the jobs of this session.
+pub(super) fn controls_jobs() -> bool {
+    File::open("/dev/tty").is_ok()
 }
 
 fn hand_over(from: Pid, to: Pid) -> bool {

@@ -10,7 +10,8 @@ mod signals;
 mod terminal;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
 
 use crate::harness::{PATIENCE, Server, wait_until};
@@ -84,6 +85,7 @@ impl Running {
         (code, errors)
     }
 
+    /// The code at its end, as a shell tells it: 128 and the signal, if one ended it.
     #[track_caller]
     fn wait(&mut self) -> Option<i32> {
         let end = Instant::now() + PATIENCE;
@@ -91,8 +93,12 @@ impl Running {
             assert!(Instant::now() < end);
             self.process.try_wait().unwrap().is_some()
         });
-        self.process.wait().unwrap().code()
+        shell_code(self.process.wait().unwrap())
     }
+}
+
+fn shell_code(status: ExitStatus) -> Option<i32> {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal))
 }
 
 impl Drop for Running {

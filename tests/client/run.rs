@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::{Running, complaint, output, printed, rdlm, run_script};
+use super::{Running, complaint, output, printed, rdlm, run_script, shell_code};
 use crate::harness::{Server, wait_until};
 
 #[test]
@@ -37,7 +37,7 @@ fn its_end_is_that_of_run() {
     let server = Server::start();
     for (script, code) in [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("kill $$", 143)] {
         let output = output(server.port(), &["run", "foo", "--", "sh", "-c", script]);
-        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!(shell_code(output.status), Some(code), "{output:?}");
         assert_eq!((output.stdout.len(), output.stderr.len()), (0, 0), "{output:?}");
         assert_eq!(server.locks("foo").len(), 0);
     }

@@ -1,8 +1,8 @@
 //! Signals: to the command while it runs, to the end of the wait before.
 
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Running, is_alive, kill, rdlm, run_script};
 use crate::harness::{Server, wait_until};
@@ -74,13 +74,9 @@ fn a_signal_at_any_moment_leaves_nothing_behind() {
         }
         let code = run.wait();
         // Killed before there was a handler, or before the lock, or with the command.
-        assert!(matches!(code, Some(143) | None), "{code:?}");
+        assert_eq!(code, Some(143));
         let held_by_others = if round % 3 == 2 { 1 } else { 0 };
-        if code.is_some() {
-            assert_eq!(server.locks("foo").len(), held_by_others, "round {round}");
-        } else {
-            wait_until("it has left", || server.locks("foo").len() == held_by_others);
-        }
+        wait_until("it has left", || server.locks("foo").len() == held_by_others);
         server.delete(&held);
     }
 }
@@ -103,7 +99,7 @@ fn kill_9_takes_the_command_along() {
     let mut run = run_script(&server, &[], "echo $$; exec sleep 100");
     let command = run.line();
     run.signal("-KILL");
-    assert_eq!(run.wait(), None);
+    assert_eq!(run.wait(), Some(137));
     wait_until("the command has ended", || !is_alive(&command));
     // Nobody could release it.
     assert_eq!(server.locks("foo").len(), 1);
@@ -127,4 +123,106 @@ fn what_is_ignored_from_the_start_stays_ignored() {
     assert_eq!(run.line(), "alive");
     run.signal("-TERM");
     assert_eq!(run.wait(), Some(143));
+}
+
+#[test]
+fn a_signal_that_is_ignored_does_not_hide_the_end_of_the_command() {
+    let server = Server::start();
+    let mut run = Command::new("env");
+    run.args(["--ignore-signal=CHLD", env!("CARGO_BIN_EXE_rdlm"), "run", "foo", "--"]);
+    run.args(["sh", "-c", "exit 3"]);
+    run.env("RDLM_URL", format!("http://127.0.0.1:{}", server.port()));
+    assert_eq!(Running::start(&mut run).wait(), Some(3));
+    assert_eq!(server.locks("foo").len(), 0);
+}
+
+/// Somebody else than a terminal stops the command: its lock is renewed, and SIGTERM is taken.
+#[test]
+fn a_command_that_is_stopped_keeps_its_lock() {
+    let server = Server::start();
+    let mut run = run_script(&server, &["--lifetime", "0.6"], "echo $$; exec sleep 100");
+    let command = run.line();
+    let uid = server.locks("foo")[0]["uid"].clone();
+    kill("-STOP", &command);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(server.locks("foo")[0]["uid"], uid);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    kill("-CONT", &command);
+    run.signal("-TERM");
+    assert_eq!(run.wait(), Some(143));
+    assert!(!is_alive(&command));
+}
+
+/// Nor does a stop keep it alive when the lock is lost.
+#[test]
+fn a_command_that_is_stopped_ends_with_its_lock() {
+    let server = Server::start();
+    let options = ["--lifetime", "0.6", "--kill-after", "0.2"];
+    let mut run = run_script(&server, &options, "trap '' TERM; echo $$; while :; do sleep 1; done");
+    let command = run.line();
+    kill("-STOP", &command);
+    assert_eq!(server.delete("/resources").status, 204);
+    assert_eq!(run.wait(), Some(74));
+    wait_until("the command has ended", || !is_alive(&command));
+}
+
+#[test]
+fn a_command_may_begin_a_session() {
+    let server = Server::start();
+    let began = Instant::now();
+    let mut run = rdlm(server.port(), &["run", "foo", "--", "setsid", "sh", "-c"]);
+    let mut run = Running::start(run.arg("echo $$; sleep 1; exit 4"));
+    let command = run.line();
+    assert_eq!(server.locks("foo").len(), 1);
+    assert_eq!(run.wait(), Some(4));
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert!(!is_alive(&command));
+    assert_eq!(server.locks("foo").len(), 0);
+
+    // Signals reach it there, too.
+    let mut run = rdlm(server.port(), &["run", "foo", "--", "setsid", "sh", "-c"]);
+    let mut run =
+        Running::start(run.arg("trap 'echo got it; exit 5' TERM; echo begun; sleep 100 & wait"));
+    assert_eq!(run.line(), "begun");
+    run.signal("-TERM");
+    assert_eq!(run.line(), "got it");
+    assert_eq!(run.wait(), Some(5));
+}
+
+/// What a shell looks at to end a script on Ctrl-C.
+#[test]
+fn it_dies_of_the_signal_that_ended_it() {
+    let server = Server::start();
+    let died_of = |mut run: Running| {
+        run.wait();
+        run.process.wait().unwrap().signal()
+    };
+    for (name, number) in [("-INT", 2), ("-TERM", 15), ("-QUIT", 3), ("-KILL", 9)] {
+        let mut run = run_script(&server, &[], "echo $$; exec sleep 100");
+        kill(name, &run.line());
+        assert_eq!(died_of(run), Some(number));
+    }
+    server.hold("foo");
+    for args in [&["run", "foo", "--", "true"][..], &["acquire", "foo"]] {
+        let waiting = Running::start(&mut rdlm(server.port(), args));
+        wait_until("it waits", || server.locks("foo").len() == 2);
+        waiting.signal("-INT");
+        assert_eq!(died_of(waiting), Some(2));
+        wait_until("it has left", || server.locks("foo").len() == 1);
+    }
+}
+
+#[test]
+fn those_without_a_meaning_for_rdlm_are_for_the_command() {
+    let server = Server::start();
+    for name in ["USR1", "USR2", "ALRM", "WINCH", "VTALRM", "PROF"] {
+        let script = format!("trap 'echo got it; exit 6' {name}; echo begun; sleep 100 & wait");
+        let mut run = run_script(&server, &[], &script);
+        assert_eq!(run.line(), "begun");
+        run.signal(&format!("-{name}"));
+        assert_eq!(run.line(), "got it", "{name}");
+        assert_eq!(run.wait(), Some(6));
+    }
 }

@@ -112,6 +112,18 @@ fn ctrl_c_ends_the_command() {
 }
 
 #[test]
+fn ctrl_c_ends_a_script_and_not_only_one_round_of_it() {
+    let server = Server::start();
+    let script = "for round in 1 2 3; do $RDLM run foo -- sh -c \"echo round $round; exec sleep \
+                  100\"; done; echo all rounds";
+    let mut terminal = Terminal::start(&server, &["sh", "-c", script]);
+    terminal.wait_for("round 1");
+    terminal.type_in("\x03");
+    assert!(!terminal.process.wait().unwrap().success());
+    assert!(!terminal.shown.contains("round 2"), "{}", terminal.shown);
+}
+
+#[test]
 fn ctrl_z_stops_it_and_fg_goes_on() {
     if Command::new("bash").arg("--version").stdout(Stdio::null()).status().is_err() {
         println!("skipped: there is no bash");
