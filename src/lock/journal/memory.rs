@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::store::{Change, Held, OpenError, Restore, Restored, Store, StoreError};
 use crate::lock::ResourceName;
 use crate::lock::resource::can_be_held_together;
-use crate::lock::sync::{Condvar, Mutex, locked, poisoned, thread};
+use crate::lock::sync::{Condvar, Mutex, locked, poisoned};
 
 /// All copies are one store.
 #[derive(Clone, Default)]
@@ -16,6 +16,7 @@ pub(in crate::lock) struct Memory(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     contents: Mutex<Contents>,
+    stuck: Condvar,
     unstuck: Condvar,
 }
 
@@ -43,9 +44,13 @@ impl Memory {
 
     /// Returns when that commit has come.
     pub(in crate::lock) fn wait_until_stuck(&self) {
-        while !locked(&self.0.contents).is_stuck {
-            thread::yield_now();
+        let mut contents = locked(&self.0.contents);
+        while !contents.is_stuck {
+            contents = self.0.stuck.wait(contents).unwrap_or_else(|_| poisoned());
         }
+        drop(contents);
+        // For the next one who waits.
+        self.0.stuck.notify_one();
     }
 
     pub(in crate::lock) fn unstick(&self) {
@@ -81,6 +86,7 @@ impl Store for Memory {
         let number = contents.commits;
         while contents.stuck == Some(number) {
             contents.is_stuck = true;
+            self.0.stuck.notify_one();
             contents = self.0.unstuck.wait(contents).unwrap_or_else(|_| poisoned());
         }
         if contents.refused.contains(&number) {
