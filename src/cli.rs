@@ -4,6 +4,7 @@ mod client;
 mod serve;
 
 use std::convert::Infallible;
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
@@ -116,30 +117,68 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         let behind = words.split_off(at);
         behind.into_iter().skip(1).collect::<Vec<_>>()
     });
-    let mut args = Arguments::from_vec(words);
-    let help = args.contains(["-h", "--help"]);
-    if args.contains(["-V", "--version"]) {
-        return Ok(Command::Version);
+    let first = words.first().and_then(|word| word.to_str()).filter(|word| !word.starts_with('-'));
+    let name = if is_daemon { Some("serve".into()) } else { first.map(String::from) };
+    let help = name.as_deref().and_then(help_of);
+    for word in words_for_rdlm(&words, help) {
+        match word {
+            "-h" | "--help" => return Ok(Command::Help(help.unwrap_or(HELP))),
+            "-V" | "--version" => return Ok(Command::Version),
+            _ => {}
+        }
     }
-    let name = if is_daemon {
-        Some("serve".to_string())
-    } else {
-        args.subcommand().map_err(|error| UsageError::new(error.to_string()))?
-    };
+    let mut args = Arguments::from_vec(words);
+    if !is_daemon && name.is_some() {
+        args.subcommand().map_err(|error| UsageError::new(error.to_string()))?;
+    }
     match name.as_deref() {
-        Some("serve") if help => Ok(Command::Help(serve::HELP)),
         Some("serve") => match behind {
             None => serve::parse(args),
             Some(_) => Err(UsageError::new("unexpected argument \"--\"")),
         },
-        Some("help") => Ok(Command::Help(HELP)),
-        Some(name) => match client::help(name) {
-            Some(text) if help => Ok(Command::Help(text)),
-            _ => client::parse(name, args, behind),
-        },
-        None if help => Ok(Command::Help(HELP)),
+        Some("help") => help_about(args),
+        Some(name) => client::parse(name, args, behind),
         None => Err(UsageError::new("a command is missing; rdlm --help lists them")),
     }
+}
+
+/// `rdlm help [COMMAND]`
+fn help_about(args: Arguments) -> Result<Command, UsageError> {
+    let words = args.finish();
+    let Some(word) = words.first() else { return Ok(Command::Help(HELP)) };
+    let unknown = || {
+        let command = word.to_string_lossy();
+        UsageError::new(format!("unknown command {command:?}; rdlm --help lists the commands"))
+    };
+    word.to_str().and_then(help_of).map(Command::Help).ok_or_else(unknown)
+}
+
+/// The help text of a command.
+fn help_of(command: &str) -> Option<&'static str> {
+    if command == "serve" { Some(serve::HELP) } else { client::help(command) }
+}
+
+/// The words that are not the value of the option before them.
+fn words_for_rdlm<'w>(words: &'w [OsString], help: Option<&str>) -> impl Iterator<Item = &'w str> {
+    let mut words = words.iter();
+    std::iter::from_fn(move || {
+        let word = words.next()?.to_str().unwrap_or_default();
+        if help.is_some_and(|help| takes_value(word, help)) {
+            words.next();
+        }
+        Some(word)
+    })
+}
+
+/// Whether an option is followed by its value, as the help text of its command says.
+fn takes_value(option: &str, help: &str) -> bool {
+    let of_option = |line: &str| {
+        let rest = line.trim_start().strip_prefix(option)?;
+        rest.starts_with(' ').then(|| rest.trim_start().starts_with(char::is_uppercase))
+    };
+    // RDLM's spelling is not in it.
+    option == "--admin_userpass_file"
+        || (option.starts_with("--") && help.lines().find_map(of_option) == Some(true))
 }
 
 /// Checks that every argument was understood.
@@ -185,12 +224,27 @@ fn number<T: FromStr>(text: &str, expected: &str) -> Result<T, String> {
 
 fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String> {
     let expected = if zero_allowed { "from 0 to 1e9" } else { "over 0 to 1e9" };
-    let in_range = |s: &f64| (0.0..=MAX_SECONDS).contains(s) && (zero_allowed || *s > 0.0);
-    let seconds: Option<f64> = text.parse().ok().filter(in_range);
-    let duration = seconds.map(Duration::from_secs_f64);
-    // A few picoseconds are none.
-    let duration = duration.filter(|duration| zero_allowed || !duration.is_zero());
-    duration.ok_or_else(|| format!("a number of seconds {expected}"))
+    let seconds: Option<f64> = text.parse().ok().filter(|s| (0.0..=MAX_SECONDS).contains(s));
+    let with_units = || humantime::parse_duration(text).ok().filter(|_| !text.contains(' '));
+    let duration = seconds.map(Duration::from_secs_f64).or_else(with_units);
+    let in_range = |duration: &Duration| {
+        // A few picoseconds are none.
+        duration.as_secs_f64() <= MAX_SECONDS && (zero_allowed || !duration.is_zero())
+    };
+    let expected = || format!("a number of seconds {expected}, or such as 5m, 1h30m or 250ms");
+    duration.filter(in_range).ok_or_else(expected)
+}
+
+/// A variable of the environment; an empty one is none.
+fn environment(name: &str) -> Result<Option<String>, UsageError> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => {
+            Err(UsageError::new(format!("the value of {name} is not valid UTF-8")))
+        }
+    }
 }
 
 /// Whether a URL without its scheme begins with a host, and a port that can be.

@@ -311,3 +311,24 @@ fn connections_over_the_limit_wait_for_their_turn() {
     drop(second);
     assert_eq!(third.response().status, 200);
 }
+
+/// Kubernetes sets variables of its own for each service, so the name is not just RDLM_PORT.
+#[test]
+fn options_come_from_the_environment_unless_they_are_given() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    command.args(["serve", "--max-lifetime", "60"]);
+    command.env("RDLM_SERVE_PORT", "1").env("RDLM_SERVE_MAX_LIFETIME", "1");
+    command.env("RDLM_SERVE_MAX_WAIT", "1m").env("RDLM_PORT", "tcp://10.0.0.1:8888");
+    let server = Server::start_command(&mut command);
+    assert_eq!(server.acquire("r", 0.0, 60.0).status, 201);
+    assert_eq!(server.acquire("r", 61.0, 60.0).status, 400);
+
+    let wrong = Command::new(env!("CARGO_BIN_EXE_rdlm"))
+        .arg("serve")
+        .env("RDLM_SERVE_MAX_WAITERS", "many")
+        .output()
+        .unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    let line = String::from_utf8(wrong.stderr).unwrap();
+    assert!(line.contains("RDLM_SERVE_MAX_WAITERS \"many\": expected a whole number"), "{line}");
+}

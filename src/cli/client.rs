@@ -7,7 +7,8 @@ use std::time::Duration;
 use pico_args::Arguments;
 
 use super::{
-    Command, MAX_SECONDS, UsageError, base_url, nothing_left, number, option, seconds, unexpected,
+    Command, MAX_SECONDS, UsageError, base_url, environment, nothing_left, number, option, seconds,
+    unexpected,
 };
 use crate::client::{Ask, BECOME, Become, Command as Client, Credentials, LEAD, Target};
 
@@ -166,14 +167,14 @@ fn limit(text: &str) -> Result<u32, String> {
 fn target(args: &mut Arguments) -> Result<Target, UsageError> {
     let url = match option(args, "--url", base_url)? {
         Some(url) => url,
-        None => match variable("RDLM_URL")? {
+        None => match environment("RDLM_URL")? {
             Some(url) => base_url(&url).map_err(|expected| {
                 UsageError::new(format!("RDLM_URL {url:?}: expected {expected}"))
             })?,
             None => DEFAULT_URL.into(),
         },
     };
-    let credentials = match (variable("RDLM_USER")?, variable("RDLM_PASSWORD")?) {
+    let credentials = match (environment("RDLM_USER")?, environment("RDLM_PASSWORD")?) {
         (Some(user), password) => {
             Some(Credentials { user, password: password.unwrap_or_default() })
         }
@@ -188,18 +189,6 @@ fn target(args: &mut Arguments) -> Result<Target, UsageError> {
     Ok(Target { url, credentials, root_certificates })
 }
 
-/// A variable of the environment; an empty one is none.
-fn variable(name: &str) -> Result<Option<String>, UsageError> {
-    match env::var(name) {
-        Ok(value) if value.is_empty() => Ok(None),
-        Ok(value) => Ok(Some(value)),
-        Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => {
-            Err(UsageError::new(format!("the value of {name} is not valid UTF-8")))
-        }
-    }
-}
-
 fn one(args: Arguments, command: &str, what: &str) -> Result<String, UsageError> {
     let missing = || UsageError::new(format!("{what} is missing; see rdlm {command} --help"));
     at_most_one(args, command)?.ok_or_else(missing)
@@ -212,7 +201,16 @@ fn at_most_one(args: Arguments, command: &str) -> Result<Option<String>, UsageEr
         return Err(unexpected(&word, command));
     }
     if let Some(second) = words.next() {
-        return Err(unexpected(&second, command));
+        return Err(match command {
+            "run" if !second.as_encoded_bytes().starts_with(b"-") => UsageError::new(format!(
+                "unexpected argument {:?}: the command to run stands behind --, as in rdlm run \
+                 {} -- {} ...",
+                second.to_string_lossy(),
+                word.to_string_lossy(),
+                second.to_string_lossy(),
+            )),
+            _ => unexpected(&second, command),
+        });
     }
     let word = word.into_string();
     word.map(Some)
@@ -239,6 +237,8 @@ Options:
                         long after it [10]
   --url URL             the server [RDLM_URL, or http://localhost:8888]
   --help                print this and exit
+
+SECONDS may be 90, 5m, 1h30m or 250ms.
 
 CMD finds RDLM_RESOURCE, RDLM_LOCK_URL and RDLM_FENCING_TOKEN in its
 environment. Signals go to CMD and its children.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use log::LevelFilter;
 use pico_args::Arguments;
 
-use super::{Command, MAX_SECONDS, UsageError, base_url, nothing_left, number, option, seconds};
+use super::{
+    Command, MAX_SECONDS, UsageError, base_url, environment, nothing_left, number, option, seconds,
+};
 use crate::http::RequestLimits;
 use crate::http::access::Access;
 use crate::lock::Limits;
@@ -58,6 +60,9 @@ Options:
   --help                      print this and exit
   --version                   print the version and exit
 
+An option that is not given is taken from the environment, if it is there:
+--max-wait from RDLM_SERVE_MAX_WAIT, and so on. SECONDS may be 90, 5m or 250ms.
+
 Try it:
   rdlm serve &
   curl -i localhost:8888/locks/demo -d '{\"title\":\"me\",\"wait\":5,\"lifetime\":60}'
@@ -65,47 +70,62 @@ Try it:
 
 pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
     let log = logging::Options {
-        level: option(&mut args, "--logging", log_level)?.unwrap_or(LevelFilter::Info),
-        format: option(&mut args, "--log-format", log_format)?.unwrap_or(Format::Text),
+        level: setting(&mut args, "--logging", log_level)?.unwrap_or(LevelFilter::Info),
+        format: setting(&mut args, "--log-format", log_format)?.unwrap_or(Format::Text),
     };
-    let access = match option(&mut args, "--admin-userpass-file", access)? {
+    let access = match setting(&mut args, "--admin-userpass-file", access)? {
         Some(access) => Some(access),
         // RDLM's spelling.
-        None => option(&mut args, "--admin_userpass_file", access)?,
+        None => setting(&mut args, "--admin_userpass_file", access)?,
     };
-    let max_wait = option(&mut args, "--max-wait", |text| seconds(text, true))?;
-    let max_lifetime = option(&mut args, "--max-lifetime", |text| seconds(text, false))?;
+    let max_wait = setting(&mut args, "--max-wait", |text| seconds(text, true))?;
+    let max_lifetime = setting(&mut args, "--max-lifetime", |text| seconds(text, false))?;
     let longest = Duration::from_secs_f64(MAX_SECONDS);
     let max_waiters =
-        option(&mut args, "--max-waiters", whole_number)?.unwrap_or(DEFAULT_MAX_WAITERS);
+        setting(&mut args, "--max-waiters", whole_number)?.unwrap_or(DEFAULT_MAX_WAITERS);
     let options = server::Options {
-        bind: option(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
-        port: option(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
+        bind: setting(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
+        port: setting(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
             .unwrap_or(DEFAULT_PORT),
         access: access.unwrap_or(Access::Open),
         limits: RequestLimits {
             max_wait: max_wait.unwrap_or(longest),
             max_lifetime: max_lifetime.unwrap_or(longest),
         },
-        base_url: option(&mut args, "--base-url", base_url)?,
+        base_url: setting(&mut args, "--base-url", base_url)?,
         lock_limits: Limits {
-            locks: option(&mut args, "--max-locks", whole_number)?.unwrap_or(DEFAULT_MAX_LOCKS),
+            locks: setting(&mut args, "--max-locks", whole_number)?.unwrap_or(DEFAULT_MAX_LOCKS),
             waiting: max_waiters,
-            waiting_per_resource: option(&mut args, "--max-waiters-per-resource", whole_number)?
+            waiting_per_resource: setting(&mut args, "--max-waiters-per-resource", whole_number)?
                 .unwrap_or(max_waiters),
         },
-        max_connections: option(&mut args, "--max-connections", positive)?
+        max_connections: setting(&mut args, "--max-connections", positive)?
             .unwrap_or(DEFAULT_MAX_CONNECTIONS),
-        data_dir: option(&mut args, "--data-dir", directory)?,
-        restart_grace: option(&mut args, "--restart-grace", |text| seconds(text, true))?
+        data_dir: setting(&mut args, "--data-dir", directory)?,
+        restart_grace: setting(&mut args, "--restart-grace", |text| seconds(text, true))?
             .unwrap_or(DEFAULT_RESTART_GRACE),
-        reconnect_grace: option(&mut args, "--reconnect-grace", |text| seconds(text, true))?
+        reconnect_grace: setting(&mut args, "--reconnect-grace", |text| seconds(text, true))?
             .unwrap_or(DEFAULT_RECONNECT_GRACE),
-        idle_timeout: option(&mut args, "--idle-timeout", |text| seconds(text, false))?
+        idle_timeout: setting(&mut args, "--idle-timeout", |text| seconds(text, false))?
             .unwrap_or(DEFAULT_IDLE_TIMEOUT),
     };
     nothing_left(args, "serve")?;
     Ok(Command::Serve { options, log })
+}
+
+/// The value of an option, or else that of its variable in the environment.
+fn setting<T>(
+    args: &mut Arguments,
+    name: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, UsageError> {
+    if let Some(value) = option(args, name, &parse)? {
+        return Ok(Some(value));
+    }
+    let variable = format!("RDLM_SERVE{}", name[1..].replace('-', "_").to_uppercase());
+    let Some(text) = environment(&variable)? else { return Ok(None) };
+    let wrong = |expected| UsageError::new(format!("{variable} {text:?}: expected {expected}"));
+    parse(&text).map(Some).map_err(wrong)
 }
 
 fn whole_number(text: &str) -> Result<usize, String> {

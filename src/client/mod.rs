@@ -236,16 +236,31 @@ fn print_acquired(server: &Server, ask: &Ask) -> Result<Ending, Error> {
     Ok(Ending::Done)
 }
 
-/// Who asks, where, and what for.
+/// Who asks, where, what for, and the number of the process that does.
 fn default_title(program: Option<&OsString>) -> String {
-    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let user = user();
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy();
+    let pid = std::process::id();
     match program {
-        Some(program) => format!("{user}@{host}: {}", program.to_string_lossy()),
-        None => format!("{user}@{host}"),
+        Some(program) => format!("{user}@{host}: {} [{pid}]", program.to_string_lossy()),
+        None => format!("{user}@{host} [{pid}]"),
     }
+}
+
+/// The name of the user: as the environment has it, which cron and systemd leave empty, or the
+/// file of users, or else its number.
+fn user() -> String {
+    let from_environment = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let uid = rustix::process::getuid().as_raw();
+    let from_file = || {
+        let users = std::fs::read_to_string("/etc/passwd").ok()?;
+        let mut lines = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let line = lines.find(|line| line.get(2).is_some_and(|id| id.parse() == Ok(uid)))?;
+        line.first().map(ToString::to_string)
+    };
+    let named = from_environment.filter(|name| !name.is_empty()).or_else(from_file);
+    named.unwrap_or_else(|| format!("uid {uid}"))
 }
 
 /// Writes to standard output.

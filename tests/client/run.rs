@@ -115,7 +115,7 @@ fn title_mode_and_limit_are_as_asked_for() {
     };
     let plain = look(&[]);
     let title = plain["title"].as_str().unwrap();
-    assert!(title.starts_with("alice@") && title.ends_with(": sh"), "{title}");
+    assert!(title.starts_with("alice@") && title.contains(": sh ["), "{title}");
     assert_eq!((&plain["mode"], &plain["lifetime"]), (&"EX".into(), &60.into()));
     let shared = look(&["--mode=shared", "--title", "a reader", "--lifetime", "7.5"]);
     assert_eq!((&shared["mode"], &shared["title"]), (&"PR".into(), &"a reader".into()));
@@ -152,4 +152,21 @@ fn what_it_leaves_in_the_background_is_not_waited_for() {
     assert_eq!(server.locks("foo").len(), 0);
     assert!(super::is_alive(&left));
     super::kill("-KILL", &left);
+}
+
+/// Without the variables that a login sets, as in cron.
+#[test]
+fn the_title_names_the_user_and_the_process() {
+    let server = Server::start();
+    let mut run = rdlm(server.port(), &["run", "foo", "--", "sleep", "100"]);
+    run.env_remove("LOGNAME").env("USER", "");
+    let mut run = Running::start(&mut run);
+    wait_until("it has the lock", || !server.locks("foo").is_empty());
+    let title = server.locks("foo")[0]["title"].as_str().unwrap().to_string();
+    let user = std::process::Command::new("id").arg("-un").output().unwrap().stdout;
+    let user = String::from_utf8(user).unwrap();
+    assert!(title.starts_with(&format!("{}@", user.trim())), "{title}");
+    assert!(title.ends_with(&format!(": sleep [{}]", run.process.id())), "{title}");
+    run.signal("-TERM");
+    run.wait();
 }

@@ -151,7 +151,7 @@ fn a_wrong_command_line_is_code_64() {
         (&["run", "foo"][..], "the command to run is missing"),
         (&["run", "foo", "--"], "the command to run is missing"),
         (&["run", "--", "true"], "RESOURCE is missing"),
-        (&["run", "foo", "bar", "--", "true"], "unexpected argument \"bar\""),
+        (&["run", "foo", "echo", "x"], "as in rdlm run foo -- echo ..."),
         (&["run", "--wiat", "5", "foo", "--", "true"], "unexpected argument \"--wiat\""),
         (&["run", "--wait", "soon", "foo", "--", "true"], "--wait \"soon\": expected a number"),
         (&["run", "--lifetime", "0", "foo", "--", "true"], "expected a number of seconds over 0"),
@@ -175,8 +175,27 @@ fn a_wrong_command_line_is_code_64() {
     assert!(
         complaint(&command.env("RDLM_URL", "nonsense").output().unwrap(), 64).contains("RDLM_URL")
     );
-    // What is behind -- is not ours.
     let server = Server::start();
+    // Nor is the value of an option, whatever it looks like.
+    for title in ["-h", "--help", "--version", "-V", "--"] {
+        let option = format!("--title={title}");
+        let script = "echo ran";
+        for options in [&["--title", title][..], &[&option]] {
+            if options == ["--title", "--"] {
+                continue;
+            }
+            let args = [&["run"], options, &["foo", "--", "sh", "-c", script]].concat();
+            assert_eq!(printed(&output(server.port(), &args)), "ran\n", "{args:?}");
+        }
+    }
+    for wait in ["0", "250ms", "5m", "1h30m", "1.5"] {
+        let args = ["run", "--wait", wait, "--lifetime=2m", "foo", "--", "true"];
+        assert_eq!(printed(&output(server.port(), &args)), "");
+    }
+    let help = printed(&output(1, &["help", "run"]));
+    assert!(help.contains("--kill-after"), "{help}");
+    assert_eq!(help, printed(&output(1, &["run", "--help"])));
+    // What is behind -- is not ours.
     let help = output(server.port(), &["run", "foo", "--", "echo", "--help", "--version"]);
     assert_eq!(printed(&help), "--help --version\n");
 }
