@@ -214,7 +214,18 @@ fn option<T>(
     };
     match parse(&text) {
         Ok(value) => Ok(Some(value)),
-        Err(expected) => Err(UsageError::new(format!("{name} {text:?}: expected {expected}"))),
+        Err(expected) => {
+            let text = without_password(&text);
+            Err(UsageError::new(format!("{name} {text:?}: expected {expected}")))
+        }
+    }
+}
+
+/// For messages: without what stands between `://` and `@`.
+fn without_password(text: &str) -> String {
+    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (_, host))) => format!("{scheme}://{host}"),
+        None => text.into(),
     }
 }
 

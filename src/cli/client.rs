@@ -4,11 +4,12 @@ use std::env;
 use std::ffi::OsString;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use pico_args::Arguments;
 
 use super::{
     Command, MAX_SECONDS, UsageError, base_url, environment, nothing_left, number, option, seconds,
-    unexpected,
+    unexpected, without_password,
 };
 use crate::client::{Ask, BECOME, Become, Command as Client, Credentials, LEAD, Target};
 
@@ -165,15 +166,17 @@ fn limit(text: &str) -> Result<u32, String> {
 }
 
 fn target(args: &mut Arguments) -> Result<Target, UsageError> {
-    let url = match option(args, "--url", base_url)? {
+    let url = match option(args, "--url", server_url)? {
         Some(url) => url,
         None => match environment("RDLM_URL")? {
-            Some(url) => base_url(&url).map_err(|expected| {
+            Some(url) => server_url(&url).map_err(|expected| {
+                let url = without_password(&url);
                 UsageError::new(format!("RDLM_URL {url:?}: expected {expected}"))
             })?,
-            None => DEFAULT_URL.into(),
+            None => (DEFAULT_URL.into(), None),
         },
     };
+    let (url, url_credentials) = url;
     let credentials = match (environment("RDLM_USER")?, environment("RDLM_PASSWORD")?) {
         (Some(user), password) => {
             Some(Credentials { user, password: password.unwrap_or_default() })
@@ -186,7 +189,19 @@ fn target(args: &mut Arguments) -> Result<Target, UsageError> {
     let root_certificates = env::var_os("SSL_CERT_FILE")
         .filter(|file| !file.is_empty() && url.starts_with("https://"))
         .map(Into::into);
-    Ok(Target { url, credentials, root_certificates })
+    Ok(Target { url, credentials, url_credentials, root_certificates })
+}
+
+/// The URL of a server, and the name and password that it may have (RFC 3986, section 3.2.1).
+fn server_url(text: &str) -> Result<(String, Option<Credentials>), String> {
+    let url = base_url(text)?;
+    let Some((scheme, rest)) = url.split_once("://") else { return Ok((url, None)) };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let Some(at) = rest[..end].rfind('@') else { return Ok((url, None)) };
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
+    let credentials = Credentials { user: decoded(user), password: decoded(password) };
+    Ok((format!("{scheme}://{}", &rest[at + 1..]), Some(credentials)))
 }
 
 fn one(args: Arguments, command: &str, what: &str) -> Result<String, UsageError> {

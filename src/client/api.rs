@@ -161,8 +161,11 @@ impl Failure {
 impl LockPath {
     /// Understands the URL of a lock, or its path.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        let expected =
-            || Error::Usage(format!("{text:?}: expected the URL of a lock, as acquire prints it"));
+        let expected = || {
+            // It may have a password, which is not for messages.
+            let shown = text.rsplit('@').next().unwrap_or_default();
+            Error::Usage(format!("{shown:?}: expected the URL of a lock, as acquire prints it"))
+        };
         // The base may have a path with `/locks/` in it.
         let (at, _) = text.rmatch_indices('/').nth(2).ok_or_else(expected)?;
         let (base, path) = text.split_at(at);

@@ -106,6 +106,8 @@ pub struct Target {
     pub url: String,
     /// For requests of administrators.
     pub credentials: Option<Credentials>,
+    /// Those that the URL had, for every request. They are in no message.
+    pub url_credentials: Option<Credentials>,
     /// A file of certificates (PEM) to trust in place of those that are built in.
     pub root_certificates: Option<PathBuf>,
 }

@@ -15,7 +15,7 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
 use super::socket::WithKeepalive;
-use super::{Error, Target};
+use super::{Credentials, Error, Target};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -35,6 +35,8 @@ pub(super) struct Transport {
     agent: Agent,
     pub(super) url: Arc<str>,
     authorization: Option<Arc<str>>,
+    /// What the URL named: for whatever is in front of the server.
+    in_every_request: Option<Arc<str>>,
 }
 
 /// A request.
@@ -143,13 +145,15 @@ impl Transport {
             let roots = root_certificates(file)?;
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
-        let authorization = target.credentials.as_ref().map(|credentials| {
+        let basic = |credentials: &Credentials| {
             let pair = format!("{}:{}", credentials.user, credentials.password);
             format!("Basic {}", STANDARD.encode(pair)).into()
-        });
+        };
+        let authorization = target.credentials.as_ref().map(basic);
+        let in_every_request = target.url_credentials.as_ref().map(basic);
         let connector = ().chain(WithKeepalive).chain(RustlsConnector::default());
         let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
-        Ok(Self { agent, url: target.url.as_str().into(), authorization })
+        Ok(Self { agent, url: target.url.as_str().into(), authorization, in_every_request })
     }
 
     /// Sends a request once.
@@ -159,8 +163,11 @@ impl Transport {
             .method(&call.method)
             .uri(url)
             .header("Idempotency-Key", &call.key);
-        if let Some(authorization) = self.authorization.as_deref().filter(|_| call.by_administrator)
-        {
+        let by_administrator = self.authorization.as_deref().filter(|_| call.by_administrator);
+        // Only for this server, not for one that the URL of a lock names.
+        let is_ours = call.base.is_none_or(|base| base == &*self.url);
+        let in_every_request = self.in_every_request.as_deref().filter(|_| is_ours);
+        if let Some(authorization) = by_administrator.or(in_every_request) {
             request = request.header("Authorization", authorization);
         }
         let within = call.answer_within;

@@ -262,3 +262,34 @@ fn https_is_spoken_and_certificates_are_checked() {
     assert!(complaint(&known, 76).contains("not as rdlm does"));
     assert!(complaint(&none, 64).contains("there is no certificate in it"));
 }
+
+/// It is sent, to the server alone, and shown to nobody.
+#[test]
+fn a_password_in_the_url_is_not_printed() {
+    let fake = Fake::start(vec![Then::Drop]);
+    let url = |port: u16| format!("http://me:s3cret%21@127.0.0.1:{port}/base");
+    let run = |url: &str, args: &[&str]| {
+        let output = rdlm(1, args).env("RDLM_URL", url).output().unwrap();
+        let both = [output.stdout.clone(), output.stderr.clone()].concat();
+        let text = String::from_utf8(both).unwrap();
+        assert!(!text.contains("s3cret"), "{args:?}: {text}");
+        text
+    };
+    let text = run(&url(fake.port), &["run", "--wait", "0", "foo", "--", "true"]);
+    assert!(text.contains("http://127.0.0.1:"), "{text}");
+    let request = fake.requests.recv().unwrap();
+    assert!(request.contains("uthorization: Basic bWU6czNjcmV0IQ=="), "{request}");
+
+    let server = Server::start();
+    let at_server = format!("http://me:s3cret@127.0.0.1:{}", server.port());
+    let lock = run(&at_server, &["acquire", "foo"]);
+    assert_eq!(lock.trim().split('/').nth(2), Some(&*format!("127.0.0.1:{}", server.port())));
+    assert_eq!(run(&at_server, &["release", lock.trim()]), "");
+    let printed = run(&at_server, &["run", "foo", "--", "sh", "-c", "echo $RDLM_LOCK_URL"]);
+    assert!(printed.starts_with("http://127.0.0.1:"), "{printed}");
+    for wrong in ["http://me:s3cret@", "http://me:s3cret@h:99999", "ftp://me:s3cret@h"] {
+        run(wrong, &["resources"]);
+        run("http://127.0.0.1:1", &["resources", "--url", wrong]);
+        run("http://127.0.0.1:1", &["release", wrong]);
+    }
+}
