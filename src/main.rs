@@ -20,6 +20,9 @@ const FAILURE: u8 = 1;
 /// Of client commands: usage, as sysexits.h has it.
 const CLIENT_USAGE: u8 = 64;
 
+/// The same, for a lock that is not granted.
+const NOT_GRANTED: u8 = 75;
+
 fn main() -> ExitCode {
     match cli::parse(env::args_os()) {
         Ok(Command::Serve { options, log }) => serve(options, log),
@@ -47,7 +50,7 @@ fn code_of_error(error: &client::Error) -> u8 {
         client::Error::NoServer(_) => 69,
         client::Error::System(_) => 71,
         client::Error::Gone(_) => 74,
-        client::Error::NotGranted(_) => 75,
+        client::Error::NotGranted(_) => NOT_GRANTED,
         client::Error::NotRdlm(_) => 76,
         client::Error::NotPermitted(_) => 77,
     }
@@ -58,6 +61,9 @@ fn code_of_ending(ending: Ending) -> ExitCode {
         Ending::Done => ExitCode::SUCCESS,
         Ending::Exited(code) => ExitCode::from(code),
         Ending::Signalled(signal) => die_of(signal),
+        // As timeout(1) has it.
+        Ending::TimedOut => ExitCode::from(124),
+        Ending::NotGranted => ExitCode::from(NOT_GRANTED),
     }
 }
 

@@ -36,7 +36,7 @@ _rdlm() {
         --admin-userpass-file)
             COMPREPLY=($(compgen -W "yes no" -- "$current") $(compgen -f -- "$current"))
             return ;;
-        --wait | --lifetime | --title | --limit | --kill-after | --url | --port | --bind | \
+        --wait | --lifetime | --title | --limit | --kill-after | --timeout | --conflict-exit-code | --url | --port | --bind | \
             --base-url | --restart-grace | --reconnect-grace | --max-wait | --max-lifetime | \
             --max-locks | --max-waiters | --max-waiters-per-resource | --max-connections | \
             --idle-timeout)
@@ -48,7 +48,8 @@ _rdlm() {
             options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
                 --log-format --admin-userpass-file --base-url --max-wait --max-lifetime
                 --max-locks --max-waiters --max-waiters-per-resource --max-connections --idle-timeout --help --version" ;;
-        run) options="--wait --lifetime --title --mode --limit --kill-after --url --help --" ;;
+        run) options="--wait --lifetime --title --mode --limit --kill-after --timeout
+                --conflict-exit-code --quiet --url --help --" ;;
         acquire) options="--wait --lifetime --title --mode --limit --url --help" ;;
         renew) options="--lifetime --url --help" ;;
         release) options="--url --help" ;;

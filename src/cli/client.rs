@@ -8,10 +8,10 @@ use percent_encoding::percent_decode_str;
 use pico_args::Arguments;
 
 use super::{
-    Command, MAX_SECONDS, UsageError, base_url, environment, nothing_left, number, option, seconds,
-    unexpected, without_password,
+    Command, UsageError, base_url, environment, nothing_left, number, option, seconds, unexpected,
+    without_password,
 };
-use crate::client::{Ask, BECOME, Become, Command as Client, Credentials, LEAD, Target};
+use crate::client::{Ask, BECOME, Become, Command as Client, Credentials, LEAD, Run, Target};
 
 /// Taken if neither `--url` nor RDLM_URL says otherwise.
 const DEFAULT_URL: &str = "http://localhost:8888";
@@ -107,14 +107,37 @@ fn client(
 fn run(mut args: Arguments, behind: Option<Vec<OsString>>) -> Result<Client, UsageError> {
     let ask = ask(&mut args)?;
     let kill_after = option(&mut args, "--kill-after", |text| seconds(text, true))?;
-    let resource = one(args, "run", "RESOURCE")?;
-    let missing = "the command to run is missing: rdlm run RESOURCE -- CMD ARG...";
-    let command = behind.filter(|command| !command.is_empty());
-    Ok(Client::Run {
-        ask: Ask { resource, ..ask },
-        command: command.ok_or_else(|| UsageError::new(missing))?,
+    let timeout = option(&mut args, "--timeout", |text| seconds(text, false))?;
+    let conflict_exit_code =
+        option(&mut args, "--conflict-exit-code", |text| number(text, "a code from 0 to 255"))?;
+    let quiet = args.contains("--quiet");
+    let mut resources = words(args, "run")?;
+    let command = behind.filter(|command| !command.is_empty()).ok_or_else(|| {
+        let (resource, command) = match &resources[..] {
+            [resource, command @ ..] if !command.is_empty() => (&**resource, command.join(" ")),
+            _ => ("RESOURCE", "CMD ARG...".into()),
+        };
+        UsageError::new(format!(
+            "the command to run is missing: it stands behind --, as in rdlm run {resource} -- \
+             {command}"
+        ))
+    })?;
+    if resources.is_empty() {
+        return Err(UsageError::new("RESOURCE is missing; see rdlm run --help"));
+    }
+    resources.sort();
+    resources.dedup();
+    let ancestors = environment("RDLM_RESOURCE")?.unwrap_or_default();
+    Ok(Client::Run(Run {
+        resources,
+        ask,
+        command,
         kill_after: kill_after.unwrap_or(DEFAULT_KILL_AFTER),
-    })
+        timeout,
+        conflict_exit_code,
+        quiet,
+        held_by_ancestors: ancestors.split(' ').map(String::from).collect(),
+    }))
 }
 
 /// `rdlm __become PID -- CMD ARG...`, as `run` calls it.
@@ -136,8 +159,7 @@ fn ask(args: &mut Arguments) -> Result<Ask, UsageError> {
     Ok(Ask {
         resource: String::new(),
         title: option(args, "--title", |text| Ok(text.to_string()))?,
-        wait: option(args, "--wait", |text| seconds(text, true))?
-            .unwrap_or(Duration::from_secs_f64(MAX_SECONDS)),
+        wait: option(args, "--wait", |text| seconds(text, true))?.unwrap_or(Ask::FOR_EVER),
         lifetime: lifetime(args)?,
         mode,
         limit,
@@ -210,26 +232,26 @@ fn one(args: Arguments, command: &str, what: &str) -> Result<String, UsageError>
 }
 
 fn at_most_one(args: Arguments, command: &str) -> Result<Option<String>, UsageError> {
-    let mut words = args.finish().into_iter();
-    let Some(word) = words.next() else { return Ok(None) };
-    if word.as_encoded_bytes().starts_with(b"-") || word.is_empty() {
-        return Err(unexpected(&word, command));
+    let mut words = words(args, command)?.into_iter();
+    let first = words.next();
+    match words.next() {
+        Some(second) => Err(unexpected(second.as_ref(), command)),
+        None => Ok(first),
     }
-    if let Some(second) = words.next() {
-        return Err(match command {
-            "run" if !second.as_encoded_bytes().starts_with(b"-") => UsageError::new(format!(
-                "unexpected argument {:?}: the command to run stands behind --, as in rdlm run \
-                 {} -- {} ...",
-                second.to_string_lossy(),
-                word.to_string_lossy(),
-                second.to_string_lossy(),
-            )),
-            _ => unexpected(&second, command),
-        });
-    }
-    let word = word.into_string();
-    word.map(Some)
-        .map_err(|word| UsageError::new(format!("{:?} is not valid UTF-8", word.to_string_lossy())))
+}
+
+/// What is left when the options are taken out.
+fn words(args: Arguments, command: &str) -> Result<Vec<String>, UsageError> {
+    let word = |word: OsString| {
+        if word.as_encoded_bytes().starts_with(b"-") || word.is_empty() {
+            return Err(unexpected(&word, command));
+        }
+        let not_utf8 = |word: OsString| {
+            UsageError::new(format!("{:?} is not valid UTF-8", word.to_string_lossy()))
+        };
+        word.into_string().map_err(not_utf8)
+    };
+    args.finish().into_iter().map(word).collect()
 }
 
 const RUN_HELP: &str = "\
@@ -237,26 +259,34 @@ Takes the lock on RESOURCE, runs CMD, renews the lock at a third of its
 lifetime, releases it, and exits with CMD's code (128 + N when signal N ended
 it).
 
-Usage: rdlm run [OPTIONS] RESOURCE -- CMD ARG...
+Usage: rdlm run [OPTIONS] RESOURCE... -- CMD ARG...
+
+With several resources it takes the locks in the order of their names, so that
+two commands cannot wait for each other; --wait is for all of them together.
 
 Options:
   --wait SECONDS        give up after so long without the lock, with code 75;
                         0: do not wait [as long as it takes]
+  --quiet               say nothing if the lock was not granted, for cron
+  --conflict-exit-code N
+                        the code if the lock was not granted [75]
+  --timeout SECONDS     end CMD after so long, with code 124
   --lifetime SECONDS    the lock expires so long after the last renewal; if this
                         host dies, the others wait for so long [60]
   --title TITLE         who asks and what for [USER@HOST: CMD]
   --mode MODE           NL, CR, CW, PR, PW, EX, shared or exclusive [EX]
   --limit N             up to N hold the resource at a time; all who use it name
                         the same N [1]
-  --kill-after SECONDS  when the lock is lost, CMD gets SIGTERM, and SIGKILL so
-                        long after it [10]
+  --kill-after SECONDS  when the lock is lost, or the time is out, CMD gets
+                        SIGTERM, and SIGKILL so long after it [10]
   --url URL             the server [RDLM_URL, or http://localhost:8888]
   --help                print this and exit
 
 SECONDS may be 90, 5m, 1h30m or 250ms.
 
 CMD finds RDLM_RESOURCE, RDLM_LOCK_URL and RDLM_FENCING_TOKEN in its
-environment. Signals go to CMD and its children.
+environment, separated by blanks if there are several. Signals go to CMD and
+its children.
 
 Exit codes, beside those of CMD:
    64  wrong usage          74  the lock was lost; CMD was ended

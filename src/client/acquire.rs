@@ -4,18 +4,23 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, at, bounded, never, select};
 use signal_hook::consts::SIGTSTP;
 
 use super::api::{Lock, Server};
+use super::leases::{Leases, Lost};
 use super::retry::{Pauses, TRIES};
 use super::transport::{ANSWER, Failure, new_key};
 use super::{Ask, Error, signals};
 
 /// How the wait ended, unless with an error.
 pub(super) enum Acquired {
-    Granted(Lock),
+    /// With the lock, which was asked for at this moment.
+    Granted(Lock, Instant),
+    /// With a signal.
     Signalled(i32),
+    /// Because a lock that is held already was lost.
+    Lost(Lost),
 }
 
 /// How long a signal may take to end the wait if the server does not help.
@@ -24,21 +29,17 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 /// How long to wait for the end of a request before it is taken over once more.
 const TAKE_OVER: Duration = Duration::from_millis(200);
 
-/// Asks until the lock is granted, the wait is over, or a signal comes.
+/// Asks until the lock is granted, the wait is over, a signal comes, or one of the locks that are
+/// held meanwhile is lost.
 pub(super) fn acquire(
     server: &Server,
     ask: &Ask,
-    title: &str,
     signals: &Receiver<i32>,
+    leases: &mut Leases,
 ) -> Result<Acquired, Error> {
-    let request = Request {
-        server: server.clone(),
-        ask: Ask {
-            title: Some(ask.title.clone().unwrap_or_else(|| fitting(title))),
-            ..ask.clone()
-        },
-        key: new_key(),
-    };
+    let asked = Instant::now();
+    let ask = Ask { title: ask.title.as_deref().map(fitting), ..ask.clone() };
+    let request = Request { server: server.clone(), ask, key: new_key() };
     // Dropping the sender ends the repetitions.
     let (go_on, given_up) = bounded::<()>(0);
     let (sender, answers) = bounded(1);
@@ -49,23 +50,31 @@ pub(super) fn acquire(
     };
     let refused = |error| Error::System(format!("cannot start a thread: {error}"));
     thread::Builder::new().name("asking".into()).spawn(asking).map_err(refused)?;
-    loop {
+    let mut signals = signals.clone();
+    let given_up = loop {
+        let first_ends = leases.until().map_or_else(never, at);
         select! {
             recv(answers) -> answer => {
                 let ended = Failure::Dropped("the thread that asks has ended".into());
-                return Ok(Acquired::Granted(answer.unwrap_or(Err(ended))?));
+                return Ok(Acquired::Granted(answer.unwrap_or(Err(ended))?, asked));
             }
             recv(signals) -> signal => match signal {
                 Ok(SIGTSTP) => signals::stop_here(),
-                Ok(signal) if signals::ends(signal) => {
-                    drop(go_on);
-                    request.give_up(&answers);
-                    return Ok(Acquired::Signalled(signal));
-                }
-                _ => {}
-            }
+                Ok(signal) if signals::ends(signal) => break Acquired::Signalled(signal),
+                Ok(_) => {}
+                Err(_) => signals = never(),
+            },
+            recv(leases.news) -> news => if let Ok(Err(lost)) = news.map(|news| leases.hear(news)) {
+                break Acquired::Lost(lost);
+            },
+            recv(first_ends) -> _ => if let Some(lost) = leases.first_lost() {
+                break Acquired::Lost(lost);
+            },
         }
-    }
+    };
+    drop(go_on);
+    request.give_up(&answers);
+    Ok(given_up)
 }
 
 /// One request, however often it is sent.

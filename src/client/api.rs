@@ -117,6 +117,13 @@ impl Server {
         self.retry(&Call::new(http::Method::GET, &path).by_administrator())
     }
 
+    /// The same, for a message that can do without.
+    pub(super) fn locks_at_once(&self, resource: &str) -> Result<Answer, Failure> {
+        let path = format!("/resources/{}", utf8_percent_encode(resource, IN_PATH));
+        let call = Call::new(http::Method::GET, &path).by_administrator();
+        self.transport.send(&Call { answer_within: Duration::from_secs(1), ..call })
+    }
+
     /// Deletes the locks of a resource, or all locks.
     pub(super) fn delete(&self, resource: Option<&str>) -> Result<(), Failure> {
         let path = match resource {

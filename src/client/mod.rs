@@ -4,6 +4,7 @@
 mod acquire;
 mod api;
 mod child;
+mod leases;
 mod renewal;
 mod retry;
 mod run;
@@ -13,6 +14,7 @@ mod socket;
 mod table;
 mod terminal;
 mod transport;
+mod waiting;
 mod watch;
 
 use std::ffi::OsString;
@@ -23,20 +25,16 @@ use std::time::Duration;
 
 use api::{LockPath, Server};
 pub use child::{BECOME, Become, LEAD, become_command, lead_group};
+use leases::Leases;
+pub use run::Run;
 use transport::Failure;
+use waiting::Waiting;
 
 /// What to do.
 #[derive(Debug, PartialEq)]
 pub enum Command {
     /// Run a command under a lock.
-    Run {
-        /// Which lock.
-        ask: Ask,
-        /// The program and its arguments; there is at least the program.
-        command: Vec<OsString>,
-        /// The time between SIGTERM and SIGKILL when the lock is lost.
-        kill_after: Duration,
-    },
+    Run(Run),
     /// Take a lock and print its URL.
     Acquire(Ask),
     /// Let a lock live for another lifetime.
@@ -97,6 +95,11 @@ pub struct Ask {
     pub mode: Option<String>,
     /// How many may hold the resource at a time; `None`: one.
     pub limit: Option<u32>,
+}
+
+impl Ask {
+    /// A wait that has no end: the longest that a server accepts.
+    pub const FOR_EVER: Duration = Duration::from_secs(1_000_000_000);
 }
 
 /// The server, and who talks to it.
@@ -170,6 +173,10 @@ pub enum Ending {
     Exited(u8),
     /// A signal ended the command of a `run`, or the wait for a lock.
     Signalled(i32),
+    /// The command of a `run` was ended, because it had run for as long as it may.
+    TimedOut,
+    /// The lock was not granted, which is not to be talked about.
+    NotGranted,
 }
 
 /// Does what a command says.
@@ -195,7 +202,10 @@ pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
 
 fn dispatch(command: Command, server: &Server) -> Result<Ending, Error> {
     match command {
-        Command::Run { ask, command, kill_after } => run::run(server, &ask, &command, kill_after),
+        Command::Run(run) => {
+            let title = run.ask.title.or_else(|| Some(default_title(run.command.first())));
+            run::run(server, &Run { ask: Ask { title, ..run.ask }, ..run })
+        }
         Command::Acquire(ask) => print_acquired(server, &ask),
         Command::Renew { lock, lifetime } => {
             let path = LockPath::parse(&lock)?;
@@ -227,9 +237,19 @@ fn done((): ()) -> Ending {
 /// The URL alone, for scripts. Whoever cannot be told of the lock does not get it.
 fn print_acquired(server: &Server, ask: &Ask) -> Result<Ending, Error> {
     let signals = signals::start()?;
-    let lock = match acquire::acquire(server, ask, &default_title(None), &signals)? {
-        acquire::Acquired::Granted(lock) => lock,
-        acquire::Acquired::Signalled(signal) => return Ok(Ending::Signalled(signal)),
+    let title = ask.title.clone().or_else(|| Some(default_title(None)));
+    let ask = Ask { title, ..ask.clone() };
+    let waiting = Waiting::show(server, &ask.resource, ask.title.as_deref());
+    let acquired = acquire::acquire(server, &ask, &signals, &mut Leases::new(server, ask.lifetime));
+    drop(waiting);
+    let lock = match acquired {
+        Ok(acquire::Acquired::Granted(lock, _)) => lock,
+        Ok(acquire::Acquired::Signalled(signal)) => return Ok(Ending::Signalled(signal)),
+        Ok(acquire::Acquired::Lost(lost)) => return Err(lost.into()),
+        Err(Error::NotGranted(why)) => {
+            return Err(Error::NotGranted(show::refusal(server, &ask.resource, &why)));
+        }
+        Err(error) => return Err(error),
     };
     print(&format!("{}\n", server.url_of(&lock.path))).inspect_err(|_| {
         // It expires by itself if this fails.

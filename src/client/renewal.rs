@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::Error;
 use super::api::{Lock, Server};
@@ -22,24 +22,24 @@ pub(super) enum News {
 
 /// Renewals until this is dropped.
 pub(super) struct Renewals {
-    pub(super) news: Receiver<News>,
     _stop: Sender<()>,
 }
 
-/// Begins to renew a lock that was last renewed, or asked for, at `last`.
+/// Begins to renew a lock that was last renewed, or asked for, at `last`. What becomes of each
+/// renewal is passed to `tell`, which says whether anybody still listens.
 pub(super) fn start(
     server: &Server,
     lock: &Lock,
     lifetime: Duration,
     last: Instant,
+    tell: impl Fn(News) -> bool + Send + 'static,
 ) -> Result<Renewals, Error> {
     let (server, lock) = (server.clone(), lock.clone());
-    let (sender, news) = unbounded();
     let (stop, stopped) = bounded(0);
-    let renew = move || renew(&server, &lock, lifetime, last, &sender, &stopped);
+    let renew = move || renew(&server, &lock, lifetime, last, &tell, &stopped);
     let refused = |error| Error::System(format!("cannot start a thread: {error}"));
     thread::Builder::new().name("renewals".into()).spawn(renew).map_err(refused)?;
-    Ok(Renewals { news, _stop: stop })
+    Ok(Renewals { _stop: stop })
 }
 
 /// The body of the thread.
@@ -48,7 +48,7 @@ fn renew(
     lock: &Lock,
     lifetime: Duration,
     last: Instant,
-    news: &Sender<News>,
+    tell: &dyn Fn(News) -> bool,
     stopped: &Receiver<()>,
 ) {
     let third = lifetime / 3;
@@ -56,22 +56,22 @@ fn renew(
     let mut pauses = Pauses::new();
     while stopped.recv_deadline(due) == Err(RecvTimeoutError::Timeout) {
         let sent = Instant::now();
-        let told = match server.renew_once(&lock.path, lifetime, third.min(ANSWER)) {
+        let heard = match server.renew_once(&lock.path, lifetime, third.min(ANSWER)) {
             Ok(()) => {
                 due = sent + third;
                 pauses = Pauses::new();
-                news.send(News::Renewed(sent))
+                tell(News::Renewed(sent))
             }
             Err(Failure::NotThere) => {
-                let _ = news.send(News::Gone);
+                tell(News::Gone);
                 return;
             }
             Err(failure) => {
                 due = Instant::now() + pauses.next(&failure).min(third);
-                news.send(News::Failed(Error::from(failure).to_string()))
+                tell(News::Failed(Error::from(failure).to_string()))
             }
         };
-        if told.is_err() {
+        if !heard {
             return;
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::api::{LockPath, Server};
-use super::table::{COLUMNS, aligned, lock_row, printable};
+use super::table::{COLUMNS, age, aligned, lock_row, printable};
 use super::transport::{Answer, Failure};
 use super::{Ending, Error, print};
 
@@ -45,6 +45,62 @@ pub(super) fn locks(server: &Server, resource: &str, json: bool) -> Result<Endin
     }
     print(&table(&listed(server, Some(resource))?))?;
     Ok(Ending::Done)
+}
+
+/// What is waited for, in words: who holds it, and whose turn it is, if that may be seen.
+pub(super) fn wait(server: &Server, resource: &str, title: Option<&str>) -> String {
+    let mut words = format!("waiting for {resource}");
+    let Some(locks) = locks_to_tell_of(server, resource) else { return words };
+    if let Some(holder) = holder(&locks) {
+        words += &format!(", {holder}");
+    }
+    let mine = |lock: &&Value| title.is_some() && lock["title"].as_str() == title;
+    let waiting = locks.iter().filter(|(lock, _)| lock["active"] == false);
+    let position = waiting.map(|(lock, _)| lock).find(mine).and_then(|l| l["position"].as_u64());
+    if let Some(position) = position {
+        words += &format!(", {} in line", ordinal(position));
+    }
+    printable(&words)
+}
+
+/// Why a lock was not granted, with who holds it, if that may be seen.
+pub(super) fn refusal(server: &Server, resource: &str, why: &str) -> String {
+    let holder = locks_to_tell_of(server, resource).and_then(|locks| holder(&locks));
+    match holder {
+        Some(holder) => format!("{resource}: {why}; it is {holder}"),
+        None => format!("{resource}: {why}"),
+    }
+}
+
+/// The locks, and how old each is, in words.
+fn locks_to_tell_of(server: &Server, resource: &str) -> Option<Vec<(Value, String)>> {
+    let answer = server.locks_at_once(resource).ok()?;
+    let locks = answer.json().ok()?["_embedded"]["locks"].as_array()?.clone();
+    let with_age = |lock: Value| {
+        let age = age(&lock, answer.date);
+        (lock, age)
+    };
+    Some(locks.into_iter().map(with_age).collect())
+}
+
+fn holder(locks: &[(Value, String)]) -> Option<String> {
+    let mut held = locks.iter().filter(|(lock, _)| lock["active"] == true);
+    let (first, age) = held.next()?;
+    let title = first["title"].as_str().unwrap_or_default();
+    Some(match held.count() {
+        0 => format!("held by {title} for {age}"),
+        more => format!("held by {title} for {age} and {more} more"),
+    })
+}
+
+fn ordinal(number: u64) -> String {
+    let ending = match (number % 10, number % 100) {
+        (1, n) if n != 11 => "st",
+        (2, n) if n != 12 => "nd",
+        (3, n) if n != 13 => "rd",
+        _ => "th",
+    };
+    format!("{number}{ending}")
 }
 
 /// A resource and its locks: the rows of each, as tables show them, and what identifies them.

@@ -36,6 +36,14 @@ pub(super) fn lock_row(resource: &str, lock: &Value, now: Option<SystemTime>) ->
     vec![printable(resource), state, title, mode, text("client"), span(age), span(left)]
 }
 
+/// How long a lock has been held, or waited for.
+pub(super) fn age(lock: &Value, now: Option<SystemTime>) -> String {
+    let since = if lock["active"] == true { "active_since" } else { "wait_since" };
+    let since = humantime::parse_rfc3339(lock[since].as_str().unwrap_or_default()).ok();
+    let age = now.zip(since).map(|(now, since)| now.duration_since(since).unwrap_or_default());
+    age.map_or("-".into(), short)
+}
+
 /// Aligned in columns, a line each.
 pub(super) fn aligned(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<_> = head.iter().map(|word| word.chars().count()).collect();

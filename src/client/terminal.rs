@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, getpgrp};
-use rustix::termios::{tcgetpgrp, tcsetpgrp};
+use rustix::termios::{tcgetpgrp, tcgetwinsize, tcsetpgrp};
 
 /// Gives the terminal to a group, if it is ours to give. Says whether it did.
 pub(super) fn give_to(group: Pid) -> bool {
@@ -25,6 +26,12 @@ pub(super) fn is_held_by(group: Pid) -> bool {
 /// Whether there is a terminal that controls the jobs of this session.
 pub(super) fn controls_jobs() -> bool {
     File::open("/dev/tty").is_ok()
+}
+
+/// How wide it is; 80, if it does not say.
+pub(super) fn columns(terminal: impl AsFd) -> usize {
+    let size = tcgetwinsize(terminal).map_or(0, |size| usize::from(size.ws_col));
+    if size == 0 { 80 } else { size }
 }
 
 fn hand_over(from: Pid, to: Pid) -> bool {

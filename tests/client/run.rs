@@ -71,7 +71,9 @@ fn a_wait_that_runs_out_is_code_75() {
         let began = Instant::now();
         let late = output(server.port(), &["run", "--wait", wait, "foo", "--", "echo", "ran"]);
         assert!(began.elapsed() >= Duration::from_millis(at_least_ms));
-        assert!(complaint(&late, 75).contains("not granted within the wait"));
+        let line = complaint(&late, 75);
+        assert!(line.contains("foo: the lock was not granted within the wait"), "{line}");
+        assert!(line.contains("; it is held by a test for "), "{line}");
         assert_eq!(late.stdout, b"");
     }
     assert_eq!(server.locks("foo").len(), 1);
@@ -169,4 +171,108 @@ fn the_title_names_the_user_and_the_process() {
     assert!(title.ends_with(&format!(": sleep [{}]", run.process.id())), "{title}");
     run.signal("-TERM");
     run.wait();
+}
+
+/// For cron: the host that loses says nothing, and with the code that its script expects.
+#[test]
+fn what_happens_to_the_one_that_loses_can_be_chosen() {
+    let server = Server::start();
+    server.hold("foo");
+    let run = |options: &[&str]| {
+        let args = [&["run", "--wait", "0"], options, &["foo", "--", "echo", "ran"]].concat();
+        output(server.port(), &args)
+    };
+    let quiet = run(&["--quiet"]);
+    assert_eq!((quiet.status.code(), quiet.stderr.len()), (Some(75), 0), "{quiet:?}");
+    assert!(complaint(&run(&["--conflict-exit-code", "1"]), 1).contains("not granted"));
+    let both = run(&["--quiet", "--conflict-exit-code=0"]);
+    assert_eq!((both.status.code(), both.stderr.len(), both.stdout.len()), (Some(0), 0, 0));
+}
+
+#[test]
+fn a_command_that_hangs_is_ended() {
+    let server = Server::start();
+    let mut run = run_script(&server, &["--timeout", "0.3"], "sleep 100");
+    assert_eq!(run.wait(), Some(124));
+    assert_eq!(server.locks("foo").len(), 0);
+    let options = ["--timeout", "300ms", "--kill-after", "0.2"];
+    let mut run = run_script(&server, &options, "trap '' TERM; while :; do sleep 1; done");
+    assert_eq!(run.wait(), Some(124));
+    assert_eq!(server.locks("foo").len(), 0);
+    let mut run = run_script(&server, &["--timeout", "100"], "exit 3");
+    assert_eq!(run.wait(), Some(3));
+}
+
+#[test]
+fn several_locks_are_taken_in_the_order_of_their_names_and_released() {
+    let server = Server::start();
+    let b = server.hold("b");
+    let script = "echo $RDLM_RESOURCE; echo $RDLM_FENCING_TOKEN | wc -w; for url in \
+                  $RDLM_LOCK_URL; do echo $url | cut -d/ -f5; done";
+    let args = ["run", "--lifetime", "0.9", "c", "a", "b", "a", "--", "sh", "-c", script];
+    let mut run = Running::start(&mut rdlm(server.port(), &args));
+    wait_until("it waits for the second", || server.locks("b").len() == 2);
+    // It is kept alive meanwhile, and the third is not asked for.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!((server.locks("a").len(), server.locks("c").len()), (1, 0));
+    assert_eq!(server.delete(&b).status, 204);
+    for expected in ["a b c", "3", "a", "b", "c"] {
+        assert_eq!(run.line(), expected);
+    }
+    assert_eq!(run.wait(), Some(0));
+    for name in ["a", "b", "c"] {
+        assert_eq!(server.locks(name).len(), 0);
+    }
+}
+
+#[test]
+fn the_wait_is_for_all_locks_together_and_leaves_nothing_behind() {
+    let server = Server::start();
+    server.hold("b");
+    let late = output(server.port(), &["run", "--wait", "0.3", "a", "b", "--", "echo", "ran"]);
+    assert!(complaint(&late, 75).contains("b: the lock was not granted"));
+    assert_eq!((server.locks("a").len(), server.locks("b").len()), (0, 1));
+    let mut waiting = Running::start(&mut rdlm(server.port(), &["run", "a", "b", "--", "true"]));
+    wait_until("it waits", || server.locks("b").len() == 2);
+    waiting.signal("-TERM");
+    assert_eq!(waiting.wait(), Some(143));
+    assert_eq!((server.locks("a").len(), server.locks("b").len()), (0, 1));
+}
+
+#[test]
+fn one_lock_that_is_lost_ends_the_command_or_the_wait_for_the_others() {
+    let server = Server::start();
+    let args = ["run", "--lifetime", "0.6", "a", "b", "--", "sh", "-c", "echo begun; sleep 100"];
+    let mut run = Running::start(&mut rdlm(server.port(), &args));
+    assert_eq!(run.line(), "begun");
+    assert_eq!(server.delete("/resources/b").status, 204);
+    let (code, line) = run.end();
+    assert_eq!(code, Some(74));
+    assert!(line.contains("the lock on b is lost"), "{line}");
+    assert_eq!(server.locks("a").len(), 0);
+
+    server.hold("b");
+    let run = Running::start(&mut rdlm(server.port(), &args));
+    wait_until("it waits", || server.locks("b").len() == 2);
+    assert_eq!(server.delete("/resources/a").status, 204);
+    let (code, line) = run.end();
+    assert_eq!(code, Some(74));
+    assert!(line.contains("the lock on a was lost"), "{line}");
+    assert_eq!(server.locks("b").len(), 1);
+}
+
+#[test]
+fn a_run_within_a_run_does_not_wait_for_itself() {
+    let server = Server::start();
+    let rdlm_path = env!("CARGO_BIN_EXE_rdlm");
+    let nested = |options: &str| format!("{rdlm_path} run {options} -- echo ran");
+    for (options, code, said) in [
+        ("a foo", 64, "would wait for itself"),
+        ("--wait 0 foo", 75, "not granted"),
+        ("other", 0, ""),
+    ] {
+        let output = output(server.port(), &["run", "foo", "--", "sh", "-c", &nested(options)]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+    }
 }

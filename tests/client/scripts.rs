@@ -151,7 +151,7 @@ fn a_wrong_command_line_is_code_64() {
         (&["run", "foo"][..], "the command to run is missing"),
         (&["run", "foo", "--"], "the command to run is missing"),
         (&["run", "--", "true"], "RESOURCE is missing"),
-        (&["run", "foo", "echo", "x"], "as in rdlm run foo -- echo ..."),
+        (&["run", "foo", "echo", "x"], "as in rdlm run foo -- echo x"),
         (&["run", "--wiat", "5", "foo", "--", "true"], "unexpected argument \"--wiat\""),
         (&["run", "--wait", "soon", "foo", "--", "true"], "--wait \"soon\": expected a number"),
         (&["run", "--lifetime", "0", "foo", "--", "true"], "expected a number of seconds over 0"),

@@ -153,6 +153,19 @@ fn ctrl_z_stops_it_and_fg_goes_on() {
 }
 
 #[test]
+fn a_wait_tells_what_it_waits_for() {
+    let server = Server::start();
+    let held = server.hold("foo");
+    let script = "stty cols 120; $RDLM run --title me foo -- sh -c 'echo ran'; echo code $?";
+    let mut terminal = Terminal::start(&server, &["sh", "-c", script]);
+    terminal.wait_for("waiting for foo, held by a test for ");
+    terminal.wait_for("1st in line");
+    assert_eq!(server.delete(&held).status, 204);
+    terminal.wait_for("\r\x1b[Kran");
+    terminal.wait_for("code 0");
+}
+
+#[test]
 fn watch_draws_over_what_it_drew() {
     let server = Server::start();
     let script = "stty rows 5 cols 20; exec $RDLM watch";
