@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 use ureq::http;
 
@@ -101,11 +101,6 @@ impl Server {
         self.retry(&on_lock(http::Method::GET, lock))
     }
 
-    /// The resources that have locks.
-    pub(super) fn resources(&self) -> Result<Answer, Failure> {
-        self.retry(&Call::new(http::Method::GET, "/resources").by_administrator())
-    }
-
     /// All resources with all their locks.
     pub(super) fn status(&self) -> Result<Answer, Failure> {
         self.retry(&Call::new(http::Method::GET, "/status").by_administrator())
@@ -166,6 +161,12 @@ impl Failure {
 }
 
 impl LockPath {
+    /// The name of the resource.
+    pub(super) fn resource(&self) -> String {
+        let name = self.path.split('/').nth(2).unwrap_or_default();
+        percent_decode_str(name).decode_utf8_lossy().into_owned()
+    }
+
     /// Understands the URL of a lock, or its path.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let expected = || {

@@ -1,11 +1,13 @@
 //! The commands that look: at a lock, at a resource, at all of them.
 
+use std::io::{self, IsTerminal};
+
 use serde_json::Value;
 
 use super::api::{LockPath, Server};
-use super::table::{COLUMNS, age, aligned, lock_row, printable};
+use super::table::{FIELDS, LOCKS, RESOURCES, age, aligned, lock_row, printable, waits_for_ever};
 use super::transport::{Answer, Failure};
-use super::{Ending, Error, print};
+use super::{Ending, Error, print, terminal};
 
 /// `rdlm get`
 pub(super) fn lock(server: &Server, path: &LockPath, json: bool) -> Result<Ending, Error> {
@@ -14,27 +16,45 @@ pub(super) fn lock(server: &Server, path: &LockPath, json: bool) -> Result<Endin
         return print_json(&answer);
     }
     let lock = answer.json()?;
-    let mut rows = Vec::new();
+    let resource = path.resource();
+    let mut rows = vec![vec!["resource".into(), printable(&resource)]];
     for (name, value) in lock.as_object().into_iter().flatten() {
         match value {
+            _ if name == "wait_expires" && waits_for_ever(&lock) => {
+                rows.push(vec![name.clone(), "–".into()]);
+            }
             Value::String(text) => rows.push(vec![name.clone(), printable(text)]),
             Value::Object(_) | Value::Array(_) | Value::Null => {}
             other => rows.push(vec![name.clone(), other.to_string()]),
         }
     }
-    let table = aligned(&["FIELD", "VALUE"], &rows);
-    print(&table)?;
+    rows.extend(what_lists_tell(server, &resource, &lock));
+    print(&aligned(&FIELDS, &rows, width()))?;
     Ok(Ending::Done)
+}
+
+/// What only the list of its resource tells of a lock, if that may be seen.
+fn what_lists_tell(server: &Server, resource: &str, lock: &Value) -> Vec<Vec<String>> {
+    let Some(locks) = locks_to_tell_of(server, resource) else { return Vec::new() };
+    let listed = locks.iter().map(|(listed, _)| listed).find(|listed| listed["uid"] == lock["uid"]);
+    let mut rows = Vec::new();
+    if let Some(position) = listed.and_then(|listed| listed["position"].as_u64()) {
+        rows.push(vec!["position".into(), position.to_string()]);
+        let holder = holder(&locks).map(|holder| printable(&holder));
+        rows.extend(holder.map(|holder| vec!["resource is".into(), holder]));
+    }
+    let client = listed.and_then(|listed| listed["client"].as_str());
+    rows.extend(client.map(|client| vec!["client".into(), printable(client)]));
+    rows
 }
 
 /// `rdlm resources`
 pub(super) fn resources(server: &Server, json: bool) -> Result<Ending, Error> {
     if json {
-        return print_json(&server.resources()?);
+        return print_json(&server.status()?);
     }
-    let columns = ["RESOURCE", "HOLDER", "MODE", "CLIENT", "SINCE", "ENDS IN", "WAITING"];
     let rows: Vec<_> = listed(server, None)?.iter().filter_map(Resource::row).collect();
-    print(&aligned(&columns, &rows))?;
+    print(&aligned(&RESOURCES, &rows, width()))?;
     Ok(Ending::Done)
 }
 
@@ -43,7 +63,7 @@ pub(super) fn locks(server: &Server, resource: &str, json: bool) -> Result<Endin
     if json {
         return print_json(&server.locks(resource)?);
     }
-    print(&table(&listed(server, Some(resource))?))?;
+    print(&table(&listed(server, Some(resource))?, width()))?;
     Ok(Ending::Done)
 }
 
@@ -139,9 +159,9 @@ impl Resource {
 }
 
 /// All locks in one table.
-pub(super) fn table(resources: &[Resource]) -> String {
+pub(super) fn table(resources: &[Resource], width: Option<usize>) -> String {
     let rows: Vec<_> = resources.iter().flat_map(|resource| resource.rows.clone()).collect();
-    aligned(&COLUMNS, &rows)
+    aligned(&LOCKS, &rows, width)
 }
 
 /// One resource, or all of them, in one request.
@@ -158,9 +178,34 @@ pub(super) fn listed(server: &Server, resource: Option<&str>) -> Result<Vec<Reso
     Ok(named.map(|(name, locks)| Resource::new(name, locks, &answer)).collect())
 }
 
+/// How wide standard output is, if that is a terminal; in pipes, everything is whole.
+pub(super) fn width() -> Option<usize> {
+    let stdout = io::stdout();
+    stdout.is_terminal().then(|| terminal::columns(stdout))
+}
+
+/// What the server answers; but the end of a wait that has none is null.
 fn print_json(answer: &Answer) -> Result<Ending, Error> {
     // Checked, so that programs get JSON or an error.
-    answer.json()?;
-    print(&format!("{}\n", String::from_utf8_lossy(&answer.body).trim_end()))?;
+    let mut json = answer.json()?;
+    let text = match without_ends(&mut json) {
+        true => json.to_string(),
+        false => String::from_utf8_lossy(&answer.body).trim_end().to_string(),
+    };
+    print(&format!("{text}\n"))?;
     Ok(Ending::Done)
+}
+
+/// Whether there was such an end.
+fn without_ends(json: &mut Value) -> bool {
+    let mut changed = false;
+    if waits_for_ever(json) {
+        json["wait_expires"] = Value::Null;
+        changed = true;
+    }
+    match json {
+        Value::Array(values) => values.iter_mut().fold(changed, |c, v| without_ends(v) | c),
+        Value::Object(fields) => fields.values_mut().fold(changed, |c, v| without_ends(v) | c),
+        _ => changed,
+    }
 }

@@ -4,12 +4,60 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-/// The columns of a table of locks.
-pub(super) const COLUMNS: [&str; 7] =
-    ["RESOURCE", "STATE", "TITLE", "MODE", "CLIENT", "SINCE", "ENDS IN"];
+/// A column, and what may be done to it where a terminal is too narrow.
+pub(super) struct Column {
+    name: &'static str,
+    narrowed: Narrowed,
+}
 
-/// A title that is longer is cut in a table.
-const TITLE_CHARS: usize = 48;
+enum Narrowed {
+    /// It is as wide as it has to be.
+    Never,
+    /// It goes, the smaller numbers first.
+    Away(u8),
+    /// When nothing more can go, it is cut to so many characters at least, at its end.
+    To(usize),
+    /// The same in the middle: it is the end of a name that tells it from others.
+    InTheMiddleTo(usize),
+}
+
+const fn column(name: &'static str, narrowed: Narrowed) -> Column {
+    Column { name, narrowed }
+}
+
+/// Those of a table of locks.
+pub(super) const LOCKS: [Column; 7] = [
+    column("RESOURCE", Narrowed::InTheMiddleTo(16)),
+    column("STATE", Narrowed::Never),
+    column("TITLE", Narrowed::To(12)),
+    column("MODE", Narrowed::Away(1)),
+    column("CLIENT", Narrowed::Away(0)),
+    column("SINCE", Narrowed::Away(2)),
+    column("ENDS IN", Narrowed::Never),
+];
+
+/// Those of a table of resources.
+pub(super) const RESOURCES: [Column; 7] = [
+    column("RESOURCE", Narrowed::InTheMiddleTo(16)),
+    column("HOLDER", Narrowed::To(12)),
+    column("MODE", Narrowed::Away(1)),
+    column("CLIENT", Narrowed::Away(0)),
+    column("SINCE", Narrowed::Away(2)),
+    column("ENDS IN", Narrowed::Never),
+    column("WAITING", Narrowed::Never),
+];
+
+/// Those of a table of one thing.
+pub(super) const FIELDS: [Column; 2] =
+    [column("FIELD", Narrowed::Never), column("VALUE", Narrowed::To(12))];
+
+/// A wait as long as this has no end.
+const FOR_EVER_SECONDS: f64 = 1e9;
+
+/// Whether a request waits for as long as it takes.
+pub(super) fn waits_for_ever(lock: &Value) -> bool {
+    lock["active"] == false && lock["wait"].as_f64().is_some_and(|wait| wait >= FOR_EVER_SECONDS)
+}
 
 /// A row of the table of locks; `now` is the time of the server.
 pub(super) fn lock_row(resource: &str, lock: &Value, now: Option<SystemTime>) -> Vec<String> {
@@ -32,8 +80,8 @@ pub(super) fn lock_row(resource: &str, lock: &Value, now: Option<SystemTime>) ->
         Some(limit) if limit > 1 => format!("{} of {limit}", text("mode")),
         _ => text("mode"),
     };
-    let title = cut(&text("title"));
-    vec![printable(resource), state, title, mode, text("client"), span(age), span(left)]
+    let ends = if waits_for_ever(lock) { "–".into() } else { span(left) };
+    vec![printable(resource), state, text("title"), mode, text("client"), span(age), ends]
 }
 
 /// How long a lock has been held, or waited for.
@@ -44,25 +92,74 @@ pub(super) fn age(lock: &Value, now: Option<SystemTime>) -> String {
     age.map_or("-".into(), short)
 }
 
-/// Aligned in columns, a line each.
-pub(super) fn aligned(head: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<_> = head.iter().map(|word| word.chars().count()).collect();
+/// Aligned in columns, a line each; on a terminal in as many characters as that is wide.
+pub(super) fn aligned(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> String {
+    let length = |text: &str| text.chars().count();
+    let mut widths: Vec<_> = columns.iter().map(|column| length(column.name)).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
+            *width = length(cell).max(*width);
         }
     }
+    if let Some(width) = width {
+        narrow(columns, &mut widths, width);
+    }
+    let head: Vec<_> = columns.iter().map(|column| column.name.to_string()).collect();
     let mut text = String::new();
-    let head: Vec<_> = head.iter().map(ToString::to_string).collect();
     for row in std::iter::once(&head).chain(rows) {
         let mut line = String::new();
-        for (width, cell) in widths.iter().zip(row) {
-            line += &format!("{cell:width$}  ");
+        for ((column, width), cell) in columns.iter().zip(&widths).zip(row) {
+            if *width > 0 {
+                line += &format!("{:width$}  ", column.cut(cell, *width));
+            }
         }
         text += line.trim_end();
         text.push('\n');
     }
     text
+}
+
+/// Makes columns narrower until they fit, if they can.
+fn narrow(columns: &[Column], widths: &mut [usize], width: usize) {
+    let wide = |widths: &[usize]| {
+        let shown = widths.iter().filter(|width| **width > 0);
+        shown.map(|width| width + 2).sum::<usize>().saturating_sub(2)
+    };
+    for rank in 0..=2 {
+        let goes = columns
+            .iter()
+            .position(|column| matches!(column.narrowed, Narrowed::Away(r) if r == rank));
+        if let Some(goes) = goes.filter(|_| wide(widths) > width) {
+            widths[goes] = 0;
+        }
+    }
+    let least = |column: &Column| match column.narrowed {
+        Narrowed::To(least) => Some((0, least)),
+        Narrowed::InTheMiddleTo(least) => Some((1, least)),
+        Narrowed::Never | Narrowed::Away(_) => None,
+    };
+    let mut cut: Vec<_> =
+        columns.iter().map(least).zip(0..).filter_map(|(l, i)| Some((l?, i))).collect();
+    cut.sort_unstable();
+    for ((_, least), index) in cut {
+        let over = wide(widths).saturating_sub(width);
+        widths[index] = widths[index].min(widths[index].saturating_sub(over).max(least));
+    }
+}
+
+impl Column {
+    fn cut(&self, text: &str, width: usize) -> String {
+        let length = text.chars().count();
+        if length <= width {
+            return text.into();
+        }
+        let at_end = match self.narrowed {
+            Narrowed::InTheMiddleTo(_) => (width - 1) / 2,
+            _ => 0,
+        };
+        let start = text.chars().take(width - 1 - at_end);
+        start.chain(['…']).chain(text.chars().skip(length - at_end)).collect()
+    }
 }
 
 /// With whatever a terminal could take for a command, or show in another order, escaped:
@@ -86,13 +183,6 @@ pub(super) fn printable(text: &str) -> String {
         }
     }
     printable
-}
-
-fn cut(text: &str) -> String {
-    if text.chars().count() <= TITLE_CHARS {
-        return text.into();
-    }
-    text.chars().take(TITLE_CHARS - 1).chain(['…']).collect()
 }
 
 /// The two largest units of a span of time.
@@ -138,14 +228,39 @@ mod tests {
         });
         let row = lock_row("db", &lock, now);
         assert_eq!(row[1], "held");
-        assert!(row[2].starts_with(r"\u{7}tt") && row[2].ends_with('…'), "{}", row[2]);
+        assert!(row[2].starts_with(r"\u{7}tt") && row[2].ends_with('t'), "{}", row[2]);
         assert_eq!(row[3..], ["EX of 3", "192.0.2.1", "1m00s", "0s"].map(String::from));
         let bare = lock_row("db", &json!({}), None);
         assert_eq!(bare[1..], ["waits", "-", "-", "-", "-", "-"].map(String::from));
-        let table = aligned(&COLUMNS, &[row, bare]);
+        let table = aligned(&LOCKS, &[row, bare], None);
         let lines: Vec<_> = table.lines().collect();
         assert!(lines[0].starts_with("RESOURCE  STATE  TITLE"), "{table}");
         assert!(lines[2].starts_with("db        waits  -    "), "{table}");
         assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn a_table_is_as_narrow_as_it_has_to_be() {
+        let name = format!("svc00:prod-eu-west-1:{}:shard-07", "x".repeat(40));
+        let cells = [&name, "held", &"t".repeat(60), "EX", "192.0.2.1", "1m00s", "59s"];
+        let row = cells.map(String::from).to_vec();
+        let whole = aligned(&LOCKS, std::slice::from_ref(&row), None);
+        assert!(whole.contains(&name) && whole.contains(&"t".repeat(60)));
+        for width in [200, 120, 80, 60, 40] {
+            let table = aligned(&LOCKS, std::slice::from_ref(&row), Some(width));
+            let longest = table.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(longest <= width.max(47), "{width}: {table}");
+            let line = table.lines().nth(1).unwrap();
+            let words: Vec<_> = line.split_whitespace().collect();
+            assert!(words[0].starts_with("svc00:pr") && words[0].ends_with("rd-07"), "{table}");
+            assert_eq!((words[1], words.last()), ("held", Some(&"59s")), "{width}: {table}");
+        }
+    }
+
+    #[test]
+    fn a_wait_without_an_end_has_none() {
+        let lock =
+            json!({"active": false, "wait": 1_000_000_000, "wait_expires": "2058-08-01T00:00:00Z"});
+        assert_eq!(lock_row("r", &lock, Some(SystemTime::UNIX_EPOCH))[6], "–");
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn watch(server: &Server, resource: Option<&str>) -> Result<Ending, E
     }
     loop {
         let (text, seen) = match show::listed(server, resource) {
-            Ok(resources) => (show::table(&resources), Ok(uids(resources))),
+            Ok(resources) => (show::table(&resources, show::width()), Ok(uids(resources))),
             // Asking again does not help.
             Err(failure @ (Failure::Refused { status: 400..=403, .. } | Failure::NotRdlm(_))) => {
                 return Err(failure.into());

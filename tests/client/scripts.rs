@@ -74,7 +74,8 @@ fn lists_are_tables_for_people_and_json_for_programs() {
     assert!(!text.contains('\x1b'));
 
     let json = printed(&output(server.port(), &["resources", "--json"]));
-    assert_eq!(json.trim_end(), server.get("/resources").text().trim_end());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["resources"], server.get("/status").json()["resources"]);
     let json = printed(&output(server.port(), &["locks", "--json", "foo"]));
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["_embedded"]["locks"].as_array().unwrap().len(), 3);
@@ -207,4 +208,32 @@ fn what_the_server_refuses_is_told_in_its_words() {
     assert!(line.contains("wait is") && line.contains("expected seconds from 0 to 10"), "{line}");
     let line = complaint(&output(server.port(), &["acquire", "--wait", "0", "a b/c"]), 64);
     assert!(line.contains("name"), "{line}");
+}
+
+#[test]
+fn a_waiting_request_is_shown_with_its_place() {
+    let server = Server::start();
+    server.hold("foo");
+    let _first = server.join_line("foo");
+    let mut second = server.connect();
+    second.send_acquire("foo", 1e9, 60.0);
+    wait_until("it waits", || server.locks("foo").len() == 3);
+    let path = format!("/locks/foo/{}", server.locks("foo")[2]["uid"].as_str().unwrap());
+    let text = printed(&output(server.port(), &["get", &path]));
+    let row = |field: &str| {
+        let line = text.lines().find(|line| line.starts_with(field)).unwrap_or_default();
+        line[field.len().min(line.len())..].trim().to_string()
+    };
+    assert_eq!(row("resource  "), "foo", "{text}");
+    assert_eq!(
+        (row("position"), row("wait_expires"), row("client")),
+        ("2".into(), "–".into(), "127.0.0.1".into()),
+        "{text}"
+    );
+    assert!(row("resource is").starts_with("held by a test for "), "{text}");
+    let json = printed(&output(server.port(), &["get", "--json", &path]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["wait_expires"], Value::Null);
+    let table = printed(&output(server.port(), &["locks", "foo"]));
+    assert!(table.lines().nth(3).unwrap().ends_with("–"), "{table}");
 }
