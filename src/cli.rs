@@ -85,6 +85,9 @@ Under a lock:
   release URL         release a lock
   get URL             show a lock
 
+Anywhere:
+  health              ask whether the server is well
+
 For administrators:
   resources           show who holds what
   locks RESOURCE      show who holds a resource and who waits for it
@@ -96,7 +99,7 @@ For administrators:
   --version           print the version and exit
 
 The server that commands talk to is that of --url or RDLM_URL
-[http://localhost:8888]; RDLM_USER and RDLM_PASSWORD are for administrators.
+[http://localhost:8888], or several of them, separated by commas; RDLM_USER and RDLM_PASSWORD are for administrators.
 
 Try it:
   rdlm serve &

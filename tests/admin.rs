@@ -162,7 +162,7 @@ fn passwords_may_be_bcrypt_hashes() {
 fn the_file_is_read_again_when_it_changes() {
     let dir = TempDir::new();
     let file = dir.path().join("users");
-    fs::write(&file, "alice:old\n").unwrap();
+    fs::write(&file, "\u{feff}alice:old\n").unwrap();
     let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
     let get = |user: &str| with_authorization(&server, "GET", "/resources", &basic(user));
     assert_eq!(get("alice:old").status, 200);

@@ -2,7 +2,7 @@
 
 _rdlm() {
     local current=$2 previous=$3 command= word options=
-    local commands="serve run acquire renew release get resources locks delete watch help"
+    local commands="serve run acquire renew release get resources locks delete watch health help"
     COMPREPLY=()
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         # Behind -- is the command of a run, with completions of its own.
@@ -57,6 +57,7 @@ _rdlm() {
         resources) options="--json --url --help" ;;
         locks) options="--json --url --help" ;;
         delete) options="--all --url --help" ;;
+        health) options="--url --help" ;;
         watch) options="--url --help" ;;
     esac
     COMPREPLY=($(compgen -W "$options" -- "$current"))

@@ -11,7 +11,9 @@ use super::{
     Command, UsageError, base_url, environment, nothing_left, number, option, seconds, unexpected,
     without_password,
 };
-use crate::client::{Ask, BECOME, Become, Command as Client, Credentials, LEAD, Run, Target};
+use crate::client::{
+    Ask, BECOME, Become, Command as Client, Credentials, LEAD, Run, ServerUrl, Target,
+};
 
 /// Taken if neither `--url` nor RDLM_URL says otherwise.
 const DEFAULT_URL: &str = "http://localhost:8888";
@@ -31,6 +33,7 @@ pub(super) fn help(command: &str) -> Option<&'static str> {
         "resources" => RESOURCES_HELP,
         "locks" => LOCKS_HELP,
         "delete" => DELETE_HELP,
+        "health" => HEALTH_HELP,
         "watch" => WATCH_HELP,
         _ => return None,
     })
@@ -89,6 +92,10 @@ fn client(
         "locks" => {
             let json = args.contains("--json");
             Client::Locks { resource: one(args, command, "RESOURCE")?, json }
+        }
+        "health" => {
+            nothing_left(args, command)?;
+            Client::Health
         }
         "delete" => {
             let resource = if args.contains("--all") {
@@ -188,17 +195,16 @@ fn limit(text: &str) -> Result<u32, String> {
 }
 
 fn target(args: &mut Arguments) -> Result<Target, UsageError> {
-    let url = match option(args, "--url", server_url)? {
-        Some(url) => url,
-        None => match environment("RDLM_URL")? {
-            Some(url) => server_url(&url).map_err(|expected| {
-                let url = without_password(&url);
-                UsageError::new(format!("RDLM_URL {url:?}: expected {expected}"))
-            })?,
-            None => (DEFAULT_URL.into(), None),
-        },
+    let servers = match option(args, "--url", server_urls)? {
+        Some(servers) => servers,
+        None => {
+            let urls = environment("RDLM_URL")?.unwrap_or_else(|| DEFAULT_URL.into());
+            server_urls(&urls).map_err(|expected| {
+                let urls = without_password(&urls);
+                UsageError::new(format!("RDLM_URL {urls:?}: expected {expected}"))
+            })?
+        }
     };
-    let (url, url_credentials) = url;
     let credentials = match (environment("RDLM_USER")?, environment("RDLM_PASSWORD")?) {
         (Some(user), password) => {
             Some(Credentials { user, password: password.unwrap_or_default() })
@@ -208,22 +214,28 @@ fn target(args: &mut Arguments) -> Result<Target, UsageError> {
         }
         (None, None) => None,
     };
-    let root_certificates = env::var_os("SSL_CERT_FILE")
-        .filter(|file| !file.is_empty() && url.starts_with("https://"))
-        .map(Into::into);
-    Ok(Target { url, credentials, url_credentials, root_certificates })
+    let root_certificates =
+        env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty()).map(Into::into);
+    Ok(Target { servers, credentials, root_certificates })
+}
+
+/// The URLs of servers, separated by commas.
+fn server_urls(text: &str) -> Result<Vec<ServerUrl>, String> {
+    text.split(',').map(|url| server_url(url.trim())).collect()
 }
 
 /// The URL of a server, and the name and password that it may have (RFC 3986, section 3.2.1).
-fn server_url(text: &str) -> Result<(String, Option<Credentials>), String> {
+fn server_url(text: &str) -> Result<ServerUrl, String> {
     let url = base_url(text)?;
-    let Some((scheme, rest)) = url.split_once("://") else { return Ok((url, None)) };
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", &url));
     let end = rest.find('/').unwrap_or(rest.len());
-    let Some(at) = rest[..end].rfind('@') else { return Ok((url, None)) };
+    let Some(at) = rest[..end].rfind('@') else {
+        return Ok(ServerUrl { url, credentials: None });
+    };
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
-    let credentials = Credentials { user: decoded(user), password: decoded(password) };
-    Ok((format!("{scheme}://{}", &rest[at + 1..]), Some(credentials)))
+    let credentials = Some(Credentials { user: decoded(user), password: decoded(password) });
+    Ok(ServerUrl { url: format!("{scheme}://{}", &rest[at + 1..]), credentials })
 }
 
 fn one(args: Arguments, command: &str, what: &str) -> Result<String, UsageError> {
@@ -383,6 +395,17 @@ Usage: rdlm delete [OPTIONS] RESOURCE
 
 Options:
   --all                 the locks of all resources
+  --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const HEALTH_HELP: &str = "\
+Asks the server whether it is well. Exits with 0 or, if it is not, or not there,
+with 69.
+
+Usage: rdlm health [OPTIONS]
+
+Options:
   --url URL             the server [RDLM_URL, or http://localhost:8888]
   --help                print this and exit
 ";

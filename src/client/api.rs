@@ -1,5 +1,7 @@
 //! The API, as a client sees it: one method a request.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -14,10 +16,12 @@ use super::{Ask, Error, Target};
 const IN_PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':').remove(b'~').remove(b'@').remove(b'-');
 
-/// A server.
+/// A server, or several of which any will do.
 #[derive(Clone)]
 pub(super) struct Server {
-    transport: Transport,
+    transports: Arc<[Transport]>,
+    /// The one that is asked first: the last that answered.
+    current: Arc<AtomicUsize>,
 }
 
 /// A lock that was granted.
@@ -36,13 +40,53 @@ pub(super) struct LockPath {
 
 impl Server {
     /// Opens no connection yet.
-    pub(super) fn new(target: &Target) -> Result<Self, Error> {
-        Ok(Self { transport: Transport::new(target)? })
+    pub(super) fn new(target: &Target, tls: bool) -> Result<Self, Error> {
+        let transports = target.servers.iter().map(|server| Transport::new(target, server, tls));
+        let transports = transports.collect::<Result<_, _>>()?;
+        Ok(Self { transports, current: Arc::default() })
+    }
+
+    fn transport(&self) -> &Transport {
+        &self.transports[self.current.load(Ordering::Relaxed) % self.transports.len()]
+    }
+
+    /// Sends a request to the server that answered last. If it cannot be reached, or is not the
+    /// one to ask, it is sent to the next one. If its answer is lost, the next try begins there.
+    fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let mut result = self.transport().send(call);
+        for _ in 1..self.transports.len() {
+            match &result {
+                Err(
+                    Failure::Unreachable(_)
+                    | Failure::Later { .. }
+                    | Failure::Proxy { .. }
+                    | Failure::Foreign(_),
+                ) if call.base.is_none() => {}
+                _ => break,
+            }
+            self.current.fetch_add(1, Ordering::Relaxed);
+            result = self.transport().send(call);
+        }
+        match result {
+            Err(Failure::Elsewhere(base)) if call.base.is_none() => {
+                self.transport().send(&Call { base: Some(&base), ..call.clone() })
+            }
+            Err(Failure::Dropped(_)) if call.base.is_none() => {
+                self.current.fetch_add(1, Ordering::Relaxed);
+                result
+            }
+            result => result,
+        }
+    }
+
+    /// Whether the server is well.
+    pub(super) fn health(&self) -> Result<(), Failure> {
+        self.send(&Call::new(http::Method::GET, "/health")).map(drop)
     }
 
     /// The URL of a lock, as this client reaches it.
     pub(super) fn url_of(&self, lock: &LockPath) -> String {
-        let base = lock.base.as_deref().unwrap_or(&self.transport.url);
+        let base = lock.base.as_deref().unwrap_or(&self.transport().url);
         format!("{base}{}", lock.path)
     }
 
@@ -67,13 +111,13 @@ impl Server {
         }
         let resource = utf8_percent_encode(&ask.resource, IN_PATH);
         let path = format!("/locks/{resource}");
-        let answer = self.transport.send(&Call {
+        let answer = self.send(&Call {
             body: Some(body),
             key: key.into(),
             answer_within,
             ..Call::new(http::Method::POST, &path)
         })?;
-        granted(&answer, &path).ok_or_else(|| self.transport.not_rdlm("the answer names no lock"))
+        granted(&answer, &path).ok_or_else(|| self.transport().not_rdlm("the answer names no lock"))
     }
 
     /// Lets a lock live for another lifetime.
@@ -88,7 +132,7 @@ impl Server {
         lifetime: Duration,
         answer_within: Duration,
     ) -> Result<(), Failure> {
-        self.transport.send(&renewal(lock, lifetime, answer_within)).map(drop)
+        self.send(&renewal(lock, lifetime, answer_within)).map(drop)
     }
 
     /// Releases a lock.
@@ -116,7 +160,7 @@ impl Server {
     pub(super) fn locks_at_once(&self, resource: &str) -> Result<Answer, Failure> {
         let path = format!("/resources/{}", utf8_percent_encode(resource, IN_PATH));
         let call = Call::new(http::Method::GET, &path).by_administrator();
-        self.transport.send(&Call { answer_within: Duration::from_secs(1), ..call })
+        self.send(&Call { answer_within: Duration::from_secs(1), ..call })
     }
 
     /// Deletes the locks of a resource, or all locks.
@@ -132,8 +176,12 @@ impl Server {
     fn delete_once_or_again(&self, call: &Call<'_>) -> Result<(), Failure> {
         let mut dropped = false;
         let result = retry(TRIES, || {
-            let result = self.transport.send(call);
-            dropped |= matches!(result, Err(Failure::Dropped(_)));
+            let result = self.send(call);
+            // An answer of something on the way may have been made in place of the server's.
+            dropped |= matches!(
+                result,
+                Err(Failure::Dropped(_) | Failure::Foreign(_) | Failure::Proxy { .. })
+            );
             result
         });
         match result {
@@ -143,7 +191,7 @@ impl Server {
     }
 
     fn retry(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        retry(TRIES, || self.transport.send(call))
+        retry(TRIES, || self.send(call))
     }
 }
 

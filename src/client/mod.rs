@@ -73,6 +73,8 @@ pub enum Command {
         /// Its name.
         resource: Option<String>,
     },
+    /// Ask whether the server is well.
+    Health,
     /// Show locks until Ctrl-C.
     Watch {
         /// The name of one resource; `None`: all.
@@ -102,17 +104,24 @@ impl Ask {
     pub const FOR_EVER: Duration = Duration::from_secs(1_000_000_000);
 }
 
-/// The server, and who talks to it.
+/// The servers, and who talks to them.
 #[derive(Debug, PartialEq)]
 pub struct Target {
-    /// Its URL, without a slash at the end.
-    pub url: String,
+    /// Where it is; several, if any of them will do. There is at least one.
+    pub servers: Vec<ServerUrl>,
     /// For requests of administrators.
     pub credentials: Option<Credentials>,
-    /// Those that the URL had, for every request. They are in no message.
-    pub url_credentials: Option<Credentials>,
     /// A file of certificates (PEM) to trust in place of those that are built in.
     pub root_certificates: Option<PathBuf>,
+}
+
+/// Where a server is.
+#[derive(Debug, PartialEq)]
+pub struct ServerUrl {
+    /// Without a name and a password, and without a slash at the end.
+    pub url: String,
+    /// Those that the URL had, for every request. They are in no message.
+    pub credentials: Option<Credentials>,
 }
 
 /// A user of HTTP Basic.
@@ -191,7 +200,13 @@ pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
             | Command::Locks { .. }
             | Command::Watch { .. }
     );
-    match dispatch(command, &Server::new(target)?) {
+    let lock = match &command {
+        Command::Renew { lock, .. } | Command::Release { lock } | Command::Get { lock, .. } => lock,
+        _ => "",
+    };
+    let urls = target.servers.iter().map(|server| &*server.url).chain([lock]);
+    let tls = urls.into_iter().any(|url| url.starts_with("https://"));
+    match dispatch(command, &Server::new(target, tls)?) {
         // A reader that has gone (`rdlm resources | head -1`) is no failure.
         Err(Error::Output(error)) if only_looks && error.kind() == io::ErrorKind::BrokenPipe => {
             Ok(Ending::Done)
@@ -225,6 +240,10 @@ fn dispatch(command: Command, server: &Server) -> Result<Ending, Error> {
                 (failure, _) => failure.into(),
             })?;
             Ok(Ending::Done)
+        }
+        Command::Health => {
+            let not_well = |failure| Error::NoServer(Error::from(failure).to_string());
+            server.health().map(done).map_err(not_well)
         }
         Command::Watch { resource } => watch::watch(server, resource.as_deref()),
     }

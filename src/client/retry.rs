@@ -43,7 +43,8 @@ impl Pauses {
         let pause = self.0;
         self.0 = (pause * 2).min(Duration::from_secs(2));
         match failure {
-            Failure::Later { retry_after: Some(asked_for), .. } => pause.max(*asked_for),
+            Failure::Later { retry_after: Some(asked_for), .. }
+            | Failure::Proxy { retry_after: Some(asked_for), .. } => pause.max(*asked_for),
             _ => pause,
         }
     }

@@ -15,7 +15,7 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
 use super::socket::WithKeepalive;
-use super::{Credentials, Error, Target};
+use super::{Credentials, Error, ServerUrl, Target};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -40,6 +40,7 @@ pub(super) struct Transport {
 }
 
 /// A request.
+#[derive(Clone)]
 pub(super) struct Call<'a> {
     pub(super) method: http::Method,
     /// The server, if it is another one.
@@ -97,10 +98,14 @@ pub(super) enum Failure {
     NotRdlm(String),
     /// An answer that something on the way made, as far as one can tell.
     Foreign(String),
-    /// 404
+    /// There is no such lock.
     NotThere,
-    /// 503, or something on the way that cannot do it now.
+    /// 503: it was not done, and may be later.
     Later { detail: String, retry_after: Option<Duration> },
+    /// Something on the way cannot do it now. What the server has done is not known.
+    Proxy { detail: String, retry_after: Option<Duration> },
+    /// Another server is the one to ask, at this URL.
+    Elsewhere(String),
     /// Another error of the server.
     Refused { status: u16, detail: String },
 }
@@ -110,7 +115,11 @@ impl Failure {
     pub(super) fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable(_) | Self::Dropped(_) | Self::Foreign(_) | Self::Later { .. }
+            Self::Unreachable(_)
+                | Self::Dropped(_)
+                | Self::Foreign(_)
+                | Self::Later { .. }
+                | Self::Proxy { .. }
         )
     }
 }
@@ -120,8 +129,11 @@ impl From<Failure> for Error {
         match failure {
             Failure::Unreachable(text) | Failure::Dropped(text) => Self::NoServer(text),
             Failure::NotRdlm(text) | Failure::Foreign(text) => Self::NotRdlm(text),
+            Failure::Elsewhere(to) => Self::NotRdlm(format!("the servers point at {to}, and back")),
             Failure::NotThere => Self::Gone("there is no such lock".into()),
-            Failure::Later { detail, .. } => Self::NotGranted(detail),
+            Failure::Later { detail, .. } | Failure::Proxy { detail, .. } => {
+                Self::NotGranted(detail)
+            }
             Failure::Refused { status: 401 | 403, detail } => Self::NotPermitted(detail),
             Failure::Refused { status: 408 | 409, detail } => Self::NotGranted(detail),
             Failure::Refused { status: 500.., detail } => Self::NoServer(detail),
@@ -132,7 +144,7 @@ impl From<Failure> for Error {
 
 impl Transport {
     /// Opens no connection yet.
-    pub(super) fn new(target: &Target) -> Result<Self, Error> {
+    pub(super) fn new(target: &Target, server: &ServerUrl, tls: bool) -> Result<Self, Error> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -141,7 +153,7 @@ impl Transport {
             .proxy(None)
             .user_agent(concat!("rdlm/", env!("CARGO_PKG_VERSION")))
             .accept("application/hal+json");
-        if let Some(file) = &target.root_certificates {
+        if let Some(file) = target.root_certificates.as_ref().filter(|_| tls) {
             let roots = root_certificates(file)?;
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
@@ -150,10 +162,10 @@ impl Transport {
             format!("Basic {}", STANDARD.encode(pair)).into()
         };
         let authorization = target.credentials.as_ref().map(basic);
-        let in_every_request = target.url_credentials.as_ref().map(basic);
+        let in_every_request = server.credentials.as_ref().map(basic);
         let connector = ().chain(WithKeepalive).chain(RustlsConnector::default());
         let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
-        Ok(Self { agent, url: target.url.as_str().into(), authorization, in_every_request })
+        Ok(Self { agent, url: server.url.as_str().into(), authorization, in_every_request })
     }
 
     /// Sends a request once.
@@ -227,11 +239,22 @@ impl Transport {
             retry_after.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
         let is_problem = of_rdlm && media_type.as_deref() == Some("application/problem+json");
         let problem: Option<Value> = serde_json::from_slice(&body).ok().filter(|_| is_problem);
-        let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+        let member = |name| problem.as_ref().and_then(|problem| problem[name].as_str());
+        let (detail, reason, outcome) = (member("detail"), member("reason"), member("outcome"));
         Err(match (status, detail, location) {
             (401, ..) => Failure::Refused { status, detail: self.not_accepted(call) },
-            (404, Some(_), _) => Failure::NotThere,
+            (404, Some(_), _) if reason == Some("no_such_lock") => Failure::NotThere,
+            // It knows nothing of the path: the base of the URL is not its own.
+            (404, Some(_), _) => Failure::Foreign(format!(
+                "{} is not where rdlm's API begins: it knows no such path",
+                self.url
+            )),
+            // Whether it was done is not known to the server either.
+            (503, Some(detail), _) if outcome == Some("unknown") => Failure::Dropped(detail.into()),
             (503, Some(detail), _) => Failure::Later { detail: detail.into(), retry_after },
+            (307 | 308, _, Some(to)) if to.ends_with(call.path) && to.contains("://") => {
+                Failure::Elsewhere(to[..to.len() - call.path.len()].into())
+            }
             (_, Some(detail), _) => Failure::Refused { status, detail: detail.into() },
             (403, None, _) => {
                 let detail = format!("{} answers {status}", self.url);
@@ -243,7 +266,7 @@ impl Transport {
                     "{} answers {status}, not as rdlm does: is the server behind it there?",
                     self.url
                 );
-                Failure::Later { detail, retry_after }
+                Failure::Proxy { detail, retry_after }
             }
             (300..=399, None, Some(to)) => self.not_rdlm(&format!("it redirects to {to}")),
             _ => Failure::Foreign(format!(

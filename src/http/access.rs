@@ -144,6 +144,8 @@ impl Credentials {
 fn read_users(path: &PathBuf) -> Result<Vec<Credentials>, UserFileError> {
     let error = |fault| UserFileError { path: path.clone(), fault };
     let text = fs::read_to_string(path).map_err(|source| error(Fault::Unreadable(source)))?;
+    // Or the first user would have another name than it seems.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let is_comment = |line: &str| line.is_empty() || line.starts_with('#');
     let lines = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !is_comment(line));
     let users = lines.map(|(number, line)| {

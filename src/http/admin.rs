@@ -55,7 +55,9 @@ impl Service {
     ) -> Result<Response, Problem> {
         let admin = self.access.check(request.authorization)?;
         self.locks.delete_resource(resource).map_err(|refusal| match refusal {
-            Refusal::NoSuchLock => Problem::new(Status::NotFound, "this resource has no locks"),
+            Refusal::NoSuchLock => {
+                Problem::new(Status::NotFound, "this resource has no locks").because(refusal.name())
+            }
             refusal => refusal.into(),
         })?;
         info!("{admin} deleted all locks of {resource}");

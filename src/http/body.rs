@@ -66,6 +66,8 @@ enum Field<'a> {
 
 fn parse<'a>(body: &'a [u8], example: &str) -> Result<Fields<'a>, Problem> {
     let expected = || format!("expected a JSON object such as {example}");
+    // Some editors and shells put a byte order mark before it (RFC 8259, section 8.1).
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let first = body.iter().find(|byte| !b" \t\r\n".contains(byte));
     match first {
         None => Err(Problem::bad_request(format!("the body is empty, {}", expected()))),

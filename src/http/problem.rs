@@ -13,6 +13,8 @@ use crate::lock::{InvalidIdempotencyKey, InvalidResourceName, Refusal};
 pub(super) struct Problem {
     status: Status,
     detail: Cow<'static, str>,
+    /// For programs, where the sentence is for people.
+    reason: Option<&'static str>,
     header: Option<(&'static str, &'static str)>,
     close: bool,
 }
@@ -20,7 +22,12 @@ pub(super) struct Problem {
 impl Problem {
     /// `detail` is a sentence that says what was wrong and what would be right.
     pub(super) fn new(status: Status, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), header: None, close: false }
+        Self { status, detail: detail.into(), reason: None, header: None, close: false }
+    }
+
+    /// A short name for programs.
+    pub(super) fn because(self, reason: &'static str) -> Self {
+        Self { reason: Some(reason), ..self }
     }
 
     pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -65,7 +72,7 @@ impl From<Refusal> for Problem {
             | Refusal::NotWritten(_)
             | Refusal::ShuttingDown => Status::ServiceUnavailable,
         };
-        let problem = Self::new(status, refusal.to_string());
+        let problem = Self::new(status, refusal.to_string()).because(refusal.name());
         match refusal {
             // Whoever has closed only its sending side gets to read it.
             Refusal::Departed => problem.closing(),
@@ -145,12 +152,15 @@ impl From<Problem> for Response {
             title: &'static str,
             status: u16,
             detail: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'static str>,
         }
         let body = Body {
             r#type: "about:blank",
             title: problem.status.reason(),
             status: problem.status.code(),
             detail: &problem.detail,
+            reason: problem.reason,
         };
         // Serializing strings and numbers cannot fail.
         let mut body = serde_json::to_vec(&body).unwrap_or_default();

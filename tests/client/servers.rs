@@ -167,7 +167,7 @@ fn the_base_of_a_lock_may_have_locks_in_its_path() {
     printed(&output(server.port(), &["renew", &path]));
     // The request goes below the whole base, where this server has nothing.
     let url = format!("http://127.0.0.1:{}/a/locks/b/locks/foo/{}", server.port(), "0".repeat(32));
-    complaint(&output(server.port(), &["release", &url]), 74);
+    complaint(&output(server.port(), &["release", &url]), 76);
 }
 
 #[test]
@@ -292,4 +292,116 @@ fn a_password_in_the_url_is_not_printed() {
         run("http://127.0.0.1:1", &["resources", "--url", wrong]);
         run("http://127.0.0.1:1", &["release", wrong]);
     }
+}
+
+/// Several servers: any of them will do.
+#[test]
+fn the_next_server_is_asked_when_one_is_not_there_or_not_the_one() {
+    let server = Server::start();
+    let there = format!("http://127.0.0.1:{}", server.port());
+    let detail =
+        r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"standby"}"#;
+    let standby = Fake::start(vec![Then::Answer(problem(503, detail))]);
+    let redirect = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nServer: rdlm/1.0.0\r\nLocation: {there}/locks/foo\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let other = Fake::start(vec![Then::Answer(redirect)]);
+    for first in [free_port(), standby.port, other.port] {
+        let urls = format!("http://127.0.0.1:{first},{there}");
+        let mut acquire = rdlm(1, &["acquire", "foo"]);
+        let url = printed(&acquire.env("RDLM_URL", &urls).output().unwrap());
+        let uid = url.trim().rsplit('/').next().unwrap();
+        assert_eq!(server.locks("foo")[0]["uid"], uid);
+        assert_eq!(server.delete(&format!("/locks/foo/{uid}")).status, 204);
+    }
+    let nowhere = format!("http://127.0.0.1:{},http://127.0.0.1:{}", free_port(), free_port());
+    complaint(&output(1, &["acquire", "--url", &nowhere, "foo"]), 69);
+}
+
+fn problem(status: u16, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} No\r\nServer: rdlm/1.0.0\r\nContent-Type: application/problem+json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// It may have been granted the lock: the same key asks for the same one.
+#[test]
+fn an_unknown_outcome_is_asked_again_with_the_same_key_at_the_next_server() {
+    let server = Server::start();
+    let detail =
+        r#"{"type":"about:blank","title":"","status":503,"detail":"?","outcome":"unknown"}"#;
+    let unknown = Fake::start(vec![Then::Answer(problem(503, detail))]);
+    let dropped = Fake::start(vec![Then::Drop]);
+    let tells = Fake::start(vec![Then::Answer(problem(503, detail)), Then::Forward(server.port())]);
+    for first in [&unknown, &dropped] {
+        let urls = format!("http://127.0.0.1:{},http://127.0.0.1:{}", first.port, tells.port);
+        let mut run = rdlm(1, &["run", "foo", "--", "echo", "ran"]);
+        assert_eq!(printed(&run.env("RDLM_URL", &urls).output().unwrap()), "ran\n");
+        let key = |request: &str| field(request, "idempotency-key").to_string();
+        let first = key(&first.requests.recv().unwrap());
+        if let Ok(second) = tells.requests.try_recv() {
+            assert_eq!(key(&second), first);
+        }
+    }
+}
+
+/// The server behind a gateway is changed for a moment: its 404 is not that of the lock.
+#[test]
+fn a_404_of_something_else_does_not_end_a_wait_or_a_command() {
+    let server = Server::start();
+    let held = server.hold("foo");
+    let backend = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n\
+                   Connection: close\r\n\r\ndefault backend - 404";
+    let gateway = r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no route"}"#;
+    let gateway = problem(404, gateway).replace("Server: rdlm/1.0.0", "Server: gateway");
+    let forward = || Then::Forward(server.port());
+    let script = vec![
+        forward(),
+        Then::Answer(backend.into()),
+        Then::Answer(gateway.clone()),
+        Then::Answer(gateway),
+        forward(),
+    ];
+    let fake = Fake::start(script);
+    // The wait, and then the first renewals.
+    let mut run = rdlm(fake.port, &["run", "--lifetime", "1.5", "foo", "--", "sleep", "1"]);
+    let mut run = Running::start(&mut run);
+    wait_until("it waits", || server.locks("foo").len() == 2);
+    assert_eq!(server.delete(&held).status, 204);
+    assert_eq!(run.wait(), Some(0));
+}
+
+#[test]
+fn a_base_that_is_not_that_of_the_api_is_no_lost_lock() {
+    let server = Server::start();
+    let url = format!("http://127.0.0.1:{}/base", server.port());
+    let path = format!("{url}/locks/foo/{}", "0".repeat(32));
+    for args in [&["renew", &path][..], &["release", &path], &["acquire", "foo", "--url", &url]] {
+        let line = complaint(&output(1, args), 76);
+        assert!(line.contains("knows no such path"), "{line}");
+    }
+}
+
+/// A proxy has answered in place of the server, which had released it.
+#[test]
+fn a_release_whose_answer_a_proxy_replaced_is_done() {
+    let server = Server::start();
+    let gone =
+        r#"{"type":"about:blank","title":"","status":404,"detail":"","reason":"no_such_lock"}"#;
+    let bad = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let fake = Fake::start(vec![Then::Answer(bad.into()), Then::Answer(problem(404, gone))]);
+    let path = server.hold("foo");
+    assert_eq!(printed(&output(fake.port, &["release", &path])), "");
+}
+
+#[test]
+fn health_is_0_or_69() {
+    let server = Server::start();
+    assert_eq!(printed(&output(server.port(), &["health"])), "");
+    complaint(&output(free_port(), &["health"]), 69);
+    let ill = Fake::start(vec![Then::Answer(problem(503, r#"{"detail":"the disk is full"}"#))]);
+    assert!(complaint(&output(ill.port, &["health"]), 69).contains("the disk is full"));
 }

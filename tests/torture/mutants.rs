@@ -125,8 +125,8 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             CHANGE,
-            "Answer::Now(reply) => (Begun::Done(reply), None),",
-            "Answer::Now(reply) => (Begun::Done(reply), None),\n            Answer::Granted(id) if plan.holders().any(|holder| holder.grant.id == id) => {\n                let holder = plan.holders().find(|holder| holder.grant.id == id);\n                let granted = holder.map(|holder| Reply::Granted(holder.grant.clone()));\n                (Begun::Done(granted.unwrap_or(Reply::Done)), None)\n            }",
+            "Answer::Now(answer) => (Begun::Done(answer.into()), None),",
+            "Answer::Now(answer) => (Begun::Done(answer.into()), None),\n            Answer::Granted(id) if plan.holders().any(|holder| holder.grant.id == id) => {\n                let holder = plan.holders().find(|holder| holder.grant.id == id);\n                let granted = holder.map(|holder| Reply::Granted(holder.grant.clone()));\n                (Begun::Done(granted.unwrap_or(Reply::Done)), None)\n            }",
         )],
     ),
     on_disk(
@@ -135,8 +135,8 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             CHANGE,
-            "Answer::Now(reply) => (Begun::Done(reply), None),",
-            "Answer::Now(reply) => (Begun::Done(reply), None),\n            Answer::Done => (Begun::Done(Reply::Done), None),",
+            "Answer::Now(answer) => (Begun::Done(answer.into()), None),",
+            "Answer::Now(answer) => (Begun::Done(answer.into()), None),\n            Answer::Done => (Begun::Done(Reply::Done), None),",
         )],
     ),
     on_disk(
@@ -286,8 +286,8 @@ const MUTANTS: &[Mutant] = &[
             ),
             edit(
                 CHANGE,
-                "        if written.is_ok() {\n            self.make(",
-                "        let refused = written.is_err();\n        if written.is_ok() {\n            self.make(",
+                "        if written.is_ok() {\n            let now",
+                "        let refused = written.is_err();\n        if written.is_ok() {\n            let now",
             ),
             edit(
                 CHANGE,
