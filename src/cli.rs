@@ -1,6 +1,6 @@
 //! The command line. Parses and validates, opens nothing.
 
-mod client;
+mod commands;
 mod serve;
 
 use std::convert::Infallible;
@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use pico_args::Arguments;
 
-use crate::client as commands;
+use crate::client::Target;
+use crate::commands::{Become, Command as ClientCommand};
 use crate::logging;
 use crate::server;
+use crate::url;
 
 /// What to do.
 #[derive(Debug, PartialEq)]
@@ -30,12 +32,12 @@ pub enum Command {
     /// Talk to a server.
     Client {
         /// About what.
-        command: commands::Command,
+        command: ClientCommand,
         /// To which one.
-        target: commands::Target,
+        target: Target,
     },
     /// Become the command of a `run`, which started this process for that.
-    Become(commands::Become),
+    Become(Become),
     /// Lead the process group of that command.
     LeadGroup,
     /// Print this help text.
@@ -140,7 +142,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Some(_) => Err(UsageError::new("unexpected argument \"--\"")),
         },
         Some("help") => help_about(args),
-        Some(name) => client::parse(name, args, behind),
+        Some(name) => commands::parse(name, args, behind),
         None => Err(UsageError::new("a command is missing; rdlm --help lists them")),
     }
 }
@@ -158,7 +160,7 @@ fn help_about(args: Arguments) -> Result<Command, UsageError> {
 
 /// The help text of a command.
 fn help_of(command: &str) -> Option<&'static str> {
-    if command == "serve" { Some(serve::HELP) } else { client::help(command) }
+    if command == "serve" { Some(serve::HELP) } else { commands::help(command) }
 }
 
 /// The words that are not the value of the option before them.
@@ -218,17 +220,9 @@ fn option<T>(
     match parse(&text) {
         Ok(value) => Ok(Some(value)),
         Err(expected) => {
-            let text = without_password(&text);
+            let text = url::without_password(&text);
             Err(UsageError::new(format!("{name} {text:?}: expected {expected}")))
         }
-    }
-}
-
-/// For messages: without what stands between `://` and `@`.
-fn without_password(text: &str) -> String {
-    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
-        Some((scheme, (_, host))) => format!("{scheme}://{host}"),
-        None => text.into(),
     }
 }
 
@@ -258,25 +252,5 @@ fn environment(name: &str) -> Result<Option<String>, UsageError> {
         Err(env::VarError::NotUnicode(_)) => {
             Err(UsageError::new(format!("the value of {name} is not valid UTF-8")))
         }
-    }
-}
-
-/// Whether a URL without its scheme begins with a host, and a port that can be.
-fn has_host(rest: &str) -> bool {
-    let authority = rest.split('/').next().unwrap_or_default();
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
-    !host.is_empty()
-        && !host.starts_with(':')
-        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
-}
-
-fn base_url(text: &str) -> Result<String, String> {
-    let url = text.trim_end_matches('/');
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let legal = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte);
-    match rest {
-        Some(rest) if has_host(rest) && rest.bytes().all(legal) => Ok(url.into()),
-        _ => Err("a URL such as https://locks.example.com, without a query".into()),
     }
 }

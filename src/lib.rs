@@ -1,16 +1,19 @@
 //! rdlm, a lock manager over HTTP.
 //!
-//! Data flows one way: socket → [`http`] → [`lock`] → outcome → response. [`client`] has the
-//! commands that talk to a server, and knows nothing of it but the API. ARCHITECTURE.md walks
+//! Data flows one way: socket → [`http`] → [`lock`] → outcome → response. [`client`] is a
+//! library for programs that talk to a server, and knows nothing of it but the API; [`commands`]
+//! are the first of them. ARCHITECTURE.md walks
 //! through the rooms and lists the invariants.
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod client;
+pub mod commands;
 pub mod http;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod server;
 pub mod signals;
+mod url;

@@ -11,7 +11,8 @@ use signal_hook::consts::SIGKILL;
 use signal_hook::low_level::emulate_default_handler;
 
 use rdlm::cli::{self, Command};
-use rdlm::client::{self, Become, Ending};
+use rdlm::client;
+use rdlm::commands::{self, Become, Ending};
 use rdlm::{logging, server};
 
 const USAGE: u8 = 2;
@@ -28,13 +29,13 @@ fn main() -> ExitCode {
         Ok(Command::Serve { options, log }) => serve(options, log),
         Ok(Command::Help(text)) => print(text),
         Ok(Command::Version) => print(concat!("rdlm ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Command::Client { command, target }) => match client::execute(command, &target) {
+        Ok(Command::Client { command, target }) => match commands::execute(command, &target) {
             Ok(ending) => code_of_ending(ending),
             Err(error) => complain(&error.to_string(), code_of_error(&error)),
         },
         Ok(Command::Become(command)) => become_command(&command),
         Ok(Command::LeadGroup) => {
-            client::lead_group();
+            commands::lead_group();
             ExitCode::SUCCESS
         }
         Err(error) if error.of_client => complain(&error.to_string(), CLIENT_USAGE),
@@ -43,16 +44,19 @@ fn main() -> ExitCode {
 }
 
 /// The codes that docs/client.md lists; most are those of sysexits.h.
-fn code_of_error(error: &client::Error) -> u8 {
+fn code_of_error(error: &commands::Error) -> u8 {
+    use client::Error;
     match error {
-        client::Error::Output(_) => FAILURE,
-        client::Error::Usage(_) => CLIENT_USAGE,
-        client::Error::NoServer(_) => 69,
-        client::Error::System(_) => 71,
-        client::Error::Gone(_) => 74,
-        client::Error::NotGranted(_) => NOT_GRANTED,
-        client::Error::NotRdlm(_) => 76,
-        client::Error::NotPermitted(_) => 77,
+        commands::Error::Output(_) => FAILURE,
+        commands::Error::Client(error) => match error {
+            Error::Usage(_) => CLIENT_USAGE,
+            Error::NoServer(_) => 69,
+            Error::System(_) => 71,
+            Error::Gone(_) => 74,
+            Error::NotGranted(_) => NOT_GRANTED,
+            Error::NotRdlm(_) => 76,
+            Error::NotPermitted(_) => 77,
+        },
     }
 }
 
@@ -86,7 +90,7 @@ fn code_of_signal(signal: i32) -> ExitCode {
 
 /// Returns only if the command could not be run; with the codes of a shell.
 fn become_command(command: &Become) -> ExitCode {
-    let error = client::become_command(command);
+    let error = commands::become_command(command);
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
     complain(&format!("cannot run {:?}: {error}", command.program.to_string_lossy()), code)
 }

@@ -12,7 +12,7 @@ fn blocks<'a>(part: &'a str, language: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn every_recipe_prints_what_the_page_says() {
+fn every_recipe_prints_what_the_page_says_and_leaves_nothing_behind() {
     for tool in ["bash", "curl", "sqlite3"] {
         if Command::new(tool).arg("--version").output().is_err() {
             println!("skipped: there is no {tool}");
@@ -40,5 +40,9 @@ fn every_recipe_prints_what_the_page_says() {
         let errors = String::from_utf8(run.stderr).unwrap();
         assert_eq!(printed, blocks(recipe, "text").concat(), "{name}: {errors}");
         assert_eq!((run.status.code(), errors.as_str()), (Some(0), ""), "{name}");
+        let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap()).collect();
+        assert!(files.is_empty(), "{name}: {files:?}");
+        let resources = server.get("/resources").json();
+        assert_eq!(resources["_embedded"]["resources"].to_string(), "[]", "{name}");
     }
 }

@@ -105,11 +105,16 @@ fn the_command_line_opens_nothing() {
 }
 
 #[test]
-fn the_client_knows_the_api_alone_and_nobody_knows_the_client() {
-    for inside in ["crate::lock", "crate::http", "crate::server", "crate::cli", "pico_args"] {
-        assert_absent(inside, |path| path.starts_with("client"));
+fn the_client_knows_the_api_alone_and_the_server_knows_no_client() {
+    for inside in ["crate::lock", "crate::http", "crate::server", "crate::cli::", "pico_args"] {
+        assert_absent(inside, |path| path.starts_with("client") || path.starts_with("commands"));
     }
-    for foreign in ["crate::client", "ureq"] {
+    // A library writes to nobody's terminal, and its user handles the signals.
+    for of_commands in ["crate::commands", "signal_hook", "stderr", "stdout", "print!", "println!"]
+    {
+        assert_absent(of_commands, |path| path.starts_with("client"));
+    }
+    for foreign in ["crate::client", "crate::commands", "ureq"] {
         assert_absent(foreign, |path| {
             ["lock", "http", "server", "server.rs"].iter().any(|room| path.starts_with(room))
         });
@@ -119,7 +124,9 @@ fn the_client_knows_the_api_alone_and_nobody_knows_the_client() {
 #[test]
 fn errors_become_exit_codes_in_main_alone() {
     assert_absent("ExitCode", |path| path != Path::new("main.rs"));
-    assert_absent("process::exit", |path| path.starts_with("client") || path.starts_with("cli"));
+    assert_absent("process::exit", |path| {
+        ["client", "commands", "cli"].iter().any(|room| path.starts_with(room))
+    });
 }
 
 #[test]

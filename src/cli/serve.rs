@@ -6,14 +6,13 @@ use std::time::Duration;
 use log::LevelFilter;
 use pico_args::Arguments;
 
-use super::{
-    Command, MAX_SECONDS, UsageError, base_url, environment, nothing_left, number, option, seconds,
-};
+use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
 use crate::http::RequestLimits;
 use crate::http::access::Access;
 use crate::lock::Limits;
 use crate::logging::{self, Format};
 use crate::server;
+use crate::url;
 
 const DEFAULT_PORT: u16 = 8888;
 const DEFAULT_MAX_WAITERS: usize = 10_000;
@@ -92,7 +91,7 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
             max_wait: max_wait.unwrap_or(longest),
             max_lifetime: max_lifetime.unwrap_or(longest),
         },
-        base_url: setting(&mut args, "--base-url", base_url)?,
+        base_url: setting(&mut args, "--base-url", url::base)?,
         lock_limits: Limits {
             locks: setting(&mut args, "--max-locks", whole_number)?.unwrap_or(DEFAULT_MAX_LOCKS),
             waiting: max_waiters,

@@ -4,24 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 use ureq::http;
 
 use super::retry::{TRIES, retry};
 use super::transport::{ANSWER, Answer, Call, Failure, Transport};
-use super::{Ask, Error, Target};
+use super::{Error, LockOptions, Lost, Target};
 
 /// What stays as it is in the path of a URL.
 const IN_PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':').remove(b'~').remove(b'@').remove(b'-');
 
-/// A server, or several of which any will do.
+/// A server, or several of which any will do. Clones share what they know of which answers.
 #[derive(Clone)]
-pub(super) struct Server {
+pub struct Client {
     transports: Arc<[Transport]>,
     /// The one that is asked first: the last that answered.
     current: Arc<AtomicUsize>,
+    on_loss: Option<Sender<Lost>>,
 }
 
 /// A lock that was granted.
@@ -33,17 +35,54 @@ pub(super) struct Lock {
 
 /// Where a lock is: `/locks/{resource}/{uid}` on the server, or on another one that its URL names.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct LockPath {
+pub(crate) struct LockPath {
     base: Option<String>,
     path: String,
 }
 
-impl Server {
-    /// Opens no connection yet.
-    pub(super) fn new(target: &Target, tls: bool) -> Result<Self, Error> {
+impl Client {
+    /// A client of a server, `http://locks:8888`, or of several, separated by commas: the next one
+    /// is asked when one cannot be reached or is not the active one. A URL may have a name and a
+    /// password. No connection is opened yet.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]: it is no such URL.
+    pub fn new(urls: &str) -> Result<Self, Error> {
+        Self::of(&urls.parse()?)
+    }
+
+    /// The same, with certificates and an administrator's password.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]: the certificates cannot be read.
+    pub fn of(target: &Target) -> Result<Self, Error> {
+        Self::with_tls(target, target.servers.iter().any(|server| is_tls(&server.url)))
+    }
+
+    /// The same for whoever asks about a lock by its URL, too.
+    pub(crate) fn about(target: &Target, lock: &LockPath) -> Result<Self, Error> {
+        let servers = target.servers.iter().map(|server| &*server.url);
+        Self::with_tls(target, servers.chain(lock.base.as_deref()).any(is_tls))
+    }
+
+    fn with_tls(target: &Target, tls: bool) -> Result<Self, Error> {
         let transports = target.servers.iter().map(|server| Transport::new(target, server, tls));
-        let transports = transports.collect::<Result<_, _>>()?;
-        Ok(Self { transports, current: Arc::default() })
+        let transports = transports.collect::<Result<Arc<[_]>, _>>()?;
+        if transports.is_empty() {
+            return Err(Error::Usage("there is no server to talk to".into()));
+        }
+        Ok(Self { transports, current: Arc::default(), on_loss: None })
+    }
+
+    /// From now on, each lock that this client acquires and loses is told of by this channel.
+    #[must_use]
+    pub fn tell_of_loss(self, sender: Sender<Lost>) -> Self {
+        Self { on_loss: Some(sender), ..self }
+    }
+
+    pub(super) fn lost(&self, lost: Lost) {
+        // Nobody has to listen.
+        self.on_loss.as_ref().into_iter().for_each(|sender| drop(sender.try_send(lost.clone())));
     }
 
     fn transport(&self) -> &Transport {
@@ -80,12 +119,12 @@ impl Server {
     }
 
     /// Whether the server is well.
-    pub(super) fn health(&self) -> Result<(), Failure> {
+    pub(crate) fn health(&self) -> Result<(), Failure> {
         self.send(&Call::new(http::Method::GET, "/health")).map(drop)
     }
 
     /// The URL of a lock, as this client reaches it.
-    pub(super) fn url_of(&self, lock: &LockPath) -> String {
+    pub(crate) fn url_of(&self, lock: &LockPath) -> String {
         let base = lock.base.as_deref().unwrap_or(&self.transport().url);
         format!("{base}{}", lock.path)
     }
@@ -93,23 +132,24 @@ impl Server {
     /// Sends one request for a lock. The server answers when it is granted or `wait` is over.
     pub(super) fn ask_once(
         &self,
-        ask: &Ask,
+        resource: &str,
+        options: &LockOptions,
         key: &str,
         wait: Duration,
         answer_within: Duration,
     ) -> Result<Lock, Failure> {
         let mut body = json!({
-            "title": ask.title.as_deref().unwrap_or_default(),
+            "title": options.title.as_deref().unwrap_or_default(),
             "wait": wait.as_secs_f64(),
-            "lifetime": ask.lifetime.as_secs_f64(),
+            "lifetime": options.lifetime.as_secs_f64(),
         });
-        if let Some(mode) = &ask.mode {
+        if let Some(mode) = &options.mode {
             body["mode"] = mode.as_str().into();
         }
-        if let Some(limit) = ask.limit {
+        if let Some(limit) = options.limit {
             body["limit"] = limit.into();
         }
-        let resource = utf8_percent_encode(&ask.resource, IN_PATH);
+        let resource = utf8_percent_encode(resource, IN_PATH);
         let path = format!("/locks/{resource}");
         let answer = self.send(&Call {
             body: Some(body),
@@ -121,7 +161,7 @@ impl Server {
     }
 
     /// Lets a lock live for another lifetime.
-    pub(super) fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
+    pub(crate) fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
         self.retry(&renewal(lock, lifetime, ANSWER)).map(drop)
     }
 
@@ -136,35 +176,35 @@ impl Server {
     }
 
     /// Releases a lock.
-    pub(super) fn release(&self, lock: &LockPath) -> Result<(), Failure> {
+    pub(crate) fn release(&self, lock: &LockPath) -> Result<(), Failure> {
         self.delete_once_or_again(&on_lock(http::Method::DELETE, lock))
     }
 
     /// A lock, held or waiting.
-    pub(super) fn get(&self, lock: &LockPath) -> Result<Answer, Failure> {
+    pub(crate) fn get(&self, lock: &LockPath) -> Result<Answer, Failure> {
         self.retry(&on_lock(http::Method::GET, lock))
     }
 
     /// All resources with all their locks.
-    pub(super) fn status(&self) -> Result<Answer, Failure> {
+    pub(crate) fn status(&self) -> Result<Answer, Failure> {
         self.retry(&Call::new(http::Method::GET, "/status").by_administrator())
     }
 
     /// The locks of a resource.
-    pub(super) fn locks(&self, resource: &str) -> Result<Answer, Failure> {
+    pub(crate) fn locks(&self, resource: &str) -> Result<Answer, Failure> {
         let path = format!("/resources/{}", utf8_percent_encode(resource, IN_PATH));
         self.retry(&Call::new(http::Method::GET, &path).by_administrator())
     }
 
     /// The same, for a message that can do without.
-    pub(super) fn locks_at_once(&self, resource: &str) -> Result<Answer, Failure> {
+    pub(crate) fn locks_at_once(&self, resource: &str) -> Result<Answer, Failure> {
         let path = format!("/resources/{}", utf8_percent_encode(resource, IN_PATH));
         let call = Call::new(http::Method::GET, &path).by_administrator();
         self.send(&Call { answer_within: Duration::from_secs(1), ..call })
     }
 
     /// Deletes the locks of a resource, or all locks.
-    pub(super) fn delete(&self, resource: Option<&str>) -> Result<(), Failure> {
+    pub(crate) fn delete(&self, resource: Option<&str>) -> Result<(), Failure> {
         let path = match resource {
             Some(name) => format!("/resources/{}", utf8_percent_encode(name, IN_PATH)),
             None => "/resources".into(),
@@ -197,7 +237,7 @@ impl Server {
 
 impl Failure {
     /// The error that it is for whoever wanted something of a lock.
-    pub(super) fn about_lock(self, path: &LockPath) -> Error {
+    pub(crate) fn about_lock(self, path: &LockPath) -> Error {
         match self {
             Self::NotThere => Error::Gone(format!(
                 "{} is not held: it was released or deleted, it has expired, or it never was",
@@ -210,13 +250,13 @@ impl Failure {
 
 impl LockPath {
     /// The name of the resource.
-    pub(super) fn resource(&self) -> String {
+    pub(crate) fn resource(&self) -> String {
         let name = self.path.split('/').nth(2).unwrap_or_default();
         percent_decode_str(name).decode_utf8_lossy().into_owned()
     }
 
     /// Understands the URL of a lock, or its path.
-    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let expected = || {
             // It may have a password, which is not for messages.
             let shown = text.rsplit('@').next().unwrap_or_default();
@@ -238,6 +278,10 @@ impl LockPath {
         let base = if is_url { Some(base.into()) } else { None };
         Ok(Self { base, path: path.into() })
     }
+}
+
+fn is_tls(url: &str) -> bool {
+    url.starts_with("https://")
 }
 
 fn is_uid(text: &str) -> bool {

@@ -71,17 +71,17 @@ pub(super) fn new_key() -> String {
 }
 
 /// An answer with a status under 300.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub(super) status: u16,
     pub(super) location: Option<String>,
     /// When the server sent it, by its clock.
-    pub(super) date: Option<std::time::SystemTime>,
-    pub(super) body: Vec<u8>,
+    pub(crate) date: Option<std::time::SystemTime>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
     /// The body, if it is JSON.
-    pub(super) fn json(&self) -> Result<Value, Failure> {
+    pub(crate) fn json(&self) -> Result<Value, Failure> {
         let not_json = |_| Failure::NotRdlm("the server's answer is not that of rdlm".into());
         serde_json::from_slice(&self.body).map_err(not_json)
     }
@@ -89,7 +89,7 @@ impl Answer {
 
 /// Why there is no useful answer.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// No connection came about.
     Unreachable(String),
     /// The connection ended, or time ran out, before the answer was there.

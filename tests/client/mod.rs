@@ -1,6 +1,7 @@
 //! The client commands, as real processes against a real server.
 
 mod fakes;
+mod library;
 mod lost;
 mod pages;
 mod run;

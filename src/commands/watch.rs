@@ -7,17 +7,16 @@ use crossbeam_channel::RecvTimeoutError;
 use rustix::termios::tcgetwinsize;
 use signal_hook::consts::{SIGCONT, SIGTSTP};
 
-use super::api::Server;
 use super::show::{self, Resource};
 use super::table::printable;
-use super::transport::Failure;
 use super::{Ending, Error, print, signals};
+use crate::client::{Client, Failure};
 
 /// How often the table is drawn.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Shows locks until a signal ends it.
-pub(super) fn watch(server: &Server, resource: Option<&str>) -> Result<Ending, Error> {
+pub(super) fn watch(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
     let signals = signals::start()?;
     let is_terminal = io::stdout().is_terminal();
     let mut last = None;
@@ -25,7 +24,7 @@ pub(super) fn watch(server: &Server, resource: Option<&str>) -> Result<Ending, E
         print("\x1b[2J")?;
     }
     loop {
-        let (text, seen) = match show::listed(server, resource) {
+        let (text, seen) = match show::listed(client, resource) {
             Ok(resources) => (show::table(&resources, show::width()), Ok(uids(resources))),
             // Asking again does not help.
             Err(failure @ (Failure::Refused { status: 400..=403, .. } | Failure::NotRdlm(_))) => {

@@ -4,14 +4,13 @@ use std::io::{self, IsTerminal};
 
 use serde_json::Value;
 
-use super::api::{LockPath, Server};
 use super::table::{FIELDS, LOCKS, RESOURCES, age, aligned, lock_row, printable, waits_for_ever};
-use super::transport::{Answer, Failure};
 use super::{Ending, Error, print, terminal};
+use crate::client::{Answer, Client, Failure, LockPath};
 
 /// `rdlm get`
-pub(super) fn lock(server: &Server, path: &LockPath, json: bool) -> Result<Ending, Error> {
-    let answer = server.get(path).map_err(|failure| failure.about_lock(path))?;
+pub(super) fn lock(client: &Client, path: &LockPath, json: bool) -> Result<Ending, Error> {
+    let answer = client.get(path).map_err(|failure| failure.about_lock(path))?;
     if json {
         return print_json(&answer);
     }
@@ -28,14 +27,14 @@ pub(super) fn lock(server: &Server, path: &LockPath, json: bool) -> Result<Endin
             other => rows.push(vec![name.clone(), other.to_string()]),
         }
     }
-    rows.extend(what_lists_tell(server, &resource, &lock));
+    rows.extend(what_lists_tell(client, &resource, &lock));
     print(&aligned(&FIELDS, &rows, width()))?;
     Ok(Ending::Done)
 }
 
 /// What only the list of its resource tells of a lock, if that may be seen.
-fn what_lists_tell(server: &Server, resource: &str, lock: &Value) -> Vec<Vec<String>> {
-    let Some(locks) = locks_to_tell_of(server, resource) else { return Vec::new() };
+fn what_lists_tell(client: &Client, resource: &str, lock: &Value) -> Vec<Vec<String>> {
+    let Some(locks) = locks_to_tell_of(client, resource) else { return Vec::new() };
     let listed = locks.iter().map(|(listed, _)| listed).find(|listed| listed["uid"] == lock["uid"]);
     let mut rows = Vec::new();
     if let Some(position) = listed.and_then(|listed| listed["position"].as_u64()) {
@@ -49,28 +48,28 @@ fn what_lists_tell(server: &Server, resource: &str, lock: &Value) -> Vec<Vec<Str
 }
 
 /// `rdlm resources`
-pub(super) fn resources(server: &Server, json: bool) -> Result<Ending, Error> {
+pub(super) fn resources(client: &Client, json: bool) -> Result<Ending, Error> {
     if json {
-        return print_json(&server.status()?);
+        return print_json(&client.status()?);
     }
-    let rows: Vec<_> = listed(server, None)?.iter().filter_map(Resource::row).collect();
+    let rows: Vec<_> = listed(client, None)?.iter().filter_map(Resource::row).collect();
     print(&aligned(&RESOURCES, &rows, width()))?;
     Ok(Ending::Done)
 }
 
 /// `rdlm locks`
-pub(super) fn locks(server: &Server, resource: &str, json: bool) -> Result<Ending, Error> {
+pub(super) fn locks(client: &Client, resource: &str, json: bool) -> Result<Ending, Error> {
     if json {
-        return print_json(&server.locks(resource)?);
+        return print_json(&client.locks(resource)?);
     }
-    print(&table(&listed(server, Some(resource))?, width()))?;
+    print(&table(&listed(client, Some(resource))?, width()))?;
     Ok(Ending::Done)
 }
 
 /// What is waited for, in words: who holds it, and whose turn it is, if that may be seen.
-pub(super) fn wait(server: &Server, resource: &str, title: Option<&str>) -> String {
+pub(super) fn wait(client: &Client, resource: &str, title: Option<&str>) -> String {
     let mut words = format!("waiting for {resource}");
-    let Some(locks) = locks_to_tell_of(server, resource) else { return words };
+    let Some(locks) = locks_to_tell_of(client, resource) else { return words };
     if let Some(holder) = holder(&locks) {
         words += &format!(", {holder}");
     }
@@ -84,8 +83,8 @@ pub(super) fn wait(server: &Server, resource: &str, title: Option<&str>) -> Stri
 }
 
 /// Why a lock was not granted, with who holds it, if that may be seen.
-pub(super) fn refusal(server: &Server, resource: &str, why: &str) -> String {
-    let holder = locks_to_tell_of(server, resource).and_then(|locks| holder(&locks));
+pub(super) fn refusal(client: &Client, resource: &str, why: &str) -> String {
+    let holder = locks_to_tell_of(client, resource).and_then(|locks| holder(&locks));
     match holder {
         Some(holder) => format!("{resource}: {why}; it is {holder}"),
         None => format!("{resource}: {why}"),
@@ -93,8 +92,8 @@ pub(super) fn refusal(server: &Server, resource: &str, why: &str) -> String {
 }
 
 /// The locks, and how old each is, in words.
-fn locks_to_tell_of(server: &Server, resource: &str) -> Option<Vec<(Value, String)>> {
-    let answer = server.locks_at_once(resource).ok()?;
+fn locks_to_tell_of(client: &Client, resource: &str) -> Option<Vec<(Value, String)>> {
+    let answer = client.locks_at_once(resource).ok()?;
     let locks = answer.json().ok()?["_embedded"]["locks"].as_array()?.clone();
     let with_age = |lock: Value| {
         let age = age(&lock, answer.date);
@@ -165,13 +164,13 @@ pub(super) fn table(resources: &[Resource], width: Option<usize>) -> String {
 }
 
 /// One resource, or all of them, in one request.
-pub(super) fn listed(server: &Server, resource: Option<&str>) -> Result<Vec<Resource>, Failure> {
+pub(super) fn listed(client: &Client, resource: Option<&str>) -> Result<Vec<Resource>, Failure> {
     if let Some(name) = resource {
-        let answer = server.locks(name)?;
+        let answer = client.locks(name)?;
         let locks = &answer.json()?["_embedded"]["locks"];
         return Ok(vec![Resource::new(name, locks, &answer)]);
     }
-    let answer = server.status()?;
+    let answer = client.status()?;
     let status = answer.json()?;
     let entries = status["resources"].as_array().into_iter().flatten();
     let named = entries.filter_map(|entry| Some((entry["name"].as_str()?, &entry["locks"])));

@@ -13,6 +13,7 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 use super::Error;
+use crate::client;
 use crate::signals::Ignored;
 
 /// Those that ask for an end, for a pause and for going on, and those that only the command
@@ -24,7 +25,8 @@ const WANTED: [i32; 12] = [
 
 /// The signals that are for the command, but for those that are ignored from the start.
 pub(super) fn start() -> Result<Receiver<i32>, Error> {
-    let refused = |error| Error::System(format!("cannot receive signals: {error}"));
+    let refused =
+        |error| Error::Client(client::Error::System(format!("cannot receive signals: {error}")));
     let ignored = Ignored::from_start();
     let wanted = WANTED.iter().filter(|signal| !ignored.contains(**signal));
     let mut signals = Signals::new(wanted).map_err(refused)?;

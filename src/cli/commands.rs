@@ -4,16 +4,12 @@ use std::env;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
 use pico_args::Arguments;
 
-use super::{
-    Command, UsageError, base_url, environment, nothing_left, number, option, seconds, unexpected,
-    without_password,
-};
-use crate::client::{
-    Ask, BECOME, Become, Command as Client, Credentials, LEAD, Run, ServerUrl, Target,
-};
+use super::{Command, UsageError, environment, nothing_left, number, option, seconds, unexpected};
+use crate::client::{Credentials, LockOptions, ServerUrl, Target};
+use crate::commands::{BECOME, Become, Command as Client, LEAD, Run};
+use crate::url;
 
 /// Taken if neither `--url` nor RDLM_URL says otherwise.
 const DEFAULT_URL: &str = "http://localhost:8888";
@@ -71,9 +67,8 @@ fn client(
     let command = match command {
         "run" => run(args, behind)?,
         "acquire" => {
-            let ask = ask(&mut args)?;
-            let resource = one(args, command, "RESOURCE")?;
-            Client::Acquire(Ask { resource, ..ask })
+            let options = lock_options(&mut args)?;
+            Client::Acquire { resource: one(args, command, "RESOURCE")?, options }
         }
         "renew" => {
             let lifetime = lifetime(&mut args)?;
@@ -112,7 +107,7 @@ fn client(
 }
 
 fn run(mut args: Arguments, behind: Option<Vec<OsString>>) -> Result<Client, UsageError> {
-    let ask = ask(&mut args)?;
+    let options = lock_options(&mut args)?;
     let kill_after = option(&mut args, "--kill-after", |text| seconds(text, true))?;
     let timeout = option(&mut args, "--timeout", |text| seconds(text, false))?;
     let conflict_exit_code =
@@ -137,7 +132,7 @@ fn run(mut args: Arguments, behind: Option<Vec<OsString>>) -> Result<Client, Usa
     let ancestors = environment("RDLM_RESOURCE")?.unwrap_or_default();
     Ok(Client::Run(Run {
         resources,
-        ask,
+        options,
         command,
         kill_after: kill_after.unwrap_or(DEFAULT_KILL_AFTER),
         timeout,
@@ -156,17 +151,15 @@ fn become_command(args: Arguments, behind: Option<Vec<OsString>>) -> Result<Comm
     Ok(Command::Become(Become { parent, program, args: command.collect() }))
 }
 
-/// The options of a request for a lock; the resource is still missing.
-fn ask(args: &mut Arguments) -> Result<Ask, UsageError> {
+fn lock_options(args: &mut Arguments) -> Result<LockOptions, UsageError> {
     let mode = option(args, "--mode", mode)?;
     let limit = option(args, "--limit", limit)?;
     if limit.is_some() && mode.as_deref().is_some_and(|mode| !matches!(mode, "EX" | "exclusive")) {
         return Err(UsageError::new("--limit goes with the mode EX alone"));
     }
-    Ok(Ask {
-        resource: String::new(),
+    Ok(LockOptions {
         title: option(args, "--title", |text| Ok(text.to_string()))?,
-        wait: option(args, "--wait", |text| seconds(text, true))?.unwrap_or(Ask::FOR_EVER),
+        wait: option(args, "--wait", |text| seconds(text, true))?.unwrap_or(LockOptions::FOR_EVER),
         lifetime: lifetime(args)?,
         mode,
         limit,
@@ -195,12 +188,12 @@ fn limit(text: &str) -> Result<u32, String> {
 }
 
 fn target(args: &mut Arguments) -> Result<Target, UsageError> {
-    let servers = match option(args, "--url", server_urls)? {
+    let servers = match option(args, "--url", ServerUrl::list)? {
         Some(servers) => servers,
         None => {
             let urls = environment("RDLM_URL")?.unwrap_or_else(|| DEFAULT_URL.into());
-            server_urls(&urls).map_err(|expected| {
-                let urls = without_password(&urls);
+            ServerUrl::list(&urls).map_err(|expected| {
+                let urls = url::without_password(&urls);
                 UsageError::new(format!("RDLM_URL {urls:?}: expected {expected}"))
             })?
         }
@@ -217,25 +210,6 @@ fn target(args: &mut Arguments) -> Result<Target, UsageError> {
     let root_certificates =
         env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty()).map(Into::into);
     Ok(Target { servers, credentials, root_certificates })
-}
-
-/// The URLs of servers, separated by commas.
-fn server_urls(text: &str) -> Result<Vec<ServerUrl>, String> {
-    text.split(',').map(|url| server_url(url.trim())).collect()
-}
-
-/// The URL of a server, and the name and password that it may have (RFC 3986, section 3.2.1).
-fn server_url(text: &str) -> Result<ServerUrl, String> {
-    let url = base_url(text)?;
-    let (scheme, rest) = url.split_once("://").unwrap_or(("http", &url));
-    let end = rest.find('/').unwrap_or(rest.len());
-    let Some(at) = rest[..end].rfind('@') else {
-        return Ok(ServerUrl { url, credentials: None });
-    };
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
-    let credentials = Some(Credentials { user: decoded(user), password: decoded(password) });
-    Ok(ServerUrl { url: format!("{scheme}://{}", &rest[at + 1..]), credentials })
 }
 
 fn one(args: Arguments, command: &str, what: &str) -> Result<String, UsageError> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use super::api::Server;
 use super::{show, terminal};
+use crate::client::Client;
 
 /// How long a wait is before it is told of.
 const SOON: Duration = Duration::from_millis(500);
@@ -35,19 +35,19 @@ struct State {
 
 impl Waiting {
     /// Begins, if standard error is a terminal.
-    pub(super) fn show(server: &Server, resource: &str, title: Option<&str>) -> Option<Self> {
+    pub(super) fn show(client: &Client, resource: &str, title: Option<&str>) -> Option<Self> {
         if !io::stderr().is_terminal() {
             return None;
         }
         let (stop, stopped) = bounded::<()>(0);
         let line = Arc::<Line>::default();
         let shown = {
-            let (server, line) = (server.clone(), Arc::clone(&line));
+            let (client, line) = (client.clone(), Arc::clone(&line));
             let (resource, title) = (resource.to_string(), title.map(String::from));
             move || {
                 let mut pause = SOON;
                 while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                    line.draw(&show::wait(&server, &resource, title.as_deref()));
+                    line.draw(&show::wait(&client, &resource, title.as_deref()));
                     pause = EVERY;
                 }
             }

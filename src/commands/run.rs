@@ -3,16 +3,14 @@
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, at, never, select};
+use crossbeam_channel::{Receiver, at, never, select, unbounded};
 use rustix::process::Signal;
 use signal_hook::consts::{SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU};
 
 use super::acquire::{Acquired, acquire};
-use super::api::Server;
 use super::child::{Child, Event};
-use super::leases::{Leases, Lost};
-use super::waiting::Waiting;
-use super::{Ask, Ending, Error, say, show, signals, terminal};
+use super::{Ending, Error, say, signals, terminal};
+use crate::client::{self, Client, Guard, LockOptions, Lost, who};
 
 /// How long after SIGKILL the end of the command is waited for.
 const AFTER_KILL: Duration = Duration::from_secs(5);
@@ -24,7 +22,7 @@ pub struct Run {
     /// ones cannot wait for each other.
     pub resources: Vec<String>,
     /// How each of them is asked for; the wait is for all of them together.
-    pub ask: Ask,
+    pub options: LockOptions,
     /// The program and its arguments; there is at least the program.
     pub command: Vec<OsString>,
     /// The time between SIGTERM and SIGKILL when the command has to end.
@@ -39,77 +37,102 @@ pub struct Run {
     pub held_by_ancestors: Vec<String>,
 }
 
-/// Takes the locks, runs the command, renews, releases.
-pub(super) fn run(server: &Server, run: &Run) -> Result<Ending, Error> {
+/// Takes the locks, runs the command, releases them.
+pub(super) fn run(client: Client, run: Run) -> Result<Ending, Error> {
     run.refuse_to_wait_for_itself()?;
     let signals = signals::start()?;
-    let mut leases = Leases::new(server, run.ask.lifetime);
-    match take(server, run, &signals, &mut leases) {
-        Ok(None) => {}
-        // What was taken before is given back, whatever that says.
-        Ok(Some(ending)) => {
-            let _ = leases.release();
-            return Ok(ending);
-        }
-        Err(error) => {
-            let _ = leases.release();
-            return match error {
-                Error::NotGranted(why) => run.not_granted(why),
-                error => Err(error),
-            };
-        }
-    }
-    let child = match Child::start(&run.command, &leases.environment()) {
-        Ok(child) => child,
-        Err(error) => {
-            let _ = leases.release();
-            return Err(Error::System(format!("cannot start a process: {error}")));
-        }
+    let (sender, lost) = unbounded();
+    let client = client.tell_of_loss(sender);
+    let guards = match take(&client, &run, &signals, &lost) {
+        Ok(Taken::All(guards)) => guards,
+        Ok(Taken::Signalled(signal)) => return Ok(Ending::Signalled(signal)),
+        Err(Error::Client(client::Error::NotGranted(why))) => return run.not_granted(why),
+        Err(error) => return Err(error),
     };
-    let supervision = Supervision { child, run, leases, state: State::Running, is_to_pause: false };
-    supervision.until_the_end(&signals)
+    let child = Child::start(&run.command, &environment(&guards))
+        .map_err(|error| client::Error::System(format!("cannot start a process: {error}")))?;
+    let state = State::Running;
+    let supervision = Supervision { child, run, guards, state, is_to_pause: false };
+    supervision.until_the_end(&signals, &lost)
 }
 
-/// Takes one lock after the other. Returns how it ended if a signal did it.
+enum Taken {
+    All(Vec<Guard>),
+    Signalled(i32),
+}
+
+/// Takes one lock after the other. Those that were taken before one that is not to be had are
+/// released.
 fn take(
-    server: &Server,
+    client: &Client,
     run: &Run,
     signals: &Receiver<i32>,
-    leases: &mut Leases,
-) -> Result<Option<Ending>, Error> {
-    let until = Instant::now() + run.ask.wait;
+    lost: &Receiver<Lost>,
+) -> Result<Taken, Error> {
+    let until = Instant::now() + run.options.wait;
+    let title = run.options.title.clone().unwrap_or_else(|| {
+        let program = run.command.first().map(|program| program.to_string_lossy());
+        who(program.as_deref())
+    });
+    let mut guards = Vec::new();
     for resource in &run.resources {
         let wait = until.saturating_duration_since(Instant::now());
-        let ask = Ask { resource: resource.clone(), wait, ..run.ask.clone() };
-        let waiting =
-            if run.quiet { None } else { Waiting::show(server, resource, ask.title.as_deref()) };
-        let acquired = acquire(server, &ask, signals, leases);
-        drop(waiting);
-        match acquired {
-            Ok(Acquired::Granted(lock, asked)) => leases.add(resource, lock, asked)?,
-            Ok(Acquired::Signalled(signal)) => return Ok(Some(Ending::Signalled(signal))),
-            Ok(Acquired::Lost(lost)) => return Err(lost.into()),
-            Err(Error::NotGranted(why)) => {
-                return Err(Error::NotGranted(show::refusal(server, resource, &why)));
-            }
-            Err(error) => return Err(error),
+        let options = LockOptions { title: Some(title.clone()), wait, ..run.options.clone() };
+        match acquire(client, resource, &options, !run.quiet, signals, lost)? {
+            Acquired::Granted(guard) => guards.push(guard),
+            Acquired::Signalled(signal) => return Ok(Taken::Signalled(signal)),
+            Acquired::Lost(lost) => return Err(client::Error::from(lost).into()),
         }
     }
-    Ok(None)
+    Ok(Taken::All(guards))
+}
+
+/// What the command finds in its environment.
+fn environment(guards: &[Guard]) -> Vec<(&'static str, String)> {
+    let words =
+        |word: &dyn Fn(&Guard) -> String| guards.iter().map(word).collect::<Vec<_>>().join(" ");
+    let token = |guard: &Guard| guard.fencing_token().map(|token| token.to_string());
+    vec![
+        ("RDLM_RESOURCE", words(&|guard| guard.resource().into())),
+        ("RDLM_LOCK_URL", words(&Guard::url)),
+        ("RDLM_FENCING_TOKEN", words(&|guard| token(guard).unwrap_or_default())),
+    ]
+}
+
+/// Releases all of them, the latest first. What cannot be released expires by itself.
+fn release(mut guards: Vec<Guard>, lifetime: Duration) -> Result<(), Error> {
+    let mut result = Ok(());
+    while let Some(guard) = guards.pop() {
+        let resource = guard.resource().to_string();
+        match guard.release() {
+            Ok(()) => {}
+            Err(client::Error::Gone(_)) => {
+                let text = format!("the lock on {resource} was lost before the command ended");
+                result = Err(client::Error::Gone(text).into());
+            }
+            Err(error) => {
+                let seconds = lifetime.as_secs_f64();
+                say(&format!("the lock is not released, it expires within {seconds} s: {error}"));
+            }
+        }
+    }
+    result
 }
 
 impl Run {
     /// A lock that an ancestor holds is not free before this process has ended.
     fn refuse_to_wait_for_itself(&self) -> Result<(), Error> {
-        let Ask { wait, mode, limit, .. } = &self.ask;
+        let LockOptions { wait, mode, limit, .. } = &self.options;
         let excludes = limit.is_none_or(|limit| limit == 1)
             && mode.as_deref().is_none_or(|mode| matches!(mode, "EX" | "exclusive"));
         let held = self.resources.iter().find(|name| self.held_by_ancestors.contains(name));
         match held {
-            Some(resource) if excludes && *wait >= Ask::FOR_EVER => Err(Error::Usage(format!(
-                "this runs under the lock on {resource} already, as RDLM_RESOURCE says, and would \
+            Some(resource) if excludes && *wait >= LockOptions::FOR_EVER => {
+                Err(Error::Client(client::Error::Usage(format!(
+                    "this runs under the lock on {resource} already, as RDLM_RESOURCE says, and would \
                  wait for itself: name another resource, or give --wait"
-            ))),
+                ))))
+            }
             _ => Ok(()),
         }
     }
@@ -117,7 +140,7 @@ impl Run {
     fn not_granted(&self, why: String) -> Result<Ending, Error> {
         match self.conflict_exit_code {
             None if self.quiet => Ok(Ending::NotGranted),
-            None => Err(Error::NotGranted(why)),
+            None => Err(client::Error::NotGranted(why).into()),
             Some(code) => {
                 if !self.quiet {
                     say(&why);
@@ -128,17 +151,11 @@ impl Run {
     }
 }
 
-impl From<Lost> for Error {
-    fn from(Lost { resource, why }: Lost) -> Self {
-        Self::Gone(format!("the lock on {resource} was lost: {why}"))
-    }
-}
-
 /// The command while it runs.
-struct Supervision<'a> {
+struct Supervision {
     child: Child,
-    run: &'a Run,
-    leases: Leases,
+    run: Run,
+    guards: Vec<Guard>,
     state: State,
     /// It was sent SIGTSTP, so that when it stops, it is for that, whatever stopped it.
     is_to_pause: bool,
@@ -159,10 +176,14 @@ enum Why {
     TimedOut,
 }
 
-impl Supervision<'_> {
+impl Supervision {
     /// Waits for the end of the command, and releases the locks.
-    fn until_the_end(mut self, signals: &Receiver<i32>) -> Result<Ending, Error> {
-        let (mut news, mut signals) = (self.leases.news.clone(), signals.clone());
+    fn until_the_end(
+        mut self,
+        signals: &Receiver<i32>,
+        lost: &Receiver<Lost>,
+    ) -> Result<Ending, Error> {
+        let mut signals = signals.clone();
         let mut events = self.child.events.clone();
         let timeout = self.run.timeout.map(|timeout| Instant::now() + timeout);
         let mut timeout = timeout.map_or_else(never, at);
@@ -175,7 +196,8 @@ impl Supervision<'_> {
                     // Looked at above.
                     Ok(Event::OrphanEnded) => {}
                     Err(_) if ending.is_none() => {
-                        return Err(Error::System("cannot see how the command ended".into()));
+                        let text = "cannot see how the command ended";
+                        return Err(client::Error::System(text.into()).into());
                     }
                     Err(_) => events = never(),
                 },
@@ -183,46 +205,36 @@ impl Supervision<'_> {
                     Ok(signal) => self.pass_on(signal),
                     Err(_) => signals = never(),
                 },
-                recv(news) -> renewal => match renewal.map(|renewal| self.leases.hear(renewal)) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(lost)) => self.lose(lost),
-                    Err(_) => news = never(),
-                },
+                recv(lost) -> lost => lost.into_iter().for_each(|lost| self.lose(lost)),
                 recv(timeout) -> _ => {
                     timeout = never();
                     self.time_out();
                 }
-                recv(self.due()) -> _ => match self.state {
-                    State::Ending { .. } => self.kill(),
-                    State::Running => {
-                        let lost = self.leases.first_lost();
-                        lost.into_iter().for_each(|lost| self.lose(lost));
-                    }
-                },
+                recv(self.kill_at()) -> _ => self.kill(),
             }
         }
         terminal::take_back_from(self.child.group());
+        let lifetime = self.run.options.lifetime;
         match self.state {
             State::Ending { why: Why::Lost(lost), .. } => {
                 // Those that are not lost.
-                let _ = self.leases.release();
-                Err(lost.into())
+                let _ = release(self.guards, lifetime);
+                Err(client::Error::from(lost).into())
             }
             State::Ending { why: Why::TimedOut, .. } => {
-                self.leases.release()?;
+                release(self.guards, lifetime)?;
                 Ok(Ending::TimedOut)
             }
             State::Running => {
-                self.leases.release()?;
+                release(self.guards, lifetime)?;
                 Ok(ending.unwrap_or(Ending::Done))
             }
         }
     }
 
-    /// When something is to be done that nobody else tells of.
-    fn due(&self) -> Receiver<Instant> {
+    fn kill_at(&self) -> Receiver<Instant> {
         match self.state {
-            State::Running => self.leases.until().map_or_else(never, at),
+            State::Running => never(),
             State::Ending { kill_at, .. } => at(kill_at),
         }
     }

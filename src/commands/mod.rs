@@ -1,0 +1,204 @@
+//! The commands that talk to a server: run a command under a lock, take and release locks in
+//! scripts, look and delete.
+
+mod acquire;
+mod child;
+mod run;
+mod show;
+mod signals;
+mod table;
+mod terminal;
+mod waiting;
+mod watch;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::client::{self, Client, Failure, LockOptions, LockPath, Target};
+pub use child::{BECOME, Become, LEAD, become_command, lead_group};
+pub use run::Run;
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Run a command under a lock.
+    Run(Run),
+    /// Take a lock and print its URL.
+    Acquire {
+        /// The name of the resource.
+        resource: String,
+        /// How it is asked for.
+        options: LockOptions,
+    },
+    /// Let a lock live for another lifetime.
+    Renew {
+        /// The URL of the lock, or its path.
+        lock: String,
+        /// From now.
+        lifetime: Duration,
+    },
+    /// Release a lock.
+    Release {
+        /// The URL of the lock, or its path.
+        lock: String,
+    },
+    /// Show a lock.
+    Get {
+        /// The URL of the lock, or its path.
+        lock: String,
+        /// As the server sends it, for programs.
+        json: bool,
+    },
+    /// Show the resources that have locks.
+    Resources {
+        /// As the server sends it, for programs.
+        json: bool,
+    },
+    /// Show the locks of a resource.
+    Locks {
+        /// Its name.
+        resource: String,
+        /// As the server sends it, for programs.
+        json: bool,
+    },
+    /// Delete the locks of a resource; `None`: all locks.
+    Delete {
+        /// Its name.
+        resource: Option<String>,
+    },
+    /// Ask whether the server is well.
+    Health,
+    /// Show locks until Ctrl-C.
+    Watch {
+        /// The name of one resource; `None`: all.
+        resource: Option<String>,
+    },
+}
+
+/// Why a command did not do what it should; says so in one line.
+#[derive(Debug)]
+pub enum Error {
+    /// What the client says.
+    Client(client::Error),
+    /// Standard output cannot be written.
+    Output(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // What a server sent is in here.
+            Self::Client(error) => f.write_str(&table::printable(&error.to_string())),
+            Self::Output(error) => write!(f, "cannot write the output: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<client::Error> for Error {
+    fn from(error: client::Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Client(failure.into())
+    }
+}
+
+/// How a command ended that did what it should.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Ending {
+    /// By itself.
+    Done,
+    /// The command of a `run` exited with this code.
+    Exited(u8),
+    /// A signal ended the command of a `run`, or the wait for a lock.
+    Signalled(i32),
+    /// The command of a `run` was ended, because it had run for as long as it may.
+    TimedOut,
+    /// The lock was not granted, which is not to be talked about.
+    NotGranted,
+}
+
+/// Does what a command says.
+///
+/// # Errors
+/// See [`Error`].
+pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
+    let only_looks = matches!(
+        command,
+        Command::Get { .. }
+            | Command::Resources { .. }
+            | Command::Locks { .. }
+            | Command::Watch { .. }
+    );
+    match dispatch(command, target) {
+        // A reader that has gone (`rdlm resources | head -1`) is no failure.
+        Err(Error::Output(error)) if only_looks && error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(Ending::Done)
+        }
+        result => result,
+    }
+}
+
+fn dispatch(command: Command, target: &Target) -> Result<Ending, Error> {
+    let client = || Client::of(target);
+    match command {
+        Command::Run(run) => run::run(client()?, run),
+        Command::Acquire { resource, options } => acquire::print(client()?, &resource, options),
+        Command::Renew { lock, lifetime } => {
+            on_lock(&lock, target, |client, path| client.renew(path, lifetime))
+        }
+        Command::Release { lock } => on_lock(&lock, target, Client::release),
+        Command::Get { lock, json } => {
+            let path = LockPath::parse(&lock)?;
+            show::lock(&Client::about(target, &path)?, &path, json)
+        }
+        Command::Resources { json } => show::resources(&client()?, json),
+        Command::Locks { resource, json } => show::locks(&client()?, &resource, json),
+        Command::Delete { resource } => delete(&client()?, resource.as_deref()),
+        Command::Health => {
+            let not_well =
+                |failure| client::Error::NoServer(client::Error::from(failure).to_string());
+            client()?.health().map_err(not_well)?;
+            Ok(Ending::Done)
+        }
+        Command::Watch { resource } => watch::watch(&client()?, resource.as_deref()),
+    }
+}
+
+fn on_lock(
+    lock: &str,
+    target: &Target,
+    request: impl FnOnce(&Client, &LockPath) -> Result<(), Failure>,
+) -> Result<Ending, Error> {
+    let path = LockPath::parse(lock)?;
+    let client = Client::about(target, &path)?;
+    request(&client, &path).map_err(|failure| failure.about_lock(&path))?;
+    Ok(Ending::Done)
+}
+
+fn delete(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
+    match (client.delete(resource), resource) {
+        (Ok(()), _) => Ok(Ending::Done),
+        (Err(Failure::NotThere), Some(name)) => {
+            Err(client::Error::Gone(format!("{name} has no locks")).into())
+        }
+        (Err(failure), _) => Err(failure.into()),
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::Output)
+}
+
+/// A line for people, on standard error, where it must not stop anything.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "rdlm: {}", table::printable(text));
+}
