@@ -1,6 +1,6 @@
 //! rdlm, a lock manager over HTTP.
 //!
-//! Data flows one way: socket → [`http`] → [`lock`] → outcome → response. [`client`] has the
+//! Data flows one way: socket → [`http`] → [`doors`] → [`lock`] → outcome → response. [`client`] has the
 //! commands that talk to a server, and knows nothing of it but the API. ARCHITECTURE.md walks
 //! through the rooms and lists the invariants.
 
@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod doors;
 pub mod http;
 pub mod lock;
 pub mod logging;
