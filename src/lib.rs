@@ -1,8 +1,8 @@
 //! rdlm, a lock manager over HTTP.
 //!
-//! Data flows one way: socket → [`http`] → [`lock`] → outcome → response. [`client`] is a
-//! library for programs that talk to a server, and knows nothing of it but the API; [`commands`]
-//! are the first of them. ARCHITECTURE.md walks
+//! Data flows one way: socket → [`http`] → [`doors`] → [`lock`] → outcome → response. [`client`]
+//! is a library for programs that talk to a server, and knows nothing of it but the API;
+//! [`commands`] are the first of them. ARCHITECTURE.md walks
 //! through the rooms and lists the invariants.
 
 #![forbid(unsafe_code)]
@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod doors;
 pub mod http;
 pub mod lock;
 pub mod logging;

@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use log::{error, info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::http::access::{Access, UserFileError};
+use crate::doors::access::{Access, UserFileError};
+use crate::doors::{RequestLimits, Service, Settings};
 use crate::http::connection::{Connection, Next};
 use crate::http::listener::Listener;
-use crate::http::{RequestLimits, Service};
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::Metrics;
 use crate::signals::Ignored;
@@ -145,15 +145,11 @@ pub fn serve(options: Options) -> Result<(), Error> {
         }
     }
     let locks: Arc<dyn LockManager> = Arc::new(locks);
+    let Options { access, limits, base_url, .. } = options;
+    let settings = Settings { access, limits, base_url };
     let server = Arc::new(Server {
-        service: Service {
-            locks: Arc::clone(&locks),
-            access: options.access,
-            limits: options.limits,
-            base_url: options.base_url,
-            metrics,
-            shutting_down: AtomicBool::new(false),
-        },
+        service: Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics)),
+        metrics,
         connections: Connections::new(max_connections),
         in_flight: InFlight::new(),
     });
@@ -174,7 +170,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
     };
     info!("stopping on signal {signal}");
-    server.service.shutting_down.store(true, Ordering::SeqCst);
+    server.service.shut_down();
     server.connections.close();
     if let Err(error) = listener.close() {
         warn!("new connections are not refused: {error}");
@@ -245,6 +241,7 @@ impl Observer for CoreObserver {
 
 struct Server {
     service: Service,
+    metrics: Arc<Metrics>,
     connections: Connections,
     in_flight: InFlight,
 }
@@ -254,7 +251,7 @@ impl Server {
     fn accept(self: Arc<Self>, listener: &Listener) {
         let server = Arc::clone(&self);
         let workers = Workers::new(move |(connection, _permit)| {
-            let _open = server.service.metrics.connection_opened();
+            let _open = server.metrics.connection_opened();
             server.serve(connection);
         });
         let mut failing = false;
@@ -303,7 +300,7 @@ impl Server {
             let in_flight = self.in_flight.begin();
             let client_goes_on = exchange.request.keep_alive;
             let response = self.service.answer(&exchange.request, exchange.client);
-            match exchange.respond(&response) {
+            match exchange.respond(response) {
                 Ok(Next::Request) => {}
                 Ok(Next::Close) => {
                     drop(in_flight);
@@ -312,7 +309,7 @@ impl Server {
                     }
                     return;
                 }
-                Err(_) => return self.service.take_back_granted(&response),
+                Err(_) => return,
             }
         }
     }

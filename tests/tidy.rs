@@ -44,10 +44,20 @@ fn assert_absent(what: &str, room: impl Fn(&Path) -> bool) {
     }
 }
 
+/// Nothing of the crate's `room` is used there.
+#[track_caller]
+fn assert_not_used(room: &str, by: impl Fn(&Path) -> bool) {
+    for path in [format!("crate::{room}::"), format!("crate::{room};"), format!("crate::{{{room}")]
+    {
+        assert_absent(&path, &by);
+    }
+}
+
 #[test]
 fn the_lock_core_knows_no_http_json_command_line_or_socket() {
     for foreign in [
         "crate::http",
+        "crate::doors",
         "crate::cli",
         "crate::server",
         "crate::metrics",
@@ -80,20 +90,42 @@ fn one_resource_is_pure() {
 }
 
 #[test]
+fn http_knows_no_lock_and_no_door() {
+    for room in ["lock", "doors", "server", "metrics", "cli", "client"] {
+        assert_not_used(room, |path| path.starts_with("http"));
+    }
+}
+
+#[test]
 fn the_grammar_of_http_knows_no_socket() {
     for foreign in ["TcpStream", "TcpListener", "rustix", "socket2", "std::thread", "Instant"] {
         assert_absent(foreign, |path| {
-            ["http/head.rs", "http/chunked.rs", "http/message.rs"]
-                .iter()
-                .any(|f| path == Path::new(f))
+            let pure = ["head.rs", "headers.rs", "chunked.rs", "accept.rs", "request.rs"];
+            path.starts_with("http") && pure.iter().any(|file| path.ends_with(file))
         });
     }
 }
 
 #[test]
-fn http_reaches_the_locks_by_their_interface_alone() {
-    for inside in ["LockTable", "lock::table", "lock::resource", "lock::reaper"] {
-        assert_absent(inside, |path| path.starts_with("http"));
+fn doors_reach_the_locks_by_their_interface_alone() {
+    for inside in ["LockTable", "lock::table", "lock::resource", "lock::reaper", "FileStore"] {
+        assert_absent(inside, |path| path.starts_with("doors"));
+    }
+    for room in ["server", "cli", "client"] {
+        assert_not_used(room, |path| path.starts_with("doors"));
+    }
+    for foreign in ["TcpStream", "rustix", "socket2"] {
+        assert_absent(foreign, |path| path.starts_with("doors") && !path.ends_with("doors/mod.rs"));
+    }
+}
+
+#[test]
+fn who_may_what_is_asked_in_one_place() {
+    for asks in ["access.check(", "Authorization"] {
+        assert_absent(asks, |path| {
+            path.starts_with("doors")
+                && !["caller.rs", "access.rs", "page.html"].iter().any(|f| path.ends_with(f))
+        });
     }
 }
 
@@ -106,7 +138,9 @@ fn the_command_line_opens_nothing() {
 
 #[test]
 fn the_client_knows_the_api_alone_and_the_server_knows_no_client() {
-    for inside in ["crate::lock", "crate::http", "crate::server", "crate::cli::", "pico_args"] {
+    for inside in
+        ["crate::lock", "crate::http", "crate::doors", "crate::server", "crate::cli::", "pico_args"]
+    {
         assert_absent(inside, |path| path.starts_with("client") || path.starts_with("commands"));
     }
     // A library writes to nobody's terminal, and its user handles the signals.
@@ -116,7 +150,9 @@ fn the_client_knows_the_api_alone_and_the_server_knows_no_client() {
     }
     for foreign in ["crate::client", "crate::commands", "ureq"] {
         assert_absent(foreign, |path| {
-            ["lock", "http", "server", "server.rs"].iter().any(|room| path.starts_with(room))
+            ["lock", "http", "doors", "server", "server.rs"]
+                .iter()
+                .any(|room| path.starts_with(room))
         });
     }
 }
@@ -143,7 +179,7 @@ fn wall_clock_time_decides_nothing() {
         "lock/table.rs",
         "lock/table/change.rs",
         "http/connection.rs",
-        "http/admin.rs",
+        "doors/admin.rs",
         "logging.rs",
         "metrics.rs",
     ];

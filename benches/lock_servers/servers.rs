@@ -8,7 +8,7 @@ use std::{env, fs, thread};
 
 use rdlm::http::connection::Next;
 use rdlm::http::listener::Listener;
-use rdlm::http::message::{Method, Response, Status};
+use rdlm::http::{Response, Status};
 
 /// The argument that makes this program a server that does nothing.
 pub(crate) const NO_OP: &str = "no-op-server";
@@ -112,12 +112,12 @@ pub(crate) fn run_no_op() {
             while let Ok(Some(incoming)) = connection.next_request() {
                 let Ok(exchange) = incoming.receive() else { return };
                 let response = match exchange.request.method {
-                    Method::Post => Response::new(Status::Created)
+                    "POST" => Response::new(Status::Created)
                         .header("Location", location)
                         .body("application/hal+json", vec![b' '; 300]),
                     _ => Response::no_content(),
                 };
-                if !matches!(exchange.respond(&response), Ok(Next::Request)) {
+                if !matches!(exchange.respond(response), Ok(Next::Request)) {
                     return;
                 }
             }

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use rdlm::http::chunked::ChunkedBody;
-use rdlm::http::message::{MAX_BODY, Unreadable};
+use rdlm::http::request::{MAX_BODY, Unreadable};
 
 fuzz_target!(|input: &[u8]| {
     let whole = decode(&[input]);

@@ -5,7 +5,7 @@
 use std::fs;
 
 use libfuzzer_sys::fuzz_target;
-use rdlm::http::access::Access;
+use rdlm::doors::access::Access;
 
 fuzz_target!(|input: &[u8]| {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/target/users");

@@ -7,8 +7,8 @@ use log::LevelFilter;
 use pico_args::Arguments;
 
 use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
-use crate::http::RequestLimits;
-use crate::http::access::Access;
+use crate::doors::RequestLimits;
+use crate::doors::access::Access;
 use crate::lock::Limits;
 use crate::logging::{self, Format};
 use crate::server;

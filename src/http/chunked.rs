@@ -1,7 +1,7 @@
 //! Bodies in chunks (RFC 9112, section 7.1).
 
 use super::head::{MAX_FIELD_SECTION, MAX_FIELDS, is_token_byte};
-use super::message::{MAX_BODY, Unreadable};
+use super::request::{MAX_BODY, Unreadable};
 
 /// The longest line with the size of a chunk and its extensions, in bytes.
 const MAX_SIZE_LINE: usize = 256;

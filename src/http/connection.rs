@@ -1,36 +1,29 @@
 //! One client's connection: requests in, responses out, one [`Exchange`] after the other.
 
 use std::io;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::IpAddr;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::debug;
-use rustix::buffer::spare_capacity;
-use rustix::net::{RecvFlags, SendFlags};
+use log::{debug, error};
 use smol_str::{SmolStr, ToSmolStr};
 
 use super::chunked::ChunkedBody;
 use super::departures::{Client, Departures};
 use super::head::{BodyLength, Head, HeadScan};
-use super::message::{Request, Response, Unreadable};
+use super::outgoing::Outgoing;
+use super::request::{Request, Unreadable};
+use super::response::{Response, Stream};
+use super::transport::{RECEIVE_SIZE, Transport};
 
 /// How long a head may take to come in, and then a body, however steadily it trickles.
 const RECEIVE_TIME: Duration = Duration::from_secs(10);
-
-/// How long a client may take to accept a piece of its response.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long what a client still sends is received after the last response, and how many bytes
 /// of it.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER: usize = 4 * 1024 * 1024;
-
-/// How much is received at a time, in bytes. Most requests are smaller.
-const RECEIVE_SIZE: usize = 2048;
-
-/// How much is sent at a time, in bytes. Most responses are smaller.
-const SEND_SIZE: usize = 64 * 1024;
 
 /// One client's connection.
 pub struct Connection {
@@ -51,17 +44,17 @@ pub enum Next {
 }
 
 impl Connection {
-    /// Serves `socket`, on which `client` is. A connection on which no request begins within `idle_timeout` ends.
+    /// Serves `client` at the other end of `transport`. A connection on which no request begins within `idle_timeout` ends.
     ///
     /// # Errors
     /// As the operating system gives them.
     pub fn new(
-        socket: TcpStream,
+        transport: Transport,
         client: IpAddr,
         idle_timeout: Duration,
         departures: Arc<Departures>,
     ) -> io::Result<Self> {
-        let input = Input::new(socket, idle_timeout)?;
+        let input = Input::new(transport, idle_timeout)?;
         // An IPv4 address looks like one, also on a socket for both.
         let client = client.to_canonical().to_smolstr();
         Ok(Self { input, head: Vec::new(), body: Vec::new(), client, departures })
@@ -83,7 +76,7 @@ impl Connection {
     /// Answers what could not be read, and ends the connection.
     pub fn refuse(self, response: &Response) {
         let bytes = response.to_bytes(&Request::UNREADABLE, Duration::ZERO, SystemTime::now());
-        match send(&self.input.socket, &bytes) {
+        match self.input.transport.send(&bytes) {
             Ok(()) => self.linger(),
             Err(error) => debug!("a client does not take its response: {error}"),
         }
@@ -123,15 +116,15 @@ impl<'a> Incoming<'a> {
     /// It is malformed, or not all of it comes in: answer by [`Connection::refuse`].
     pub fn receive(self) -> Result<Exchange<'a>, Unreadable> {
         if self.expects_continue && self.lacks_body() {
-            send(&self.input.socket, b"HTTP/1.1 100 Continue\r\n\r\n")
-                .map_err(|_| Unreadable::Incomplete)?;
+            let sent = self.input.transport.send(b"HTTP/1.1 100 Continue\r\n\r\n");
+            sent.map_err(|_| Unreadable::Incomplete)?;
         }
         self.input.read_body(self.length, self.body)?;
         if self.input.bytes.is_empty() {
             empty(&mut self.input.bytes);
         }
         let request = Request { body: self.body, ..self.request };
-        let client = Client::new(&self.input.socket, self.client, self.departures);
+        let client = Client::new(&self.input.transport, self.client, self.departures);
         Ok(Exchange { request, client, idle_timeout: self.input.idle_timeout })
     }
 
@@ -143,7 +136,7 @@ impl<'a> Incoming<'a> {
     pub fn refuse(self, response: &Response) -> io::Result<()> {
         let last = Request { keep_alive: false, ..self.request };
         let bytes = response.to_bytes(&last, Duration::ZERO, SystemTime::now());
-        send(&self.input.socket, &bytes)
+        self.input.transport.send(&bytes)
     }
 }
 
@@ -157,31 +150,56 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Sends the response, in one write.
+    /// Sends the response; in one write, unless it is a stream.
     ///
     /// # Errors
-    /// The client is gone, or it does not read.
-    pub fn respond(self, response: &Response) -> io::Result<Next> {
-        let bytes = response.to_bytes(&self.request, self.idle_timeout, SystemTime::now());
-        send(self.client.socket(), &bytes)?;
-        Ok(if response.is_last(&self.request) { Next::Close } else { Next::Request })
+    /// The client is gone, or it does not read; or a stream has failed. The response has been
+    /// told that it was not delivered, and the connection has to end.
+    pub fn respond(self, mut response: Response) -> io::Result<Next> {
+        let last = response.is_last(&self.request);
+        let head = response.to_bytes(&self.request, self.idle_timeout, SystemTime::now());
+        let sent = match response.take_stream() {
+            Some(stream) if self.request.method != "HEAD" => self.send_stream(head, stream),
+            _ => self.client.transport().send(&head),
+        };
+        match sent {
+            Ok(()) => Ok(if last { Next::Close } else { Next::Request }),
+            Err(error) => {
+                response.undelivered();
+                Err(error)
+            }
+        }
+    }
+
+    fn send_stream(&self, head: Vec<u8>, stream: Stream) -> io::Result<()> {
+        let send = || {
+            let mut outgoing = Outgoing::new(self.client, head, !self.request.http_1_0);
+            stream(&mut outgoing)?;
+            outgoing.finish()
+        };
+        panic::catch_unwind(AssertUnwindSafe(send)).unwrap_or_else(|_| {
+            error!(
+                "a response ended in a panic: {} {:?}",
+                self.request.method, self.request.target
+            );
+            Err(io::ErrorKind::Other.into())
+        })
     }
 }
 
 /// What has been received of a connection and not been looked at yet.
 struct Input {
-    socket: TcpStream,
+    transport: Transport,
     bytes: Vec<u8>,
     idle_timeout: Duration,
-    /// The socket's time-out is another than `idle_timeout` at the moment.
+    /// The transport's time-out is another than `idle_timeout` at the moment.
     hurried: bool,
 }
 
 impl Input {
-    fn new(socket: TcpStream, idle_timeout: Duration) -> io::Result<Self> {
-        socket.set_read_timeout(Some(idle_timeout))?;
-        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok(Self { socket, bytes: Vec::new(), idle_timeout, hurried: false })
+    fn new(transport: Transport, idle_timeout: Duration) -> io::Result<Self> {
+        transport.set_timeouts(idle_timeout)?;
+        Ok(Self { transport, bytes: Vec::new(), idle_timeout, hurried: false })
     }
 
     /// Receives a head and tells its length; `None` if the connection ends before one begins.
@@ -258,12 +276,7 @@ impl Input {
     /// client will not send anything more.
     fn receive(&mut self, deadline: Option<Instant>) -> io::Result<usize> {
         self.set_read_timeout(deadline)?;
-        self.bytes.reserve(RECEIVE_SIZE);
-        Ok(rustix::io::retry_on_intr(|| {
-            let buffer = spare_capacity(&mut self.bytes);
-            rustix::net::recv(&self.socket, buffer, RecvFlags::empty())
-        })?
-        .1)
+        self.transport.receive(&mut self.bytes)
     }
 
     fn set_read_timeout(&mut self, deadline: Option<Instant>) -> io::Result<()> {
@@ -276,7 +289,7 @@ impl Input {
             },
         };
         self.hurried = deadline.is_some();
-        self.socket.set_read_timeout(Some(timeout))
+        self.transport.set_read_timeout(timeout)
     }
 
     /// Says that nothing more will be sent, and drops for a while what still comes in. A
@@ -285,34 +298,12 @@ impl Input {
     fn drain(&mut self) {
         let deadline = Instant::now() + LINGER;
         let mut received = 0;
-        let mut more = self.socket.shutdown(Shutdown::Write).is_ok();
+        let mut more = self.transport.end_sending().is_ok();
         while more && received < MAX_LINGER {
             self.bytes.clear();
             let len = self.receive(Some(deadline)).unwrap_or(0);
             received += len;
             more = len > 0;
-        }
-    }
-}
-
-/// Sends bytes; each [`SEND_SIZE`] of them has to be taken within about [`WRITE_TIMEOUT`], the
-/// time-out of the socket.
-fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    bytes.chunks(SEND_SIZE).try_for_each(|piece| send_piece(socket, piece))
-}
-
-fn send_piece(socket: &TcpStream, mut piece: &[u8]) -> io::Result<()> {
-    let deadline = Instant::now() + WRITE_TIMEOUT;
-    loop {
-        let sent =
-            rustix::io::retry_on_intr(|| rustix::net::send(socket, piece, SendFlags::NOSIGNAL))?;
-        piece = &piece[sent..];
-        if piece.is_empty() {
-            return Ok(());
-        }
-        // A send that has to wait ends short when its time is up, or for a signal.
-        if Instant::now() >= deadline {
-            return Err(io::ErrorKind::TimedOut.into());
         }
     }
 }
@@ -330,45 +321,87 @@ fn is_timeout(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
-    use std::net::TcpListener;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::thread;
+    use std::io::Write;
+    use std::net::Ipv4Addr;
+    use std::sync::mpsc::channel;
 
-    use nix::sys::pthread::{pthread_kill, pthread_self};
-    use nix::sys::signal::Signal;
-    use signal_hook::consts::SIGUSR1;
+    use crate::http::transport::Memory;
+    use crate::http::{Outgoing, Status};
+
+    /// What a client that has sent `request` gets, if the answer is what `respond` says, and what
+    /// follows.
+    fn exchange(request: &str, response: Response) -> (String, io::Result<Next>) {
+        let client = Memory::new(request);
+        let transport = Transport::Memory(client.clone());
+        let departures = Arc::new(Departures::new().unwrap());
+        let address = Ipv4Addr::LOCALHOST.into();
+        let idle_timeout = Duration::from_secs(1);
+        let mut connection = Connection::new(transport, address, idle_timeout, departures).unwrap();
+        let exchange = connection.next_request().unwrap().unwrap().receive().unwrap();
+        let next = exchange.respond(response);
+        (String::from_utf8(client.take_output()).unwrap(), next)
+    }
+
+    fn streaming(
+        body: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static,
+    ) -> Response {
+        Response::new(Status::Ok).stream("text/plain", body)
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
     #[test]
-    fn a_send_goes_on_after_a_signal() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut remote = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (socket, _) = listener.accept().unwrap();
-        socket.set_write_timeout(Some(WRITE_TIMEOUT)).unwrap();
-        // So much that the kernel takes it only in parts.
-        const LEN: usize = 32 * 1024 * 1024;
-        let interrupted = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(SIGUSR1, Arc::clone(&interrupted)).unwrap();
-        let (sender, ids) = std::sync::mpsc::channel();
-        let sending = thread::spawn(move || {
-            sender.send(pthread_self()).unwrap();
-            send(&socket, &vec![b'x'; LEN])
-        });
-        let id = ids.recv().unwrap();
-        // It waits within a piece, as nobody reads yet.
-        for _ in 0..100 {
-            pthread_kill(id, Signal::SIGUSR1).unwrap();
-            // The thread sends nothing more there: this is a pause.
-            let _ = ids.recv_timeout(Duration::from_millis(1));
+    fn a_stream_is_sent_in_chunks_while_it_is_made() {
+        let (sent, next) = exchange(
+            GET,
+            streaming(|out| {
+                out.write_all(b"hello")?;
+                out.flush()?;
+                out.flush()?;
+                out.write_all(&[b'x'; 40_000])
+            }),
+        );
+        let (head, body) = sent.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\nTransfer-Encoding: chunked"), "{head}");
+        assert!(!head.contains("Content-Length"));
+        let rest = body.strip_prefix("000005\r\nhello\r\n").unwrap();
+        assert_eq!(rest.matches('x').count(), 40_000);
+        assert!(rest.ends_with("\r\n0\r\n\r\n"));
+        assert_eq!(next.unwrap(), Next::Request);
+        let (empty, _) = exchange(GET, streaming(|_| Ok(())));
+        assert!(empty.ends_with("\r\n\r\n0\r\n\r\n"));
+    }
+
+    #[test]
+    fn who_knows_no_chunks_gets_it_to_the_end_of_the_connection() {
+        let request = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+        let (sent, next) = exchange(request, streaming(|out| out.write_all(b"hello")));
+        assert!(sent.ends_with("\r\nConnection: close\r\n\r\nhello"), "{sent}");
+        assert_eq!(next.unwrap(), Next::Close);
+    }
+
+    #[test]
+    fn a_head_has_no_stream() {
+        let (sent, next) =
+            exchange("HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", streaming(|_| panic!("it is made")));
+        assert!(sent.ends_with("\r\n\r\n") && sent.contains("chunked"), "{sent}");
+        assert_eq!(next.unwrap(), Next::Request);
+    }
+
+    #[test]
+    fn a_stream_that_fails_has_no_end_and_counts_as_undelivered() {
+        for panics in [false, true] {
+            let (sender, undelivered) = channel();
+            let response = streaming(move |out| {
+                out.write_all(b"begun")?;
+                assert!(!panics, "as the test wants");
+                Err(io::ErrorKind::Other.into())
+            });
+            let response = response.on_undelivered(move || sender.send(()).unwrap());
+            let (sent, next) = exchange(GET, response);
+            assert!(!sent.ends_with("0\r\n\r\n"), "{sent}");
+            assert!(next.is_err());
+            undelivered.try_recv().unwrap();
         }
-        let mut received = 0;
-        let mut buffer = vec![0; 100_000];
-        while received < LEN {
-            let read = remote.read(&mut buffer).unwrap();
-            assert_ne!(read, 0, "the rest was not sent");
-            received += read;
-        }
-        sending.join().unwrap().unwrap();
-        assert!(interrupted.load(Ordering::SeqCst));
     }
 }

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::listener::KEEPALIVE;
+use super::transport::Transport;
 use log::error;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -90,15 +91,15 @@ impl Watched {
 /// Whoever sent a request.
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
-    socket: &'a TcpStream,
+    transport: &'a Transport,
     address: &'a SmolStr,
     departures: &'a Departures,
 }
 
 impl<'a> Client<'a> {
-    /// The client at the other end of `socket`; `address` is for display.
-    pub fn new(socket: &'a TcpStream, address: &'a SmolStr, departures: &'a Departures) -> Self {
-        Self { socket, address, departures }
+    /// The client at the other end of `transport`; `address` is for display.
+    pub fn new(transport: &'a Transport, address: &'a SmolStr, departures: &'a Departures) -> Self {
+        Self { transport, address, departures }
     }
 
     /// Where it is.
@@ -107,19 +108,21 @@ impl<'a> Client<'a> {
     }
 
     /// The connection to it.
-    pub fn socket(self) -> &'a TcpStream {
-        self.socket
+    pub(super) fn transport(self) -> &'a Transport {
+        self.transport
     }
 
     /// Calls `farewell`, on another thread, if the client closes its side of the connection,
-    /// or its host is gone, as long as the result lives; also if it has left already.
+    /// or its host is gone, as long as the result lives; also if it has left already. A client
+    /// in memory never leaves.
     ///
     /// # Errors
     /// The operating system does not watch any more connections.
-    pub fn watch(self, farewell: impl FnOnce() + Send + 'static) -> io::Result<Watch<'a>> {
-        let socket = SockRef::from(self.socket);
-        socket.set_tcp_keepalive(&WAITING_KEEPALIVE)?;
-        socket.set_tcp_user_timeout(Some(SILENCE))?;
+    pub fn watch(self, farewell: impl FnOnce() + Send + 'static) -> io::Result<Option<Watch<'a>>> {
+        let Some(socket) = self.transport.socket() else { return Ok(None) };
+        let options = SockRef::from(socket);
+        options.set_tcp_keepalive(&WAITING_KEEPALIVE)?;
+        options.set_tcp_user_timeout(Some(SILENCE))?;
         let watched = &*self.departures.0;
         let id = {
             let mut clients = watched.clients();
@@ -128,17 +131,18 @@ impl<'a> Client<'a> {
             clients.farewells.insert(id, Box::new(farewell));
             id
         };
-        let watch = Watch { id, watched, socket: self.socket };
+        let watch = Watch { id, watched, socket };
         // Errors and resets are always reported.
         let flags = epoll::EventFlags::RDHUP | epoll::EventFlags::ONESHOT;
-        epoll::add(&watched.epoll, self.socket, epoll::EventData::new_u64(id), flags)?;
-        Ok(watch)
+        epoll::add(&watched.epoll, socket, epoll::EventData::new_u64(id), flags)?;
+        Ok(Some(watch))
     }
 
     /// Whether the client has closed its side of the connection, or is gone.
     pub fn has_left(self) -> bool {
+        let Some(socket) = self.transport.socket() else { return false };
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut socket = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::RDHUP)];
+        let mut socket = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
         poll(&mut socket, Some(&at_once)).is_ok_and(|events| events > 0)
     }
 }
@@ -186,6 +190,7 @@ mod tests {
         }];
         for leave in leave {
             let (mut remote, socket) = pair();
+            let socket = Transport::Plain(socket);
             let client = Client::new(&socket, &ADDRESS, &departures);
             let (sender, left) = channel();
             let watch = client.watch(move || sender.send(()).unwrap()).unwrap();
@@ -207,6 +212,7 @@ mod tests {
     fn whoever_has_left_before_is_noticed_and_whoever_is_not_watched_is_not() {
         let departures = Departures::new().unwrap();
         let (remote, socket) = pair();
+        let socket = Transport::Plain(socket);
         let client = Client::new(&socket, &ADDRESS, &departures);
         let (unheard, never) = channel();
         drop(client.watch(move || unheard.send(()).unwrap()).unwrap());

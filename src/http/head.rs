@@ -3,8 +3,8 @@
 //! Strict: whoever disagrees with this server about where a request ends could make it read
 //! one request out of the body of another.
 
-use super::accept::Accept;
-use super::message::{MAX_BODY, Method, Request, Singleton, Unreadable};
+use super::headers::{Headers, elements};
+use super::request::{MAX_BODY, Request, Singleton, Unreadable};
 
 /// The longest request target, in bytes.
 pub const MAX_TARGET: usize = 8 * 1024;
@@ -102,11 +102,11 @@ impl<'a> Head<'a> {
         let line = RequestLine::parse(line)?;
         let mut space = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let fields = match httparse::parse_headers(&section[2..], &mut space) {
-            Ok(httparse::Status::Complete((_, fields))) => Fields::collect(fields)?,
+            Ok(httparse::Status::Complete((_, fields))) => fields,
             Err(httparse::Error::TooManyHeaders) => return Err(Unreadable::TooManyFields),
             Ok(httparse::Status::Partial) | Err(_) => return Err(Unreadable::Field),
         };
-        fields.into_head(line)
+        Framing::collect(fields)?.into_head(line, Headers::new(fields))
     }
 }
 
@@ -158,16 +158,10 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The fields that this server looks at.
+/// What the fields say about the message itself.
 #[derive(Default)]
-struct Fields<'a> {
+struct Framing<'a> {
     host: Singleton<'a>,
-    accept: Accept,
-    origin: Option<&'a str>,
-    sec_fetch_site: Option<&'a str>,
-    authorization: Option<&'a str>,
-    prefers_409: bool,
-    idempotency_key: Singleton<'a>,
     expect: Option<&'a str>,
     content_length: Option<&'a str>,
     transfer_encoding: Option<&'a str>,
@@ -177,7 +171,7 @@ struct Fields<'a> {
     keep_alive: bool,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> Framing<'a> {
     fn collect(fields: &[httparse::Header<'a>]) -> Result<Self, Unreadable> {
         let mut collected = Self::default();
         for field in fields {
@@ -194,35 +188,23 @@ impl<'a> Fields<'a> {
                 collected.read_connection_options(value()?);
             } else if is("Expect") {
                 collected.expect = Some(value()?);
-            } else if is("Accept") {
-                // A wish that cannot be understood is none, and no reason to refuse a request.
-                collected.accept = collected.accept.and(value().unwrap_or_default());
-            } else if is("Origin") {
-                collected.origin = Some(value()?);
-            } else if is("Sec-Fetch-Site") {
-                collected.sec_fetch_site = Some(value()?);
-            } else if is("Authorization") {
-                collected.authorization = Some(value()?);
-            } else if is("Prefer") {
-                // RFC 7240: whoever does not understand a preference ignores it.
-                let mut preferences = list(value().unwrap_or_default());
-                collected.prefers_409 |= preferences.any(is_409);
-            } else if is("Idempotency-Key") {
-                collected.idempotency_key = collected.idempotency_key.and(value()?);
             }
         }
         Ok(collected)
     }
 
     fn read_connection_options(&mut self, value: &str) {
-        for option in list(value) {
+        for option in elements(value) {
             self.close |= option.eq_ignore_ascii_case("close");
             self.keep_alive |= option.eq_ignore_ascii_case("keep-alive");
         }
     }
 
-    fn into_head(self, line: RequestLine<'a>) -> Result<Head<'a>, Unreadable> {
-        let method = method(line.method);
+    fn into_head(
+        self,
+        line: RequestLine<'a>,
+        headers: Headers<'a>,
+    ) -> Result<Head<'a>, Unreadable> {
         let length = self.body_length(line.http_1_0)?;
         let expects_continue = match self.expect {
             Some(_) if line.http_1_0 => false,
@@ -240,17 +222,12 @@ impl<'a> Fields<'a> {
             (host, _) => host,
         };
         let request = Request {
-            method,
+            method: line.method,
             target: line.target,
             http_1_0: line.http_1_0,
             keep_alive: persistent && !unannounced,
             host,
-            accept: self.accept,
-            origin: self.origin,
-            sec_fetch_site: self.sec_fetch_site,
-            authorization: self.authorization,
-            prefers_409: self.prefers_409,
-            idempotency_key: self.idempotency_key,
+            headers,
             body: b"",
         };
         Ok(Head { request, body: length.unwrap_or(BodyLength::Known(0)), expects_continue })
@@ -284,24 +261,11 @@ fn transfer_coding(value: &str) -> Result<BodyLength, Unreadable> {
     let is_chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
     match value.rsplit_once(',') {
         None if is_chunked(value) => Ok(BodyLength::Chunked),
-        Some((others, last)) if is_chunked(last.trim()) && !list(others).any(is_chunked) => {
+        Some((others, last)) if is_chunked(last.trim()) && !elements(others).any(is_chunked) => {
             Err(Unreadable::TransferCoding)
         }
         _ => Err(Unreadable::BodyLength),
     }
-}
-
-/// The elements of a comma-separated list (RFC 9110, section 5.6.1).
-fn list(value: &str) -> impl Iterator<Item = &str> {
-    value.split(',').map(str::trim)
-}
-
-/// Whether a preference is `status=409`, whatever its parameters.
-fn is_409(preference: &str) -> bool {
-    let preference = preference.split(';').next().unwrap_or_default();
-    preference.split_once('=').is_some_and(|(name, value)| {
-        name.trim().eq_ignore_ascii_case("status") && value.trim().trim_matches('"') == "409"
-    })
 }
 
 /// The authority of a target in absolute-form.
@@ -315,18 +279,6 @@ fn authority(target: &str) -> Option<&str> {
 
 fn has_body(method: &str) -> bool {
     matches!(method, "POST" | "PUT" | "PATCH")
-}
-
-fn method(name: &str) -> Method {
-    match name {
-        "GET" => Method::Get,
-        "HEAD" => Method::Head,
-        "POST" => Method::Post,
-        "DELETE" => Method::Delete,
-        "PATCH" => Method::Patch,
-        "OPTIONS" => Method::Options,
-        _ => Method::Other,
-    }
 }
 
 #[cfg(test)]

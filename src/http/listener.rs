@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::connection::Connection;
 use super::departures::Departures;
+use super::transport::Transport;
 
 /// How many connections the kernel keeps for a server that is too busy to accept them; it
 /// lowers this to its own limit (net.core.somaxconn).
@@ -67,7 +68,8 @@ impl Listener {
     /// As the operating system gives them; also after [`Listener::close`].
     pub fn accept(&self) -> io::Result<Connection> {
         let (socket, client) = self.socket.accept()?;
-        Connection::new(socket, client.ip(), self.idle_timeout, Arc::clone(&self.departures))
+        let departures = Arc::clone(&self.departures);
+        Connection::new(Transport::Plain(socket), client.ip(), self.idle_timeout, departures)
     }
 
     /// Refuses new connections from now on and ends [`Listener::accept`].

@@ -5,86 +5,57 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::head::{MAX_FIELD_SECTION, MAX_FIELDS, MAX_TARGET};
-use super::message::{MAX_BODY, Response, Status, Unreadable};
-use crate::lock::{InvalidIdempotencyKey, InvalidResourceName, Refusal};
+use super::headers::BadHeader;
+use super::request::{MAX_BODY, Unreadable};
+use super::response::{Response, Status};
 
 /// A request that was not done, and why.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub struct Problem {
     status: Status,
     detail: Cow<'static, str>,
     /// For programs, where the sentence is for people.
     reason: Option<&'static str>,
-    header: Option<(&'static str, &'static str)>,
+    header: Option<(&'static str, Cow<'static, str>)>,
     close: bool,
 }
 
 impl Problem {
     /// `detail` is a sentence that says what was wrong and what would be right.
-    pub(super) fn new(status: Status, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(status: Status, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { status, detail: detail.into(), reason: None, header: None, close: false }
     }
 
     /// A short name for programs.
-    pub(super) fn because(self, reason: &'static str) -> Self {
+    pub fn because(self, reason: &'static str) -> Self {
         Self { reason: Some(reason), ..self }
     }
 
-    pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+    /// 400.
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Status::BadRequest, detail)
     }
 
-    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+    /// 405; `allow` lists the methods that are supported.
+    pub fn method_not_allowed(allow: String) -> Self {
         let detail = format!("this method is not supported here; supported are {allow}");
         Self::new(Status::MethodNotAllowed, detail).with_header("Allow", allow)
     }
 
-    pub(super) fn with_header(self, name: &'static str, value: &'static str) -> Self {
-        Self { header: Some((name, value)), ..self }
+    /// Adds a header, in place of an earlier one.
+    pub fn with_header(self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        Self { header: Some((name, value.into())), ..self }
     }
 
-    pub(super) fn closing(self) -> Self {
+    /// The connection ends with it.
+    pub fn closing(self) -> Self {
         Self { close: true, ..self }
     }
 }
 
-impl From<InvalidResourceName> for Problem {
-    fn from(error: InvalidResourceName) -> Self {
+impl From<BadHeader> for Problem {
+    fn from(error: BadHeader) -> Self {
         Self::bad_request(error.to_string())
-    }
-}
-
-impl From<InvalidIdempotencyKey> for Problem {
-    fn from(error: InvalidIdempotencyKey) -> Self {
-        Self::bad_request(error.to_string())
-    }
-}
-
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        let status = match &refusal {
-            Refusal::TimedOut | Refusal::Departed => Status::RequestTimeout,
-            Refusal::Deleted | Refusal::Superseded | Refusal::StillWaiting => Status::Conflict,
-            Refusal::OtherLimit(_) | Refusal::OtherMode(_) => Status::UnprocessableContent,
-            Refusal::NoSuchLock => Status::NotFound,
-            Refusal::TooManyWaiting
-            | Refusal::TooManyLocks
-            | Refusal::NotWritten(_)
-            | Refusal::ShuttingDown => Status::ServiceUnavailable,
-        };
-        let problem = Self::new(status, refusal.to_string()).because(refusal.name());
-        match refusal {
-            // Whoever has closed only its sending side gets to read it.
-            Refusal::Departed => problem.closing(),
-            // Closing, because connections are kept free for releases.
-            Refusal::TooManyWaiting | Refusal::ShuttingDown => {
-                problem.with_header("Retry-After", "1").closing()
-            }
-            Refusal::TooManyLocks | Refusal::NotWritten(_) => {
-                problem.with_header("Retry-After", "1")
-            }
-            _ => problem,
-        }
     }
 }
 

@@ -38,7 +38,7 @@ const TABLE: &str = "src/lock/table.rs";
 const CHANGE: &str = "src/lock/table/change.rs";
 const JOURNAL: &str = "src/lock/journal.rs";
 const DEADLINES: &str = "src/lock/deadlines.rs";
-const LOCKS: &str = "src/http/locks.rs";
+const LOCKS: &str = "src/doors/rest.rs";
 const DEPARTURES: &str = "src/http/departures.rs";
 
 /// In memory and without faults, with one edit, unless it says otherwise.

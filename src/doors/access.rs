@@ -10,8 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use log::error;
 use subtle::ConstantTimeEq;
 
-use super::message::Status;
-use super::problem::Problem;
+use crate::http::{Problem, Status};
 
 /// The rule for administrative requests.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! The start page: for browsers what is locked, live; for everybody else a line of text.
 
-use super::message::{Request, Response, Status};
+use super::{Answer, Call};
+use crate::http::accept::Accept;
+use crate::http::{Response, Status};
 
 /// Markup, style and script, in one file.
 const PAGE: &str = include_str!("page.html");
@@ -14,14 +16,18 @@ const POLICY: &str = "default-src 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// `GET /`
-pub(super) fn home(request: &Request<'_>) -> Response {
-    let response = if request.accept.prefers_html() { status_page() } else { welcome() };
-    response.header("Vary", "Accept")
+pub(super) fn home(call: &Call<'_>) -> Answer {
+    let accept = call.request.headers.all("Accept").fold(Accept::NONE, |accept, field| {
+        // A wish that cannot be understood is none, and no reason to refuse a request.
+        accept.and(str::from_utf8(field).unwrap_or_default())
+    });
+    let response = if accept.prefers_html() { status_page() } else { welcome() };
+    Ok(response.header("Vary", "Accept"))
 }
 
 fn status_page() -> Response {
     Response::new(Status::Ok)
-        .body("text/html; charset=utf-8", PAGE.as_bytes().to_vec())
+        .body("text/html; charset=utf-8", PAGE.as_bytes())
         .header("Content-Security-Policy", POLICY)
         .header("X-Content-Type-Options", "nosniff")
         .header("Referrer-Policy", "no-referrer")

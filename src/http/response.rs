@@ -1,175 +1,17 @@
-//! Requests and responses, and how a response looks on the wire.
+//! What a server answers, and what its head looks like on the wire.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Write;
-use std::net::Ipv6Addr;
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use httpdate::HttpDate;
 
-use super::accept::Accept;
-use crate::lock::{LockId, ResourceName};
-
-/// The largest body that is read, in bytes.
-pub const MAX_BODY: usize = 64 * 1024;
+use super::outgoing::Outgoing;
+use super::request::Request;
 
 /// Tells the answers of rdlm from those of whatever stands before it.
 const SERVER: &str = concat!("Server: rdlm/", env!("CARGO_PKG_VERSION"), "\r\n");
-
-/// What a client sent, as far as this server looks at it.
-#[derive(Debug)]
-pub struct Request<'a> {
-    /// What is to be done.
-    pub method: Method,
-    /// The request target as it stands in the request line.
-    pub target: &'a str,
-    /// Sent in HTTP/1.0 rather than 1.1.
-    pub http_1_0: bool,
-    /// The client will send more on this connection.
-    pub keep_alive: bool,
-    /// The host that the client believes to talk to.
-    pub host: Singleton<'a>,
-    /// The Accept headers.
-    pub accept: Accept,
-    /// The Origin header: the site for which a browser sends this.
-    pub origin: Option<&'a str>,
-    /// The Sec-Fetch-Site header.
-    pub sec_fetch_site: Option<&'a str>,
-    /// The Authorization header.
-    pub authorization: Option<&'a str>,
-    /// A Prefer header asks for 409 where a lock is not granted.
-    pub prefers_409: bool,
-    /// The Idempotency-Key header.
-    pub idempotency_key: Singleton<'a>,
-    /// The body, empty when there is none.
-    pub body: &'a [u8],
-}
-
-impl Request<'_> {
-    /// Stands for a request that could not be read: its response is the last one.
-    pub const UNREADABLE: Self = Self {
-        method: Method::Other,
-        target: "",
-        http_1_0: false,
-        keep_alive: false,
-        host: Singleton::None,
-        accept: Accept::NONE,
-        origin: None,
-        sec_fetch_site: None,
-        authorization: None,
-        prefers_409: false,
-        idempotency_key: Singleton::None,
-        body: b"",
-    };
-}
-
-/// The request methods that this server knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as in RFC 9110")]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Delete,
-    /// PATCH
-    Patch,
-    Options,
-    Other,
-}
-
-impl Method {
-    /// As it stands in a request line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Post => "POST",
-            Self::Delete => "DELETE",
-            Self::Patch => "PATCH",
-            Self::Options => "OPTIONS",
-            Self::Other => "(other method)",
-        }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A header that may be there once (RFC 9110, section 5.5).
-#[derive(Debug, Clone, Copy, Default)]
-pub enum Singleton<'a> {
-    /// There is none.
-    #[default]
-    None,
-    /// The only one.
-    One(&'a str),
-    /// More than one.
-    Several,
-}
-
-impl<'a> Singleton<'a> {
-    /// What it is when another one has come.
-    pub fn and(self, value: &'a str) -> Self {
-        match self {
-            Self::None => Self::One(value),
-            Self::One(_) | Self::Several => Self::Several,
-        }
-    }
-}
-
-/// Why a request could not be read. Nobody knows where the next one would begin: the
-/// connection ends with the response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unreadable {
-    /// The request line is malformed.
-    RequestLine,
-    /// Another major version of HTTP.
-    Version,
-    /// The request target is too long.
-    TargetTooLong,
-    /// A line of the head does not end in CRLF.
-    LineEnd,
-    /// A header or trailer field is malformed.
-    Field,
-    /// The header or trailer fields are too many.
-    TooManyFields,
-    /// The header or trailer fields together are too large.
-    FieldsTooLarge,
-    /// Content-Length and Transfer-Encoding do not say where the body ends.
-    BodyLength,
-    /// A transfer coding besides chunked.
-    TransferCoding,
-    /// An expectation besides 100-continue.
-    Expectation,
-    /// The body is over [`MAX_BODY`].
-    BodyTooLarge,
-    /// The chunks of the body are malformed.
-    Chunk,
-    /// The client ended the connection within the request.
-    Incomplete,
-    /// The client took too long to send the request.
-    TooSlow,
-}
-
-/// Whether `text` can be the value of a Host header: a host and an optional port (RFC 9110,
-/// section 7.2; RFC 3986, section 3.2.2). It may be empty.
-pub fn is_host(text: &str) -> bool {
-    let (is_host, rest) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
-        Some((address, rest)) => (address.parse::<Ipv6Addr>().is_ok(), rest),
-        None => {
-            let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-            let allowed =
-                |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
-            (name.bytes().all(allowed), rest)
-        }
-    };
-    let port = if rest.is_empty() { Some("") } else { rest.strip_prefix(':') };
-    is_host && port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
-}
 
 /// What the server answers.
 #[derive(Debug)]
@@ -178,17 +20,31 @@ pub struct Response {
     pub status: Status,
     /// The connection ends with this response.
     pub close: bool,
-    /// The lock that this response grants. If it cannot be delivered, nobody knows of the
-    /// lock.
-    pub grant: Option<(ResourceName, LockId)>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
-    body: Vec<u8>,
+    body: Body,
+    on_undelivered: Option<Undelivered>,
 }
+
+/// The body of a response.
+pub enum Body {
+    /// All of it. Its length is said before.
+    Bytes(Cow<'static, [u8]>),
+    /// It is sent while it is made. Its end is that of its chunks, or of the connection where
+    /// the client knows no chunks. If it fails, the connection ends before that.
+    Stream(Stream),
+}
+
+/// Makes a body and writes it where it goes.
+pub type Stream = Box<dyn FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send>;
+
+/// What is done if a response could not be delivered.
+struct Undelivered(Box<dyn FnOnce() + Send>);
 
 impl Response {
     /// A response without a body, yet.
     pub fn new(status: Status) -> Self {
-        Self { status, close: false, grant: None, headers: Vec::new(), body: Vec::new() }
+        let body = Body::Bytes(Cow::Borrowed(b""));
+        Self { status, close: false, headers: Vec::new(), body, on_undelivered: None }
     }
 
     /// 204.
@@ -205,38 +61,68 @@ impl Response {
 
     /// Adds the body.
     #[must_use]
-    pub fn body(mut self, content_type: &'static str, body: Vec<u8>) -> Self {
-        self.body = body;
-        self.header("Content-Type", content_type)
+    pub fn body(self, content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Self {
+        let body = Body::Bytes(body.into());
+        Self { body, ..self }.header("Content-Type", content_type)
     }
 
-    /// Says which lock this response grants.
+    /// Adds a body that is made while it is sent.
     #[must_use]
-    pub fn granting(mut self, resource: ResourceName, id: LockId) -> Self {
-        self.grant = Some((resource, id));
-        self
+    pub fn stream(
+        self,
+        content_type: &'static str,
+        body: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        let body = Body::Stream(Box::new(body));
+        Self { body, ..self }.header("Content-Type", content_type)
+    }
+
+    /// Has something done if the response cannot be delivered: nobody knows then what it says.
+    #[must_use]
+    pub fn on_undelivered(self, run: impl FnOnce() + Send + 'static) -> Self {
+        Self { on_undelivered: Some(Undelivered(Box::new(run))), ..self }
     }
 
     /// Whether the connection ends with this response to `request`.
     pub fn is_last(&self, request: &Request<'_>) -> bool {
-        self.close || !request.keep_alive
+        let unbounded = request.http_1_0 && matches!(self.body, Body::Stream(_));
+        self.close || unbounded || !request.keep_alive
     }
 
-    /// The bytes to send in answer to `request`, on a connection that ends when there is no
-    /// further request within `idle_timeout`.
-    pub fn to_bytes(
+    /// The bytes to begin with in answer to `request`, on a connection that ends when there is no
+    /// further request within `idle_timeout`: the head, and the body unless it is a stream.
+    pub(super) fn to_bytes(
         &self,
         request: &Request<'_>,
         idle_timeout: Duration,
         now: SystemTime,
     ) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512 + self.body.len());
+        let body: &[u8] = match &self.body {
+            Body::Bytes(bytes) => bytes,
+            Body::Stream(_) => b"",
+        };
+        let mut out = Vec::with_capacity(512 + body.len());
         // Writing to a Vec cannot fail.
         let _ = self.write_head(&mut out, request, idle_timeout, now);
-        if request.method != Method::Head {
-            out.extend_from_slice(&self.body);
+        if request.method != "HEAD" {
+            out.extend_from_slice(body);
         }
         out
+    }
+
+    /// What makes the rest of the body.
+    pub(super) fn take_stream(&mut self) -> Option<Stream> {
+        match std::mem::replace(&mut self.body, Body::Bytes(Cow::Borrowed(b""))) {
+            Body::Stream(stream) => Some(stream),
+            Body::Bytes(_) => None,
+        }
+    }
+
+    /// Says that it could not be delivered.
+    pub(super) fn undelivered(self) {
+        if let Some(Undelivered(run)) = self.on_undelivered {
+            run();
+        }
     }
 
     fn write_head(
@@ -245,7 +131,7 @@ impl Response {
         request: &Request<'_>,
         idle_timeout: Duration,
         now: SystemTime,
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         let (code, reason) = (self.status.code(), self.status.reason());
         write!(out, "HTTP/1.1 {code} {reason}\r\nDate: {}\r\n{SERVER}", HttpDate::from(now))?;
         for (name, value) in &self.headers {
@@ -253,8 +139,11 @@ impl Response {
                 out.extend_from_slice(part.as_bytes());
             }
         }
-        if self.status != Status::NoContent {
-            write!(out, "Content-Length: {}\r\n", self.body.len())?;
+        match &self.body {
+            Body::Bytes(_) if self.status == Status::NoContent => {}
+            Body::Bytes(bytes) => write!(out, "Content-Length: {}\r\n", bytes.len())?,
+            Body::Stream(_) if request.http_1_0 => {}
+            Body::Stream(_) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         }
         // Or a client could send its next request in the moment in which the time is up.
         let kept_s = idle_timeout.as_secs().saturating_sub(1);
@@ -267,6 +156,21 @@ impl Response {
         }
         out.extend_from_slice(b"\r\n");
         Ok(())
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Stream(_) => f.write_str("a stream"),
+        }
+    }
+}
+
+impl fmt::Debug for Undelivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(what to do)")
     }
 }
 
@@ -336,7 +240,7 @@ mod tests {
     use super::*;
 
     fn get() -> Request<'static> {
-        Request { method: Method::Get, keep_alive: true, ..Request::UNREADABLE }
+        Request { method: "GET", keep_alive: true, ..Request::UNREADABLE }
     }
 
     fn text(response: &Response, request: &Request<'_>) -> String {
@@ -352,7 +256,7 @@ mod tests {
             Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
         );
         assert_eq!(text(&response, &get()), expected);
-        let head = Request { method: Method::Head, ..get() };
+        let head = Request { method: "HEAD", ..get() };
         assert_eq!(text(&response, &head), expected.strip_suffix("hello").unwrap());
     }
 
@@ -388,15 +292,5 @@ mod tests {
         assert!(text(2.9, &get()).contains("timeout=1\r\n"));
         assert!(!text(1.9, &get()).contains("Keep-Alive"));
         assert!(!text(75.0, &Request { keep_alive: false, ..get() }).contains("Keep-Alive"));
-    }
-
-    #[test]
-    fn a_host_is_a_name_or_an_address_with_an_optional_port() {
-        for host in ["", "a", "a.b:80", "a:", "127.0.0.1:8888", "[::1]", "[::1]:8888", "a_b~c"] {
-            assert!(is_host(host), "{host:?}");
-        }
-        for other in ["a b", "a/b", "a@b", "a:x", "a:80:80", "::1", "[::1", "[x]", "[::1]80", "]"] {
-            assert!(!is_host(other), "{other:?}");
-        }
     }
 }

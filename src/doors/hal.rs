@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use humantime::format_rfc3339_micros;
 use serde::{Serialize, Serializer};
 
-use super::message::{Response, Status};
+use crate::http::{Response, Status};
 use crate::lock::{Grant, Limit, Lock, LockId, LockRequest, Mode, ResourceName, Waiting};
 
 /// A response with one lock.

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use smol_str::SmolStr;
 
 use super::RequestLimits;
-use super::problem::Problem;
+use crate::http::Problem;
 use crate::lock::{Limit, LockRequest, Mode};
 
 /// The longest title, in bytes.

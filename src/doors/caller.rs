@@ -1,0 +1,36 @@
+//! Who sends a request, and what it may do: asked once, before anything is done.
+
+use super::access::{Access, Admin};
+use super::routes::Right;
+use crate::http::departures::Client;
+use crate::http::{Problem, Request};
+
+/// Whoever sends a request, and has the right to it.
+pub(super) struct Caller<'a> {
+    /// The other end of the connection.
+    pub(super) client: Client<'a>,
+    admin: Admin,
+}
+
+impl<'a> Caller<'a> {
+    /// Lets a request that needs a right pass, or not.
+    pub(super) fn admit(
+        access: &Access,
+        needs: Right,
+        request: &Request<'_>,
+        client: Client<'a>,
+    ) -> Result<Self, Problem> {
+        let admin = match needs {
+            Right::Nothing => Admin::Anybody,
+            Right::See | Right::Administrate => {
+                access.check(request.headers.only("Authorization")?)?
+            }
+        };
+        Ok(Self { client, admin })
+    }
+
+    /// Its name, for the log.
+    pub(super) fn name(&self) -> &Admin {
+        &self.admin
+    }
+}

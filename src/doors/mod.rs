@@ -1,0 +1,320 @@
+//! Doors: what clients ask of the locks, each door a file over [`http`](crate::http) and the
+//! [`LockManager`].
+//!
+//! [`Service`] takes a request to its door: [`routes`] knows which one that is, [`caller`] who
+//! may pass.
+
+pub mod access;
+mod admin;
+mod body;
+mod caller;
+mod hal;
+mod health;
+mod origin;
+mod page;
+mod refusals;
+mod rest;
+mod routes;
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use log::{debug, error};
+
+use crate::http::departures::Client;
+use crate::http::{Problem, Request, Response, Status, Unreadable};
+use crate::lock::LockManager;
+use crate::metrics::{Kind, Metrics};
+use access::Access;
+use caller::Caller;
+use routes::Route;
+
+/// What clients may ask for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RequestLimits {
+    /// The longest `wait`.
+    pub max_wait: Duration,
+    /// The longest `lifetime`.
+    pub max_lifetime: Duration,
+}
+
+/// How requests are answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Who may send administrative requests.
+    pub access: Access,
+    /// Limits of what clients ask for.
+    pub limits: RequestLimits,
+    /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
+    /// the host that the client named.
+    pub base_url: Option<String>,
+}
+
+/// Answers the requests of all connections.
+pub struct Service {
+    locks: Arc<dyn LockManager>,
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    shutting_down: AtomicBool,
+}
+
+/// A request at its door.
+struct Call<'a> {
+    service: &'a Service,
+    request: &'a Request<'a>,
+    caller: Caller<'a>,
+}
+
+/// What a door says.
+type Answer = Result<Response, Problem>;
+
+impl Service {
+    /// Answers by way of these locks.
+    pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
+        Self { locks, settings, metrics, shutting_down: AtomicBool::new(false) }
+    }
+
+    /// Says from now on that the server is about to end.
+    pub fn shut_down(&self) {
+        self.shutting_down.store(true, Ordering::SeqCst);
+    }
+
+    /// The response to one request. A panic on the way becomes a 500 and harms no other
+    /// request.
+    pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Response {
+        let began = Instant::now();
+        let route = Route::parse(request.target);
+        let kind = kind(&route, request.method);
+        let answer = || self.call(route, request, client).unwrap_or_else(Response::from);
+        let response = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+            error!("a request ended in a panic: {} {:?}", request.method, request.target);
+            Problem::new(Status::InternalServerError, "the server failed at this request").into()
+        });
+        self.finish(request, kind, began, response)
+    }
+
+    /// The response to a request whatever its body is, if its head alone has a mistake.
+    pub fn answer_to_head(&self, request: &Request<'_>) -> Option<Response> {
+        let began = Instant::now();
+        let route = Route::parse(request.target);
+        let kind = kind(&route, request.method);
+        let problem = self.admit(route, request).err()?;
+        Some(self.finish(request, kind, began, problem.into()))
+    }
+
+    /// The response to what could not be read.
+    pub fn refuse(&self, error: Unreadable) -> Response {
+        let response = uncached(Problem::from(error).into());
+        debug!("a request that could not be read: {error:?} {}", response.status.code());
+        response
+    }
+
+    fn call(
+        &self,
+        route: Result<Route, Problem>,
+        request: &Request<'_>,
+        client: Client<'_>,
+    ) -> Answer {
+        let route = self.admit(route, request)?;
+        let Some(operation) = route.operation(request.method) else {
+            return Ok(Response::no_content().header("Allow", route.allow()));
+        };
+        let access = &self.settings.access;
+        let caller = Caller::admit(access, operation.needs, request, client)?;
+        operation.run(&Call { service: self, request, caller })
+    }
+
+    /// Refuses what is wrong with a request whatever its body is.
+    fn admit(
+        &self,
+        route: Result<Route, Problem>,
+        request: &Request<'_>,
+    ) -> Result<Route, Problem> {
+        origin::require_one_host(request)?;
+        origin::refuse_cross_site(request)?;
+        let route = route?;
+        if route.is_administrative() && self.settings.access == Access::Denied {
+            return Err(access::denied());
+        }
+        match route {
+            route if request.method == "OPTIONS" || route.operation(request.method).is_some() => {
+                Ok(route)
+            }
+            Route::Server => Err(Problem::bad_request("the target * is for OPTIONS alone")),
+            route => Err(Problem::method_not_allowed(route.allow())),
+        }
+    }
+
+    fn finish(
+        &self,
+        request: &Request<'_>,
+        kind: Kind,
+        began: Instant,
+        response: Response,
+    ) -> Response {
+        self.metrics.request(kind, began.elapsed());
+        debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
+        uncached(response)
+    }
+}
+
+/// What a request is to the metrics.
+fn kind(route: &Result<Route, Problem>, method: &str) -> Kind {
+    let operation = route.as_ref().ok().and_then(|route| route.operation(method));
+    operation.map_or(Kind::Other, |operation| operation.kind)
+}
+
+/// What a lock is changes from one moment to the next: a cache on the way must not keep it.
+fn uncached(response: Response) -> Response {
+    response.header("Cache-Control", "no-store")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Mutex;
+    use std::time::SystemTime;
+
+    use smol_str::SmolStr;
+
+    use crate::http::Singleton;
+    use crate::http::departures::Departures;
+    use crate::http::transport::Transport;
+    use crate::lock::{
+        Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal, ResourceName, Totals,
+    };
+
+    static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
+
+    /// Fails at each call, as no lock manager should, unless it grants.
+    #[derive(Default)]
+    struct Broken {
+        /// Runs while a request waits, which is granted then.
+        grants_after: Option<Box<dyn Fn() + Send + Sync>>,
+        abandoned: AtomicBool,
+    }
+
+    impl LockManager for Broken {
+        fn acquire(
+            &self,
+            _: &ResourceName,
+            request: LockRequest,
+            _: Option<IdempotencyKey>,
+            on_wait: &mut dyn FnMut(Departure),
+        ) -> Result<Grant, Refusal> {
+            let Some(while_waiting) = &self.grants_after else { panic!("acquire") };
+            // The client leaves as it is granted: too late.
+            on_wait(Departure::new(|| {}));
+            while_waiting();
+            let LockRequest { title, wait, lifetime, mode, client } = request;
+            let (id, epoch) = (LockId::random(), SystemTime::UNIX_EPOCH);
+            Ok(Grant {
+                id,
+                title,
+                client,
+                mode,
+                wait,
+                lifetime,
+                since: epoch,
+                expires: epoch,
+                fencing_token: 1,
+            })
+        }
+        fn abandon(&self, _: &ResourceName, _: LockId) {
+            self.abandoned.store(true, Ordering::SeqCst);
+        }
+        fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
+            panic!("find")
+        }
+        fn release(&self, _: &ResourceName, _: LockId) -> Result<(), Refusal> {
+            panic!("release")
+        }
+        fn renew(&self, _: &ResourceName, _: LockId, _: Duration) -> Result<Grant, Refusal> {
+            panic!("renew")
+        }
+        fn resources(&self, _: Option<&ResourceName>, _: usize) -> Vec<ResourceName> {
+            panic!("resources")
+        }
+        fn locks(&self, _: &ResourceName) -> Vec<Lock> {
+            panic!("locks")
+        }
+        fn delete_resource(&self, _: &ResourceName) -> Result<(), Refusal> {
+            panic!("delete_resource")
+        }
+        fn delete_all(&self) -> Result<(), Refusal> {
+            panic!("delete_all")
+        }
+        fn totals(&self) -> Totals {
+            panic!("totals")
+        }
+        fn shut_down(&self) {
+            panic!("shut_down")
+        }
+    }
+
+    /// The two ends of a connection, the client's first.
+    fn pair() -> (TcpStream, Transport) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (remote, Transport::Plain(listener.accept().unwrap().0))
+    }
+
+    fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {
+        Request {
+            method,
+            target,
+            host: Singleton::One("locks.example:8888"),
+            body: br#"{"title":"t","wait":0,"lifetime":1}"#,
+            ..Request::UNREADABLE
+        }
+    }
+
+    fn service(locks: Arc<Broken>) -> Service {
+        let limit = Duration::from_secs(1_000_000_000);
+        let limits = RequestLimits { max_wait: limit, max_lifetime: limit };
+        let settings = Settings { access: Access::Open, limits, base_url: None };
+        Service::new(locks, settings, Arc::default())
+    }
+
+    #[test]
+    fn a_panic_in_one_request_answers_500_and_the_next_is_served() {
+        let service = service(Arc::default());
+        let (_remote, socket) = pair();
+        let departures = Departures::new().unwrap();
+        let client = Client::new(&socket, &ADDRESS, &departures);
+        for (method, target) in [
+            ("POST", "/locks/a"),
+            ("GET", "/resources"),
+            ("DELETE", "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
+        ] {
+            let response = service.answer(&request(method, target), client);
+            assert_eq!(response.status.code(), 500, "{target}");
+        }
+        let home = service.answer(&request("GET", "/"), client);
+        assert_eq!(home.status.code(), 200);
+    }
+
+    #[test]
+    fn whoever_leaves_at_the_moment_of_the_grant_does_not_keep_the_lock() {
+        for leaves in [false, true] {
+            let (remote, socket) = pair();
+            let remote = Mutex::new(Some(remote));
+            let while_waiting = move || {
+                if leaves {
+                    *remote.lock().unwrap() = None;
+                }
+            };
+            let grants_after: Option<Box<dyn Fn() + Send + Sync>> = Some(Box::new(while_waiting));
+            let locks = Arc::new(Broken { grants_after, abandoned: AtomicBool::new(false) });
+            let service = service(Arc::clone(&locks));
+            let departures = Departures::new().unwrap();
+            let client = Client::new(&socket, &ADDRESS, &departures);
+            let response = service.answer(&request("POST", "/locks/a"), client);
+            assert_eq!(response.status.code(), if leaves { 408 } else { 201 });
+            assert_eq!(locks.abandoned.load(Ordering::SeqCst), leaves);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Requests that every client may send: acquire, look at, renew and release a lock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+use super::{Answer, Call, body, hal};
+use crate::http::{Problem, Request, Response, Singleton, Status};
+use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
+
+/// A grant that took longer, also without a wait (the disk may), is only for a client that is
+/// still there.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
+pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+    let (service, request, client) = (call.service, call.request, call.caller.client);
+    let lock_request = body::lock_request(request.body, service.settings.limits, client.address())?;
+    let key = request.headers.only("Idempotency-Key")?;
+    let key = key.map(str::parse::<IdempotencyKey>).transpose()?;
+    let mut watch = None;
+    let began = Instant::now();
+    let has_key = key.is_some();
+    let acquired = service.locks.acquire(resource, lock_request, key, &mut |departure| {
+        watch = Some(client.watch(move || departure.leave()));
+    });
+    let took = began.elapsed();
+    service.metrics.acquisition(acquired.as_ref().map(drop), took);
+    if let Some(Err(error)) = &watch {
+        warn!("a client waits and would not be noticed if it left: {error}");
+    }
+    let grant = acquired.map_err(|refusal| match refusal {
+        Refusal::TimedOut if prefers_409(request) => {
+            let problem = Problem::new(Status::Conflict, Refusal::TimedOut.to_string());
+            problem.with_header("Preference-Applied", "status=409")
+        }
+        refusal => refusal.into(),
+    })?;
+    // A retry may come when its client has gone on to another one.
+    let may_have_left = watch.is_some() || has_key || took >= PATIENCE;
+    if may_have_left && client.has_left() {
+        service.locks.abandon(resource, grant.id);
+        return Err(Refusal::Departed.into());
+    }
+    Ok(created(call, resource, &grant))
+}
+
+/// `GET /locks/{resource}/{uid}`
+pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
+    let lock = call.service.locks.find(resource, id).ok_or(Refusal::NoSuchLock)?;
+    Ok(hal::lock(Status::Ok, resource, &lock))
+}
+
+/// `PATCH /locks/{resource}/{uid}`
+pub(super) fn renew_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
+    let lifetime = body::renewal(call.request.body, call.service.settings.limits)?;
+    let grant = call.service.locks.renew(resource, id, lifetime)?;
+    Ok(hal::held(Status::Ok, resource, &grant))
+}
+
+/// `DELETE /locks/{resource}/{uid}`
+pub(super) fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
+    call.service.locks.release(resource, id)?;
+    Ok(Response::no_content())
+}
+
+fn created(call: &Call<'_>, resource: &ResourceName, grant: &Grant) -> Response {
+    let location = location(call, hal::Path::Lock(resource, grant.id));
+    let (locks, resource_name, id) = (Arc::clone(&call.service.locks), resource.clone(), grant.id);
+    hal::held(Status::Created, resource, grant)
+        .header("Location", location)
+        .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
+        .on_undelivered(move || locks.abandon(&resource_name, id))
+}
+
+fn location(call: &Call<'_>, path: hal::Path<'_>) -> String {
+    match (&call.service.settings.base_url, call.request.host) {
+        (Some(base_url), _) => format!("{base_url}{path}"),
+        (None, Singleton::One(host)) if !host.is_empty() => format!("http://{host}{path}"),
+        // A client in HTTP/1.0 that names no host gets a relative reference.
+        _ => path.to_string(),
+    }
+}
+
+/// Whether 409 is preferred where a lock is not granted (RFC 7240: whoever does not understand a
+/// preference ignores it).
+fn prefers_409(request: &Request<'_>) -> bool {
+    request.headers.list("Prefer").any(|preference| {
+        let preference = preference.split(';').next().unwrap_or_default();
+        preference.split_once('=').is_some_and(|(name, value)| {
+            name.trim().eq_ignore_ascii_case("status") && value.trim().trim_matches('"') == "409"
+        })
+    })
+}

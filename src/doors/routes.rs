@@ -1,0 +1,268 @@
+//! What there is: paths, the methods of each, what is needed for them and who answers.
+
+use percent_encoding::percent_decode_str;
+
+use super::{Answer, Call, admin, health, page, rest};
+use crate::http::{Problem, Status};
+use crate::lock::{LockId, ResourceName};
+use crate::metrics::Kind;
+
+/// What can be done with a path.
+pub(super) struct Operation<H> {
+    method: &'static str,
+    needs: Right,
+    kind: Kind,
+    handler: H,
+}
+
+/// What a caller needs for an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Right {
+    /// Nothing.
+    Nothing,
+    /// To see all locks.
+    See,
+    /// To end any lock.
+    Administrate,
+}
+
+type Plain = fn(&Call<'_>) -> Answer;
+type OfResource = fn(&Call<'_>, &ResourceName) -> Answer;
+type OfLock = fn(&Call<'_>, &ResourceName, LockId) -> Answer;
+
+const fn op<H>(method: &'static str, needs: Right, kind: Kind, handler: H) -> Operation<H> {
+    Operation { method, needs, kind, handler }
+}
+
+/// Paths without a name in them.
+const PLAIN: [(&str, &[Operation<Plain>]); 6] = [
+    ("/", &[op("GET", Right::Nothing, Kind::Other, page::home)]),
+    ("/openapi.json", &[op("GET", Right::Nothing, Kind::Other, health::openapi)]),
+    ("/health", &[op("GET", Right::Nothing, Kind::Other, health::health)]),
+    ("/metrics", &[op("GET", Right::Nothing, Kind::Other, health::metrics)]),
+    ("/status", &[op("GET", Right::See, Kind::Admin, admin::show_status)]),
+    (
+        "/resources",
+        &[
+            op("GET", Right::See, Kind::Admin, admin::list_resources),
+            op("DELETE", Right::Administrate, Kind::Admin, admin::delete_all),
+        ],
+    ),
+];
+
+/// `/locks/{resource}`
+const LOCKS: &[Operation<OfResource>] =
+    &[op("POST", Right::Nothing, Kind::Acquire, rest::acquire_lock)];
+
+/// `/locks/{resource}/{uid}`
+const LOCK: &[Operation<OfLock>] = &[
+    op("GET", Right::Nothing, Kind::Look, rest::get_lock),
+    op("PATCH", Right::Nothing, Kind::Renew, rest::renew_lock),
+    op("DELETE", Right::Nothing, Kind::Release, rest::release_lock),
+];
+
+/// `/resources/{resource}`
+const RESOURCE: &[Operation<OfResource>] = &[
+    op("GET", Right::See, Kind::Admin, admin::list_locks),
+    op("DELETE", Right::Administrate, Kind::Admin, admin::delete_resource),
+];
+
+/// What a target names.
+pub(super) enum Route {
+    /// `*`: the server as a whole.
+    Server,
+    /// A path without a name in it.
+    Plain(&'static [Operation<Plain>]),
+    OfResource(&'static [Operation<OfResource>], ResourceName),
+    OfLock(&'static [Operation<OfLock>], ResourceName, LockId),
+}
+
+/// An operation on what a target names.
+pub(super) struct Found<'r> {
+    pub(super) needs: Right,
+    pub(super) kind: Kind,
+    run: Run<'r>,
+}
+
+enum Run<'r> {
+    Plain(Plain),
+    OfResource(OfResource, &'r ResourceName),
+    OfLock(OfLock, &'r ResourceName, LockId),
+}
+
+impl Found<'_> {
+    /// Does it.
+    pub(super) fn run(&self, call: &Call<'_>) -> Answer {
+        match self.run {
+            Run::Plain(handler) => handler(call),
+            Run::OfResource(handler, resource) => handler(call, resource),
+            Run::OfLock(handler, resource, id) => handler(call, resource, id),
+        }
+    }
+}
+
+impl Route {
+    /// Takes a target in origin-form, absolute-form or asterisk-form (RFC 9112, section
+    /// 3.2). A query string is none of its business.
+    pub(super) fn parse(target: &str) -> Result<Self, Problem> {
+        let path = path(target)?;
+        if path == "*" {
+            return Ok(Self::Server);
+        }
+        let mut segments = path.strip_prefix('/').unwrap_or(path).split('/');
+        match (segments.next(), segments.next(), segments.next(), segments.next()) {
+            (Some("locks"), Some(resource), None, _) => {
+                Ok(Self::OfResource(LOCKS, name(resource)?))
+            }
+            (Some("locks"), Some(resource), Some(id), None) => {
+                let resource = name(resource)?;
+                let id = id.parse().map_err(|_| {
+                    let detail = "there is no such lock: a lock's uid is 32 lower-case hex digits";
+                    Problem::new(Status::NotFound, detail)
+                })?;
+                Ok(Self::OfLock(LOCK, resource, id))
+            }
+            (Some("resources"), Some(resource), None, _) => {
+                Ok(Self::OfResource(RESOURCE, name(resource)?))
+            }
+            _ => {
+                let plain = PLAIN.iter().find(|(known, _)| *known == path);
+                plain.map(|(_, operations)| Self::Plain(operations)).ok_or_else(not_found)
+            }
+        }
+    }
+
+    /// What this method does with it, if it is supported.
+    pub(super) fn operation(&self, method: &str) -> Option<Found<'_>> {
+        match self {
+            Self::Server => None,
+            Self::Plain(all) => {
+                let op = find(all, method)?;
+                Some(Found { needs: op.needs, kind: op.kind, run: Run::Plain(op.handler) })
+            }
+            Self::OfResource(all, resource) => {
+                let op = find(all, method)?;
+                let run = Run::OfResource(op.handler, resource);
+                Some(Found { needs: op.needs, kind: op.kind, run })
+            }
+            Self::OfLock(all, resource, id) => {
+                let op = find(all, method)?;
+                let run = Run::OfLock(op.handler, resource, *id);
+                Some(Found { needs: op.needs, kind: op.kind, run })
+            }
+        }
+    }
+
+    /// Whether it is only for those who may see or end what is not theirs.
+    pub(super) fn is_administrative(&self) -> bool {
+        match self {
+            Self::Server => false,
+            Self::Plain(all) => needs_right(all),
+            Self::OfResource(all, _) => needs_right(all),
+            Self::OfLock(all, ..) => needs_right(all),
+        }
+    }
+
+    /// The supported methods, as the Allow header lists them.
+    pub(super) fn allow(&self) -> String {
+        match self {
+            Self::Server => "GET, HEAD, POST, PATCH, DELETE, OPTIONS".into(),
+            Self::Plain(all) => allow(all),
+            Self::OfResource(all, _) => allow(all),
+            Self::OfLock(all, ..) => allow(all),
+        }
+    }
+}
+
+/// HEAD goes wherever GET does.
+fn find<H>(all: &'static [Operation<H>], method: &str) -> Option<&'static Operation<H>> {
+    let method = if method == "HEAD" { "GET" } else { method };
+    all.iter().find(|operation| operation.method == method)
+}
+
+fn needs_right<H>(all: &[Operation<H>]) -> bool {
+    all.iter().any(|operation| operation.needs != Right::Nothing)
+}
+
+fn allow<H>(all: &[Operation<H>]) -> String {
+    let mut allow = String::new();
+    for operation in all {
+        allow += operation.method;
+        allow += if operation.method == "GET" { ", HEAD, " } else { ", " };
+    }
+    allow + "OPTIONS"
+}
+
+fn path(target: &str) -> Result<&str, Problem> {
+    let target = target.split(['?', '#']).next().unwrap_or_default();
+    if target.starts_with('/') || target == "*" {
+        return Ok(target);
+    }
+    let after_scheme = target
+        .split_once("://")
+        .filter(|(scheme, _)| ["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)));
+    match after_scheme {
+        Some((_, rest)) => Ok(rest.find('/').map_or("/", |at| &rest[at..])),
+        None => Err(Problem::bad_request("the request target is not a path that begins with /")),
+    }
+}
+
+fn name(segment: &str) -> Result<ResourceName, Problem> {
+    if segment.is_empty() {
+        return Err(not_found());
+    }
+    let decoded = percent_decode_str(segment).decode_utf8().unwrap_or_default();
+    Ok(decoded.parse()?)
+}
+
+fn not_found() -> Problem {
+    let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
+                  /resources, /resources/{resource} or /status; /openapi.json describes them";
+    Problem::new(Status::NotFound, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_openapi_document_has_the_routes_and_methods_that_there_are() {
+        let document: Value = serde_json::from_str(health::OPENAPI).unwrap();
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let paths = document["paths"].as_object().unwrap();
+        let named = [
+            ("/locks/{resource}", "/locks/r"),
+            ("/locks/{resource}/{uid}", "/locks/r/aa4e181e17374148a21b30d9dcb941f9"),
+            ("/resources/{resource}", "/resources/r"),
+        ];
+        let routes = PLAIN.iter().map(|(path, _)| (*path, *path)).chain(named);
+        assert_eq!(paths.len(), routes.clone().count());
+        for (path, target) in routes {
+            let documented =
+                paths[path].as_object().unwrap().keys().filter(|key| *key != "parameters");
+            let documented: BTreeSet<_> = documented.map(|method| method.to_uppercase()).collect();
+            let allow = Route::parse(target).unwrap().allow();
+            let methods = allow.split(", ").filter(|m| !["HEAD", "OPTIONS"].contains(m));
+            let methods: BTreeSet<_> = methods.map(str::to_string).collect();
+            assert_eq!(documented, methods, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_target_names_one_thing_or_nothing() {
+        for target in
+            ["/", "/?a/b", "/health", "http://h", "http://h/health?x", "*", "/locks/a%2Db"]
+        {
+            assert!(Route::parse(target).is_ok(), "{target}");
+        }
+        for target in
+            ["", "health", "//", "/locks", "/locks/", "/locks/a/b/c", "/resources/a/b", "/health/"]
+        {
+            assert!(Route::parse(target).is_err(), "{target}");
+        }
+    }
+}

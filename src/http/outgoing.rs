@@ -1,0 +1,86 @@
+//! A body on its way to the client while it is made.
+
+use std::io::{self, Write};
+
+use super::departures::Client;
+
+/// How much is gathered before it is sent, in bytes: all that a client which does not read costs.
+const SIZE: usize = 16 * 1024;
+
+/// The size of a chunk takes so many digits, so that its place is known before its size.
+const SIZE_LINE: &[u8] = b"000000\r\n";
+
+/// Takes a body in, and sends a part of it whenever enough has come together, or on a flush.
+pub struct Outgoing<'a> {
+    client: Client<'a>,
+    /// What is to be sent next: at first the head, too.
+    buffer: Vec<u8>,
+    /// Where the data of the next chunk begins in the buffer; `None` if there are no chunks.
+    chunk: Option<usize>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A body behind `head`, in chunks or up to the end of the connection.
+    pub(super) fn new(client: Client<'a>, head: Vec<u8>, chunked: bool) -> Self {
+        let mut outgoing = Self { client, buffer: head, chunk: None };
+        if chunked {
+            outgoing.begin_chunk();
+        }
+        outgoing
+    }
+
+    /// To whom it goes.
+    pub fn client(&self) -> Client<'a> {
+        self.client
+    }
+
+    /// Sends the rest and the end.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.end_chunk();
+        if self.chunk.is_some() {
+            self.buffer.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.client.transport().send(&self.buffer)
+    }
+
+    fn begin_chunk(&mut self) {
+        self.buffer.extend_from_slice(SIZE_LINE);
+        self.chunk = Some(self.buffer.len());
+    }
+
+    /// Completes the chunk, or takes its beginning back if there is nothing in it: that would be
+    /// the end of the body.
+    fn end_chunk(&mut self) {
+        let Some(data) = self.chunk else { return };
+        let line = data - SIZE_LINE.len();
+        match self.buffer.len() - data {
+            0 => self.buffer.truncate(line),
+            size => {
+                let digits = format!("{size:06x}");
+                self.buffer[line..line + digits.len()].copy_from_slice(digits.as_bytes());
+                self.buffer.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+}
+
+impl Write for Outgoing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = bytes.len().min(SIZE);
+        self.buffer.extend_from_slice(&bytes[..len]);
+        if self.buffer.len() >= SIZE {
+            self.flush()?;
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.end_chunk();
+        self.client.transport().send(&self.buffer)?;
+        self.buffer.clear();
+        if self.chunk.is_some() {
+            self.begin_chunk();
+        }
+        Ok(())
+    }
+}
