@@ -55,6 +55,12 @@ pub(super) fn open(
     let matters = reader.restore(&mut log, now, restore)?;
 
     let segment = Segment::open(directory.segment(number), number, head, end).map_err(unusable)?;
+    // A server that was killed may not have synced the end of the segment before, nor a name.
+    if number > log.latest.first_segment {
+        let before = File::open(directory.segment(number - 1)).map_err(unusable)?;
+        before.sync_data().map_err(unusable)?;
+    }
+    directory.sync().map_err(unusable)?;
     let needed = log.latest.first_segment..=number;
     let mut writer = Writer::new(host, clock, log.rows, segment, next, log.latest.last_token);
     writer.restarts = log.restarts;
