@@ -362,7 +362,9 @@ impl Store for Broken {
         (self.0)()
     }
 
-    fn repeat(&mut self, _: &[Change], _: Duration) {}
+    fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::Refused("the disk is full".into()))
+    }
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         Ok(())
@@ -426,4 +428,25 @@ fn an_expiry_that_is_refused_does_not_hold_up_the_end() {
         sender.send(()).unwrap();
     });
     assert!(ended.recv_timeout(PATIENCE).is_ok());
+}
+
+/// A commit took so long that the lock would end early after a restart, and cannot be repeated.
+#[test]
+fn a_grant_that_would_end_early_after_a_restart_is_not_answered() {
+    let (sender, failures) = std::sync::mpsc::channel();
+    let observer = Arc::new(Listener(Mutex::new(sender)));
+    let slow = || {
+        thread::sleep(Duration::from_millis(1_100));
+        Ok(())
+    };
+    let table = LockTable::new(LIMITS, PATIENCE, Some(Box::new(Broken(slow))), observer).unwrap();
+    let table = Arc::new(table);
+    let asker = std::thread::spawn({
+        let table = Arc::clone(&table);
+        move || table.wait_for(&name("r"), request(Duration::ZERO, LONG))
+    });
+    let why = failures.recv_timeout(PATIENCE).unwrap();
+    assert!(why.ends_with("could not be repeated: the disk is full"), "{why}");
+    assert!(!asker.is_finished());
+    assert!(table.locks(&name("r")).is_empty(), "nothing is granted");
 }
