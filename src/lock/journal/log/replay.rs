@@ -55,10 +55,11 @@ pub(super) fn open(
     let matters = reader.restore(&mut log, now, restore)?;
 
     let segment = Segment::open(directory.segment(number), number, head, end).map_err(unusable)?;
-    // A server that was killed may not have synced the end of the segment before, nor a name.
-    if number > log.latest.first_segment {
-        let before = File::open(directory.segment(number - 1)).map_err(unusable)?;
-        before.sync_data().map_err(unusable)?;
+    // What was read may not be synced, if the server was killed: the last record, the end of the
+    // segment before, the names. It has to be before anything is removed because of it.
+    for number in number.saturating_sub(1).max(log.latest.first_segment)..=number {
+        let synced = File::open(directory.segment(number)).and_then(|file| file.sync_data());
+        synced.map_err(unusable)?;
     }
     directory.sync().map_err(unusable)?;
     let needed = log.latest.first_segment..=number;
