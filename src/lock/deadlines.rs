@@ -70,7 +70,12 @@ impl Deadlines {
     /// Sleeps until a deadline has come and returns whose; `None` when closed.
     pub(super) fn wait_until_due(&self) -> Option<Vec<ResourceName>> {
         loop {
-            locked(&self.alarm).next = None;
+            let mut alarm = locked(&self.alarm);
+            if alarm.closed {
+                return None;
+            }
+            alarm.next = None;
+            drop(alarm);
             let (due, next) = self.look(now());
             if !due.is_empty() {
                 return Some(due);

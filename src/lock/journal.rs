@@ -151,16 +151,19 @@ impl Writer {
     }
 
     /// Commits; and once more if that took so long that a lifetime, which begins for the holder
-    /// with the answer, would end early after a restart.
+    /// with the answer, would end early after a restart. If that fails, nobody may hear of it.
     fn commit(&mut self, batch: &[Change]) -> Result<Result<(), NotWritten>, Arc<str>> {
         let mut grace = COMMIT_GRACE;
         let mut began = now();
         let written = refusal(self.store.commit(batch, grace))?;
-        if written.is_ok() {
+        let begins_lifetimes = batch.iter().any(|change| !change.held.is_empty());
+        if written.is_ok() && begins_lifetimes {
             while now().saturating_duration_since(began) > grace {
                 grace = now().saturating_duration_since(began).saturating_mul(4);
                 began = now();
-                self.store.repeat(batch, grace);
+                self.store.repeat(batch, grace).map_err(|why| {
+                    format!("a write took too long and could not be repeated: {why}")
+                })?;
             }
         }
         Ok(written)

@@ -29,7 +29,7 @@ use super::{
     Departure, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest, Observer, Refusal,
     ResourceName, Totals,
 };
-use change::{Begun, Counts, FailsIfItPanics, Ticket};
+use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
 use slot::{Event, Gate, Sleeper, Slot, State, Woken};
 
 /// How much there may be at a time. Requests that come at the same moment may exceed a limit
@@ -278,7 +278,12 @@ impl Drop for InLine<'_> {
     /// Nobody stays in line without a thread.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.shared.run(self.resource, &self.slot, Event::TimeOut(self.claim));
+            let leave = || self.shared.run(self.resource, &self.slot, Event::TimeOut(self.claim));
+            // Panics, too, if the core has: a second panic that got out of here would abort the
+            // process, which is about to end by itself.
+            if panic::catch_unwind(AssertUnwindSafe(leave)).is_err() {
+                self.shared.observer.failed(CORE_PANICKED);
+            }
         }
     }
 }
@@ -410,7 +415,7 @@ impl Shared {
 
     /// The body of the reaper thread. Without it no lock would expire.
     fn reap(&self) {
-        let _panics = FailsIfItPanics(self);
+        let _panics = FailsIfItPanics::new(self);
         reaper::run(&self.deadlines, |due| self.run_each(due, || Event::Expire).is_ok());
     }
 }

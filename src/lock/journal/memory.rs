@@ -111,7 +111,9 @@ impl Store for Memory {
         Ok(())
     }
 
-    fn repeat(&mut self, _: &[Change], _: Duration) {}
+    fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         Ok(())

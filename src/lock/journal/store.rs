@@ -26,8 +26,12 @@ pub trait Store: Send {
     fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError>;
 
     /// Writes a batch again that took longer than its grace. It has been written: whatever
-    /// goes wrong here undoes nothing, and is met again by the next commit.
-    fn repeat(&mut self, batch: &[Change], grace: Duration);
+    /// goes wrong here undoes nothing.
+    ///
+    /// # Errors
+    /// After a restart, its locks may live shorter than their holders think, if they hear of
+    /// them now.
+    fn repeat(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError>;
 
     /// Does some of what has to be done now and then, so little that nobody waits for it.
     ///

@@ -63,7 +63,7 @@ impl Shared {
         slot: &Arc<Slot>,
         event: Event,
     ) -> Result<Begun, Event> {
-        let _panics = FailsIfItPanics(self);
+        let _panics = FailsIfItPanics::new(self);
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
         let (begun, change) = match entry.gate {
@@ -92,7 +92,7 @@ impl Shared {
         (resource, slot): Ticket,
         written: Result<(), NotWritten>,
     ) -> Option<Submitted<Ticket>> {
-        let _panics = FailsIfItPanics(self);
+        let _panics = FailsIfItPanics::new(self);
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
         let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else { return None };
@@ -337,13 +337,25 @@ impl Counts {
     }
 }
 
+pub(super) const CORE_PANICKED: &str = "a thread panicked while it changed the locks";
+
 /// Says that the core cannot go on if its thread panics: the change that it was at is half made.
-pub(super) struct FailsIfItPanics<'a>(pub(super) &'a Shared);
+pub(super) struct FailsIfItPanics<'a> {
+    shared: &'a Shared,
+    /// The thread had panicked before, elsewhere, and takes its request out of the line.
+    panicked: bool,
+}
+
+impl<'a> FailsIfItPanics<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        Self { shared, panicked: thread::panicking() }
+    }
+}
 
 impl Drop for FailsIfItPanics<'_> {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.observer.failed("a thread panicked while it changed the locks");
+        if thread::panicking() && !self.panicked {
+            self.shared.observer.failed(CORE_PANICKED);
         }
     }
 }

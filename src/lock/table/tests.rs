@@ -309,10 +309,13 @@ fn only_so_many_locks_may_be_held() {
     at_once().unwrap();
 }
 
-/// A handler that panics while its request waits leaves nobody in line whom nobody serves.
+/// A handler that panics while its request waits leaves nobody in line whom nobody serves, and
+/// the core goes on.
 #[test]
 fn a_panic_while_waiting_leaves_the_line() {
-    let table = table();
+    let (sender, failures) = std::sync::mpsc::channel();
+    let observer = Arc::new(Listener(Mutex::new(sender)));
+    let table = LockTable::new(LIMITS, PATIENCE, None, observer).unwrap();
     let resource = name("r");
     let lock = table.hold(&resource, LONG);
     let panics = AssertUnwindSafe(|| {
@@ -321,8 +324,30 @@ fn a_panic_while_waiting_leaves_the_line() {
     });
     assert!(panic::catch_unwind(panics).is_err());
     assert_eq!(table.locks(&resource).len(), 1);
+    assert_eq!(failures.try_recv().ok(), None, "it was not the core that panicked");
     table.release(&resource, lock.id).unwrap();
     assert!(table.is_empty());
+}
+
+/// The core panics while a request waits: its thread panics, too, and the process is not aborted
+/// before it can end by itself.
+#[test]
+fn a_panic_of_the_core_does_not_abort_the_process() {
+    let table = table();
+    let resource = name("r");
+    table.hold(&resource, LONG);
+    thread::scope(|scope| {
+        let wait = request(Duration::from_millis(300), LONG);
+        let waiter = scope.spawn(|| table.wait_for(&resource, wait));
+        table.wait_for_line(&resource, 1);
+        let slot = table.shared.slot(&resource).unwrap();
+        let core = scope.spawn(move || {
+            let _entry = slot.enter();
+            panic!("in the core");
+        });
+        assert!(core.join().is_err());
+        assert!(waiter.join().is_err());
+    });
 }
 
 /// A store in which something goes wrong.
@@ -337,7 +362,9 @@ impl Store for Broken {
         (self.0)()
     }
 
-    fn repeat(&mut self, _: &[Change], _: Duration) {}
+    fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
+        Err(StoreError::Refused("the disk is full".into()))
+    }
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         Ok(())
@@ -379,4 +406,47 @@ fn when_it_is_not_known_what_was_written_nobody_hears_anything_but_the_operator(
         assert!(!asker.is_finished());
         assert!(table.locks(&name("r")).is_empty(), "nothing is granted");
     }
+}
+
+/// The store refuses the end of a lock for as long as the server runs: it ends all the same.
+#[test]
+fn an_expiry_that_is_refused_does_not_hold_up_the_end() {
+    static COMMITS: AtomicU32 = AtomicU32::new(0);
+    let outcome = || match COMMITS.fetch_add(1, Ordering::SeqCst) {
+        0 => Ok(()),
+        _ => Err(StoreError::Refused("the disk is full".into())),
+    };
+    let table = LockTable::new(LIMITS, PATIENCE, Some(Box::new(Broken(outcome))), Arc::new(()));
+    let table = table.unwrap();
+    table.hold(&name("r"), Duration::from_millis(1));
+    while COMMITS.load(Ordering::SeqCst) < 2 {
+        thread::yield_now();
+    }
+    let (sender, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        drop(table);
+        sender.send(()).unwrap();
+    });
+    assert!(ended.recv_timeout(PATIENCE).is_ok());
+}
+
+/// A commit took so long that the lock would end early after a restart, and cannot be repeated.
+#[test]
+fn a_grant_that_would_end_early_after_a_restart_is_not_answered() {
+    let (sender, failures) = std::sync::mpsc::channel();
+    let observer = Arc::new(Listener(Mutex::new(sender)));
+    let slow = || {
+        thread::sleep(Duration::from_millis(1_100));
+        Ok(())
+    };
+    let table = LockTable::new(LIMITS, PATIENCE, Some(Box::new(Broken(slow))), observer).unwrap();
+    let table = Arc::new(table);
+    let asker = std::thread::spawn({
+        let table = Arc::clone(&table);
+        move || table.wait_for(&name("r"), request(Duration::ZERO, LONG))
+    });
+    let why = failures.recv_timeout(PATIENCE).unwrap();
+    assert!(why.ends_with("could not be repeated: the disk is full"), "{why}");
+    assert!(!asker.is_finished());
+    assert!(table.locks(&name("r")).is_empty(), "nothing is granted");
 }

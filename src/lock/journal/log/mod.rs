@@ -77,9 +77,8 @@ impl Store for FileStore {
         writer.commit(directory, batch, grace)
     }
 
-    fn repeat(&mut self, batch: &[Change], grace: Duration) {
-        // One that is refused leaves what it repeats; after a failed sync the next commit fails.
-        let _ = self.commit(batch, grace);
+    fn repeat(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
+        self.commit(batch, grace)
     }
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {

@@ -55,6 +55,13 @@ pub(super) fn open(
     let matters = reader.restore(&mut log, now, restore)?;
 
     let segment = Segment::open(directory.segment(number), number, head, end).map_err(unusable)?;
+    // What was read may not be synced, if the server was killed: the last record, the end of the
+    // segment before, the names. It has to be before anything is removed because of it.
+    for number in number.saturating_sub(1).max(log.latest.first_segment)..=number {
+        let synced = File::open(directory.segment(number)).and_then(|file| file.sync_data());
+        synced.map_err(unusable)?;
+    }
+    directory.sync().map_err(unusable)?;
     let needed = log.latest.first_segment..=number;
     let mut writer = Writer::new(host, clock, log.rows, segment, next, log.latest.last_token);
     writer.restarts = log.restarts;

@@ -384,7 +384,7 @@ fn a_repeat_has_the_longer_grace() {
     let (mut store, _) = host.start().unwrap();
     let batch = [long(1, seconds(600))];
     store.commit(&batch, GRACE).unwrap();
-    store.repeat(&batch, seconds(8));
+    store.repeat(&batch, seconds(8)).unwrap();
     drop(store);
     assert_eq!(host.start().unwrap().1[0].remaining, seconds(608));
 }
