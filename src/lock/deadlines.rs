@@ -2,8 +2,8 @@
 //!
 //! Nothing ticks: without a deadline the sleep lasts for ever.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use super::ResourceName;
 use super::sharded::Sharded;
@@ -21,6 +21,9 @@ pub(super) struct Deadlines {
     /// Signalled when the alarm has been set to an earlier time, or closed.
     earlier: Condvar,
 }
+
+/// Resources on which nothing could be ended, and when that is tried again.
+pub(super) type Retries = BTreeMap<ResourceName, Instant>;
 
 /// What the reaper sleeps for.
 #[derive(Default)]
@@ -67,8 +70,9 @@ impl Deadlines {
         }
     }
 
-    /// Sleeps until a deadline has come and returns whose; `None` when closed.
-    pub(super) fn wait_until_due(&self) -> Option<Vec<ResourceName>> {
+    /// Sleeps until a deadline has come, or the time of a retry, and returns whose; `None` when
+    /// closed.
+    pub(super) fn wait_until_due(&self, retries: &Retries) -> Option<Vec<ResourceName>> {
         loop {
             let mut alarm = locked(&self.alarm);
             if alarm.closed {
@@ -76,7 +80,7 @@ impl Deadlines {
             }
             alarm.next = None;
             drop(alarm);
-            let (due, next) = self.look(now());
+            let (due, next) = self.look(now(), retries);
             if !due.is_empty() {
                 return Some(due);
             }
@@ -95,21 +99,17 @@ impl Deadlines {
         }
     }
 
-    /// Sleeps for some time, or until closed.
-    pub(super) fn pause(&self, time: Duration) {
-        let alarm = locked(&self.alarm);
-        let open = |alarm: &mut Alarm| !alarm.closed;
-        drop(self.earlier.wait_timeout_while(alarm, time, open).unwrap_or_else(|_| poisoned()));
-    }
-
     /// Whose deadline has come at `now`, and the earliest of the others.
-    fn look(&self, now: Instant) -> (Vec<ResourceName>, Option<Instant>) {
-        let (mut due, mut next) = (Vec::new(), None);
+    fn look(&self, now: Instant, retries: &Retries) -> (Vec<ResourceName>, Option<Instant>) {
+        let mut due = Vec::new();
+        let mut next = retries.values().copied().filter(|at| now < *at).min();
+        let is_later = |resource: &ResourceName| retries.get(resource).is_some_and(|at| now < *at);
         for shard in self.index.iter() {
             let index = locked(shard);
             let come = index.iter().take_while(|(deadline, _)| *deadline <= now);
-            due.extend(come.take(MAX_BATCH).map(|(_, resource)| resource.clone()));
-            let first = index.first().map(|(deadline, _)| *deadline);
+            let come = come.filter(|(_, resource)| !is_later(resource)).take(MAX_BATCH);
+            due.extend(come.map(|(_, resource)| resource.clone()));
+            let first = index.iter().map(|(deadline, _)| *deadline).find(|at| now < *at);
             next = next.into_iter().chain(first).min();
         }
         (due, next)

@@ -29,7 +29,7 @@ const MAX_BATCH: usize = 4_096;
 const COMMIT_GRACE: Duration = Duration::from_secs(1);
 
 /// The changes that are to be written, each with a `T` by which it is finished. A resource has
-/// at most one, so there are never more than requests in flight.
+/// one of them at most, so their number is bounded by that of the requests in flight.
 pub(super) struct Journal<T> {
     queue: Mutex<Queue<T>>,
     /// Signalled when something has come into an empty queue, or it was closed.

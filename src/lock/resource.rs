@@ -29,7 +29,8 @@ use line::Line;
 /// hands it back in [`Outcome`].
 ///
 /// Between two events: what is held fits together, and whoever is first in line does not fit
-/// beside it, unless the plan to grant it is being written or could not be.
+/// beside it, unless the plan to grant it is being written or could not be, or what made room was
+/// a fact beside a plan: then it is granted as soon as that is written.
 #[derive(Debug)]
 pub(super) struct Resource<W> {
     holders: Holders,

@@ -32,8 +32,8 @@ use super::{
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
 use slot::{Event, Gate, Sleeper, Slot, State, Woken};
 
-/// How much there may be at a time. Requests that come at the same moment may exceed a limit
-/// together, by one each.
+/// How much there may be at a time, as requests come: those that come at the same moment may
+/// exceed a limit together, by one each, and whoever waits is granted its lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Locks that are held, and places that are kept for clients that have gone.
@@ -142,7 +142,9 @@ impl LockManager for LockTable {
     fn abandon(&self, resource: &ResourceName, id: LockId) {
         let event = Event::Abandon(id, self.shared.reconnect_grace);
         if let Some(Reply::Refused(error)) = self.shared.run_on(resource, event) {
-            warn!("held until it expires, though its client has gone: {resource}/{id}: {error}");
+            warn!(
+                "its client has gone, it is released when that can be written: {resource}/{id}: {error}"
+            );
         }
     }
 
@@ -194,7 +196,9 @@ impl LockManager for LockTable {
             let names = self.shared.names(after.as_ref(), MAX_AT_A_TIME);
             let Some(last) = names.last() else { return Ok(()) };
             after = Some(last.clone());
-            self.shared.run_each(names, || Event::Delete)?;
+            if let Some((_, refusal)) = self.shared.run_each(names, || Event::Delete).pop() {
+                return Err(refusal);
+            }
         }
     }
 
@@ -308,26 +312,26 @@ impl Shared {
         &self,
         resources: Vec<ResourceName>,
         event: impl Fn() -> Event,
-    ) -> Result<(), Refusal> {
+    ) -> Vec<(ResourceName, Refusal)> {
         let asked: Vec<_> = resources
-            .iter()
+            .into_iter()
             .filter_map(|resource| {
-                let slot = self.slot(resource)?;
-                let begun = self.begin(resource, &slot, event()).ok()?;
-                Some((slot, begun))
+                let slot = self.slot(&resource)?;
+                let begun = self.begin(&resource, &slot, event()).ok()?;
+                Some((resource, slot, begun))
             })
             .collect();
-        let mut outcome = Ok(());
-        for (slot, begun) in asked {
+        let refused = asked.into_iter().filter_map(|(resource, slot, begun)| {
             let reply = match begun {
                 Begun::Done(reply) => reply,
                 Begun::Asked(asker) => slot.hear(&asker),
             };
-            if let Reply::Refused(refusal @ Refusal::NotWritten(_)) = reply {
-                outcome = Err(refusal);
+            match reply {
+                Reply::Refused(refusal @ Refusal::NotWritten(_)) => Some((resource, refusal)),
+                _ => None,
             }
-        }
-        outcome
+        });
+        refused.collect()
     }
 
     /// Looks at a resource as it stands, without waiting for anything.
@@ -416,7 +420,10 @@ impl Shared {
     /// The body of the reaper thread. Without it no lock would expire.
     fn reap(&self) {
         let _panics = FailsIfItPanics::new(self);
-        reaper::run(&self.deadlines, |due| self.run_each(due, || Event::Expire).is_ok());
+        reaper::run(&self.deadlines, |due| {
+            let refused = self.run_each(due, || Event::Expire);
+            refused.into_iter().map(|(resource, _)| resource).collect()
+        });
     }
 }
 

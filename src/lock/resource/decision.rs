@@ -124,10 +124,13 @@ impl<W> Decision<W> {
         joined.is_some_and(|waiter| resource.line.waiter_with(waiter.place.id).is_none())
     }
 
-    /// Whether the request that came is granted a lock, and no kept place goes for it.
+    /// Whether there are more locks for the request that came: it is granted one, and neither does
+    /// a kept place go for it nor does another lock end.
     pub(in crate::lock) fn adds_lock(&self, resource: &Resource<W>) -> bool {
         let to_newcomer = self.plan.granted.iter().find(|granting| granting.to_newcomer);
-        to_newcomer.is_some_and(|granting| !resource.line.is_kept(granting.holder.grant.id))
+        to_newcomer.is_some_and(|granting| {
+            self.plan.ended.is_empty() && !resource.line.is_kept(granting.holder.grant.id)
+        })
     }
 }
 

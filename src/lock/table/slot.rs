@@ -32,8 +32,8 @@ pub(super) enum Gate {
 /// What is being written, and what comes after it.
 pub(super) struct Writing {
     pub(super) plan: Plan,
-    /// Who waits for the plan to be made, and what it then hears. Without it, somebody heard
-    /// already, and only those concerned by the plan have to.
+    /// Who waits for the plan to be made, and what it then hears. `None`: whoever caused the plan
+    /// was answered before, and only those whom the plan concerns are told.
     pub(super) asker: Option<(Answer, Arc<Sleeper>)>,
     /// When the resource was due as the index of deadlines has it.
     pub(super) due: Option<Instant>,

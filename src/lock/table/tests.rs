@@ -350,16 +350,18 @@ fn a_panic_of_the_core_does_not_abort_the_process() {
     });
 }
 
+type Outcome = fn(&[Change]) -> Result<(), StoreError>;
+
 /// A store in which something goes wrong.
-struct Broken(fn() -> Result<(), StoreError>);
+struct Broken(Outcome);
 
 impl Store for Broken {
     fn load(&mut self, _: &mut Restore<'_>) -> Result<u64, OpenError> {
         Ok(0)
     }
 
-    fn commit(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
-        (self.0)()
+    fn commit(&mut self, batch: &[Change], _: Duration) -> Result<(), StoreError> {
+        (self.0)(batch)
     }
 
     fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
@@ -388,9 +390,9 @@ impl Observer for Listener {
 
 #[test]
 fn when_it_is_not_known_what_was_written_nobody_hears_anything_but_the_operator() {
-    let outcomes: [(fn() -> _, _); 2] = [
-        (|| Err(StoreError::Unknown("a sync failed".into())), "a sync failed"),
-        (|| panic!("in the store"), "the thread that writes the locks panicked"),
+    let outcomes: [(Outcome, _); 2] = [
+        (|_| Err(StoreError::Unknown("a sync failed".into())), "a sync failed"),
+        (|_| panic!("in the store"), "the thread that writes the locks panicked"),
     ];
     for (outcome, why) in outcomes {
         let (sender, failures) = std::sync::mpsc::channel();
@@ -412,7 +414,7 @@ fn when_it_is_not_known_what_was_written_nobody_hears_anything_but_the_operator(
 #[test]
 fn an_expiry_that_is_refused_does_not_hold_up_the_end() {
     static COMMITS: AtomicU32 = AtomicU32::new(0);
-    let outcome = || match COMMITS.fetch_add(1, Ordering::SeqCst) {
+    let outcome = |_: &[Change]| match COMMITS.fetch_add(1, Ordering::SeqCst) {
         0 => Ok(()),
         _ => Err(StoreError::Refused("the disk is full".into())),
     };
@@ -435,7 +437,7 @@ fn an_expiry_that_is_refused_does_not_hold_up_the_end() {
 fn a_grant_that_would_end_early_after_a_restart_is_not_answered() {
     let (sender, failures) = std::sync::mpsc::channel();
     let observer = Arc::new(Listener(Mutex::new(sender)));
-    let slow = || {
+    let slow = |_: &[Change]| {
         thread::sleep(Duration::from_millis(1_100));
         Ok(())
     };
@@ -449,4 +451,25 @@ fn a_grant_that_would_end_early_after_a_restart_is_not_answered() {
     assert!(why.ends_with("could not be repeated: the disk is full"), "{why}");
     assert!(!asker.is_finished());
     assert!(table.locks(&name("r")).is_empty(), "nothing is granted");
+}
+
+#[test]
+fn an_expiry_that_is_refused_holds_up_no_other() {
+    let stuck = |batch: &[Change]| {
+        let is_stuck = |c: &Change| c.resource.as_str() == "stuck" && !c.ended.is_empty();
+        match batch.iter().all(is_stuck) {
+            true => Err(StoreError::Refused("the disk is full".into())),
+            false => Ok(()),
+        }
+    };
+    let table =
+        LockTable::new(LIMITS, PATIENCE, Some(Box::new(Broken(stuck))), Arc::new(())).unwrap();
+    let short = Duration::from_millis(10);
+    table.wait_for(&name("stuck"), request(Duration::ZERO, short)).unwrap();
+    let begun = Instant::now();
+    for _ in 0..8 {
+        table.wait_for(&name("free"), request(PATIENCE, short)).unwrap();
+    }
+    // It is tried again every second.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }

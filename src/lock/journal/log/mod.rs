@@ -17,6 +17,7 @@ mod sweep;
 mod time;
 mod writer;
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,7 +68,9 @@ impl FileStore {
 
 impl Store for FileStore {
     fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
-        let Some(host) = self.host.take() else { return Ok(0) };
+        let again = || io::Error::other("it was read before");
+        let path = || self.directory.path().to_path_buf();
+        let host = self.host.take().ok_or_else(|| OpenError::Unusable(path(), again()))?;
         let writer = replay::open(&self.directory, host, self.restart_grace, restore)?;
         Ok(self.writer.insert(writer).last_token)
     }

@@ -11,10 +11,15 @@ use super::HostClock;
 use super::directory::Directory;
 use super::record::{Entry, Found, Stamp};
 use super::rows::Rows;
-use super::segment::{Head, SEGMENT_BYTES, Scan, Segment, ends_cleanly, make_spare, scan};
+use super::segment::{
+    Head, MAX_TOKEN, SEGMENT_BYTES, Scan, Segment, ends_cleanly, make_spare, scan,
+};
 use super::time::{Clock, Lifetime, Restart, Restarts};
 use super::writer::{SPARES, Writer};
 use crate::lock::journal::store::{Misfit, OpenError, Restore, Restored};
+
+/// A lifetime is up to 10⁹ seconds, and so is what a restart may add to it.
+const MAX_REMAINING: Duration = Duration::from_secs(4_000_000_000);
 
 /// The segments of a directory, read one at a time.
 struct Reader<'a> {
@@ -225,7 +230,8 @@ impl Reader<'_> {
                     rows.end(row.token);
                     return;
                 }
-                let Some((resource, held)) = row.lock() else {
+                let makes_sense = remaining <= MAX_REMAINING && row.token <= MAX_TOKEN;
+                let Some((resource, held)) = row.lock().filter(|_| makes_sense) else {
                     failed = Some("it has a lock that makes no sense".into());
                     return;
                 };

@@ -34,6 +34,11 @@ impl Rows {
         self.index.len()
     }
 
+    /// How many segments there are.
+    pub(super) fn segments(&self) -> u64 {
+        self.segments.len() as u64
+    }
+
     /// What all segments take.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes

@@ -29,6 +29,13 @@ const RECORD_BYTES: u64 = 128;
 /// What is kept free for the last record and its acknowledgement.
 const END_BYTES: u64 = 256;
 
+/// The numbers of records end long before those of the machine: what was not written by rdlm does
+/// not lead beyond them.
+const MAX_NUMBER: u64 = 1 << 62;
+
+/// Tokens are integers that JSON can carry.
+pub(super) const MAX_TOKEN: u64 = 1 << 53;
+
 const MAGIC: &[u8; 16] = b"rdlm locks v2\r\n\0";
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
@@ -54,7 +61,8 @@ impl Head {
     pub(super) fn read(bytes: &[u8], number: u64) -> Option<Self> {
         let frame = frame::read(bytes.get(..BEGIN)?, MAGIC.len(), 0)?;
         let ours = bytes.starts_with(MAGIC) && frame.number == number;
-        ours.then(|| postcard::from_bytes(&bytes[frame.body]).ok()).flatten()
+        let head: Option<Self> = postcard::from_bytes(&bytes[frame.body]).ok();
+        head.filter(|head| ours && (1..=MAX_NUMBER).contains(&head.first_record))
     }
 }
 
@@ -85,7 +93,8 @@ pub(super) fn scan<'a>(
             break;
         }
         const SENSELESS: &str = "it has a record that makes no sense";
-        let (read, rest) = Stamp::read(&bytes[frame.body.clone()]).ok_or(SENSELESS)?;
+        let read = Stamp::read(&bytes[frame.body.clone()]);
+        let (read, rest) = read.filter(|(s, _)| s.last_token <= MAX_TOKEN).ok_or(SENSELESS)?;
         let begin = frame.body.end - rest.len();
         for entry in entries(bytes, begin..frame.body.end) {
             let (at, entry) = entry.ok_or(SENSELESS)?;
@@ -124,7 +133,7 @@ impl Segment {
     /// Makes a segment of a spare file. It has its name when its head is on disk.
     ///
     /// # Errors
-    /// The spare is as good as before, except if the name could not be changed back.
+    /// The spare is as good as before.
     pub(super) fn begin(
         spare: &Path,
         path: PathBuf,
@@ -201,7 +210,7 @@ pub(super) fn bytes_for(entries: u64) -> u64 {
 /// Makes a file with so many bytes, a multiple of 64 KiB, that are on disk.
 ///
 /// # Errors
-/// There is none.
+/// The file was not made.
 pub(super) fn make_spare(path: &Path, bytes: u64) -> io::Result<()> {
     let make = || {
         let mut options = OpenOptions::new();

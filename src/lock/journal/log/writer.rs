@@ -170,9 +170,12 @@ impl Writer {
         }
     }
 
-    /// How much of what is written is not true any more.
+    /// How much of what is written is not true any more. What a segment takes beside its rows is
+    /// not to be had back by writing them again.
     fn garbage(&self) -> u64 {
-        self.rows.bytes().saturating_sub(self.rows.row_bytes() + self.segment.room())
+        let frames = self.rows.segments() * (SEGMENT_BYTES - capacity(SEGMENT_BYTES));
+        let needed = self.rows.row_bytes() + frames + self.segment.room();
+        self.rows.bytes().saturating_sub(needed)
     }
 
     /// Adds rows of the oldest segment to a draft, so many that they fit in before `others`.
