@@ -132,6 +132,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
     };
     let store = store.map(|store| Box::new(store) as Box<dyn Store>);
     let metrics = Arc::new(Metrics::new());
+    metrics.set_max_connections(max_connections);
     let (failed, failure) = unbounded();
     let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
     let locks = LockTable::new(lock_limits, options.reconnect_grace, store, observer)?;

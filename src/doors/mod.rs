@@ -184,7 +184,8 @@ mod tests {
     use crate::http::departures::Departures;
     use crate::http::transport::Transport;
     use crate::lock::{
-        Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal, ResourceName, Totals,
+        Ages, Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal,
+        ResourceName, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -249,6 +250,12 @@ mod tests {
         }
         fn totals(&self) -> Totals {
             panic!("totals")
+        }
+        fn ages(&self) -> Ages {
+            panic!("ages")
+        }
+        fn writable(&self) -> Result<(), NotWritten> {
+            panic!("writable")
         }
         fn shut_down(&self) {
             panic!("shut_down")

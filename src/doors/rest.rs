@@ -55,7 +55,8 @@ pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> 
 /// `PATCH /locks/{resource}/{uid}`
 pub(super) fn renew_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
     let lifetime = body::renewal(call.request.body, call.service.settings.limits)?;
-    let grant = call.service.locks.renew(resource, id, lifetime)?;
+    let renewed = call.service.locks.renew(resource, id, lifetime);
+    let grant = renewed.inspect_err(|refusal| call.service.metrics.renewal_failed(refusal))?;
     Ok(hal::held(Status::Ok, resource, &grant))
 }
 
