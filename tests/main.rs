@@ -19,6 +19,7 @@ mod http_conformance;
 mod locks;
 mod metrics;
 mod modes;
+mod packaging;
 mod page;
 mod recipes;
 mod resources_used;
