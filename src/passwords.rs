@@ -2,12 +2,11 @@
 //!
 //! A bcrypt hash is dear to compute on purpose. So that this is no way to find names, a name that
 //! is not there costs as much as a wrong password; so that it is no way to burn cores, two
-//! threads of low priority compute, and whoever finds them busy waits a moment at most. What was
-//! found right is remembered, so that a client which sends its password with each request does
-//! not pay each time.
+//! are computed at a time, at the lowest priority, and others wait a moment at most. What was found
+//! right is remembered, so that a client which sends its password with each request does not pay
+//! each time.
 
 use std::collections::HashSet;
-use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -15,12 +14,12 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::debug;
 use ring::hmac;
-use ring::rand::SystemRandom;
 use rustix::process::setpriority_process;
 use subtle::ConstantTimeEq;
+use uuid::Uuid;
 
 /// How many passwords are computed at a time.
-const THREADS: usize = 2;
+const AT_A_TIME: usize = 2;
 
 /// How long one waits until another is computed.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,8 +35,8 @@ const MIN_COST: u32 = 4;
 
 /// Compares passwords with what a file has of them: plain, or as bcrypt hashes.
 pub struct Passwords {
-    /// Without capacity: a job can be sent when a thread waits for one.
-    jobs: Sender<Job>,
+    /// Has a message for each that is being computed.
+    computing: (Sender<()>, Receiver<()>),
     /// Of this process alone.
     key: hmac::Key,
     remembered: Mutex<HashSet<Digest>>,
@@ -58,31 +57,15 @@ pub enum Verdict {
     Busy,
 }
 
-struct Job {
-    hashes: Vec<String>,
-    password: String,
-    work: u64,
-    answer: Sender<Option<String>>,
-}
-
 impl Passwords {
-    /// Starts the threads that compute.
-    ///
-    /// # Errors
-    /// The operating system refused a thread, or has no random numbers.
-    pub fn start() -> io::Result<Self> {
-        let (jobs, waiting) = bounded(0);
-        for _ in 0..THREADS {
-            let waiting = waiting.clone();
-            thread::Builder::new().name("passwords".into()).spawn(move || compute(&waiting))?;
+    /// Remembers nothing yet.
+    pub fn new() -> Self {
+        let random = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+        Self {
+            computing: bounded(AT_A_TIME),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &random),
+            remembered: Mutex::default(),
         }
-        Self::with_jobs(jobs)
-    }
-
-    fn with_jobs(jobs: Sender<Job>) -> io::Result<Self> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-            .map_err(|_| io::Error::other("the system has no random numbers"))?;
-        Ok(Self { jobs, key, remembered: Mutex::default() })
     }
 
     /// Compares a password with those that are stored under its name, none of them if there is
@@ -96,21 +79,33 @@ impl Passwords {
         if work == 0 {
             return Verdict::Wrong;
         }
-        let (answer, answered) = bounded(1);
-        let hashes = hashes.into_iter().map(String::from).collect();
-        let job = Job { hashes, password: password.into(), work, answer };
-        if self.jobs.send_timeout(job, PATIENCE).is_err() {
-            return Verdict::Busy;
-        }
-        match answered.recv() {
-            Ok(Some(hash)) => {
-                self.remember(&hash, password);
+        match self.compute(&hashes, password, work) {
+            Some(Some(hash)) => {
+                self.remember(hash, password);
                 Verdict::Right
             }
-            Ok(None) => Verdict::Wrong,
-            // Its thread panicked.
-            Err(_) => Verdict::Busy,
+            Some(None) => Verdict::Wrong,
+            None => Verdict::Busy,
         }
+    }
+
+    /// Which of these hashes is that of the password; `None` if it could not be computed. On a
+    /// thread of its own, as a priority that is lowered cannot be raised again.
+    fn compute<'h>(
+        &self,
+        hashes: &[&'h str],
+        password: &str,
+        work: u64,
+    ) -> Option<Option<&'h str>> {
+        self.computing.0.send_timeout((), PATIENCE).ok()?;
+        let found = thread::scope(|scope| {
+            let builder = thread::Builder::new().name("password".into());
+            let thread = builder.spawn_scoped(scope, || right_one(hashes, password, work));
+            thread.ok()?.join().ok()
+        });
+        // The message is there.
+        let _ = self.computing.1.try_recv();
+        found
     }
 
     fn remembers(&self, hash: &str, password: &str) -> bool {
@@ -141,6 +136,12 @@ impl Passwords {
     }
 }
 
+impl Default for Passwords {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// How much it costs to find that a password is none of these; no more than `u64::MAX`.
 pub fn work<'s>(stored: impl IntoIterator<Item = &'s str>) -> u64 {
     stored.into_iter().filter_map(cost).fold(0, |work, cost| work.saturating_add(1 << cost))
@@ -157,21 +158,17 @@ fn cost(stored: &str) -> Option<u32> {
     Some(parts.get_cost())
 }
 
-/// The body of the threads that compute.
-fn compute(jobs: &Receiver<Job>) {
+/// Which of these hashes is that of the password. If none is, so much work has been spent.
+fn right_one<'h>(hashes: &[&'h str], password: &str, work: u64) -> Option<&'h str> {
     if let Err(error) = setpriority_process(None, LOWEST) {
-        debug!("passwords are computed at the usual priority: {error}");
+        debug!("a password is computed at the usual priority: {error}");
     }
-    for Job { hashes, password, work: whole, answer } in jobs {
-        let right = |hash: &String| bcrypt::verify(&password, hash).unwrap_or(false);
-        let found = hashes.iter().find(|hash| right(hash));
-        if found.is_none() {
-            let done = work(hashes.iter().map(String::as_str));
-            spend(whole.saturating_sub(done), &password);
-        }
-        // Fails if nobody waits any more.
-        let _ = answer.send(found.cloned());
+    let right = |hash: &&&str| bcrypt::verify(password, hash).unwrap_or(false);
+    let found = hashes.iter().find(right).copied();
+    if found.is_none() {
+        spend(work.saturating_sub(self::work(hashes.iter().copied())), password);
     }
+    found
 }
 
 /// Computes for nothing.
@@ -195,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_password_is_right_wherever_it_is_stored() {
-        let passwords = Passwords::start().unwrap();
+        let passwords = Passwords::new();
         let [cheap, dear] = hashes();
         let whole = work([&*cheap, &*dear]);
         for stored in [&["secret"][..], &[&cheap], &[&dear], &["other", &dear], &[&cheap, &dear]] {
@@ -209,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_of_one_hash_and_has_a_limit() {
-        let passwords = Passwords::start().unwrap();
+        let passwords = Passwords::new();
         let [cheap, dear] = hashes();
         passwords.remember(&cheap, "secret");
         assert!(passwords.remembers(&cheap, "secret"));
@@ -229,14 +226,17 @@ mod tests {
     }
 
     #[test]
-    fn whoever_finds_all_threads_busy_waits_no_longer_than_a_moment() {
-        let (jobs, _never_takes_one) = bounded(0);
-        let passwords = Passwords::with_jobs(jobs).unwrap();
+    fn while_two_are_computed_others_wait_no_longer_than_a_moment() {
+        let passwords = Passwords::new();
         let [cheap, _] = hashes();
+        for _ in 0..AT_A_TIME {
+            passwords.computing.0.try_send(()).unwrap();
+        }
         let began = Instant::now();
         assert_eq!(passwords.check(&[&cheap], "wrong", 1 << 4), Verdict::Busy);
         assert!(began.elapsed() >= PATIENCE);
         passwords.remember(&cheap, "secret");
         assert_eq!(passwords.check(&[&cheap], "secret", 1 << 4), Verdict::Right);
+        assert_eq!(passwords.check(&["plain"], "plain", 1 << 4), Verdict::Right);
     }
 }

@@ -4,6 +4,7 @@ use super::access::{Access, Admin};
 use super::routes::Right;
 use crate::http::departures::Client;
 use crate::http::{Problem, Request};
+use crate::passwords::Passwords;
 
 /// Whoever sends a request, and has the right to it.
 pub(super) struct Caller<'a> {
@@ -16,6 +17,7 @@ impl<'a> Caller<'a> {
     /// Lets a request that needs a right pass, or not.
     pub(super) fn admit(
         access: &Access,
+        passwords: &Passwords,
         needs: Right,
         request: &Request<'_>,
         client: Client<'a>,
@@ -23,7 +25,7 @@ impl<'a> Caller<'a> {
         let admin = match needs {
             Right::Nothing => Admin::Anybody,
             Right::See | Right::Administrate => {
-                access.check(request.headers.only("Authorization")?)?
+                access.check(passwords, request.headers.only("Authorization")?)?
             }
         };
         Ok(Self { client, admin })

@@ -27,6 +27,7 @@ use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Unreadable};
 use crate::lock::LockManager;
 use crate::metrics::{Kind, Metrics};
+use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
 use routes::Route;
@@ -57,6 +58,7 @@ pub struct Service {
     locks: Arc<dyn LockManager>,
     settings: Settings,
     metrics: Arc<Metrics>,
+    passwords: Passwords,
     shutting_down: AtomicBool,
 }
 
@@ -73,7 +75,8 @@ type Answer = Result<Response, Problem>;
 impl Service {
     /// Answers by way of these locks.
     pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
-        Self { locks, settings, metrics, shutting_down: AtomicBool::new(false) }
+        let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
+        Self { locks, settings, metrics, passwords, shutting_down }
     }
 
     /// Says from now on that the server is about to end.
@@ -121,8 +124,8 @@ impl Service {
         let Some(operation) = route.operation(request.method) else {
             return Ok(Response::no_content().header("Allow", route.allow()));
         };
-        let access = &self.settings.access;
-        let caller = Caller::admit(access, operation.needs, request, client)?;
+        let (access, passwords) = (&self.settings.access, &self.passwords);
+        let caller = Caller::admit(access, passwords, operation.needs, request, client)?;
         operation.run(&Call { service: self, request, caller })
     }
 
