@@ -15,7 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use ipnet::IpNet;
 use log::{error, info, warn};
+use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
@@ -43,6 +45,10 @@ pub struct Options {
     pub limits: RequestLimits,
     /// What precedes `/locks/…` in a Location.
     pub base_url: Option<String>,
+    /// Names of this server for browsers, beside those that it has anyway.
+    pub hosts: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// How many locks there may be, and requests that wait for them, at a time.
     pub lock_limits: Limits,
     /// How many connections may be open at a time; fewer if the limit of open files is low.
@@ -146,8 +152,9 @@ pub fn serve(options: Options) -> Result<(), Error> {
         }
     }
     let locks: Arc<dyn LockManager> = Arc::new(locks);
-    let Options { access, limits, base_url, .. } = options;
-    let settings = Settings { access, limits, base_url };
+    let Options { access, limits, base_url, mut hosts, trusted_proxies, .. } = options;
+    hosts.push(uname().nodename().to_string_lossy().into());
+    let settings = Settings { access, limits, base_url, hosts, trusted_proxies };
     let server = Arc::new(Server {
         service: Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics)),
         metrics,

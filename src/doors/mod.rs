@@ -8,6 +8,7 @@ pub mod access;
 mod admin;
 mod body;
 mod caller;
+mod forwarded;
 mod hal;
 mod health;
 mod origin;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use log::{debug, error};
 
 use crate::http::departures::Client;
@@ -30,6 +32,7 @@ use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
+use origin::Site;
 use routes::Route;
 
 /// What clients may ask for.
@@ -51,6 +54,10 @@ pub struct Settings {
     /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
     /// the host that the client named.
     pub base_url: Option<String>,
+    /// Names of this server, beside localhost and that of the base URL.
+    pub hosts: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Answers the requests of all connections.
@@ -59,6 +66,7 @@ pub struct Service {
     settings: Settings,
     metrics: Arc<Metrics>,
     passwords: Passwords,
+    site: Site,
     shutting_down: AtomicBool,
 }
 
@@ -76,7 +84,8 @@ impl Service {
     /// Answers by way of these locks.
     pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
-        Self { locks, settings, metrics, passwords, shutting_down }
+        let site = Site::new(&settings.hosts, settings.base_url.as_deref());
+        Self { locks, settings, metrics, passwords, site, shutting_down }
     }
 
     /// Says from now on that the server is about to end.
@@ -124,8 +133,8 @@ impl Service {
         let Some(operation) = route.operation(request.method) else {
             return Ok(Response::no_content().header("Allow", route.allow()));
         };
-        let (access, passwords) = (&self.settings.access, &self.passwords);
-        let caller = Caller::admit(access, passwords, operation.needs, request, client)?;
+        let (settings, passwords) = (&self.settings, &self.passwords);
+        let caller = Caller::admit(settings, passwords, operation.needs, request, client)?;
         operation.run(&Call { service: self, request, caller })
     }
 
@@ -136,7 +145,7 @@ impl Service {
         request: &Request<'_>,
     ) -> Result<Route, Problem> {
         origin::require_one_host(request)?;
-        origin::refuse_cross_site(request)?;
+        self.site.admit(request)?;
         let route = route?;
         if route.is_administrative() && self.settings.access == Access::Denied {
             return Err(access::denied());
@@ -285,7 +294,13 @@ mod tests {
     fn service(locks: Arc<Broken>) -> Service {
         let limit = Duration::from_secs(1_000_000_000);
         let limits = RequestLimits { max_wait: limit, max_lifetime: limit };
-        let settings = Settings { access: Access::Open, limits, base_url: None };
+        let settings = Settings {
+            access: Access::Open,
+            limits,
+            base_url: None,
+            hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+        };
         Service::new(locks, settings, Arc::default())
     }
 

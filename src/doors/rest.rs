@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
 pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let (service, request, client) = (call.service, call.request, call.caller.client);
-    let lock_request = body::lock_request(request.body, service.settings.limits, client.address())?;
+    let (limits, address) = (service.settings.limits, &call.caller.address);
+    let lock_request = body::lock_request(request.body, limits, address)?;
     let key = request.headers.only("Idempotency-Key")?;
     let key = key.map(str::parse::<IdempotencyKey>).transpose()?;
     let mut watch = None;
