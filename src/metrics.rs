@@ -6,6 +6,7 @@ mod text;
 mod times;
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,7 +48,19 @@ pub struct Metrics {
     writable: Gauge,
     connections: Gauge,
     max_connections: Gauge,
+    idle_connections: Gauge,
+    count_idle: CountIdle,
     log_lines_lost: Counter,
+}
+
+/// Counts the idle connections, when the server has said how.
+#[derive(Default)]
+struct CountIdle(OnceLock<Box<dyn Fn() -> usize + Send + Sync>>);
+
+impl fmt::Debug for CountIdle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CountIdle")
+    }
 }
 
 type Seconds = Gauge<f64, AtomicU64>;
@@ -149,6 +162,11 @@ impl Metrics {
             connections: add.gauge("rdlm_connections", "Open connections"),
             max_connections: add
                 .gauge("rdlm_max_connections", "Connections that may be open at a time"),
+            idle_connections: add.gauge(
+                "rdlm_idle_connections",
+                "Open connections that wait for the next request of their client",
+            ),
+            count_idle: CountIdle::default(),
             renewals: add.counter("rdlm_renewals", "Locks that were renewed"),
             releases: add.counter("rdlm_releases", "Locks that were released by their URL"),
             expiries: add.counter("rdlm_expiries", "Locks that nobody released in their lifetime"),
@@ -220,6 +238,12 @@ impl Metrics {
         self.max_connections.set(number(max));
     }
 
+    /// How it is found at any moment how many connections are idle.
+    pub fn look_for_idle_connections(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
+        let first = self.count_idle.0.set(Box::new(count)).is_ok();
+        debug_assert!(first);
+    }
+
     /// All counts as text, with those that are looked up in the locks at this moment.
     ///
     /// # Errors
@@ -231,6 +255,7 @@ impl Metrics {
         self.resources.set(number(totals.resources));
         self.longest_wait.set(ages.longest_wait.as_secs_f64());
         self.longest_hold.set(ages.longest_hold.as_secs_f64());
+        self.idle_connections.set(number(self.count_idle.0.get().map_or(0, |count| count())));
         self.writable.set(i64::from(locks.writable().is_ok()));
         self.log_lines_lost.inner().store(logging::lost_lines(), Ordering::Relaxed);
         let mut text = String::new();

@@ -301,20 +301,6 @@ fn it_is_static_and_runs_in_an_empty_directory() {
     assert_eq!(server.delete(&lock).status, 204);
 }
 
-#[test]
-fn connections_over_the_limit_wait_for_their_turn() {
-    let server = Server::start_with(&["--max-connections", "2"]);
-    let mut first = server.connect();
-    let mut second = server.connect();
-    assert_eq!(first.request("GET", "/", "").status, 200);
-    assert_eq!(second.request("GET", "/", "").status, 200);
-    let mut third = server.connect();
-    third.send_request("GET", "/", "");
-    assert_eq!(first.request("GET", "/", "").status, 200, "those in place go on");
-    drop(second);
-    assert_eq!(third.response().status, 200);
-}
-
 /// Kubernetes sets variables of its own for each service, so the name is not just RDLM_PORT.
 #[test]
 fn options_come_from_the_environment_unless_they_are_given() {

@@ -278,7 +278,7 @@ mod tests {
     fn pair() -> (TcpStream, Transport) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let remote = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (remote, Transport::Plain(listener.accept().unwrap().0))
+        (remote, Transport::from(listener.accept().unwrap().0))
     }
 
     fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {
