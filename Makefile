@@ -16,11 +16,23 @@ MANDIR = $(DESTDIR)$(PREFIX)/share/man/man1
 BASHDIR = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 
-.PHONY: all run test test-browser check schedules fmt bench fuzz torture screenshots deb image \
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+
+.PHONY: all toolchain run test test-browser check schedules fmt bench fuzz torture screenshots deb image \
     test-packages install install-systemd uninstall clean
 
-all:
+all: toolchain
 	$(CARGO) build --locked --release --target $(TARGET)
+
+# Says what a build for musl lacks, before Cargo says it in many words.
+toolchain:
+	@case "$(TARGET)" in *-musl) \
+	    test -e "$$(rustc --print target-libdir --target $(TARGET) 2>/dev/null)" || { \
+	        echo "there is no Rust for $(TARGET): rustup target add $(TARGET)" >&2; exit 1; }; \
+	    test -n "$$CC$$(command -v musl-gcc)" || { \
+	        echo "there is no musl-gcc, which the C in a dependency needs:" \
+	             "apt-get install musl-tools" >&2; exit 1; };; \
+	esac
 
 run: all
 	$(BINARY) serve --port $(PORT)
@@ -113,17 +125,18 @@ install-systemd: install
 	if test -z "$(DESTDIR)" && test -d /run/systemd/system; then \
 	    systemctl daemon-reload && systemctl enable --now rdlm; fi
 
-# target/rdlm_VERSION_ARCH.deb.
+# target/rdlm_VERSION_ARCH.deb; beside the build if CARGO_TARGET_DIR says where that is.
 deb: all
 	packaging/deb.sh
 
-# What packaging/Dockerfile says, with buildah or docker: make image BUILDER=docker
+# What packaging/Dockerfile says, with buildah or docker: make image BUILDER=docker. The name is
+# that in packaging/kubernetes.yaml.
 BUILDER ?= buildah
 
 image: all
-	rm -rf target/image && mkdir -p target/image/data
-	cp $(BINARY) packaging/Dockerfile target/image/
-	$(BUILDER) build -t rdlm target/image
+	rm -rf $(TARGET_DIR)/image && mkdir -p $(TARGET_DIR)/image/data
+	cp $(BINARY) packaging/Dockerfile $(TARGET_DIR)/image/
+	$(BUILDER) build -t rdlm:$(VERSION) -t rdlm:latest $(TARGET_DIR)/image
 
 # Installs and purges the package on this machine, builds and runs the image; as root.
 test-packages: deb

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds target/rdlm_VERSION_ARCH.deb from what `make` has built.
+# Builds target/rdlm_VERSION_ARCH.deb, or that in CARGO_TARGET_DIR, from what `make` has built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 arch=$(dpkg --print-architecture)
 stage=$(mktemp -d)
@@ -20,4 +21,4 @@ mkdir "$stage/DEBIAN"
 install -m 755 packaging/debian/{postinst,prerm,postrm} "$stage/DEBIAN/"
 size=$(du -sk --exclude DEBIAN "$stage" | cut -f1)
 sed "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@SIZE@/$size/" packaging/debian/control > "$stage/DEBIAN/control"
-dpkg-deb --root-owner-group --build "$stage" "target/rdlm_${version}_$arch.deb"
+dpkg-deb --root-owner-group --build "$stage" "$target/rdlm_${version}_$arch.deb"

@@ -3,6 +3,7 @@
 # skipped. Leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
 work=$(mktemp -d)
 pid=
 trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -31,7 +32,7 @@ debian() {
         return
     fi
     local package
-    package=$(ls target/rdlm_*.deb)
+    package=$(ls "$target"/rdlm_*.deb)
     dpkg -i "$package"
     rdlm --version
     rdlm-daemon --help >/dev/null
@@ -51,7 +52,7 @@ image() {
         return
     fi
     mkdir -p "$work/image/data"
-    cp target/*/release/rdlm packaging/Dockerfile "$work/image/"
+    cp "$target"/*/release/rdlm packaging/Dockerfile "$work/image/"
     export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
     local storage=(--root "$work/storage" --runroot "$work/run")
     buildah "${storage[@]}" build -q -t rdlm "$work/image" >/dev/null
@@ -63,7 +64,7 @@ image() {
     start chroot --userspec=65534:65534 "$root" /rdlm serve --port 0 --data-dir /data
     curl -sf "$url/locks/contained" -d '{"title":"t","wait":0,"lifetime":60}' >/dev/null
     stop
-    [ -s "$root/data/locks.redb" ]
+    [ -n "$(ls "$root/data")" ]
     du -h "$root/rdlm"
     buildah "${storage[@]}" rm "$container" >/dev/null
     echo "the image was built and run"

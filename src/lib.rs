@@ -15,6 +15,7 @@ pub mod http;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
+pub mod passwords;
 pub mod server;
 pub mod signals;
 mod url;

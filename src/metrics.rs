@@ -1,11 +1,13 @@
-//! What is counted for operators, in the OpenMetrics text format.
+//! What is counted for operators.
 //!
 //! No label has the name of a resource: there may be any number of them.
 
+mod text;
 mod times;
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,15 +15,12 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::lock::{End, Refusal, Totals};
+use crate::lock::{End, LockManager, Refusal};
 use crate::logging;
+pub use text::Format;
 use times::Times;
-
-/// The media type of [`Metrics::to_text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Counts, since the start of the process.
 #[derive(Debug)]
@@ -31,6 +30,8 @@ pub struct Metrics {
     /// In the order of [`Refusal::OF_ACQUISITIONS`].
     refused: [Counter; Refusal::OF_ACQUISITIONS.len()],
     renewals: Counter,
+    /// In the order of [`Refusal::OF_RENEWALS`].
+    failed_renewals: [Counter; Refusal::OF_RENEWALS.len()],
     releases: Counter,
     expiries: Counter,
     admin_deletions: Counter,
@@ -42,9 +43,27 @@ pub struct Metrics {
     active: Gauge,
     waiting: Gauge,
     resources: Gauge,
+    longest_wait: Seconds,
+    longest_hold: Seconds,
+    writable: Gauge,
     connections: Gauge,
+    max_connections: Gauge,
+    idle_connections: Gauge,
+    count_idle: CountIdle,
     log_lines_lost: Counter,
 }
+
+/// Counts the idle connections, when the server has said how.
+#[derive(Default)]
+struct CountIdle(OnceLock<Box<dyn Fn() -> usize + Send + Sync>>);
+
+impl fmt::Debug for CountIdle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CountIdle")
+    }
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +83,16 @@ const KINDS: [&str; 6] = ["acquire", "release", "renew", "look", "admin", "other
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VersionLabel {
+    version: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,8 +116,9 @@ impl Metrics {
     /// Everything is zero.
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("rdlm_build", "The running server", version);
+        let builds = Family::<VersionLabel, Gauge>::default();
+        builds.get_or_create_owned(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("rdlm_build_info", "The running server", builds);
         let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let start = ConstGauge::new(start.as_secs_f64());
         let help = "Start of the process since the epoch";
@@ -103,6 +133,11 @@ impl Metrics {
         let (granted, refused) = (outcome("granted"), Refusal::OF_ACQUISITIONS.map(outcome));
         let help = "Requests for locks, by what became of them";
         registry.register("rdlm_acquisitions", help, acquisitions);
+        let failures = Family::<ReasonLabel, Counter>::default();
+        let reason = |reason| failures.get_or_create_owned(&ReasonLabel { reason });
+        let failed_renewals = Refusal::OF_RENEWALS.map(reason);
+        let help = "Renewals that were refused, by the reason";
+        registry.register("rdlm_failed_renewals", help, failures);
         let new_times: fn() -> Times = || Times::new(&SHORT);
         let requests = Family::<KindLabel, Times, _>::new_with_constructor(new_times);
         let kinds = KINDS.map(|kind| requests.get_or_create_owned(&KindLabel { kind }));
@@ -115,10 +150,23 @@ impl Metrics {
             waiting,
             granted,
             refused,
+            failed_renewals,
             requests: kinds,
             resources: add
                 .gauge("rdlm_resources", "Resources that have a lock or a waiting request"),
+            longest_wait: add
+                .seconds("rdlm_longest_wait", "How long the client waits that has waited longest"),
+            longest_hold: add
+                .seconds("rdlm_longest_hold", "How long the lock is held that is held longest"),
+            writable: add.gauge("rdlm_writable", "1: locks can be changed; 0: the disk refuses"),
             connections: add.gauge("rdlm_connections", "Open connections"),
+            max_connections: add
+                .gauge("rdlm_max_connections", "Connections that may be open at a time"),
+            idle_connections: add.gauge(
+                "rdlm_idle_connections",
+                "Open connections that wait for the next request of their client",
+            ),
+            count_idle: CountIdle::default(),
             renewals: add.counter("rdlm_renewals", "Locks that were renewed"),
             releases: add.counter("rdlm_releases", "Locks that were released by their URL"),
             expiries: add.counter("rdlm_expiries", "Locks that nobody released in their lifetime"),
@@ -145,6 +193,14 @@ impl Metrics {
             return self.wait.observe(waited);
         };
         let mut counted = Refusal::OF_ACQUISITIONS.iter().zip(&self.refused);
+        if let Some((_, counter)) = counted.find(|(name, _)| **name == refusal.name()) {
+            counter.inc();
+        }
+    }
+
+    /// A renewal was refused.
+    pub fn renewal_failed(&self, refusal: &Refusal) {
+        let mut counted = Refusal::OF_RENEWALS.iter().zip(&self.failed_renewals);
         if let Some((_, counter)) = counted.find(|(name, _)| **name == refusal.name()) {
             counter.inc();
         }
@@ -177,20 +233,39 @@ impl Metrics {
         OpenConnection(self.connections.clone())
     }
 
-    /// All counts as text.
+    /// How many connections may be open at a time.
+    pub fn set_max_connections(&self, max: usize) {
+        self.max_connections.set(number(max));
+    }
+
+    /// How it is found at any moment how many connections are idle.
+    pub fn look_for_idle_connections(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
+        let first = self.count_idle.0.set(Box::new(count)).is_ok();
+        debug_assert!(first);
+    }
+
+    /// All counts as text, with those that are looked up in the locks at this moment.
     ///
     /// # Errors
     /// None that is known: it is written into memory.
-    pub fn to_text(&self, totals: Totals) -> Result<String, fmt::Error> {
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    pub fn to_text(&self, locks: &dyn LockManager, format: Format) -> Result<String, fmt::Error> {
+        let (totals, ages) = (locks.totals(), locks.ages());
         self.active.set(number(totals.active));
         self.waiting.set(number(totals.waiting));
         self.resources.set(number(totals.resources));
+        self.longest_wait.set(ages.longest_wait.as_secs_f64());
+        self.longest_hold.set(ages.longest_hold.as_secs_f64());
+        self.idle_connections.set(number(self.count_idle.0.get().map_or(0, |count| count())));
+        self.writable.set(i64::from(locks.writable().is_ok()));
         self.log_lines_lost.inner().store(logging::lost_lines(), Ordering::Relaxed);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(format.of_openmetrics(text))
     }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// A connection that is counted, also if its thread ends by a panic.
@@ -210,6 +285,12 @@ impl Adder<'_> {
     fn gauge(&mut self, name: &str, help: &str) -> Gauge {
         let gauge = Gauge::default();
         self.0.register(name, help, gauge.clone());
+        gauge
+    }
+
+    fn seconds(&mut self, name: &str, help: &str) -> Seconds {
+        let gauge = Seconds::default();
+        self.0.register_with_unit(name, help, Unit::Seconds, gauge.clone());
         gauge
     }
 

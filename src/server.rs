@@ -15,18 +15,21 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use ipnet::IpNet;
 use log::{error, info, warn};
+use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::doors::access::{Access, UserFileError};
 use crate::doors::{RequestLimits, Service, Settings};
+use crate::http::Status;
 use crate::http::connection::{Connection, Next};
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::Metrics;
 use crate::signals::Ignored;
-use connections::Connections;
+use connections::{Connections, Permit};
 use in_flight::InFlight;
 use workers::Workers;
 
@@ -43,6 +46,10 @@ pub struct Options {
     pub limits: RequestLimits,
     /// What precedes `/locks/…` in a Location.
     pub base_url: Option<String>,
+    /// Names of this server for browsers, beside those that it has anyway.
+    pub hosts: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// How many locks there may be, and requests that wait for them, at a time.
     pub lock_limits: Limits,
     /// How many connections may be open at a time; fewer if the limit of open files is low.
@@ -132,6 +139,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
     };
     let store = store.map(|store| Box::new(store) as Box<dyn Store>);
     let metrics = Arc::new(Metrics::new());
+    metrics.set_max_connections(max_connections);
     let (failed, failure) = unbounded();
     let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
     let locks = LockTable::new(lock_limits, options.reconnect_grace, store, observer)?;
@@ -145,12 +153,18 @@ pub fn serve(options: Options) -> Result<(), Error> {
         }
     }
     let locks: Arc<dyn LockManager> = Arc::new(locks);
-    let Options { access, limits, base_url, .. } = options;
-    let settings = Settings { access, limits, base_url };
+    let Options { access, limits, base_url, mut hosts, trusted_proxies, .. } = options;
+    hosts.push(uname().nodename().to_string_lossy().into());
+    let settings = Settings { access, limits, base_url, hosts, trusted_proxies };
+    let connections = Connections::new(max_connections);
+    metrics.look_for_idle_connections({
+        let connections = connections.clone();
+        move || connections.idle()
+    });
     let server = Arc::new(Server {
         service: Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics)),
         metrics,
-        connections: Connections::new(max_connections),
+        connections,
         in_flight: InFlight::new(),
     });
     thread::Builder::new().name("accept".into()).spawn({
@@ -250,14 +264,17 @@ impl Server {
     /// The loop of the accepting thread.
     fn accept(self: Arc<Self>, listener: &Listener) {
         let server = Arc::clone(&self);
-        let workers = Workers::new(move |(connection, _permit)| {
+        let workers = Workers::new(move |(connection, permit): (Connection, Permit)| {
             let _open = server.metrics.connection_opened();
-            server.serve(connection);
+            server.serve(connection, &permit);
         });
         let mut failing = false;
-        while let Some(permit) = self.connections.wait_for_room() {
+        while !self.connections.is_closed() {
             let served = match listener.accept() {
-                Ok(connection) => workers.start((connection, permit)),
+                Ok(connection) => match self.connections.admit(connection.hang_up()) {
+                    Some(permit) => workers.start((connection, permit)),
+                    None => return,
+                },
                 Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => Err(error),
             };
@@ -278,13 +295,15 @@ impl Server {
         }
     }
 
-    fn serve(&self, mut connection: Connection) {
+    fn serve(&self, mut connection: Connection, permit: &Permit) {
         loop {
+            permit.idle();
             let incoming = match connection.next_request() {
                 Ok(Some(incoming)) => incoming,
                 Ok(None) => return,
                 Err(error) => return connection.refuse(&self.service.refuse(error)),
             };
+            permit.busy();
             if incoming.lacks_body()
                 && let Some(refusal) = self.service.answer_to_head(&incoming.request)
             {
@@ -299,7 +318,9 @@ impl Server {
             };
             let in_flight = self.in_flight.begin();
             let client_goes_on = exchange.request.keep_alive;
-            let response = self.service.answer(&exchange.request, exchange.client);
+            let mut response = self.service.answer(&exchange.request, exchange.client);
+            // Some clients send a request again by themselves when a 408 ends its connection.
+            response.close |= permit.is_wanted() && response.status != Status::RequestTimeout;
             match exchange.respond(response) {
                 Ok(Next::Request) => {}
                 Ok(Next::Close) => {

@@ -1,6 +1,7 @@
 //! Administrative requests and who may send them.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -156,6 +157,92 @@ fn passwords_may_be_bcrypt_hashes() {
     assert_eq!(get("carol:secret"), 200);
     assert_eq!(get("carol:Secret"), 401);
     assert_eq!(get(&format!("carol:{BCRYPT}")), 401, "the hash is not the password");
+}
+
+/// The median time of some requests by one of these users after the other, each of them refused,
+/// on one connection.
+fn medians<const N: usize>(server: &Server, users: [&str; N]) -> [Duration; N] {
+    let mut times: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::new());
+    let mut client = server.connect();
+    for _ in 0..9 {
+        for (user, times) in users.iter().zip(&mut times) {
+            let began = Instant::now();
+            let headers = format!("Host: h\r\nAuthorization: {}", basic(user));
+            client.send_with_headers("GET", "/resources", &headers, "");
+            client.response().detail(401);
+            times.push(began.elapsed());
+        }
+    }
+    times.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    })
+}
+
+#[test]
+fn a_name_that_is_not_there_costs_as_much_as_a_wrong_password() {
+    let dir = TempDir::new();
+    let file = dir.path().join("users");
+    let [dear, cheap] = [8, 6].map(|cost| bcrypt::hash("secret", cost).unwrap());
+    fs::write(&file, format!("dear:{dear}\ncheap:{cheap}\nplain:secret\n")).unwrap();
+    let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
+    let users = ["dear:x", "cheap:x", "plain:x", "nobody:x"];
+    let medians = medians(&server, users);
+    let (shortest, longest) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
+    // Without a care a plain one takes a thousandth.
+    assert!(*longest < 2 * *shortest, "{users:?}: {medians:?}");
+}
+
+#[test]
+fn a_right_password_is_computed_once_until_the_file_changes() {
+    let dir = TempDir::new();
+    let file = dir.path().join("users");
+    let write = |password: &str| {
+        let hash = bcrypt::hash(password, 8).unwrap();
+        fs::write(&file, format!("carol:{hash}\n")).unwrap();
+    };
+    write("secret");
+    let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
+    let get = |user: &str| {
+        let began = Instant::now();
+        let status = with_authorization(&server, "GET", "/resources", &basic(user)).status;
+        (status, began.elapsed())
+    };
+    let (first, computed) = get("carol:secret");
+    let mut remembered: Vec<_> = (0..9).map(|_| get("carol:secret")).collect();
+    remembered.sort_unstable();
+    assert_eq!((first, remembered[4].0), (200, 200));
+    assert!(remembered[4].1 < computed / 4, "{computed:?}, then {remembered:?}");
+    assert_eq!(get("carol:Secret").0, 401);
+    write("other");
+    assert_eq!(get("carol:secret").0, 401);
+    assert_eq!(get("carol:other").0, 200);
+}
+
+#[test]
+fn a_crowd_of_wrong_passwords_is_sent_away_and_locks_go_on() {
+    let dir = TempDir::new();
+    let file = dir.path().join("users");
+    // Seconds of a debug build each.
+    let hash = "$2y$11$2Ukn7W1zRnLLaSrsW5Ia3eAFaO6dF8VJuLmBzz9QV/OggZCuTCjwy";
+    fs::write(&file, format!("carol:{hash}\ndave:plain\n")).unwrap();
+    let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
+    let mut crowd: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    for (n, client) in crowd.iter_mut().enumerate() {
+        let headers = format!("Host: h\r\nAuthorization: {}", basic(&format!("carol:{n}")));
+        client.send_with_headers("GET", "/resources", &headers, "");
+    }
+    let lock = server.hold("foo");
+    assert_eq!(server.delete(&lock).status, 204);
+    assert_eq!(with_authorization(&server, "GET", "/resources", &basic("dave:plain")).status, 200);
+    let answers: Vec<_> = crowd.iter_mut().map(|client| client.response()).collect();
+    let sent_away: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
+    assert!(!sent_away.is_empty(), "all are computed");
+    for answer in sent_away {
+        assert!(answer.detail(503).contains("too many passwords"));
+        assert_eq!(answer.header("Retry-After"), Some("1"));
+    }
+    assert!(answers.iter().all(|answer| matches!(answer.status, 401 | 503)));
 }
 
 #[test]

@@ -94,6 +94,9 @@ fn a_wrong_command_line_gets_one_line_and_code_2() {
         (&["serve", "--max-connections", "0"], "expected a whole number over 0"),
         (&["serve", "--base-url", "locks.example.com"], "expected a URL such as"),
         (&["serve", "--base-url", "http://"], "expected a URL such as"),
+        (&["serve", "--host", "a.example:80"], "expected a name such as"),
+        (&["serve", "--host", "a.example", "--host", "a/b"], "--host \"a/b\": expected a name"),
+        (&["serve", "--trusted-proxy", "10.0.0.0/33"], "expected an IP address or a network"),
         (&["serve", "--base-url", "http://a b"], "expected a URL such as"),
         (&["serve", "--admin-userpass-file="], "--admin-userpass-file needs a value"),
         (&["serve", "--admin-userpass-file", ""], "expected yes, no or a file"),
@@ -296,20 +299,6 @@ fn it_is_static_and_runs_in_an_empty_directory() {
     let lock = server.hold("foo");
     assert_eq!(server.request("POST", "/locks/bar", &lock_body(0, 60)).status, 201);
     assert_eq!(server.delete(&lock).status, 204);
-}
-
-#[test]
-fn connections_over_the_limit_wait_for_their_turn() {
-    let server = Server::start_with(&["--max-connections", "2"]);
-    let mut first = server.connect();
-    let mut second = server.connect();
-    assert_eq!(first.request("GET", "/", "").status, 200);
-    assert_eq!(second.request("GET", "/", "").status, 200);
-    let mut third = server.connect();
-    third.send_request("GET", "/", "");
-    assert_eq!(first.request("GET", "/", "").status, 200, "those in place go on");
-    drop(second);
-    assert_eq!(third.response().status, 200);
 }
 
 /// Kubernetes sets variables of its own for each service, so the name is not just RDLM_PORT.

@@ -229,27 +229,6 @@ fn endless_heads_and_bodies_take_no_memory() {
 }
 
 #[test]
-fn twice_as_many_clients_as_connections_are_served_in_turn() {
-    let server = Server::start_with(&["--max-connections", "40"]);
-    let mut clients: Vec<_> = (0..80).map(|_| server.connect()).collect();
-    let mut late = clients.split_off(40);
-    for client in &mut late {
-        client.send_request("GET", "/", "");
-    }
-    for client in &mut clients {
-        assert_eq!(client.request("GET", "/", "").status, 200, "those in place go on");
-    }
-    assert!(threads(&server) < 60);
-    drop(clients);
-    for client in &mut late {
-        assert_eq!(client.response().status, 200);
-    }
-    drop(late);
-    wait_until("the threads end", || threads(&server) < 10);
-    server.hold("foo");
-}
-
-#[test]
 fn a_thousand_idle_connections_hinder_nobody() {
     let server = Server::start();
     let before = memory_kib(&server);

@@ -1,5 +1,7 @@
 //! HTTP itself: methods, targets, versions, connections, browsers.
 
+use std::process::Command;
+
 use crate::harness::{Response, Server, lock_body};
 
 const UID: &str = "aa4e181e17374148a21b30d9dcb941f9";
@@ -224,7 +226,7 @@ fn a_content_type_is_not_looked_at() {
 
 #[test]
 fn what_a_browser_sends_for_another_site_is_refused() {
-    let server = Server::start();
+    let server = Server::start_with(&["--host", "other.example", "--host", "locks.example"]);
     let lock = server.hold("foo");
     let send = |method: &str, path: &str, header: &str| {
         let body = if method == "POST" { lock_body(0, 60) } else { String::new() };
@@ -262,5 +264,90 @@ fn what_a_browser_sends_for_another_site_is_refused() {
     ] {
         assert_eq!(send("POST", "/locks/bar", header).status, 201, "{header}");
         assert_eq!(send("DELETE", "/resources/bar", header).status, 204, "{header}");
+    }
+}
+
+/// A DELETE of all locks as a browser sends it.
+fn delete_all_from(server: &Server, host: &str, origin: &str) -> Response {
+    let mut client = server.connect();
+    let headers = format!("Host: {host}\r\nOrigin: {origin}");
+    client.send_with_headers("DELETE", "/resources", &headers, "");
+    client.response()
+}
+
+#[test]
+fn a_page_whose_name_only_resolves_to_this_server_is_refused() {
+    let server = Server::start_with(&["--host", "locks.example"]);
+    let port = server.port();
+    server.hold("foo");
+    for host in ["evil.example", "evil.example:8888", "locks.example.evil.example"] {
+        let detail = delete_all_from(&server, host, &format!("http://{host}")).detail(403);
+        assert!(detail.contains("--host "), "{detail}");
+    }
+    assert_eq!(server.locks("foo").len(), 1);
+    let nodename = rustix::system::uname().nodename().to_str().unwrap().to_string();
+    for host in ["localhost", "127.0.0.1", "[::1]", "locks.example", "Locks.Example.", &nodename] {
+        let host = format!("{host}:{port}");
+        let deleted = delete_all_from(&server, &host, &format!("http://{host}"));
+        assert_eq!(deleted.status, 204, "{host}");
+    }
+    let mut client = server.connect();
+    client.send_with_headers("DELETE", "/resources", "Host: any.example", "");
+    assert_eq!(client.response().status, 204, "no browser has sent it");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    command.arg("serve").env("RDLM_SERVE_HOST", "a.example, b.example");
+    let server = Server::start_command(&mut command);
+    for host in ["a.example", "b.example"] {
+        assert_eq!(delete_all_from(&server, host, &format!("http://{host}")).status, 204);
+    }
+}
+
+#[test]
+fn a_page_behind_a_proxy_may_change_locks_whatever_host_the_proxy_puts_in() {
+    let server = Server::start_with(&["--base-url", "https://proxy.example/locks"]);
+    for host in ["backend", "127.0.0.1:8888", "proxy.example"] {
+        let deleted = delete_all_from(&server, host, "https://proxy.example");
+        assert_eq!(deleted.status, 204, "{host}");
+        let other = delete_all_from(&server, host, "https://evil.example");
+        assert!(other.detail(403).contains("another site"));
+    }
+}
+
+/// The client of a lock that was asked for with these X-Forwarded-For headers.
+fn client_shown(server: &Server, forwarded: &[&str]) -> String {
+    let mut client = server.connect();
+    let lines = forwarded.iter().map(|value| format!("\r\nX-Forwarded-For: {value}"));
+    let headers = format!("Host: h{}", lines.collect::<String>());
+    client.send_with_headers("POST", "/locks/foo", &headers, &lock_body(0, 60));
+    assert_eq!(client.response().status, 201);
+    let shown = server.locks("foo")[0]["client"].as_str().unwrap().to_string();
+    assert_eq!(server.delete("/resources").status, 204);
+    shown
+}
+
+#[test]
+fn only_a_trusted_proxy_says_who_the_client_is() {
+    let server = Server::start();
+    assert_eq!(client_shown(&server, &["192.0.2.1"]), "127.0.0.1");
+    let elsewhere = Server::start_with(&["--trusted-proxy", "10.0.0.0/8"]);
+    assert_eq!(client_shown(&elsewhere, &["192.0.2.1"]), "127.0.0.1");
+
+    let trusted = ["--trusted-proxy", "127.0.0.1", "--trusted-proxy", "10.0.0.0/8"];
+    let server = Server::start_with(&trusted);
+    for (forwarded, client) in [
+        (&[][..], "127.0.0.1"),
+        (&["192.0.2.1"], "192.0.2.1"),
+        (&["2001:db8::1"], "2001:db8::1"),
+        (&["192.0.2.1:4711"], "192.0.2.1"),
+        // The first ones are whatever the client has invented.
+        (&["198.51.100.7, 192.0.2.1"], "192.0.2.1"),
+        (&["198.51.100.7", "192.0.2.1"], "192.0.2.1"),
+        (&["198.51.100.7, 192.0.2.1, 10.1.2.3"], "192.0.2.1"),
+        (&["10.1.1.1, 10.1.2.3"], "10.1.1.1"),
+        (&["192.0.2.1, nonsense"], "127.0.0.1"),
+        (&["192.0.2.1, nonsense, 10.1.2.3"], "10.1.2.3"),
+    ] {
+        assert_eq!(client_shown(&server, forwarded), client, "{forwarded:?}");
     }
 }

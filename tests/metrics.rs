@@ -1,11 +1,12 @@
 //! What monitoring sees: /health and /metrics.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Server, TempDir, wait_until};
+use crate::harness::{Response, Server, TempDir, wait_until};
 
 /// The value of a series, as it stands in the text.
 fn value(server: &Server, series: &str) -> f64 {
@@ -33,6 +34,8 @@ fn locks_are_counted_by_what_becomes_of_them() {
     assert_eq!(value(&server, "rdlm_locks{state=\"waiting\"}"), 1.0);
     assert_eq!(value(&server, "rdlm_resources"), 1.0);
     assert!(value(&server, "rdlm_connections") >= 2.0);
+    assert!(value(&server, "rdlm_max_connections") > 2.0);
+    assert_eq!(value(&server, "rdlm_writable"), 1.0);
     assert_eq!(server.request("PATCH", &held, r#"{"lifetime":600}"#).status, 200);
     assert_eq!(server.delete(&held).status, 204);
     waiter.response().lock_path();
@@ -62,15 +65,107 @@ fn locks_are_counted_by_what_becomes_of_them() {
     assert_eq!(value(&server, version), 1.0);
 }
 
+/// The metrics for a client that sends this Accept header.
+fn metrics_for(server: &Server, accept: &str) -> Response {
+    let mut client = server.connect();
+    client.send_with_headers("GET", "/metrics", &format!("Host: h\r\nAccept: {accept}"), "");
+    client.response()
+}
+
 #[test]
 fn no_name_of_a_resource_is_in_the_metrics() {
     let server = Server::start();
     server.hold("a-secret-name");
-    let response = server.get("/metrics");
-    let media_type = response.header("Content-Type").unwrap();
-    assert!(media_type.starts_with("application/openmetrics-text; version=1.0.0"), "{media_type}");
-    assert!(response.text().ends_with("# EOF\n"));
-    assert!(!response.text().contains("a-secret-name"));
+    for accept in ["*/*", "application/openmetrics-text"] {
+        assert!(!metrics_for(&server, accept).text().contains("a-secret-name"));
+    }
+}
+
+#[test]
+fn the_older_text_format_is_for_all_who_do_not_ask_for_openmetrics() {
+    let server = Server::start();
+    let of_prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,\
+                         text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    for accept in ["application/openmetrics-text", of_prometheus] {
+        let response = metrics_for(&server, accept);
+        let media_type = response.header("Content-Type").unwrap();
+        assert!(media_type.starts_with("application/openmetrics-text; version=1.0.0"), "{accept}");
+        assert!(response.text().contains("\n# TYPE rdlm_renewals counter\n"));
+        assert!(response.text().ends_with("# EOF\n"));
+    }
+    for response in [server.get("/metrics"), metrics_for(&server, "text/plain"), {
+        metrics_for(&server, "text/plain;version=0.0.4, application/openmetrics-text;q=0.1")
+    }] {
+        let media_type = response.header("Content-Type").unwrap();
+        assert_eq!(media_type, "text/plain; version=0.0.4; charset=utf-8");
+        assert_eq!(response.header("Vary"), Some("Accept"));
+        let text = response.text();
+        for line in ["# TYPE rdlm_renewals_total counter", "# TYPE rdlm_build_info gauge"] {
+            assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+        }
+        assert!(text.contains("\n# HELP rdlm_renewals_total "), "{text}");
+        for unknown in ["# EOF", "# UNIT", " info\n"] {
+            assert!(!text.contains(unknown), "{unknown}");
+        }
+    }
+}
+
+/// Asks the tool that comes with Prometheus.
+#[test]
+fn promtool_finds_nothing_wrong() {
+    let server = Server::start();
+    server.hold("a");
+    let mut promtool = Command::new("promtool");
+    let promtool = promtool.args(["check", "metrics"]).stdin(Stdio::piped());
+    let Ok(mut promtool) = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() else {
+        println!("skipped: there is no promtool");
+        return;
+    };
+    let metrics = server.get("/metrics");
+    promtool.stdin.take().unwrap().write_all(metrics.text().as_bytes()).unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    let found = [checked.stdout, checked.stderr].concat();
+    assert_eq!((checked.status.code(), String::from_utf8(found).unwrap().as_str()), (Some(0), ""));
+}
+
+#[test]
+fn what_lasts_long_is_seen() {
+    let server = Server::start();
+    assert_eq!(value(&server, "rdlm_longest_wait_seconds"), 0.0);
+    assert_eq!(value(&server, "rdlm_longest_hold_seconds"), 0.0);
+    let held = server.hold("a");
+    wait_until("it is held", || value(&server, "rdlm_longest_hold_seconds") > 0.05);
+    // More resources than are looked at together.
+    let mut client = server.connect();
+    for n in 0..300 {
+        client.acquire(&format!("b{n}"), 0.0, 600.0).lock_path();
+    }
+    let waiter = server.join_line("a");
+    wait_until("it waits", || value(&server, "rdlm_longest_wait_seconds") > 0.05);
+    drop(waiter);
+    wait_until("nobody waits", || value(&server, "rdlm_longest_wait_seconds") == 0.0);
+    let before = value(&server, "rdlm_longest_hold_seconds");
+    server.delete(&held);
+    let after = value(&server, "rdlm_longest_hold_seconds");
+    assert!(0.0 < after && after < before, "{after}, {before}");
+}
+
+#[test]
+fn renewals_that_fail_are_counted_by_their_reason() {
+    let server = Server::start();
+    let held = server.hold("a");
+    let waiter = server.join_line("a");
+    let waiting = server.locks("a")[1]["_links"]["self"]["href"].as_str().unwrap().to_string();
+    let renew = |path: &str| server.request("PATCH", path, r#"{"lifetime":600}"#).status;
+    assert_eq!(renew(&held), 200);
+    assert_eq!(renew(&waiting), 409);
+    server.delete(&held);
+    assert_eq!((renew(&held), renew(&held)), (404, 404));
+    drop(waiter);
+    for (reason, count) in [("no_such_lock", 2.0), ("still_waiting", 1.0), ("not_written", 0.0)] {
+        let series = format!("rdlm_failed_renewals_total{{reason=\"{reason}\"}}");
+        assert_eq!(value(&server, &series), count, "{reason}");
+    }
 }
 
 /// A process that is ended with the test.
@@ -97,6 +192,9 @@ fn prometheus_scrapes_it_and_takes_the_alert_rules() {
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/prometheus-rules.yml");
     let checked = Command::new("promtool").args(["check", "rules", rules]).output().unwrap();
     assert!(checked.status.success(), "{checked:?}");
+    let test = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/prometheus-rules.test.yml");
+    let tested = Command::new("promtool").args(["test", "rules", test]).output().unwrap();
+    assert!(tested.status.success(), "{tested:?}");
     let port = server.port();
     let text = format!(
         "global: {{scrape_interval: 1s}}\nrule_files: [{rules}]\nscrape_configs:\n\

@@ -33,6 +33,8 @@ impl World {
             access: Access::UserFile(users.into()),
             limits: RequestLimits { max_wait, max_lifetime: Duration::from_secs(1) },
             base_url: None,
+            hosts: vec!["h".into()],
+            trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
         };
         let service = Service::new(Arc::new(locks), settings, Arc::default());
         Self { service, departures: Arc::new(Departures::new().unwrap()) }

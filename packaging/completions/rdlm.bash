@@ -37,7 +37,7 @@ _rdlm() {
             COMPREPLY=($(compgen -W "yes no" -- "$current") $(compgen -f -- "$current"))
             return ;;
         --wait | --lifetime | --title | --limit | --kill-after | --timeout | --conflict-exit-code | --url | --port | --bind | \
-            --base-url | --restart-grace | --reconnect-grace | --max-wait | --max-lifetime | \
+            --base-url | --host | --trusted-proxy | --restart-grace | --reconnect-grace | --max-wait | --max-lifetime | \
             --max-locks | --max-waiters | --max-waiters-per-resource | --max-connections | \
             --idle-timeout)
             return ;;
@@ -46,7 +46,8 @@ _rdlm() {
         "") options="$commands --help --version" ;;
         serve)
             options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
-                --log-format --admin-userpass-file --base-url --max-wait --max-lifetime
+                --log-format --admin-userpass-file --base-url --host --trusted-proxy
+                --max-wait --max-lifetime
                 --max-locks --max-waiters --max-waiters-per-resource --max-connections --idle-timeout --help --version" ;;
         run) options="--wait --lifetime --title --mode --limit --kill-after --timeout
                 --conflict-exit-code --quiet --url --help --" ;;

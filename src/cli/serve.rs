@@ -1,14 +1,17 @@
 //! The options of the server.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use log::LevelFilter;
 use pico_args::Arguments;
 
 use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
 use crate::doors::RequestLimits;
 use crate::doors::access::Access;
+use crate::http::request::is_host;
 use crate::lock::Limits;
 use crate::logging::{self, Format};
 use crate::server;
@@ -44,6 +47,12 @@ Options:
                               line, plain or as from `htpasswd -nB USER` [yes]
   --base-url URL              start of the lock URLs, for use behind a proxy
                               [http:// and the Host of the request]
+  --host NAME                 a name of this server, for browsers; may be
+                              repeated [IP addresses, localhost, the name of
+                              the host, that of --base-url]
+  --trusted-proxy CIDR        proxies, as 10.0.0.0/8 or 10.1.2.3, whose
+                              X-Forwarded-For says who the client is; may be
+                              repeated [none: the client is who connects]
   --max-wait SECONDS          longest wait that is accepted [1000000000]
   --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
   --max-locks N               locks held at a time, with the places in line that
@@ -60,7 +69,8 @@ Options:
   --version                   print the version and exit
 
 An option that is not given is taken from the environment, if it is there:
---max-wait from RDLM_SERVE_MAX_WAIT, and so on. SECONDS may be 90, 5m or 250ms.
+--max-wait from RDLM_SERVE_MAX_WAIT, and so on; one that may be repeated with
+commas between its values. SECONDS may be 90, 5m or 250ms.
 
 Try it:
   rdlm serve &
@@ -92,6 +102,8 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
             max_lifetime: max_lifetime.unwrap_or(longest),
         },
         base_url: setting(&mut args, "--base-url", url::base)?,
+        hosts: settings(&mut args, "--host", host)?,
+        trusted_proxies: settings(&mut args, "--trusted-proxy", network)?,
         lock_limits: Limits {
             locks: setting(&mut args, "--max-locks", whole_number)?.unwrap_or(DEFAULT_MAX_LOCKS),
             waiting: max_waiters,
@@ -121,10 +133,32 @@ fn setting<T>(
     if let Some(value) = option(args, name, &parse)? {
         return Ok(Some(value));
     }
-    let variable = format!("RDLM_SERVE{}", name[1..].replace('-', "_").to_uppercase());
+    let variable = variable(name);
     let Some(text) = environment(&variable)? else { return Ok(None) };
     let wrong = |expected| UsageError::new(format!("{variable} {text:?}: expected {expected}"));
     parse(&text).map(Some).map_err(wrong)
+}
+
+/// The values of an option that may be repeated, or else those of its variable.
+fn settings<T>(
+    args: &mut Arguments,
+    name: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, UsageError> {
+    let mut values = Vec::new();
+    while let Some(value) = option(args, name, &parse)? {
+        values.push(value);
+    }
+    let variable = variable(name);
+    let Some(text) = environment(&variable)?.filter(|_| values.is_empty()) else {
+        return Ok(values);
+    };
+    let wrong = |expected| UsageError::new(format!("{variable} {text:?}: expected {expected}"));
+    text.split(',').map(|value| parse(value.trim()).map_err(wrong)).collect()
+}
+
+fn variable(name: &str) -> String {
+    format!("RDLM_SERVE{}", name[1..].replace('-', "_").to_uppercase())
 }
 
 fn whole_number(text: &str) -> Result<usize, String> {
@@ -162,6 +196,17 @@ fn access(text: &str) -> Result<Access, String> {
         "" => Err("yes, no or a file".into()),
         path => Ok(Access::UserFile(path.into())),
     }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let is_name = is_host(text) && !text.is_empty() && !text.contains(':');
+    if is_name { Ok(text.into()) } else { Err("a name such as locks.example.com".into()) }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    let network = text.parse().ok().or_else(address);
+    network.ok_or_else(|| "an IP address or a network such as 10.0.0.0/8".into())
 }
 
 fn directory(text: &str) -> Result<PathBuf, String> {

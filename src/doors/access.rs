@@ -1,5 +1,6 @@
 //! Who may send administrative requests.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -11,6 +12,7 @@ use log::error;
 use subtle::ConstantTimeEq;
 
 use crate::http::{Problem, Status};
+use crate::passwords::{self, Passwords, Verdict, is_bcrypt};
 
 /// The rule for administrative requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +49,11 @@ impl Access {
     /// Lets a request pass by its Authorization header, or not.
     ///
     /// The file is read anew each time, so that an edit takes effect at once.
-    pub(super) fn check(&self, authorization: Option<&str>) -> Result<Admin, Problem> {
+    pub(super) fn check(
+        &self,
+        passwords: &Passwords,
+        authorization: Option<&str>,
+    ) -> Result<Admin, Problem> {
         let path = match self {
             Self::Open => return Ok(Admin::Anybody),
             Self::Denied => return Err(denied()),
@@ -58,16 +64,37 @@ impl Access {
             let detail = "the server cannot read its file of administrators; its log says why";
             Problem::new(Status::InternalServerError, detail)
         })?;
-        let given = authorization.and_then(basic_credentials);
-        match given {
-            Some(given) if users.iter().any(|user| user.is(&given)) => Ok(Admin::User(given.name)),
-            _ => {
-                let detail = "administrative requests need a user name and password (HTTP Basic)";
-                let problem = Problem::new(Status::Unauthorized, detail);
-                Err(problem.with_header("WWW-Authenticate", "Basic realm=\"Restricted\""))
+        let Some(given) = authorization.and_then(basic_credentials) else {
+            return Err(unauthorized());
+        };
+        let stored = users.iter().filter(|user| user.has_name(&given.name));
+        let stored: Vec<_> = stored.map(|user| &*user.password).collect();
+        match passwords.check(&stored, &given.password, dearest(&users)) {
+            Verdict::Right => Ok(Admin::User(given.name)),
+            Verdict::Wrong => Err(unauthorized()),
+            Verdict::Busy => {
+                let detail = "too many passwords are being checked at the moment; try again later";
+                let problem = Problem::new(Status::ServiceUnavailable, detail);
+                Err(problem.with_header("Retry-After", "1"))
             }
         }
     }
+}
+
+fn unauthorized() -> Problem {
+    let detail = "administrative requests need a user name and password (HTTP Basic)";
+    let problem = Problem::new(Status::Unauthorized, detail);
+    problem.with_header("WWW-Authenticate", "Basic realm=\"Restricted\"")
+}
+
+/// How much it costs to find that a password is not the one of a name, at the dearest name.
+fn dearest(users: &[Credentials]) -> u64 {
+    let mut by_name = HashMap::<&str, u64>::new();
+    for user in users {
+        let work = by_name.entry(&user.name).or_default();
+        *work = work.saturating_add(passwords::work([&*user.password]));
+    }
+    by_name.into_values().max().unwrap_or(0)
 }
 
 /// The answer where nobody may send administrative requests.
@@ -128,15 +155,8 @@ struct Credentials {
 }
 
 impl Credentials {
-    fn is(&self, given: &Self) -> bool {
-        if !bool::from(self.name.as_bytes().ct_eq(given.name.as_bytes())) {
-            return false;
-        }
-        if is_bcrypt(&self.password) {
-            bcrypt::verify(&given.password, &self.password).unwrap_or(false)
-        } else {
-            self.password.as_bytes().ct_eq(given.password.as_bytes()).into()
-        }
+    fn has_name(&self, name: &str) -> bool {
+        self.name.as_bytes().ct_eq(name.as_bytes()).into()
     }
 }
 
@@ -159,10 +179,6 @@ fn read_users(path: &PathBuf) -> Result<Vec<Credentials>, UserFileError> {
     });
     let users = users.collect::<Result<Vec<_>, _>>()?;
     if users.is_empty() { Err(error(Fault::NoUsers)) } else { Ok(users) }
-}
-
-fn is_bcrypt(password: &str) -> bool {
-    ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|prefix| password.starts_with(prefix))
 }
 
 /// Hashes of kinds that are not supported: taken as plain passwords they would let in

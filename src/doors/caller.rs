@@ -1,21 +1,28 @@
 //! Who sends a request, and what it may do: asked once, before anything is done.
 
-use super::access::{Access, Admin};
+use smol_str::SmolStr;
+
+use super::access::Admin;
 use super::routes::Right;
+use super::{Settings, forwarded};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request};
+use crate::passwords::Passwords;
 
 /// Whoever sends a request, and has the right to it.
 pub(super) struct Caller<'a> {
     /// The other end of the connection.
     pub(super) client: Client<'a>,
+    /// Where it is, as far as trusted proxies say.
+    pub(super) address: SmolStr,
     admin: Admin,
 }
 
 impl<'a> Caller<'a> {
     /// Lets a request that needs a right pass, or not.
     pub(super) fn admit(
-        access: &Access,
+        settings: &Settings,
+        passwords: &Passwords,
         needs: Right,
         request: &Request<'_>,
         client: Client<'a>,
@@ -23,10 +30,11 @@ impl<'a> Caller<'a> {
         let admin = match needs {
             Right::Nothing => Admin::Anybody,
             Right::See | Right::Administrate => {
-                access.check(request.headers.only("Authorization")?)?
+                settings.access.check(passwords, request.headers.only("Authorization")?)?
             }
         };
-        Ok(Self { client, admin })
+        let address = forwarded::client(request, client.address(), &settings.trusted_proxies);
+        Ok(Self { client, address, admin })
     }
 
     /// Its name, for the log.

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use super::{Answer, Call};
+use crate::http::accept::Accept;
 use crate::http::{Problem, Response, Status};
-use crate::metrics::CONTENT_TYPE;
+use crate::metrics::Format;
 
 /// What every request and answer looks like, in OpenAPI 3.1.
 pub(super) const OPENAPI: &str = include_str!("../../docs/openapi.json");
@@ -15,15 +16,22 @@ pub(super) fn health(call: &Call<'_>) -> Answer {
         let detail = "the server is shutting down";
         return Err(Problem::new(Status::ServiceUnavailable, detail).closing());
     }
+    call.service.locks.writable().map_err(|why| {
+        let detail = format!("locks cannot be changed for now: {why}");
+        Problem::new(Status::ServiceUnavailable, detail)
+    })?;
     Ok(Response::new(Status::Ok).body("application/json", b"{\"status\":\"ok\"}\n"))
 }
 
 /// `GET /metrics`
 pub(super) fn metrics(call: &Call<'_>) -> Answer {
-    let text = call.service.metrics.to_text(call.service.locks.totals()).map_err(|error| {
+    let openmetrics = Accept::of(&call.request.headers).prefers_openmetrics();
+    let format = if openmetrics { Format::OpenMetrics } else { Format::Prometheus };
+    let text = call.service.metrics.to_text(&*call.service.locks, format).map_err(|error| {
         Problem::new(Status::InternalServerError, format!("cannot write them: {error}"))
     })?;
-    Ok(Response::new(Status::Ok).body(CONTENT_TYPE, text.into_bytes()))
+    let response = Response::new(Status::Ok).header("Vary", "Accept");
+    Ok(response.body(format.content_type(), text.into_bytes()))
 }
 
 /// `GET /openapi.json`

@@ -8,6 +8,7 @@ pub mod access;
 mod admin;
 mod body;
 mod caller;
+mod forwarded;
 mod hal;
 mod health;
 mod origin;
@@ -21,14 +22,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use log::{debug, error};
 
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Unreadable};
 use crate::lock::LockManager;
 use crate::metrics::{Kind, Metrics};
+use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
+use origin::Site;
 use routes::Route;
 
 /// What clients may ask for.
@@ -50,6 +54,10 @@ pub struct Settings {
     /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
     /// the host that the client named.
     pub base_url: Option<String>,
+    /// Names of this server, beside localhost and that of the base URL.
+    pub hosts: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Answers the requests of all connections.
@@ -57,6 +65,8 @@ pub struct Service {
     locks: Arc<dyn LockManager>,
     settings: Settings,
     metrics: Arc<Metrics>,
+    passwords: Passwords,
+    site: Site,
     shutting_down: AtomicBool,
 }
 
@@ -73,7 +83,9 @@ type Answer = Result<Response, Problem>;
 impl Service {
     /// Answers by way of these locks.
     pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
-        Self { locks, settings, metrics, shutting_down: AtomicBool::new(false) }
+        let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
+        let site = Site::new(&settings.hosts, settings.base_url.as_deref());
+        Self { locks, settings, metrics, passwords, site, shutting_down }
     }
 
     /// Says from now on that the server is about to end.
@@ -121,8 +133,8 @@ impl Service {
         let Some(operation) = route.operation(request.method) else {
             return Ok(Response::no_content().header("Allow", route.allow()));
         };
-        let access = &self.settings.access;
-        let caller = Caller::admit(access, operation.needs, request, client)?;
+        let (settings, passwords) = (&self.settings, &self.passwords);
+        let caller = Caller::admit(settings, passwords, operation.needs, request, client)?;
         operation.run(&Call { service: self, request, caller })
     }
 
@@ -133,7 +145,7 @@ impl Service {
         request: &Request<'_>,
     ) -> Result<Route, Problem> {
         origin::require_one_host(request)?;
-        origin::refuse_cross_site(request)?;
+        self.site.admit(request)?;
         let route = route?;
         if route.is_administrative() && self.settings.access == Access::Denied {
             return Err(access::denied());
@@ -184,7 +196,8 @@ mod tests {
     use crate::http::departures::Departures;
     use crate::http::transport::Transport;
     use crate::lock::{
-        Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal, ResourceName, Totals,
+        Ages, Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal,
+        ResourceName, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -250,6 +263,12 @@ mod tests {
         fn totals(&self) -> Totals {
             panic!("totals")
         }
+        fn ages(&self) -> Ages {
+            panic!("ages")
+        }
+        fn writable(&self) -> Result<(), NotWritten> {
+            panic!("writable")
+        }
         fn shut_down(&self) {
             panic!("shut_down")
         }
@@ -259,7 +278,7 @@ mod tests {
     fn pair() -> (TcpStream, Transport) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let remote = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (remote, Transport::Plain(listener.accept().unwrap().0))
+        (remote, Transport::from(listener.accept().unwrap().0))
     }
 
     fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {
@@ -275,7 +294,13 @@ mod tests {
     fn service(locks: Arc<Broken>) -> Service {
         let limit = Duration::from_secs(1_000_000_000);
         let limits = RequestLimits { max_wait: limit, max_lifetime: limit };
-        let settings = Settings { access: Access::Open, limits, base_url: None };
+        let settings = Settings {
+            access: Access::Open,
+            limits,
+            base_url: None,
+            hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+        };
         Service::new(locks, settings, Arc::default())
     }
 

@@ -1,5 +1,7 @@
 //! Which host a request is for, and for which site a browser has sent it.
 
+use std::net::IpAddr;
+
 use crate::http::request::is_host;
 use crate::http::{Problem, Request, Singleton, Status};
 
@@ -20,29 +22,96 @@ pub(super) fn require_one_host(request: &Request<'_>) -> Result<(), Problem> {
     }
 }
 
-/// A page of another site must not release locks through the browser of somebody who can
-/// reach this server.
-pub(super) fn refuse_cross_site(request: &Request<'_>) -> Result<(), Problem> {
-    if matches!(request.method, "GET" | "HEAD") {
-        return Ok(());
+/// The names of this server, for browsers.
+///
+/// A page of another site must not release locks through the browser of somebody who can reach
+/// this server. A browser says in `Origin` for which site it sends a request. That this is the
+/// host of the request is not enough: who owns the name of a site can have it resolve to this
+/// server. So the name has to be one of this server's.
+pub(super) struct Site {
+    /// In lower case.
+    hosts: Vec<String>,
+    /// That of the base URL, as browsers write it. A proxy may have put in any host.
+    origin: Option<String>,
+}
+
+impl Site {
+    /// A server that is called `hosts`, beside localhost and the host of its base URL.
+    pub(super) fn new(hosts: &[String], base_url: Option<&str>) -> Self {
+        let base = base_url.and_then(|url| url.split_once("://")).map(|(scheme, rest)| {
+            let authority = rest.split('/').next().unwrap_or_default();
+            (scheme, authority.rsplit('@').next().unwrap_or_default())
+        });
+        let of_base = base.map(|(_, authority)| name(authority));
+        let hosts = hosts.iter().map(String::as_str).chain(["localhost"]).chain(of_base);
+        Self {
+            hosts: hosts.map(str::to_ascii_lowercase).collect(),
+            origin: base.map(|(scheme, authority)| {
+                format!("{scheme}://{}", without_default_port(scheme, authority))
+            }),
+        }
     }
-    let origin = request.headers.only("Origin")?;
-    let foreign = origin.is_some_and(|origin| !is_own_origin(origin, request.host));
-    if foreign || request.headers.only("Sec-Fetch-Site")? == Some("cross-site") {
-        let detail = "a browser sent this request for another site, which is not allowed";
-        return Err(Problem::new(Status::Forbidden, detail));
+
+    /// Refuses what a browser sends for another site, or what it takes for this site and is not.
+    pub(super) fn admit(&self, request: &Request<'_>) -> Result<(), Problem> {
+        let changes = !matches!(request.method, "GET" | "HEAD");
+        if changes && request.headers.only("Sec-Fetch-Site")? == Some("cross-site") {
+            return Err(foreign());
+        }
+        let Some(origin) = request.headers.only("Origin")? else { return Ok(()) };
+        if self.origin.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(origin)) {
+            return Ok(());
+        }
+        if changes && !is_own_origin(origin, request.host) {
+            return Err(foreign());
+        }
+        match request.host {
+            Singleton::One(host) if !self.has_name(host) => {
+                let name = name(host);
+                let detail = format!(
+                    "{name} is not known as a name of this server, and a browser sent this \
+                     request: start the server with --host {name} if it is one"
+                );
+                Err(Problem::new(Status::Forbidden, detail))
+            }
+            _ => Ok(()),
+        }
     }
-    Ok(())
+
+    fn has_name(&self, host: &str) -> bool {
+        let name = name(host);
+        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        address.unwrap_or(name).parse::<IpAddr>().is_ok()
+            || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+}
+
+fn foreign() -> Problem {
+    let detail = "a browser sent this request for another site, which is not allowed";
+    Problem::new(Status::Forbidden, detail)
 }
 
 fn is_own_origin(origin: &str, host: Singleton<'_>) -> bool {
     let (Some((scheme, authority)), Singleton::One(host)) = (origin.split_once("://"), host) else {
         return false;
     };
+    authority.eq_ignore_ascii_case(without_default_port(scheme, host))
+}
+
+/// An Origin never names its scheme's default port; a Host may.
+fn without_default_port<'a>(scheme: &str, authority: &'a str) -> &'a str {
     let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
-    // An Origin never names its scheme's default port; a Host may.
-    let host = host.strip_suffix(default_port).unwrap_or(host);
-    authority.eq_ignore_ascii_case(host)
+    authority.strip_suffix(default_port).unwrap_or(authority)
+}
+
+/// A host without its port.
+fn name(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => name,
+        _ => host,
+    };
+    // The root of all names, which some write.
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -61,5 +130,27 @@ mod tests {
         }
         assert!(!is_own_origin("https://a.example", Singleton::One("a.example:80")));
         assert!(!is_own_origin("http://a.example", Singleton::None));
+    }
+
+    #[test]
+    fn a_server_has_the_names_that_it_was_given_and_that_of_its_base_url() {
+        let site = Site::new(&["Locks.example".into()], Some("https://me@base.example:443/p"));
+        for own in [
+            "127.0.0.1",
+            "10.1.2.3:8888",
+            "[::1]",
+            "[::1]:8888",
+            "LOCALHOST:8888",
+            "locks.EXAMPLE:80",
+            "locks.example.",
+            "locks.example.:8888",
+            "base.example",
+        ] {
+            assert!(site.has_name(own), "{own}");
+        }
+        for other in ["evil.example", "x.locks.example", "locks.example.evil", "", ":80", "[x]"] {
+            assert!(!site.has_name(other), "{other:?}");
+        }
+        assert_eq!(site.origin.as_deref(), Some("https://base.example"));
     }
 }

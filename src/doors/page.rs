@@ -17,10 +17,7 @@ const POLICY: &str = "default-src 'none'; \
 
 /// `GET /`
 pub(super) fn home(call: &Call<'_>) -> Answer {
-    let accept = call.request.headers.all("Accept").fold(Accept::NONE, |accept, field| {
-        // A wish that cannot be understood is none, and no reason to refuse a request.
-        accept.and(str::from_utf8(field).unwrap_or_default())
-    });
+    let accept = Accept::of(&call.request.headers);
     let response = if accept.prefers_html() { status_page() } else { welcome() };
     Ok(response.header("Vary", "Accept"))
 }

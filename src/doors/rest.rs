@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
 pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let (service, request, client) = (call.service, call.request, call.caller.client);
-    let lock_request = body::lock_request(request.body, service.settings.limits, client.address())?;
+    let (limits, address) = (service.settings.limits, &call.caller.address);
+    let lock_request = body::lock_request(request.body, limits, address)?;
     let key = request.headers.only("Idempotency-Key")?;
     let key = key.map(str::parse::<IdempotencyKey>).transpose()?;
     let mut watch = None;
@@ -55,7 +56,8 @@ pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> 
 /// `PATCH /locks/{resource}/{uid}`
 pub(super) fn renew_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
     let lifetime = body::renewal(call.request.body, call.service.settings.limits)?;
-    let grant = call.service.locks.renew(resource, id, lifetime)?;
+    let renewed = call.service.locks.renew(resource, id, lifetime);
+    let grant = renewed.inspect_err(|refusal| call.service.metrics.renewal_failed(refusal))?;
     Ok(hal::held(Status::Ok, resource, &grant))
 }
 

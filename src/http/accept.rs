@@ -1,9 +1,12 @@
 //! Which form of an answer a client would rather have (RFC 9110, section 12.5.1).
 
-/// What the Accept fields of a request say about the two forms of the start page.
+use super::headers::Headers;
+
+/// What the Accept fields of a request say about the forms of the start page and of the metrics.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Accept {
     html: Weight,
+    openmetrics: Weight,
     plain: Weight,
     any_text: Weight,
     anything: Weight,
@@ -14,7 +17,15 @@ type Weight = Option<u16>;
 
 impl Accept {
     /// There is no such field.
-    pub const NONE: Self = Self { html: None, plain: None, any_text: None, anything: None };
+    pub const NONE: Self =
+        Self { html: None, openmetrics: None, plain: None, any_text: None, anything: None };
+
+    /// What these fields say. One that is not text says nothing.
+    pub fn of(headers: &Headers<'_>) -> Self {
+        headers
+            .all("Accept")
+            .fold(Self::NONE, |accept, field| accept.and(str::from_utf8(field).unwrap_or_default()))
+    }
 
     /// What it is with one more field: several count as one list.
     #[must_use]
@@ -25,10 +36,19 @@ impl Accept {
     /// Whether text/html is asked for, rather than text/plain. A client that takes anything,
     /// as curl does, has not asked.
     pub fn prefers_html(self) -> bool {
-        let Some(html) = self.html.filter(|weight| *weight > 0) else { return false };
+        self.prefers(self.html)
+    }
+
+    /// Whether OpenMetrics is asked for, rather than text/plain.
+    pub fn prefers_openmetrics(self) -> bool {
+        self.prefers(self.openmetrics)
+    }
+
+    fn prefers(self, named: Weight) -> bool {
+        let Some(named) = named.filter(|weight| *weight > 0) else { return false };
         match self.plain {
-            Some(plain) => html > plain,
-            None => html >= self.any_text.or(self.anything).unwrap_or(0),
+            Some(plain) => named > plain,
+            None => named >= self.any_text.or(self.anything).unwrap_or(0),
         }
     }
 
@@ -38,6 +58,8 @@ impl Accept {
         let is = |name: &str| media_type.eq_ignore_ascii_case(name);
         let known = if is("text/html") {
             &mut self.html
+        } else if is("application/openmetrics-text") {
+            &mut self.openmetrics
         } else if is("text/plain") {
             &mut self.plain
         } else if is("text/*") {
@@ -98,6 +120,26 @@ mod tests {
             (",;,=;q,text/html", true),
         ] {
             assert_eq!(Accept::NONE.and(accept).prefers_html(), html, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn openmetrics_is_for_those_who_ask_for_it() {
+        for (accept, openmetrics) in [
+            ("", false),
+            ("*/*", false),
+            ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", false),
+            ("application/openmetrics-text", true),
+            ("application/openmetrics-text;q=0.2, text/plain;q=0.3", false),
+            // What Prometheus sends.
+            (
+                "application/openmetrics-text;version=1.0.0;q=0.5,\
+                 application/openmetrics-text;version=0.0.1;q=0.4,\
+                 text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                true,
+            ),
+        ] {
+            assert_eq!(Accept::NONE.and(accept).prefers_openmetrics(), openmetrics, "{accept:?}");
         }
     }
 

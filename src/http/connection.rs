@@ -15,7 +15,7 @@ use super::head::{BodyLength, Head, HeadScan};
 use super::outgoing::Outgoing;
 use super::request::{Request, Unreadable};
 use super::response::{Response, Stream};
-use super::transport::{RECEIVE_SIZE, Transport};
+use super::transport::{HangUp, RECEIVE_SIZE, Transport};
 
 /// How long a head may take to come in, and then a body, however steadily it trickles.
 const RECEIVE_TIME: Duration = Duration::from_secs(10);
@@ -58,6 +58,11 @@ impl Connection {
         // An IPv4 address looks like one, also on a socket for both.
         let client = client.to_canonical().to_smolstr();
         Ok(Self { input, head: Vec::new(), body: Vec::new(), client, departures })
+    }
+
+    /// By which it is ended.
+    pub fn hang_up(&self) -> HangUp {
+        self.input.transport.hang_up()
     }
 
     /// Waits for the next request; `None` when there will not be any.

@@ -190,7 +190,7 @@ mod tests {
         }];
         for leave in leave {
             let (mut remote, socket) = pair();
-            let socket = Transport::Plain(socket);
+            let socket = Transport::from(socket);
             let client = Client::new(&socket, &ADDRESS, &departures);
             let (sender, left) = channel();
             let watch = client.watch(move || sender.send(()).unwrap()).unwrap();
@@ -212,7 +212,7 @@ mod tests {
     fn whoever_has_left_before_is_noticed_and_whoever_is_not_watched_is_not() {
         let departures = Departures::new().unwrap();
         let (remote, socket) = pair();
-        let socket = Transport::Plain(socket);
+        let socket = Transport::from(socket);
         let client = Client::new(&socket, &ADDRESS, &departures);
         let (unheard, never) = channel();
         drop(client.watch(move || unheard.send(()).unwrap()).unwrap());

@@ -69,7 +69,7 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Connection> {
         let (socket, client) = self.socket.accept()?;
         let departures = Arc::clone(&self.departures);
-        Connection::new(Transport::Plain(socket), client.ip(), self.idle_timeout, departures)
+        Connection::new(Transport::from(socket), client.ip(), self.idle_timeout, departures)
     }
 
     /// Refuses new connections from now on and ends [`Listener::accept`].

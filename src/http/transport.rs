@@ -20,9 +20,29 @@ const SEND_SIZE: usize = 64 * 1024;
 /// One end of a connection.
 pub enum Transport {
     /// A socket, with the bytes as they are.
-    Plain(TcpStream),
+    Plain(Arc<TcpStream>),
     /// What is received is there already, and what is sent is kept: for tests.
     Memory(Memory),
+}
+
+/// Ends a connection from another thread, which then receives nothing more. What has been received
+/// can still be answered.
+pub struct HangUp(Option<Arc<TcpStream>>);
+
+impl HangUp {
+    /// Ends it.
+    pub fn end(&self) {
+        if let Some(socket) = &self.0 {
+            // Fails if the client has gone, too.
+            let _ = socket.shutdown(Shutdown::Read);
+        }
+    }
+}
+
+impl From<TcpStream> for Transport {
+    fn from(socket: TcpStream) -> Self {
+        Self::Plain(Arc::new(socket))
+    }
 }
 
 /// What a client in memory has sent, and what it got.
@@ -105,6 +125,14 @@ impl Transport {
         }
     }
 
+    /// By which it is ended.
+    pub(super) fn hang_up(&self) -> HangUp {
+        match self {
+            Self::Plain(socket) => HangUp(Some(Arc::clone(socket))),
+            Self::Memory(_) => HangUp(None),
+        }
+    }
+
     /// The socket below; a client in memory has none.
     pub(super) fn socket(&self) -> Option<&TcpStream> {
         match self {
@@ -155,7 +183,7 @@ mod tests {
         let (sender, ids) = std::sync::mpsc::channel();
         let sending = thread::spawn(move || {
             sender.send(pthread_self()).unwrap();
-            Transport::Plain(socket).send(&vec![b'x'; LEN])
+            Transport::from(socket).send(&vec![b'x'; LEN])
         });
         let id = ids.recv().unwrap();
         // It waits within a piece, as nobody reads yet.

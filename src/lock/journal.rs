@@ -28,12 +28,17 @@ const MAX_BATCH: usize = 4_096;
 /// answer, which is sent when the lock is written.
 const COMMIT_GRACE: Duration = Duration::from_secs(1);
 
+/// How soon it is tried again to write when that was refused and nobody asks.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The changes that are to be written, each with a `T` by which it is finished. A resource has
 /// one of them at most, so their number is bounded by that of the requests in flight.
 pub(super) struct Journal<T> {
     queue: Mutex<Queue<T>>,
     /// Signalled when something has come into an empty queue, or it was closed.
     filled: Condvar,
+    /// Why the latest change that needs room was refused.
+    trouble: Mutex<Option<NotWritten>>,
 }
 
 struct Queue<T> {
@@ -47,7 +52,12 @@ pub(super) type Submitted<T> = (Change, T);
 impl<T> Journal<T> {
     pub(super) fn new() -> Self {
         let queue = Queue { submitted: Vec::new(), closed: false };
-        Self { queue: Mutex::new(queue), filled: Condvar::new() }
+        Self { queue: Mutex::new(queue), filled: Condvar::new(), trouble: Mutex::new(None) }
+    }
+
+    /// Whether changes can be written, as far as is known.
+    pub(super) fn writable(&self) -> Result<(), NotWritten> {
+        locked(&self.trouble).clone().map_or(Ok(()), Err)
     }
 
     /// Has a change written, after all that were submitted before.
@@ -101,13 +111,16 @@ pub(super) fn run<T>(
     store: Box<dyn Store>,
     finish: impl Fn(T, Result<(), NotWritten>) -> Option<Submitted<T>>,
 ) -> Result<(), Arc<str>> {
-    let mut writer = Writer { store, failing: false };
+    let mut writer = Writer { store, trouble: &journal.trouble, failing: false };
     let mut following: Vec<Submitted<T>> = Vec::new();
     let mut latest_checkpoint = now();
+    let mut latest_try = latest_checkpoint;
     loop {
         let next_checkpoint = writer.store.next_checkpoint().map(|after| latest_checkpoint + after);
         // What follows from the latest batch does not wait for more to come.
-        let deadline = if following.is_empty() { next_checkpoint } else { Some(now()) };
+        let next_probe = writer.failing.then(|| latest_try + RETRY);
+        let deadline = next_checkpoint.into_iter().chain(next_probe).min();
+        let deadline = if following.is_empty() { deadline } else { Some(now()) };
         let taken = journal.take(deadline);
         if taken.is_none() && following.is_empty() {
             return Ok(());
@@ -118,9 +131,14 @@ pub(super) fn run<T>(
             let rest = submitted.split_off(submitted.len().min(MAX_BATCH));
             let (batch, tickets): (Vec<_>, Vec<_>) = submitted.into_iter().unzip();
             let outcomes = writer.write(&batch)?;
+            latest_try = now();
             let finished = tickets.into_iter().zip(outcomes);
             following.extend(finished.filter_map(|(ticket, written)| finish(ticket, written)));
             submitted = rest;
+        }
+        if writer.failing && latest_try + RETRY <= now() {
+            writer.probe()?;
+            latest_try = now();
         }
         if next_checkpoint.is_some_and(|next| next <= now()) {
             writer.checkpoint()?;
@@ -129,18 +147,22 @@ pub(super) fn run<T>(
     }
 }
 
-struct Writer {
+struct Writer<'j> {
     store: Box<dyn Store>,
-    /// The last commit was refused, and the log says so.
+    trouble: &'j Mutex<Option<NotWritten>>,
+    /// There is trouble, and the log says so.
     failing: bool,
 }
 
-impl Writer {
+impl Writer<'_> {
     /// Writes a batch and returns what became of each change. If the store has no room for all
     /// of them, those that make room are written by themselves.
     fn write(&mut self, batch: &[Change]) -> Result<Vec<Result<(), NotWritten>>, Arc<str>> {
         let all = self.commit(batch)?;
-        self.tell(&all);
+        // That there is room for what needs none says nothing of the rest.
+        if all.is_err() || !batch.iter().all(Change::makes_room) {
+            self.tell(&all);
+        }
         let freeing: Vec<_> = batch.iter().filter(|c| c.makes_room()).cloned().collect();
         if all.is_ok() || freeing.is_empty() || freeing.len() == batch.len() {
             return Ok(vec![all; batch.len()]);
@@ -170,7 +192,14 @@ impl Writer {
     }
 
     fn checkpoint(&mut self) -> Result<(), Arc<str>> {
-        let written = refusal(self.store.checkpoint())?;
+        if let Err(why) = refusal(self.store.checkpoint())? {
+            self.tell(&Err(why));
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self) -> Result<(), Arc<str>> {
+        let written = refusal(self.store.probe())?;
         self.tell(&written);
         Ok(())
     }
@@ -181,6 +210,9 @@ impl Writer {
             Err(why) if !self.failing => error!("locks cannot be changed for now: {why}"),
             Ok(()) if self.failing => info!("locks can be changed again"),
             _ => {}
+        }
+        if self.failing || written.is_err() {
+            *locked(self.trouble) = written.clone().err();
         }
         self.failing = written.is_err();
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal, ResourceName};
+use super::{Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal, ResourceName};
 
 /// Grants locks on named resources, strictly in order of arrival.
 ///
@@ -73,6 +73,15 @@ pub trait LockManager: Send + Sync {
     /// How many locks there are.
     fn totals(&self) -> Totals;
 
+    /// How long what lasts longest has lasted. Looks at every lock, like a list of all.
+    fn ages(&self) -> Ages;
+
+    /// Whether changes can be written, as far as is known.
+    ///
+    /// # Errors
+    /// The latest could not.
+    fn writable(&self) -> Result<(), NotWritten>;
+
     /// Refuses all requests from now on, including those that wait.
     fn shut_down(&self);
 }
@@ -136,4 +145,13 @@ pub struct Totals {
     pub waiting: usize,
     /// Places in line that are kept for clients that have gone.
     pub kept: usize,
+}
+
+/// How long what lasts longest has lasted; zero where there is nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ages {
+    /// Of the clients that wait.
+    pub longest_wait: Duration,
+    /// Of the locks that are held.
+    pub longest_hold: Duration,
 }

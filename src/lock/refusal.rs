@@ -48,6 +48,10 @@ impl Refusal {
         Self::ShuttingDown.name(),
     ];
 
+    /// The names of the reasons for which a renewal is refused.
+    pub const OF_RENEWALS: [&str; 3] =
+        [Self::NoSuchLock.name(), Self::StillWaiting.name(), "not_written"];
+
     /// A short name, for the label of a metric.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -226,6 +226,16 @@ impl<W> Resource<W> {
         !self.line.is_empty() || self.holders.iter().any(|holder| is_held(holder, plan, now))
     }
 
+    /// Since when the lock is held that is held longest, for display.
+    pub(super) fn held_since(&self) -> Option<SystemTime> {
+        self.holders.iter().map(|holder| holder.grant.since).min()
+    }
+
+    /// Since when the first in line waits, for display.
+    pub(super) fn waited_for_since(&self) -> Option<SystemTime> {
+        self.line.first().map(|waiter| waiter.place.since)
+    }
+
     /// When [`Event::Expire`] has something to do. Somebody who waits and fits has been due
     /// since its request came: the plan to grant it could not be written.
     pub(super) fn next_due(&self) -> Option<Instant> {

@@ -26,8 +26,8 @@ use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now, poisoned};
 use super::{
-    Departure, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest, Observer, Refusal,
-    ResourceName, Totals,
+    Ages, Departure, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten,
+    Observer, Refusal, ResourceName, Totals,
 };
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
 use slot::{Event, Gate, Sleeper, Slot, State, Woken};
@@ -212,6 +212,21 @@ impl LockManager for LockTable {
         }
     }
 
+    fn ages(&self) -> Ages {
+        let now = SystemTime::now();
+        let (mut held, mut waited_for) = (now, now);
+        self.shared.each_slot(|state| {
+            held = held.min(state.held_since().unwrap_or(now));
+            waited_for = waited_for.min(state.waited_for_since().unwrap_or(now));
+        });
+        let since = |time| now.duration_since(time).unwrap_or_default();
+        Ages { longest_wait: since(waited_for), longest_hold: since(held) }
+    }
+
+    fn writable(&self) -> Result<(), NotWritten> {
+        self.shared.journal.as_ref().map_or(Ok(()), Journal::writable)
+    }
+
     fn shut_down(&self) {
         // A request that joins a line reads this under its resource's mutex: either it sees
         // the flag, or the loop below sees the request.
@@ -237,6 +252,9 @@ const GATE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many changes one thread begins before it waits for the first.
 const MAX_AT_A_TIME: usize = 4096;
+
+/// How many resources of a shard are looked up while its mutex is held.
+const SLOTS_AT_A_TIME: usize = 256;
 
 struct Shared {
     resources: Sharded<BTreeMap<ResourceName, Arc<Slot>>>,
@@ -343,6 +361,24 @@ impl Shared {
         let slot = self.slot(resource)?;
         let entry = slot.enter();
         Some(look(&entry.state, entry.plan()))
+    }
+
+    /// Looks at every resource, at none for longer than a look takes.
+    fn each_slot(&self, mut look: impl FnMut(&State)) {
+        for shard in self.resources.iter() {
+            let mut after = None;
+            loop {
+                let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                let shard = locked(shard);
+                let behind = shard.range::<ResourceName, _>((from, Bound::Unbounded));
+                let some = behind.take(SLOTS_AT_A_TIME);
+                let some: Vec<_> = some.map(|(n, slot)| (n.clone(), Arc::clone(slot))).collect();
+                drop(shard);
+                some.iter().for_each(|(_, slot)| look(&slot.enter().state));
+                let Some((last, _)) = some.into_iter().next_back() else { break };
+                after = Some(last);
+            }
+        }
     }
 
     /// Takes an empty slot out of the map, unless somebody has entered it again.

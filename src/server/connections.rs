@@ -1,75 +1,207 @@
-//! How many connections are open.
+//! How many connections are open, and which of them make room.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The open connections, at most `max` of them. Those beyond wait in the kernel's queue.
-pub(super) struct Connections(Arc<ConnectionsState>);
+use log::warn;
 
-struct ConnectionsState {
+use crate::http::transport::HangUp;
+
+/// A connection that has been idle for so long makes room for a new one.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How often the log says so.
+const TOLD: Duration = Duration::from_secs(60);
+
+/// The open connections, at most `max` of them, and one that waits for room. More wait in the
+/// kernel's queue. A clone is the same connections.
+#[derive(Clone)]
+pub(super) struct Connections(Arc<Shared>);
+
+struct Shared {
     max: usize,
-    count: Mutex<Count>,
+    start: Instant,
+    open: Mutex<Open>,
     /// Signalled when there is room again, or to close.
     room: Condvar,
+    /// Somebody waits for room.
+    crowded: AtomicBool,
 }
 
-struct Count {
-    open: usize,
+struct Open {
+    connections: HashMap<u64, Arc<Presence>>,
+    latest: u64,
     closed: bool,
+    /// How many were ended to make room since the log said so, and when that was.
+    ended: usize,
+    told: Option<Instant>,
 }
+
+/// What a connection is doing.
+struct Presence {
+    hang_up: HangUp,
+    /// Since when there is no request, in milliseconds from the start; or one of these two.
+    idle_since_ms: AtomicU64,
+}
+
+/// A request is being received or answered.
+const BUSY: u64 = u64::MAX;
+
+/// It is being ended.
+const ENDED: u64 = u64::MAX - 1;
 
 /// The right to have one connection open.
-pub(super) struct Permit(Arc<ConnectionsState>);
+pub(super) struct Permit {
+    connections: Connections,
+    number: u64,
+    presence: Arc<Presence>,
+}
 
 impl Connections {
     pub(super) fn new(max: usize) -> Self {
-        let count = Mutex::new(Count { open: 0, closed: false });
-        Self(Arc::new(ConnectionsState { max, count, room: Condvar::new() }))
+        let connections = HashMap::new();
+        let open = Open { connections, latest: 0, closed: false, ended: 0, told: None };
+        Self(Arc::new(Shared {
+            max,
+            start: Instant::now(),
+            open: Mutex::new(open),
+            room: Condvar::new(),
+            crowded: AtomicBool::new(false),
+        }))
     }
 
-    /// Returns when another connection may be open; `None` when closed.
-    pub(super) fn wait_for_room(&self) -> Option<Permit> {
-        let full = |count: &mut Count| count.open >= self.0.max && !count.closed;
-        let waited = self.0.room.wait_while(self.0.lock(), full);
-        let mut count = waited.unwrap_or_else(PoisonError::into_inner);
-        if count.closed {
+    /// Returns when one more connection may be open, which is idle at first; `None` when closed.
+    /// While there is no room, the connection that is idle longest makes some.
+    pub(super) fn admit(&self, hang_up: HangUp) -> Option<Permit> {
+        let shared = &*self.0;
+        let mut open = self.lock();
+        while open.connections.len() >= shared.max && !open.closed {
+            shared.crowded.store(true, Ordering::Relaxed);
+            let wait = shared.end_longest_idle(&mut open);
+            let waited = shared.room.wait_timeout(open, wait);
+            open = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        shared.crowded.store(false, Ordering::Relaxed);
+        if open.closed {
             return None;
         }
-        count.open += 1;
-        Some(Permit(Arc::clone(&self.0)))
+        open.latest += 1;
+        let number = open.latest;
+        let idle_since_ms = AtomicU64::new(shared.now_ms());
+        let presence = Arc::new(Presence { hang_up, idle_since_ms });
+        open.connections.insert(number, Arc::clone(&presence));
+        let to_tell = shared.to_tell(&mut open);
+        drop(open);
+        if let Some(ended) = to_tell {
+            let max = shared.max;
+            warn!("all {max} connections were in use: idle ones make room, {ended} so far");
+        }
+        Some(Permit { connections: self.clone(), number, presence })
+    }
+
+    /// How many wait for their client's next request.
+    pub(super) fn idle(&self) -> usize {
+        let open = self.lock();
+        open.connections.values().filter(|presence| presence.idle_since_ms().is_some()).count()
     }
 
     /// Returns when `timeout` is over; at once when closed.
     pub(super) fn pause(&self, timeout: Duration) {
-        let open = |count: &mut Count| !count.closed;
-        let _ = self.0.room.wait_timeout_while(self.0.lock(), timeout, open);
+        let goes_on = |open: &mut Open| !open.closed;
+        let _ = self.0.room.wait_timeout_while(self.lock(), timeout, goes_on);
     }
 
     pub(super) fn close(&self) {
-        self.0.lock().closed = true;
+        self.lock().closed = true;
         self.0.room.notify_one();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.0.lock().closed
+        self.lock().closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // What is in there is whole at any moment.
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ConnectionsState {
-    fn lock(&self) -> MutexGuard<'_, Count> {
-        // A count is whole at any moment.
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(ENDED - 1)
+    }
+
+    /// Ends the connection that is idle longest, if that is long enough. Returns when it is worth
+    /// another look, if no connection ends before.
+    fn end_longest_idle(&self, open: &mut Open) -> Duration {
+        let idle = open.connections.values();
+        let idle = idle.filter_map(|presence| Some((presence.idle_since_ms()?, presence)));
+        let Some((since_ms, longest)) = idle.min_by_key(|(since_ms, _)| *since_ms) else {
+            return IDLE;
+        };
+        let for_so_long = Duration::from_millis(self.now_ms().saturating_sub(since_ms));
+        let left = IDLE.saturating_sub(for_so_long);
+        if !left.is_zero() {
+            return left;
+        }
+        if longest.change(since_ms, ENDED) {
+            longest.hang_up.end();
+            open.ended += 1;
+        }
+        IDLE
+    }
+
+    /// How many were ended to make room, if it is time that the log says so.
+    fn to_tell(&self, open: &mut Open) -> Option<usize> {
+        let is_time = open.told.is_none_or(|told| told.elapsed() >= TOLD);
+        (is_time && open.ended > 0).then(|| {
+            open.told = Some(Instant::now());
+            std::mem::take(&mut open.ended)
+        })
+    }
+}
+
+impl Presence {
+    fn idle_since_ms(&self) -> Option<u64> {
+        Some(self.idle_since_ms.load(Ordering::Relaxed)).filter(|since_ms| *since_ms < ENDED)
+    }
+
+    fn change(&self, from: u64, to: u64) -> bool {
+        let changed =
+            self.idle_since_ms.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        changed.is_ok()
+    }
+}
+
+impl Permit {
+    /// Says that a request has come.
+    pub(super) fn busy(&self) {
+        // One that is being ended has come too late for another request after this one.
+        self.presence.idle_since_ms.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// Says that it was answered.
+    pub(super) fn idle(&self) {
+        let now_ms = self.connections.0.now_ms();
+        self.presence.idle_since_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Whether somebody waits for this connection, or another one, to end.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.connections.0.crowded.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut count = self.0.lock();
-        let was_full = count.open == self.0.max;
-        count.open -= 1;
-        drop(count);
+        let mut open = self.connections.lock();
+        let was_full = open.connections.len() >= self.connections.0.max;
+        open.connections.remove(&self.number);
+        drop(open);
         if was_full {
-            self.0.room.notify_one();
+            self.connections.0.room.notify_one();
         }
     }
 }

@@ -101,6 +101,23 @@ fn a_disk_that_takes_nothing_at_all_refuses_changes_and_ends_nothing() {
     assert_eq!(server.locks("c").len(), 1);
 }
 
+#[test]
+fn health_says_that_nothing_can_be_written_until_it_can() {
+    let host = Host::new();
+    let server = host.start();
+    let held = server.hold("a");
+    limit_files(&server, Some(4096));
+    assert!(server.delete(&held).detail(503).contains("nothing has changed"));
+    assert!(server.get("/health").detail(503).contains("File too large"));
+    assert!(server.get("/metrics").text().contains("\nrdlm_writable 0\n"));
+    assert_eq!(server.get(&held).status, 200, "a look needs no disk");
+    limit_files(&server, None);
+    // Nobody asks for anything else meanwhile.
+    wait_until("it is well again", || server.get("/health").status == 200);
+    assert!(server.get("/metrics").text().contains("\nrdlm_writable 1\n"));
+    assert_eq!(server.delete(&held).status, 204);
+}
+
 /// A file system of its own, unmounted at the end.
 struct Mount(PathBuf);
 

@@ -39,6 +39,15 @@ pub trait Store: Send {
     /// See [`StoreError`]; what is kept is as it was.
     fn checkpoint(&mut self) -> Result<(), StoreError>;
 
+    /// Writes something that says nothing, to see whether a change would be written for which
+    /// room is needed.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.commit(&[], Duration::ZERO)
+    }
+
     /// How long after the latest call [`Store::checkpoint`] wants the next one; `None`: not
     /// before the next commit.
     fn next_checkpoint(&self) -> Option<Duration>;

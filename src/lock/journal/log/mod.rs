@@ -92,6 +92,11 @@ impl Store for FileStore {
         writer.write(directory, true, |_| Some(()))
     }
 
+    fn probe(&mut self) -> Result<(), StoreError> {
+        let (directory, writer) = self.writer()?;
+        writer.write(directory, false, |_| Some(()))
+    }
+
     fn next_checkpoint(&self) -> Option<Duration> {
         self.writer.as_ref().filter(|writer| !writer.is_empty()).map(|_| CHECKPOINT)
     }

@@ -1,0 +1,242 @@
+//! Whether a password is right, at a price that tells nothing and burns nothing.
+//!
+//! A bcrypt hash is dear to compute on purpose. So that this is no way to find names, a name that
+//! is not there costs as much as a wrong password; so that it is no way to burn cores, two
+//! are computed at a time, at the lowest priority, and others wait a moment at most. What was found
+//! right is remembered, so that a client which sends its password with each request does not pay
+//! each time.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::debug;
+use ring::hmac;
+use rustix::process::setpriority_process;
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+/// How many passwords are computed at a time.
+const AT_A_TIME: usize = 2;
+
+/// How long one waits until another is computed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many right passwords are remembered.
+const REMEMBERED: usize = 1024;
+
+/// The lowest priority: locks go before passwords.
+const LOWEST: i32 = 19;
+
+/// The smallest cost of bcrypt.
+const MIN_COST: u32 = 4;
+
+/// Compares passwords with what a file has of them: plain, or as bcrypt hashes.
+pub struct Passwords {
+    /// Has a message for each that is being computed.
+    computing: (Sender<()>, Receiver<()>),
+    /// Of this process alone.
+    key: hmac::Key,
+    remembered: Mutex<HashSet<Digest>>,
+}
+
+/// A password that was right for a hash, by the key. A hash that is changed makes another one,
+/// so nothing is remembered of the one before.
+type Digest = [u8; 32];
+
+/// What is known of a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is one of those.
+    Right,
+    /// It is none of those.
+    Wrong,
+    /// Too many are being computed; try again later.
+    Busy,
+}
+
+impl Passwords {
+    /// Remembers nothing yet.
+    pub fn new() -> Self {
+        let random = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+        Self {
+            computing: bounded(AT_A_TIME),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &random),
+            remembered: Mutex::default(),
+        }
+    }
+
+    /// Compares a password with those that are stored under its name, none of them if there is
+    /// no such name. One that is wrong costs so much `work`, that of the dearest name there is.
+    pub fn check(&self, stored: &[&str], password: &str, work: u64) -> Verdict {
+        let (hashes, plain): (Vec<&str>, Vec<&str>) = stored.iter().partition(|s| is_bcrypt(s));
+        let is = |plain: &&str| bool::from(plain.as_bytes().ct_eq(password.as_bytes()));
+        if plain.iter().any(is) || hashes.iter().any(|hash| self.remembers(hash, password)) {
+            return Verdict::Right;
+        }
+        if work == 0 {
+            return Verdict::Wrong;
+        }
+        match self.compute(&hashes, password, work) {
+            Some(Some(hash)) => {
+                self.remember(hash, password);
+                Verdict::Right
+            }
+            Some(None) => Verdict::Wrong,
+            None => Verdict::Busy,
+        }
+    }
+
+    /// Which of these hashes is that of the password; `None` if it could not be computed. On a
+    /// thread of its own, as a priority that is lowered cannot be raised again.
+    fn compute<'h>(
+        &self,
+        hashes: &[&'h str],
+        password: &str,
+        work: u64,
+    ) -> Option<Option<&'h str>> {
+        self.computing.0.send_timeout((), PATIENCE).ok()?;
+        let found = thread::scope(|scope| {
+            let builder = thread::Builder::new().name("password".into());
+            let thread = builder.spawn_scoped(scope, || right_one(hashes, password, work));
+            thread.ok()?.join().ok()
+        });
+        // The message is there.
+        let _ = self.computing.1.try_recv();
+        found
+    }
+
+    fn remembers(&self, hash: &str, password: &str) -> bool {
+        self.remembered().contains(&self.digest(hash, password))
+    }
+
+    fn remember(&self, hash: &str, password: &str) {
+        let digest = self.digest(hash, password);
+        let mut remembered = self.remembered();
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(digest);
+    }
+
+    fn digest(&self, hash: &str, password: &str) -> Digest {
+        let mut context = hmac::Context::with_key(&self.key);
+        // No hash has a line break.
+        [hash, "\n", password].iter().for_each(|part| context.update(part.as_bytes()));
+        let mut digest = Digest::default();
+        digest.copy_from_slice(context.sign().as_ref());
+        digest
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        // A digest is in the set or not, at any moment.
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How much it costs to find that a password is none of these; no more than `u64::MAX`.
+pub fn work<'s>(stored: impl IntoIterator<Item = &'s str>) -> u64 {
+    stored.into_iter().filter_map(cost).fold(0, |work, cost| work.saturating_add(1 << cost))
+}
+
+/// Whether this is a bcrypt hash, perhaps a malformed one.
+pub fn is_bcrypt(stored: &str) -> bool {
+    ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|prefix| stored.starts_with(prefix))
+}
+
+/// The logarithm of how much a hash costs.
+fn cost(stored: &str) -> Option<u32> {
+    let parts = stored.parse::<bcrypt::HashParts>().ok().filter(|_| is_bcrypt(stored))?;
+    Some(parts.get_cost())
+}
+
+/// Which of these hashes is that of the password. If none is, so much work has been spent.
+fn right_one<'h>(hashes: &[&'h str], password: &str, work: u64) -> Option<&'h str> {
+    if let Err(error) = setpriority_process(None, LOWEST) {
+        debug!("a password is computed at the usual priority: {error}");
+    }
+    let right = |hash: &&&str| bcrypt::verify(password, hash).unwrap_or(false);
+    let found = hashes.iter().find(right).copied();
+    if found.is_none() {
+        spend(work.saturating_sub(self::work(hashes.iter().copied())), password);
+    }
+    found
+}
+
+/// Computes for nothing.
+fn spend(mut work: u64, password: &str) {
+    while let Some(cost) = work.checked_ilog2().filter(|cost| *cost >= MIN_COST) {
+        // Fails at what fails for a hash, too.
+        let _ = bcrypt::hash_with_salt(password, cost, [0; 16]);
+        work -= 1 << cost;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    /// Cheap to compute, and dearer by two.
+    fn hashes() -> [String; 2] {
+        [4, 6].map(|cost| bcrypt::hash("secret", cost).unwrap())
+    }
+
+    #[test]
+    fn a_password_is_right_wherever_it_is_stored() {
+        let passwords = Passwords::new();
+        let [cheap, dear] = hashes();
+        let whole = work([&*cheap, &*dear]);
+        for stored in [&["secret"][..], &[&cheap], &[&dear], &["other", &dear], &[&cheap, &dear]] {
+            assert_eq!(passwords.check(stored, "secret", whole), Verdict::Right, "{stored:?}");
+            for wrong in ["Secret", "", &cheap, "\0"] {
+                assert_eq!(passwords.check(stored, wrong, whole), Verdict::Wrong, "{stored:?}");
+            }
+        }
+        assert_eq!(passwords.check(&[], "secret", whole), Verdict::Wrong);
+    }
+
+    #[test]
+    fn what_is_remembered_is_of_one_hash_and_has_a_limit() {
+        let passwords = Passwords::new();
+        let [cheap, dear] = hashes();
+        passwords.remember(&cheap, "secret");
+        assert!(passwords.remembers(&cheap, "secret"));
+        assert!(!passwords.remembers(&cheap, "Secret"));
+        assert!(!passwords.remembers(&dear, "secret"), "the file has changed");
+        for n in 0..2 * REMEMBERED {
+            passwords.remember(&cheap, &n.to_string());
+            assert!(passwords.remembered().len() <= REMEMBERED);
+        }
+    }
+
+    #[test]
+    fn work_is_that_of_all_hashes_of_a_name() {
+        let [cheap, dear] = hashes();
+        assert_eq!(work(["plain"]), 0);
+        assert_eq!(work(["plain", &*cheap, &*dear]), (1 << 4) + (1 << 6));
+    }
+
+    #[test]
+    fn while_two_are_computed_others_wait_no_longer_than_a_moment() {
+        let passwords = Passwords::new();
+        let [cheap, _] = hashes();
+        for _ in 0..AT_A_TIME {
+            passwords.computing.0.try_send(()).unwrap();
+        }
+        let began = Instant::now();
+        assert_eq!(passwords.check(&[&cheap], "wrong", 1 << 4), Verdict::Busy);
+        assert!(began.elapsed() >= PATIENCE);
+        passwords.remember(&cheap, "secret");
+        assert_eq!(passwords.check(&[&cheap], "secret", 1 << 4), Verdict::Right);
+        assert_eq!(passwords.check(&["plain"], "plain", 1 << 4), Verdict::Right);
+    }
+}

@@ -1,0 +1,105 @@
+//! As many connections as may be: who makes room, who waits for it.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Client, Server, lock_body, wait_until};
+
+/// The value of a metric without labels.
+fn metric(client: &mut Client, name: &str) -> f64 {
+    let response = client.request("GET", "/metrics", "");
+    let mut lines = response.text().lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap().parse().unwrap()
+}
+
+/// A client whose request for a lock is on its way: its connection is not idle.
+struct Sending {
+    client: Client,
+    rest: String,
+}
+
+impl Sending {
+    fn new(server: &Server, resource: &str) -> Self {
+        let mut client = server.connect();
+        // Or it may be the one that waits for room.
+        assert_eq!(client.request("GET", "/", "").status, 200);
+        let mut body = lock_body(0, 60);
+        let len = body.len();
+        let rest = body.split_off(10);
+        client.send(format!(
+            "POST /locks/{resource} HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}"
+        ));
+        Self { client, rest }
+    }
+
+    /// Sends the rest; the answer says that the connection ends.
+    fn finish(mut self) {
+        self.client.send(self.rest);
+        let answer = self.client.response();
+        assert_eq!((answer.status, answer.header("Connection")), (201, Some("close")));
+    }
+}
+
+#[test]
+fn the_connection_that_is_idle_longest_makes_room_at_once() {
+    let server = Server::start_with(&["--max-connections", "20"]);
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.request("GET", "/", "").status, 200);
+        // Each is idle for a little less than the one before.
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut newcomer = server.connect();
+    let health = newcomer.request("GET", "/health", "");
+    assert_eq!((health.status, health.header("Connection")), (200, Some("keep-alive")));
+    assert!(clients[0].is_closed());
+    for client in &mut clients[1..] {
+        assert_eq!(client.request("GET", "/", "").status, 200, "one was enough");
+    }
+    assert_eq!(metric(&mut newcomer, "rdlm_max_connections"), 20.0);
+    assert_eq!(metric(&mut newcomer, "rdlm_connections"), 20.0);
+    // All but the one that asks.
+    wait_until("the others are idle", || metric(&mut newcomer, "rdlm_idle_connections") == 19.0);
+    let mut second = server.connect();
+    assert_eq!(second.request("GET", "/health", "").status, 200);
+    let log = server.into_log();
+    assert_eq!(log.matches("all 20 connections were in use").count(), 1, "{log}");
+}
+
+#[test]
+fn while_somebody_waits_for_room_answers_end_their_connections() {
+    let server = Server::start_with(&["--max-connections", "20"]);
+    let busy: Vec<_> = (0..20).map(|n| Sending::new(&server, &format!("r{n}"))).collect();
+    let mut late: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut late {
+        client.send_request("GET", "/", "");
+        client.stream().set_nonblocking(true).unwrap();
+    }
+    // Long enough to be idle, if they were.
+    thread::sleep(Duration::from_millis(1_500));
+    for client in &late {
+        assert!(client.stream().peek(&mut [0]).is_err(), "there is no room");
+        client.stream().set_nonblocking(false).unwrap();
+    }
+    assert!(server.status_field("Threads:") < 40);
+    busy.into_iter().for_each(Sending::finish);
+    for client in &mut late {
+        assert_eq!(client.response().status, 200);
+    }
+}
+
+#[test]
+fn a_wait_without_success_does_not_end_its_connection() {
+    let server = Server::start_with(&["--max-connections", "2"]);
+    server.hold("foo");
+    let busy = Sending::new(&server, "bar");
+    let mut waiter = server.connect();
+    waiter.send_acquire("foo", 2.0, 60.0);
+    let mut late = server.connect();
+    late.send_request("GET", "/", "");
+    let answer = waiter.response();
+    assert_eq!((answer.status, answer.header("Connection")), (408, Some("keep-alive")));
+    busy.finish();
+    assert_eq!(late.response().status, 200);
+}

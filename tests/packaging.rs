@@ -1,0 +1,110 @@
+//! What the packages say fits together.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::harness::TempDir;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn file(path: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
+}
+
+/// Runs make, with a Cargo that does nothing; `None`, and says so, where there is none.
+fn make(built: &Path, args: &[&str]) -> Option<Output> {
+    let mut make = Command::new("make");
+    let make = make.args(args).arg("CARGO=true").current_dir(ROOT);
+    let output = make.env("CARGO_TARGET_DIR", built).output().ok();
+    if output.is_none() {
+        println!("skipped: there is no make");
+    }
+    output
+}
+
+#[test]
+fn the_manifest_names_the_image_that_make_builds() {
+    let image = format!("rdlm:{VERSION}");
+    assert!(file("packaging/kubernetes.yaml").contains(&format!("image: {image} ")));
+    let dir = TempDir::new();
+    let Some(output) = make(dir.path(), &["-n", "image"]) else { return };
+    let commands = String::from_utf8(output.stdout).unwrap();
+    assert!(commands.contains(&format!("build -t {image} ")), "{commands}");
+}
+
+/// The seconds until a probe of the manifest gives up.
+fn patience(probe: &str) -> u32 {
+    let manifest = file("packaging/kubernetes.yaml");
+    let part = manifest.split(&format!("{probe}:\n")).nth(1).unwrap();
+    let number = |name: &str| {
+        let value = part.split(&format!("{name}: ")).nth(1).unwrap().lines().next().unwrap();
+        value.parse::<u32>().unwrap()
+    };
+    number("periodSeconds") * number("failureThreshold")
+}
+
+#[test]
+fn no_probe_restarts_a_server_that_will_be_well_by_itself() {
+    const IDLE_TIMEOUT_S: u32 = 75;
+    assert!(patience("livenessProbe") > IDLE_TIMEOUT_S);
+    assert!(!file("packaging/kubernetes.yaml").contains("path: /health"));
+}
+
+#[test]
+fn a_package_is_made_where_cargo_builds() {
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        println!("skipped: there is no dpkg-deb");
+        return;
+    }
+    let dir = TempDir::new();
+    let built = dir.path().join("built");
+    fs::create_dir_all(built.join("any/release")).unwrap();
+    fs::copy("/bin/true", built.join("any/release/rdlm")).unwrap();
+    let Some(output) = make(&built, &["deb", "TARGET=any"]) else { return };
+    assert!(output.status.success(), "{output:?}");
+    let names = fs::read_dir(&built).unwrap().map(|entry| entry.unwrap().file_name());
+    let names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    let package = format!("rdlm_{VERSION}_");
+    assert!(names.iter().any(|name| name.starts_with(&package)), "{names:?}");
+}
+
+#[test]
+fn a_build_for_musl_says_what_it_lacks() {
+    let dir = TempDir::new();
+    let target = "TARGET=loongarch64-unknown-linux-musl";
+    let Some(output) = make(dir.path(), &["toolchain", target]) else { return };
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(error.contains("rustup target add loongarch64-unknown-linux-musl"), "{error}");
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    let dir = TempDir::new();
+    let unit = dir.path().join("rdlm.service");
+    // Only what is there may be started.
+    let text = file("packaging/rdlm.service").replace("/usr/local/bin/rdlm", "/bin/true");
+    fs::write(&unit, text).unwrap();
+    let mut verify = Command::new("systemd-analyze");
+    let Ok(output) = verify.args(["verify", "--man=no"]).arg(&unit).output() else {
+        println!("skipped: there is no systemd-analyze");
+        return;
+    };
+    let said = String::from_utf8(output.stderr).unwrap();
+    let about_it: Vec<_> = said.lines().filter(|line| line.contains("rdlm.service")).collect();
+    assert_eq!(about_it, [""; 0], "{said}");
+}
+
+#[test]
+fn checkov_finds_nothing_in_the_manifest() {
+    let mut checkov = Command::new("checkov");
+    let manifest = Path::new(ROOT).join("packaging/kubernetes.yaml");
+    let checkov = checkov.args(["--compact", "--quiet", "-f"]).arg(manifest);
+    let Ok(output) = checkov.output() else {
+        println!("skipped: there is no checkov");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
