@@ -183,14 +183,14 @@ fn medians<const N: usize>(server: &Server, users: [&str; N]) -> [Duration; N] {
 fn a_name_that_is_not_there_costs_as_much_as_a_wrong_password() {
     let dir = TempDir::new();
     let file = dir.path().join("users");
-    let [dear, cheap] = [8, 6].map(|cost| bcrypt::hash("secret", cost).unwrap());
+    let [dear, cheap] = [8, 4].map(|cost| bcrypt::hash("secret", cost).unwrap());
     fs::write(&file, format!("dear:{dear}\ncheap:{cheap}\nplain:secret\n")).unwrap();
     let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
     let users = ["dear:x", "cheap:x", "plain:x", "nobody:x"];
     let medians = medians(&server, users);
     let (shortest, longest) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
-    // Without a care a plain one takes a thousandth.
-    assert!(*longest < 2 * *shortest, "{users:?}: {medians:?}");
+    // Without a care the cheap one takes a sixteenth, and a plain one a thousandth.
+    assert!(*longest < 6 * *shortest, "{users:?}: {medians:?}");
 }
 
 #[test]
