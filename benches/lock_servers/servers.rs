@@ -19,6 +19,10 @@ pub(crate) enum Kind {
     NoOp,
     Redis,
     Etcd,
+    /// With each change on disk before it is answered.
+    RdlmOnDisk,
+    /// The same.
+    RedisOnDisk,
 }
 
 pub(crate) struct Server {
@@ -36,9 +40,12 @@ impl Server {
         let dir = env::temp_dir().join(format!("rdlm-bench-{}-{port}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let mut command = match kind {
-            Kind::Rdlm => {
+            Kind::Rdlm | Kind::RdlmOnDisk => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
                 command.args(["serve", "--logging", "warning", "--port", &port]);
+                if kind == Kind::RdlmOnDisk {
+                    command.arg("--data-dir").arg(&dir);
+                }
                 command
             }
             Kind::NoOp => {
@@ -46,9 +53,11 @@ impl Server {
                 command.args([NO_OP, &port]);
                 command
             }
-            Kind::Redis => {
+            Kind::Redis | Kind::RedisOnDisk => {
                 let mut command = Command::new("redis-server");
-                command.args(["--port", &port, "--save", "", "--appendonly", "no"]);
+                let on_disk = if kind == Kind::RedisOnDisk { "yes" } else { "no" };
+                command.args(["--port", &port, "--save", "", "--appendonly", on_disk]);
+                command.args(["--appendfsync", "always"]);
                 command
             }
             Kind::Etcd => {
