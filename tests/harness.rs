@@ -250,12 +250,37 @@ impl Client {
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect();
         let mut response = Response { status, headers, body: Vec::new() };
-        if !self.head && status >= 200 && status != 204 {
+        if response.header("Transfer-Encoding") == Some("chunked") {
+            if !self.head {
+                response.body = self.chunks();
+            }
+        } else if !self.head && status >= 200 && status != 204 {
             let len = response.header("Content-Length").unwrap().parse().unwrap();
             response.body.resize(len, 0);
             self.stream.read_exact(&mut response.body).unwrap();
         }
         response
+    }
+
+    /// Reads a body in chunks.
+    fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk() {
+            body.extend(chunk);
+        }
+        body
+    }
+
+    /// Reads one chunk; `None` at the end.
+    pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
+        let mut line = String::new();
+        assert_ne!(self.stream.read_line(&mut line).unwrap(), 0, "the chunks have no end");
+        let len = usize::from_str_radix(line.trim_end(), 16).unwrap();
+        let mut chunk = vec![0; len + 2];
+        self.stream.read_exact(&mut chunk).unwrap();
+        assert!(chunk.ends_with(b"\r\n"));
+        chunk.truncate(len);
+        (len > 0).then_some(chunk)
     }
 
     /// Asks for a lock that lives a moment; `None` if the connection ends without a byte of an

@@ -17,6 +17,7 @@ mod daemon;
 mod edge;
 mod http;
 mod http_conformance;
+mod lists;
 mod locks;
 mod metrics;
 mod modes;

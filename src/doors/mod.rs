@@ -11,6 +11,7 @@ mod caller;
 mod forwarded;
 mod hal;
 mod health;
+mod lists;
 mod origin;
 mod page;
 mod refusals;
@@ -196,8 +197,8 @@ mod tests {
     use crate::http::departures::Departures;
     use crate::http::transport::Transport;
     use crate::lock::{
-        Ages, Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal,
-        ResourceName, Totals,
+        Ages, Cursor, Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten,
+        Page, Refusal, ResourceName, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -251,7 +252,7 @@ mod tests {
         fn resources(&self, _: Option<&ResourceName>, _: usize) -> Vec<ResourceName> {
             panic!("resources")
         }
-        fn locks(&self, _: &ResourceName) -> Vec<Lock> {
+        fn locks(&self, _: &ResourceName, _: Option<Cursor>, _: usize) -> Page {
             panic!("locks")
         }
         fn delete_resource(&self, _: &ResourceName) -> Result<(), Refusal> {
@@ -312,7 +313,7 @@ mod tests {
         let client = Client::new(&socket, &ADDRESS, &departures);
         for (method, target) in [
             ("POST", "/locks/a"),
-            ("GET", "/resources"),
+            ("GET", "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
             ("DELETE", "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
         ] {
             let response = service.answer(&request(method, target), client);

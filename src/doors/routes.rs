@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::{Answer, Call, admin, health, page, rest};
+use super::{Answer, Call, admin, health, lists, page, rest};
 use crate::http::{Problem, Status};
 use crate::lock::{LockId, ResourceName};
 use crate::metrics::Kind;
@@ -40,11 +40,11 @@ const PLAIN: [(&str, &[Operation<Plain>]); 6] = [
     ("/openapi.json", &[op("GET", Right::Nothing, Kind::Other, health::openapi)]),
     ("/health", &[op("GET", Right::Nothing, Kind::Other, health::health)]),
     ("/metrics", &[op("GET", Right::Nothing, Kind::Other, health::metrics)]),
-    ("/status", &[op("GET", Right::See, Kind::Admin, admin::show_status)]),
+    ("/status", &[op("GET", Right::See, Kind::Admin, lists::show_status)]),
     (
         "/resources",
         &[
-            op("GET", Right::See, Kind::Admin, admin::list_resources),
+            op("GET", Right::See, Kind::Admin, lists::list_resources),
             op("DELETE", Right::Administrate, Kind::Admin, admin::delete_all),
         ],
     ),
@@ -63,7 +63,7 @@ const LOCK: &[Operation<OfLock>] = &[
 
 /// `/resources/{resource}`
 const RESOURCE: &[Operation<OfResource>] = &[
-    op("GET", Right::See, Kind::Admin, admin::list_locks),
+    op("GET", Right::See, Kind::Admin, lists::list_locks),
     op("DELETE", Right::Administrate, Kind::Admin, admin::delete_resource),
 ];
 

@@ -20,7 +20,7 @@ mod table;
 pub use grant::{Grant, Lock, LockRequest, Waiting};
 pub use journal::FileStore;
 pub use journal::store::{Change, Held, Misfit, OpenError, Restore, Restored, Store, StoreError};
-pub use manager::{Ages, Departure, End, LockManager, Observer, Totals};
+pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};
 pub use mode::{Limit, Mode};
 pub use names::{
     IdempotencyKey, InvalidIdempotencyKey, InvalidLockId, InvalidResourceName, LockId, ResourceName,

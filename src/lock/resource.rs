@@ -16,7 +16,7 @@ mod tests;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::numbers::Numbers;
-use super::{End, Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal};
+use super::{Cursor, End, Grant, IdempotencyKey, Lock, LockId, LockRequest, Page, Refusal};
 #[cfg(all(test, shuttle))]
 pub(super) use compatibility::can_be_held_together;
 pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};
@@ -213,12 +213,33 @@ impl<W> Resource<W> {
     }
 
     /// The locks that are held at this moment in order of their grants, then the waiting
-    /// requests in order.
-    pub(super) fn locks(&self, plan: Option<&Plan>, now: Instant) -> Vec<Lock> {
-        let holders = self.holders.in_order().into_iter();
-        let held = holders.filter(|holder| is_held(holder, plan, now));
-        let held = held.map(|holder| Lock::Held(holder.grant.clone()));
-        held.chain(self.line.shown().into_iter().map(Lock::Waiting)).collect()
+    /// requests in order: at most `limit` of those behind `after`.
+    pub(super) fn page(
+        &self,
+        plan: Option<&Plan>,
+        now: Instant,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Page {
+        let (token, arrival) = match after {
+            None => (None, None),
+            Some(Cursor::Held(token)) => (Some(token), None),
+            Some(Cursor::Waiting(arrival)) => (Some(u64::MAX), Some(arrival)),
+        };
+        let mut next = after;
+        let mut locks = Vec::new();
+        let held = self.holders.behind(token).filter(|holder| is_held(holder, plan, now));
+        for Holder { grant, .. } in held.take(limit) {
+            next = Some(Cursor::Held(grant.fencing_token));
+            locks.push(Lock::Held(grant.clone()));
+        }
+        for (arrival, waiting) in self.line.behind(arrival, limit - locks.len()) {
+            next = Some(Cursor::Waiting(arrival));
+            locks.push(Lock::Waiting(waiting));
+        }
+        let is_full = locks.len() == limit;
+        let waiting = self.line.waiting() + self.line.kept();
+        Page { locks, waiting, next: next.filter(|_| is_full) }
     }
 
     /// Whether any lock is held or waited for at this moment.

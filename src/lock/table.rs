@@ -26,8 +26,8 @@ use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now, poisoned};
 use super::{
-    Ages, Departure, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten,
-    Observer, Refusal, ResourceName, Totals,
+    Ages, Cursor, Departure, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest,
+    NotWritten, Observer, Page, Refusal, ResourceName, Totals,
 };
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
 use slot::{Event, Gate, Sleeper, Slot, State, Woken};
@@ -170,20 +170,20 @@ impl LockManager for LockTable {
         let mut found = Vec::new();
         let mut after = after.cloned();
         while found.len() < limit {
-            let names = self.shared.names(after.as_ref(), limit);
+            let names = self.shared.names(after.as_ref(), limit - found.len());
             let Some(last) = names.last() else { break };
             after = Some(last.clone());
             let has_locks = |state: &State, plan: Option<&Plan>| state.has_locks(plan, now());
             let held = |name: &ResourceName| self.shared.look(name, has_locks).unwrap_or(false);
-            found.extend(names.into_iter().filter(held));
+            let room = limit - found.len();
+            found.extend(names.into_iter().filter(held).take(room));
         }
-        found.truncate(limit);
         found
     }
 
-    fn locks(&self, resource: &ResourceName) -> Vec<Lock> {
-        let locks = |state: &State, plan: Option<&Plan>| state.locks(plan, now());
-        self.shared.look(resource, locks).unwrap_or_default()
+    fn locks(&self, resource: &ResourceName, after: Option<Cursor>, limit: usize) -> Page {
+        let page = |state: &State, plan: Option<&Plan>| state.page(plan, now(), after, limit);
+        self.shared.look(resource, page).unwrap_or_default()
     }
 
     fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal> {
@@ -423,7 +423,7 @@ impl Shared {
     /// that has more was left.
     fn names(&self, after: Option<&ResourceName>, about: usize) -> Vec<ResourceName> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let of_each = about / self.resources.iter().count() + 16;
+        let of_each = about / self.resources.iter().count() + 4;
         let (mut names, mut up_to) = (BTreeSet::new(), None::<ResourceName>);
         for shard in self.resources.iter() {
             let shard = locked(shard);
