@@ -175,7 +175,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream: BufReader::new(stream), head: false }
@@ -237,19 +237,8 @@ impl Client {
 
     /// Reads one response.
     pub(crate) fn response(&mut self) -> Response {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            let read = self.stream.read_line(&mut head).unwrap();
-            assert_ne!(read, 0, "the connection ended in the head {head:?}");
-        }
-        let mut lines = head.trim_end().split("\r\n");
-        let status_line = lines.next().unwrap();
-        let status = status_line.split(' ').nth(1).unwrap().parse().unwrap();
-        let headers: Vec<_> = lines
-            .map(|line| line.split_once(": ").unwrap())
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
-        let mut response = Response { status, headers, body: Vec::new() };
+        let mut response = self.head();
+        let Response { status, .. } = response;
         if response.header("Transfer-Encoding") == Some("chunked") {
             if !self.head {
                 response.body = self.chunks();
@@ -262,25 +251,44 @@ impl Client {
         response
     }
 
+    /// Reads the head of a response.
+    pub(crate) fn head(&mut self) -> Response {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let read = self.stream.read_line(&mut head).unwrap();
+            assert_ne!(read, 0, "the connection ended in the head {head:?}");
+        }
+        let mut lines = head.trim_end().split("\r\n");
+        let status_line = lines.next().unwrap();
+        let status = status_line.split(' ').nth(1).unwrap().parse().unwrap();
+        let headers: Vec<_> = lines
+            .map(|line| line.split_once(": ").unwrap())
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        Response { status, headers, body: Vec::new() }
+    }
+
     /// Reads a body in chunks.
     fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
-        while let Some(chunk) = self.chunk() {
+        while let Some(chunk) = self.try_chunk().unwrap() {
             body.extend(chunk);
         }
         body
     }
 
     /// Reads one chunk; `None` at the end.
-    pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn try_chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         let mut line = String::new();
-        assert_ne!(self.stream.read_line(&mut line).unwrap(), 0, "the chunks have no end");
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
         let len = usize::from_str_radix(line.trim_end(), 16).unwrap();
         let mut chunk = vec![0; len + 2];
-        self.stream.read_exact(&mut chunk).unwrap();
+        self.stream.read_exact(&mut chunk)?;
         assert!(chunk.ends_with(b"\r\n"));
         chunk.truncate(len);
-        (len > 0).then_some(chunk)
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }
 
     /// Asks for a lock that lives a moment; `None` if the connection ends without a byte of an

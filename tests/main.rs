@@ -15,6 +15,7 @@ mod connections;
 mod crash;
 mod daemon;
 mod edge;
+mod events;
 mod http;
 mod http_conformance;
 mod lists;

@@ -8,6 +8,8 @@ pub mod access;
 mod admin;
 mod body;
 mod caller;
+pub mod event_log;
+mod events;
 mod forwarded;
 mod hal;
 mod health;
@@ -33,6 +35,7 @@ use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
+use events::Subscribers;
 use origin::Site;
 use routes::Route;
 
@@ -59,6 +62,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// How many may follow events at a time.
+    pub max_subscribers: usize,
 }
 
 /// Answers the requests of all connections.
@@ -68,6 +73,7 @@ pub struct Service {
     metrics: Arc<Metrics>,
     passwords: Passwords,
     site: Site,
+    subscribers: Arc<Subscribers>,
     shutting_down: AtomicBool,
 }
 
@@ -86,7 +92,8 @@ impl Service {
     pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
         let site = Site::new(&settings.hosts, settings.base_url.as_deref());
-        Self { locks, settings, metrics, passwords, site, shutting_down }
+        let subscribers = Arc::new(Subscribers::new(settings.max_subscribers));
+        Self { locks, settings, metrics, passwords, site, subscribers, shutting_down }
     }
 
     /// Says from now on that the server is about to end.
@@ -197,8 +204,8 @@ mod tests {
     use crate::http::departures::Departures;
     use crate::http::transport::Transport;
     use crate::lock::{
-        Ages, Cursor, Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten,
-        Page, Refusal, ResourceName, Totals,
+        Ages, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockRequest,
+        NotWritten, Page, Refusal, ResourceName, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -261,6 +268,9 @@ mod tests {
         fn delete_all(&self) -> Result<(), Refusal> {
             panic!("delete_all")
         }
+        fn events(&self) -> &Arc<Events> {
+            panic!("events")
+        }
         fn totals(&self) -> Totals {
             panic!("totals")
         }
@@ -301,6 +311,7 @@ mod tests {
             base_url: None,
             hosts: Vec::new(),
             trusted_proxies: Vec::new(),
+            max_subscribers: 1,
         };
         Service::new(locks, settings, Arc::default())
     }

@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::{Answer, Call, admin, health, lists, page, rest};
+use super::{Answer, Call, admin, events, health, lists, page, rest};
 use crate::http::{Problem, Status};
 use crate::lock::{LockId, ResourceName};
 use crate::metrics::Kind;
@@ -35,11 +35,12 @@ const fn op<H>(method: &'static str, needs: Right, kind: Kind, handler: H) -> Op
 }
 
 /// Paths without a name in them.
-const PLAIN: [(&str, &[Operation<Plain>]); 6] = [
+const PLAIN: [(&str, &[Operation<Plain>]); 7] = [
     ("/", &[op("GET", Right::Nothing, Kind::Other, page::home)]),
     ("/openapi.json", &[op("GET", Right::Nothing, Kind::Other, health::openapi)]),
     ("/health", &[op("GET", Right::Nothing, Kind::Other, health::health)]),
     ("/metrics", &[op("GET", Right::Nothing, Kind::Other, health::metrics)]),
+    ("/events", &[op("GET", Right::See, Kind::Admin, events::subscribe)]),
     ("/status", &[op("GET", Right::See, Kind::Admin, lists::show_status)]),
     (
         "/resources",
@@ -217,7 +218,8 @@ fn name(segment: &str) -> Result<ResourceName, Problem> {
 
 fn not_found() -> Problem {
     let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
-                  /resources, /resources/{resource} or /status; /openapi.json describes them";
+                  /resources, /resources/{resource}, /status or /events; /openapi.json describes \
+                  them";
     Problem::new(Status::NotFound, detail)
 }
 

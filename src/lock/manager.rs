@@ -1,8 +1,11 @@
 //! The interface of the core: what can be asked of it, and what it tells.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal, ResourceName};
+use super::{
+    Events, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal, ResourceName,
+};
 
 /// Grants locks on named resources, strictly in order of arrival.
 ///
@@ -70,6 +73,9 @@ pub trait LockManager: Send + Sync {
     /// # Errors
     /// It could not be written; the locks of some or all resources are still there.
     fn delete_all(&self) -> Result<(), Refusal>;
+
+    /// What happens to locks, for whoever wants to follow it.
+    fn events(&self) -> &Arc<Events>;
 
     /// How many locks there are.
     fn totals(&self) -> Totals;

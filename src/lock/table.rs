@@ -1,7 +1,7 @@
 //! All resources: the map from their names to their slots, and what can be done with them.
 //!
 //! Order of the mutexes: a shard of the map, then one resource, then a shard of the deadlines,
-//! its alarm or the queue of the journal. No thread takes an earlier one while it holds a later
+//! its alarm, the queue of the journal, or a place in the ring of events. No thread takes an earlier one while it holds a later
 //! one, and none is held across I/O.
 
 mod change;
@@ -26,7 +26,7 @@ use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now, poisoned};
 use super::{
-    Ages, Cursor, Departure, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest,
+    Ages, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest,
     NotWritten, Observer, Page, Refusal, ResourceName, Totals,
 };
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
@@ -71,6 +71,7 @@ impl LockTable {
             journal: store.is_some().then(Journal::new),
             numbers: Numbers::after(0, SystemTime::now()),
             counts: Counts::default(),
+            events: Arc::default(),
             limits,
             reconnect_grace,
             observer,
@@ -202,6 +203,10 @@ impl LockManager for LockTable {
         }
     }
 
+    fn events(&self) -> &Arc<Events> {
+        &self.shared.events
+    }
+
     fn totals(&self) -> Totals {
         let Shared { resources, counts, .. } = &*self.shared;
         Totals {
@@ -234,7 +239,7 @@ impl LockManager for LockTable {
         let mut after = None;
         loop {
             let names = self.shared.names(after.as_ref(), MAX_AT_A_TIME);
-            let Some(last) = names.last() else { return };
+            let Some(last) = names.last() else { return self.shared.events.close() };
             after = Some(last.clone());
             for resource in names {
                 if let Some(slot) = self.shared.slot(&resource) {
@@ -262,6 +267,7 @@ struct Shared {
     journal: Option<Journal<Ticket>>,
     numbers: Numbers,
     counts: Counts,
+    events: Arc<Events>,
     limits: Limits,
     reconnect_grace: Duration,
     observer: Arc<dyn Observer>,

@@ -151,10 +151,10 @@ fn acquires(asked: Asked) -> Event<&'static str> {
 }
 
 fn heard(outcome: Outcome<&'static str>) -> String {
-    let ended = outcome.ended.into_iter().filter_map(|(grant, end)| match end {
-        End::Expired => Some(format!("{} expired", grant.title)),
-        End::Abandoned => Some(format!("{} abandoned", grant.title)),
-        End::Released | End::Deleted | End::Renewed => None,
+    let ended = outcome.happened.into_iter().filter_map(|grant| match grant.kind {
+        Kind::Ended(End::Expired) => Some(format!("{} expired", grant.title)),
+        Kind::Ended(End::Abandoned) => Some(format!("{} abandoned", grant.title)),
+        _ => None,
     });
     let told = outcome.told.into_iter().map(|(who, word)| match word {
         Reply::Granted(_) => format!("{who} granted"),
