@@ -95,6 +95,7 @@ For administrators:
   locks RESOURCE      show who holds a resource and who waits for it
   delete RESOURCE     delete its locks; delete --all: all locks
   watch [RESOURCE]    the same as a live table, until Ctrl-C
+  events [RESOURCE]   print what happens to locks, until Ctrl-C
 
   COMMAND --help      print the options of a command
   --help              print this and exit

@@ -22,6 +22,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::doors::access::{Access, UserFileError};
+use crate::doors::event_log::EventLog;
 use crate::doors::{RequestLimits, Service, Settings};
 use crate::http::Status;
 use crate::http::connection::{Connection, Next};
@@ -60,6 +61,10 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// How long a lock lives at least after a restart of the server.
     pub restart_grace: Duration,
+    /// How many may follow events at a time.
+    pub max_subscribers: usize,
+    /// Where what happens to locks is written to.
+    pub event_log: Option<PathBuf>,
     /// How long the place of a client is kept that has sent a key and is gone.
     pub reconnect_grace: Duration,
 }
@@ -73,6 +78,8 @@ pub enum Error {
     UserFile(UserFileError),
     /// The data directory is not as it should be.
     Journal(OpenError),
+    /// The file of events cannot be opened.
+    EventLog(PathBuf, io::Error),
     /// The operating system refused a thread or a signal handler.
     System(io::Error),
     /// A second signal came while the server was shutting down.
@@ -87,6 +94,9 @@ impl fmt::Display for Error {
             Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::UserFile(error) => write!(f, "--admin-userpass-file: {error}"),
             Self::Journal(error) => write!(f, "--data-dir: {error}"),
+            Self::EventLog(path, error) => {
+                write!(f, "--event-log: cannot open {}: {error}", path.display())
+            }
             Self::System(error) => write!(f, "cannot start: {error}"),
             Self::Core(why) => write!(f, "stopping rather than answer wrongly: {why}"),
             Self::Interrupted(signal) => write!(f, "stopped at once by a second signal ({signal})"),
@@ -120,7 +130,7 @@ const DRAIN: Duration = Duration::from_millis(900);
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves until SIGTERM, SIGINT or SIGHUP.
+/// Serves until SIGTERM, SIGINT or SIGHUP; that opens the file of events again if there is one.
 ///
 /// # Errors
 /// See [`Error`].
@@ -153,9 +163,17 @@ pub fn serve(options: Options) -> Result<(), Error> {
         }
     }
     let locks: Arc<dyn LockManager> = Arc::new(locks);
-    let Options { access, limits, base_url, mut hosts, trusted_proxies, .. } = options;
+    let event_log = match &options.event_log {
+        Some(path) => Some(
+            EventLog::start(path.clone(), locks.events())
+                .map_err(|error| Error::EventLog(path.clone(), error))?,
+        ),
+        None => None,
+    };
+    let Options { access, limits, base_url, mut hosts, trusted_proxies, max_subscribers, .. } =
+        options;
     hosts.push(uname().nodename().to_string_lossy().into());
-    let settings = Settings { access, limits, base_url, hosts, trusted_proxies };
+    let settings = Settings { access, limits, base_url, hosts, trusted_proxies, max_subscribers };
     let connections = Connections::new(max_connections);
     metrics.look_for_idle_connections({
         let connections = connections.clone();
@@ -178,10 +196,16 @@ pub fn serve(options: Options) -> Result<(), Error> {
         lock_limits.waiting,
     );
 
-    let signal = select! {
-        // The sender lives in the thread that waits for signals, which never ends.
-        recv(signals) -> signal => signal.unwrap_or(SIGTERM),
-        recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+    let signal = loop {
+        let signal = select! {
+            // The sender lives in the thread that waits for signals, which never ends.
+            recv(signals) -> signal => signal.unwrap_or(SIGTERM),
+            recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+        };
+        match &event_log {
+            Some(event_log) if signal == SIGHUP => event_log.reopen(),
+            _ => break signal,
+        }
     };
     info!("stopping on signal {signal}");
     server.service.shut_down();
@@ -199,6 +223,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         recv(signals) -> second => return Err(Error::Interrupted(second.unwrap_or(SIGTERM))),
         default(DRAIN) => warn!("stopped with requests in flight"),
     }
+    event_log.into_iter().for_each(EventLog::finish);
     Ok(())
 }
 

@@ -175,7 +175,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream: BufReader::new(stream), head: false }
@@ -237,6 +237,22 @@ impl Client {
 
     /// Reads one response.
     pub(crate) fn response(&mut self) -> Response {
+        let mut response = self.head();
+        let Response { status, .. } = response;
+        if response.header("Transfer-Encoding") == Some("chunked") {
+            if !self.head {
+                response.body = self.chunks();
+            }
+        } else if !self.head && status >= 200 && status != 204 {
+            let len = response.header("Content-Length").unwrap().parse().unwrap();
+            response.body.resize(len, 0);
+            self.stream.read_exact(&mut response.body).unwrap();
+        }
+        response
+    }
+
+    /// Reads the head of a response.
+    pub(crate) fn head(&mut self) -> Response {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let read = self.stream.read_line(&mut head).unwrap();
@@ -249,13 +265,30 @@ impl Client {
             .map(|line| line.split_once(": ").unwrap())
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect();
-        let mut response = Response { status, headers, body: Vec::new() };
-        if !self.head && status >= 200 && status != 204 {
-            let len = response.header("Content-Length").unwrap().parse().unwrap();
-            response.body.resize(len, 0);
-            self.stream.read_exact(&mut response.body).unwrap();
+        Response { status, headers, body: Vec::new() }
+    }
+
+    /// Reads a body in chunks.
+    fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.try_chunk().unwrap() {
+            body.extend(chunk);
         }
-        response
+        body
+    }
+
+    /// Reads one chunk; `None` at the end.
+    pub(crate) fn try_chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let len = usize::from_str_radix(line.trim_end(), 16).unwrap();
+        let mut chunk = vec![0; len + 2];
+        self.stream.read_exact(&mut chunk)?;
+        assert!(chunk.ends_with(b"\r\n"));
+        chunk.truncate(len);
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }
 
     /// Asks for a lock that lives a moment; `None` if the connection ends without a byte of an
@@ -306,7 +339,7 @@ impl Client {
 pub(crate) struct Response {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Response {

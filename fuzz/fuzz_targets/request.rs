@@ -35,6 +35,8 @@ impl World {
             base_url: None,
             hosts: vec!["h".into()],
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+            // It would not come to an end.
+            max_subscribers: 0,
         };
         let service = Service::new(Arc::new(locks), settings, Arc::default());
         Self { service, departures: Arc::new(Departures::new().unwrap()) }

@@ -2,7 +2,7 @@
 
 _rdlm() {
     local current=$2 previous=$3 command= word options=
-    local commands="serve run acquire renew release get resources locks delete watch health help"
+    local commands="serve run acquire renew release get resources locks delete watch events health help"
     COMPREPLY=()
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         # Behind -- is the command of a run, with completions of its own.
@@ -33,12 +33,15 @@ _rdlm() {
         --data-dir)
             COMPREPLY=($(compgen -d -- "$current"))
             return ;;
+        --event-log)
+            COMPREPLY=($(compgen -f -- "$current"))
+            return ;;
         --admin-userpass-file)
             COMPREPLY=($(compgen -W "yes no" -- "$current") $(compgen -f -- "$current"))
             return ;;
         --wait | --lifetime | --title | --limit | --kill-after | --timeout | --conflict-exit-code | --url | --port | --bind | \
             --base-url | --host | --trusted-proxy | --restart-grace | --reconnect-grace | --max-wait | --max-lifetime | \
-            --max-locks | --max-waiters | --max-waiters-per-resource | --max-connections | \
+            --max-locks | --max-subscribers | --max-waiters | --max-waiters-per-resource | --max-connections | \
             --idle-timeout)
             return ;;
     esac
@@ -48,7 +51,8 @@ _rdlm() {
             options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
                 --log-format --admin-userpass-file --base-url --host --trusted-proxy
                 --max-wait --max-lifetime
-                --max-locks --max-waiters --max-waiters-per-resource --max-connections --idle-timeout --help --version" ;;
+                --max-locks --max-waiters --max-waiters-per-resource --max-connections --max-subscribers
+                --event-log --idle-timeout --help --version" ;;
         run) options="--wait --lifetime --title --mode --limit --kill-after --timeout
                 --conflict-exit-code --quiet --url --help --" ;;
         acquire) options="--wait --lifetime --title --mode --limit --url --help" ;;
@@ -60,6 +64,7 @@ _rdlm() {
         delete) options="--all --url --help" ;;
         health) options="--url --help" ;;
         watch) options="--url --help" ;;
+        events) options="--json --url --help" ;;
     esac
     COMPREPLY=($(compgen -W "$options" -- "$current"))
 }

@@ -30,6 +30,7 @@ pub(super) fn help(command: &str) -> Option<&'static str> {
         "locks" => LOCKS_HELP,
         "delete" => DELETE_HELP,
         "health" => HEALTH_HELP,
+        "events" => EVENTS_HELP,
         "watch" => WATCH_HELP,
         _ => return None,
     })
@@ -100,6 +101,10 @@ fn client(
                 Some(one(args, command, "RESOURCE or --all")?)
             };
             Client::Delete { resource }
+        }
+        "events" => {
+            let json = args.contains("--json");
+            Client::Events { resource: at_most_one(args, command)?, json }
         }
         _ => Client::Watch { resource: at_most_one(args, command)? },
     };
@@ -380,6 +385,19 @@ with 69.
 Usage: rdlm health [OPTIONS]
 
 Options:
+  --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --help                print this and exit
+";
+
+const EVENTS_HELP: &str = "\
+Prints the latest 20 events, and what happens from then on, until Ctrl-C: who
+waits, is granted a lock, releases it, lets it expire. For administrators:
+RDLM_USER and RDLM_PASSWORD, where the server asks for them.
+
+Usage: rdlm events [OPTIONS] [RESOURCE]
+
+Options:
+  --json                print a JSON object a line
   --url URL             the server [RDLM_URL, or http://localhost:8888]
   --help                print this and exit
 ";

@@ -20,6 +20,7 @@ use crate::url;
 const DEFAULT_PORT: u16 = 8888;
 const DEFAULT_MAX_WAITERS: usize = 10_000;
 const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
+const DEFAULT_MAX_SUBSCRIBERS: usize = 64;
 const DEFAULT_RESTART_GRACE: Duration = Duration::from_secs(5);
 const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_LOCKS: usize = 1_000_000;
@@ -63,6 +64,9 @@ Options:
                               the same for each resource [as --max-waiters]
   --max-connections N         connections open at a time; fewer if the system's
                               limits are low [12000]
+  --max-subscribers N         clients that follow events at a time [64]
+  --event-log FILE            write what happens to locks to the end of FILE, a
+                              JSON object a line; SIGHUP opens it again [none]
   --idle-timeout SECONDS      a connection ends after so long without a request;
                               waiting for a lock is none [75]
   --help                      print this and exit
@@ -112,6 +116,9 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         },
         max_connections: setting(&mut args, "--max-connections", positive)?
             .unwrap_or(DEFAULT_MAX_CONNECTIONS),
+        max_subscribers: setting(&mut args, "--max-subscribers", whole_number)?
+            .unwrap_or(DEFAULT_MAX_SUBSCRIBERS),
+        event_log: setting(&mut args, "--event-log", file)?,
         data_dir: setting(&mut args, "--data-dir", directory)?,
         restart_grace: setting(&mut args, "--restart-grace", |text| seconds(text, true))?
             .unwrap_or(DEFAULT_RESTART_GRACE),
@@ -207,6 +214,10 @@ fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     let network = text.parse().ok().or_else(address);
     network.ok_or_else(|| "an IP address or a network such as 10.0.0.0/8".into())
+}
+
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("a file".into()) } else { Ok(text.into()) }
 }
 
 fn directory(text: &str) -> Result<PathBuf, String> {

@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde_json::{Value, json};
 use ureq::http;
 
+use super::events::Following;
 use super::retry::{TRIES, retry};
 use super::transport::{ANSWER, Answer, Call, Failure, Transport};
 use super::{Error, LockOptions, Lost, Target};
@@ -92,7 +93,15 @@ impl Client {
     /// Sends a request to the server that answered last. If it cannot be reached, or is not the
     /// one to ask, it is sent to the next one. If its answer is lost, the next try begins there.
     fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let mut result = self.transport().send(call);
+        self.ask(call, Transport::send)
+    }
+
+    fn ask<T>(
+        &self,
+        call: &Call<'_>,
+        ask: impl Fn(&Transport, &Call<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut result = ask(self.transport(), call);
         for _ in 1..self.transports.len() {
             match &result {
                 Err(
@@ -104,11 +113,11 @@ impl Client {
                 _ => break,
             }
             self.current.fetch_add(1, Ordering::Relaxed);
-            result = self.transport().send(call);
+            result = ask(self.transport(), call);
         }
         match result {
             Err(Failure::Elsewhere(base)) if call.base.is_none() => {
-                self.transport().send(&Call { base: Some(&base), ..call.clone() })
+                ask(self.transport(), &Call { base: Some(&base), ..call.clone() })
             }
             Err(Failure::Dropped(_)) if call.base.is_none() => {
                 self.current.fetch_add(1, Ordering::Relaxed);
@@ -188,6 +197,22 @@ impl Client {
     /// All resources with all their locks.
     pub(crate) fn status(&self) -> Result<Answer, Failure> {
         self.retry(&Call::new(http::Method::GET, "/status").by_administrator())
+    }
+
+    /// Follows what happens, to one resource or to all: behind the event with the id `last`, or
+    /// else from the `latest` that have happened already.
+    pub(crate) fn follow(
+        &self,
+        resource: Option<&str>,
+        latest: usize,
+        last: Option<&str>,
+    ) -> Result<Following, Failure> {
+        let mut path = format!("/events?latest={latest}");
+        if let Some(resource) = resource {
+            path += &format!("&resource={}", utf8_percent_encode(resource, NON_ALPHANUMERIC));
+        }
+        let call = Call::new(http::Method::GET, &path).by_administrator();
+        self.ask(&call, |transport, call| transport.follow(call, last))
     }
 
     /// The locks of a resource.

@@ -20,6 +20,7 @@
 
 mod api;
 mod clock;
+mod events;
 mod guard;
 mod request;
 mod retry;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 pub use api::Client;
 pub(crate) use api::LockPath;
+pub(crate) use events::Event;
 pub use guard::{Guard, Lost};
 pub use request::Pending;
 pub(crate) use target::who;

@@ -14,6 +14,7 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
+use super::events::Following;
 use super::socket::WithKeepalive;
 use super::{Credentials, Error, ServerUrl, Target};
 
@@ -112,7 +113,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Whether it may go better with the next try.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         matches!(
             self,
             Self::Unreachable(_)
@@ -170,6 +171,49 @@ impl Transport {
 
     /// Sends a request once.
     pub(super) fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let within = call.answer_within;
+        let result = match &call.body {
+            Some(body) => {
+                let json = self.request(call).header("Content-Type", "application/json");
+                json.body(body.to_string())
+                    .map_err(ureq::Error::from)
+                    .and_then(|request| self.agent.run(self.with_timeouts(request, within)))
+            }
+            None => self
+                .request(call)
+                .body(())
+                .map_err(ureq::Error::from)
+                .and_then(|request| self.agent.run(self.with_timeouts(request, within))),
+        };
+        self.understand(result.map_err(|error| self.failure(error, within))?, call)
+    }
+
+    /// Asks for events, behind the one with the id `last`, and follows them as long as they come.
+    pub(super) fn follow(&self, call: &Call<'_>, last: Option<&str>) -> Result<Following, Failure> {
+        let within = call.answer_within;
+        let mut request = self.request(call);
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let run = |request| {
+            let request = self.agent.configure_request(request);
+            let request = request.timeout_connect(Some(CONNECT));
+            self.agent.run(request.timeout_recv_response(Some(within)).build())
+        };
+        let response = request.body(()).map_err(ureq::Error::from).and_then(run);
+        let response = response.map_err(|error| self.failure(error, within))?;
+        let header = response.headers().get("Content-Type");
+        let is_stream = header.is_some_and(|value| value == "text/event-stream");
+        if response.status() == 200 && is_stream {
+            return Ok(Following::new(response.into_body().into_reader()));
+        }
+        match self.understand(response, call) {
+            Ok(_) => Err(self.not_rdlm("it has no events")),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn request(&self, call: &Call<'_>) -> http::request::Builder {
         let url = format!("{}{}", call.base.unwrap_or(&self.url), call.path);
         let mut request = http::Request::builder()
             .method(&call.method)
@@ -182,20 +226,7 @@ impl Transport {
         if let Some(authorization) = by_administrator.or(in_every_request) {
             request = request.header("Authorization", authorization);
         }
-        let within = call.answer_within;
-        let result = match &call.body {
-            Some(body) => {
-                let json = request.header("Content-Type", "application/json");
-                json.body(body.to_string())
-                    .map_err(ureq::Error::from)
-                    .and_then(|request| self.agent.run(self.with_timeouts(request, within)))
-            }
-            None => request
-                .body(())
-                .map_err(ureq::Error::from)
-                .and_then(|request| self.agent.run(self.with_timeouts(request, within))),
-        };
-        self.understand(result.map_err(|error| self.failure(error, within))?, call)
+        request
     }
 
     fn with_timeouts<B: ureq::AsSendBody>(

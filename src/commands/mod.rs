@@ -3,6 +3,7 @@
 
 mod acquire;
 mod child;
+mod events;
 mod run;
 mod show;
 mod signals;
@@ -69,6 +70,13 @@ pub enum Command {
     },
     /// Ask whether the server is well.
     Health,
+    /// Print what happens to locks.
+    Events {
+        /// The name of one resource; `None`: all.
+        resource: Option<String>,
+        /// An object a line, for programs.
+        json: bool,
+    },
     /// Show locks until Ctrl-C.
     Watch {
         /// The name of one resource; `None`: all.
@@ -134,6 +142,7 @@ pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
         Command::Get { .. }
             | Command::Resources { .. }
             | Command::Locks { .. }
+            | Command::Events { .. }
             | Command::Watch { .. }
     );
     match dispatch(command, target) {
@@ -167,6 +176,7 @@ fn dispatch(command: Command, target: &Target) -> Result<Ending, Error> {
             client()?.health().map_err(not_well)?;
             Ok(Ending::Done)
         }
+        Command::Events { resource, json } => events::events(&client()?, resource.as_deref(), json),
         Command::Watch { resource } => watch::watch(&client()?, resource.as_deref()),
     }
 }

@@ -1,6 +1,7 @@
 //! The commands that look: at a lock, at a resource, at all of them.
 
 use std::io::{self, IsTerminal};
+use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -131,11 +132,11 @@ pub(super) struct Resource {
 }
 
 impl Resource {
-    fn new(name: &str, locks: &Value, answer: &Answer) -> Self {
+    fn new(name: &str, locks: &Value, now: Option<SystemTime>) -> Self {
         let locks = locks.as_array().map(Vec::as_slice).unwrap_or_default();
         let is_held = |lock: &&Value| lock["active"].as_bool() == Some(true);
         Self {
-            rows: locks.iter().map(|lock| lock_row(name, lock, answer.date)).collect(),
+            rows: locks.iter().map(|lock| lock_row(name, lock, now)).collect(),
             uids: locks.iter().map(|lock| lock["uid"].to_string()).collect(),
             held: locks.iter().filter(is_held).count(),
         }
@@ -165,16 +166,39 @@ pub(super) fn table(resources: &[Resource], width: Option<usize>) -> String {
 
 /// One resource, or all of them, in one request.
 pub(super) fn listed(client: &Client, resource: Option<&str>) -> Result<Vec<Resource>, Failure> {
-    if let Some(name) = resource {
-        let answer = client.locks(name)?;
-        let locks = &answer.json()?["_embedded"]["locks"];
-        return Ok(vec![Resource::new(name, locks, &answer)]);
+    Ok(look(client, resource)?.resources())
+}
+
+/// What the server said at a moment.
+pub(super) struct Look {
+    json: Value,
+    /// The name of the resource, if it is one.
+    resource: Option<String>,
+    date: Option<SystemTime>,
+    at: Instant,
+}
+
+/// Looks at one resource, or all of them, in one request.
+pub(super) fn look(client: &Client, resource: Option<&str>) -> Result<Look, Failure> {
+    let answer = match resource {
+        Some(name) => client.locks(name)?,
+        None => client.status()?,
+    };
+    let (json, resource) = (answer.json()?, resource.map(String::from));
+    Ok(Look { json, resource, date: answer.date, at: Instant::now() })
+}
+
+impl Look {
+    /// The same locks, older by what has passed since.
+    pub(super) fn resources(&self) -> Vec<Resource> {
+        let now = self.date.map(|date| date + self.at.elapsed());
+        if let Some(name) = &self.resource {
+            return vec![Resource::new(name, &self.json["_embedded"]["locks"], now)];
+        }
+        let entries = self.json["resources"].as_array().into_iter().flatten();
+        let named = entries.filter_map(|entry| Some((entry["name"].as_str()?, &entry["locks"])));
+        named.map(|(name, locks)| Resource::new(name, locks, now)).collect()
     }
-    let answer = client.status()?;
-    let status = answer.json()?;
-    let entries = status["resources"].as_array().into_iter().flatten();
-    let named = entries.filter_map(|entry| Some((entry["name"].as_str()?, &entry["locks"])));
-    Ok(named.map(|(name, locks)| Resource::new(name, locks, &answer)).collect())
 }
 
 /// How wide standard output is, if that is a terminal; in pipes, everything is whole.

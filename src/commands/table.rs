@@ -186,7 +186,7 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// The two largest units of a span of time.
-fn short(span: Duration) -> String {
+pub(super) fn short(span: Duration) -> String {
     let seconds = span.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {

@@ -1,39 +1,45 @@
 //! `rdlm watch`: a live table of who holds and who waits.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{Receiver, bounded, select};
 use rustix::termios::tcgetwinsize;
 use signal_hook::consts::{SIGCONT, SIGTSTP};
 
-use super::show::{self, Resource};
+use super::show::{self, Look, Resource};
 use super::table::printable;
-use super::{Ending, Error, print, signals};
-use crate::client::{Client, Failure};
+use super::{Ending, Error, events, print, signals};
+use crate::client::{self, Client, Failure};
 
-/// How often the table is drawn.
+/// How often the table is drawn: ages go on.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Shows locks until a signal ends it.
+/// How soon the server is asked again at most, if much happens; and how many times as long as its
+/// answer took.
+const PACE: Duration = Duration::from_millis(200);
+const PACE_BY_ANSWER: u32 = 10;
+
+/// Shows locks until a signal ends it. The server is asked when it says that something has
+/// happened; each second, if it does not say.
 pub(super) fn watch(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
     let signals = signals::start()?;
+    let changes = changes(client, resource)?;
     let is_terminal = io::stdout().is_terminal();
-    let mut last = None;
+    let mut look = look(client, resource)?;
+    let (mut live, mut last) = (false, None);
     if is_terminal {
         print("\x1b[2J")?;
     }
+    let (mut due, mut not_before) = (None, Instant::now());
     loop {
-        let (text, seen) = match show::listed(client, resource) {
-            Ok(resources) => (show::table(&resources, show::width()), Ok(uids(resources))),
-            // Asking again does not help.
-            Err(failure @ (Failure::Refused { status: 400..=403, .. } | Failure::NotRdlm(_))) => {
-                return Err(failure.into());
+        let (text, seen) = match &look {
+            Ok(look) => {
+                let resources = look.resources();
+                (show::table(&resources, show::width()), Ok(uids(resources)))
             }
-            Err(failure) => {
-                let why = printable(&Error::from(failure).to_string());
-                (format!("the server does not answer: {why}\n"), Err(()))
-            }
+            Err(why) => (format!("the server does not answer: {why}\n"), Err(())),
         };
         if is_terminal {
             print(&screen(&text))?;
@@ -41,12 +47,53 @@ pub(super) fn watch(client: &Client, resource: Option<&str>) -> Result<Ending, E
             print(&text)?;
             last = Some(seen);
         }
-        match signals.recv_timeout(EVERY) {
-            Err(RecvTimeoutError::Timeout) | Ok(SIGCONT) => {}
-            Ok(SIGTSTP) => signals::stop_here(),
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(Ending::Done),
+        if !live || look.is_err() {
+            due = due.or(Some(Instant::now() + EVERY));
+        }
+        let now = Instant::now();
+        let pause = due.map_or(EVERY, |due| due.saturating_duration_since(now).min(EVERY));
+        select! {
+            recv(signals) -> signal => match signal {
+                Ok(SIGCONT) => {}
+                Ok(SIGTSTP) => signals::stop_here(),
+                Ok(_) | Err(_) => return Ok(Ending::Done),
+            },
+            recv(changes) -> change => {
+                live = change.unwrap_or(false);
+                due = due.or(Some(not_before.max(now + PACE)));
+            }
+            default(pause) => {}
+        }
+        if due.is_some_and(|due| due <= Instant::now()) {
+            let began = Instant::now();
+            look = self::look(client, resource)?;
+            due = None;
+            // What is slow is asked less often.
+            not_before = Instant::now() + began.elapsed() * PACE_BY_ANSWER;
         }
     }
+}
+
+/// What the server says, or why it does not, in words. An error is what asking again does not help
+/// with.
+fn look(client: &Client, resource: Option<&str>) -> Result<Result<Look, String>, Error> {
+    Ok(match show::look(client, resource) {
+        Ok(look) => Ok(look),
+        Err(failure @ (Failure::Refused { status: 400..=403, .. } | Failure::NotRdlm(_))) => {
+            return Err(failure.into());
+        }
+        Err(failure) => Err(printable(&Error::from(failure).to_string())),
+    })
+}
+
+/// A channel that says when something has happened, and whether it will say so again.
+fn changes(client: &Client, resource: Option<&str>) -> Result<Receiver<bool>, Error> {
+    let (sender, changes) = bounded(1);
+    let (client, resource) = (client.clone(), resource.map(String::from));
+    let follow = move || events::tell_of_changes(&client, resource.as_deref(), &sender);
+    let refused = |error| client::Error::System(format!("there is no thread: {error}"));
+    thread::Builder::new().name("events".into()).spawn(follow).map_err(refused)?;
+    Ok(changes)
 }
 
 /// What makes one table differ from another, whatever the time.

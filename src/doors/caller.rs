@@ -16,6 +16,8 @@ pub(super) struct Caller<'a> {
     /// Where it is, as far as trusted proxies say.
     pub(super) address: SmolStr,
     admin: Admin,
+    /// The right that it was found to have.
+    needed: Right,
 }
 
 impl<'a> Caller<'a> {
@@ -34,7 +36,13 @@ impl<'a> Caller<'a> {
             }
         };
         let address = forwarded::client(request, client.address(), &settings.trusted_proxies);
-        Ok(Self { client, address, admin })
+        Ok(Self { client, address, admin, needed: needs })
+    }
+
+    /// Whether it may end any lock, for which it has to know the uid. Whoever may see may do that,
+    /// too.
+    pub(super) fn may_administrate(&self) -> bool {
+        self.needed != Right::Nothing
     }
 
     /// Its name, for the log.

@@ -1,6 +1,7 @@
 //! Locks and resources as JSON (HAL, draft-kelly-json-hal).
 
 use std::fmt;
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_micros;
@@ -19,37 +20,27 @@ pub(super) fn held(status: Status, resource: &ResourceName, grant: &Grant) -> Re
     hal(status, &LockView::held(resource, grant))
 }
 
-/// A response with the locks of a resource, the active ones before the waiting ones.
-pub(super) fn locks(resource: &ResourceName, locks: &[Lock]) -> Response {
-    let locks = ListedLockView::all(resource, locks);
-    let embedded = if locks.is_empty() { None } else { Some(EmbeddedLocks { locks }) };
-    hal(Status::Ok, &ResourceView { embedded, ..ResourceView::new(resource) })
+/// Writes a lock as lists show it; `position` if it waits.
+pub(super) fn write_listed(
+    out: &mut dyn Write,
+    resource: &ResourceName,
+    lock: &Lock,
+    position: Option<usize>,
+) -> io::Result<()> {
+    let lock =
+        ListedLockView { lock: LockView::new(resource, lock), position, client: lock.client() };
+    Ok(serde_json::to_writer(out, &lock)?)
 }
 
-/// A response with all resources.
-pub(super) fn resources(resources: &[ResourceName]) -> Response {
-    let resources = resources.iter().map(ResourceView::new).collect();
-    let links = Links { own: Link { href: Path::Resources }, resource: None };
-    hal(Status::Ok, &ResourcesView { embedded: EmbeddedResources { resources }, links })
-}
-
-/// A response with all locks of all resources, and the time on the server's clock, in plain
-/// JSON.
-pub(super) fn status(now: SystemTime, resources: &[(ResourceName, Vec<Lock>)]) -> Response {
-    let resources = resources.iter().map(|(name, locks)| {
-        let locks = ListedLockView::all(name, locks);
-        LockedResourceView { name: name.as_str(), locks }
-    });
-    let view = StatusView { now, resources: resources.collect() };
-    json(Status::Ok, "application/json", &view)
+/// Writes a resource as the list of resources shows it.
+pub(super) fn write_resource(out: &mut dyn Write, resource: &ResourceName) -> io::Result<()> {
+    Ok(serde_json::to_writer(out, &ResourceView::new(resource))?)
 }
 
 /// The path of what a link leads to. Names and ids need no escaping in a path; . and .. would
 /// not be helped by it.
 #[derive(Clone, Copy)]
 pub(super) enum Path<'a> {
-    /// All resources.
-    Resources,
     /// One resource.
     Resource(&'a ResourceName),
     /// One lock.
@@ -59,7 +50,6 @@ pub(super) enum Path<'a> {
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resources => f.write_str("/resources"),
             Self::Resource(resource) => write!(f, "/resources/{resource}"),
             Self::Lock(resource, id) => write!(f, "/locks/{resource}/{id}"),
         }
@@ -130,42 +120,8 @@ enum State {
 #[derive(Serialize)]
 struct ResourceView<'a> {
     name: &'a str,
-    #[serde(rename = "_embedded", skip_serializing_if = "Option::is_none")]
-    embedded: Option<EmbeddedLocks<'a>>,
     #[serde(rename = "_links")]
     links: Links<'a>,
-}
-
-#[derive(Serialize)]
-struct EmbeddedLocks<'a> {
-    locks: Vec<ListedLockView<'a>>,
-}
-
-#[derive(Serialize)]
-struct ResourcesView<'a> {
-    #[serde(rename = "_embedded")]
-    embedded: EmbeddedResources<'a>,
-    #[serde(rename = "_links")]
-    links: Links<'a>,
-}
-
-#[derive(Serialize)]
-struct EmbeddedResources<'a> {
-    resources: Vec<ResourceView<'a>>,
-}
-
-#[derive(Serialize)]
-struct StatusView<'a> {
-    #[serde(serialize_with = "timestamp")]
-    now: SystemTime,
-    resources: Vec<LockedResourceView<'a>>,
-}
-
-/// A resource with its locks, without a link.
-#[derive(Serialize)]
-struct LockedResourceView<'a> {
-    name: &'a str,
-    locks: Vec<ListedLockView<'a>>,
 }
 
 #[derive(Serialize)]
@@ -230,24 +186,10 @@ impl<'a> LockView<'a> {
     }
 }
 
-impl<'a> ListedLockView<'a> {
-    /// The locks of a resource, the active ones before the waiting ones.
-    fn all(resource: &'a ResourceName, locks: &'a [Lock]) -> Vec<Self> {
-        let is_active = |lock: &&Lock| matches!(lock, Lock::Held(_));
-        let active = locks.iter().take_while(is_active).count();
-        let view = |(index, lock): (usize, &'a Lock)| Self {
-            lock: LockView::new(resource, lock),
-            position: (index >= active).then(|| index - active + 1),
-            client: lock.client(),
-        };
-        locks.iter().enumerate().map(view).collect()
-    }
-}
-
 impl<'a> ResourceView<'a> {
     fn new(resource: &'a ResourceName) -> Self {
         let links = Links { own: Link { href: Path::Resource(resource) }, resource: None };
-        Self { name: resource.as_str(), embedded: None, links }
+        Self { name: resource.as_str(), links }
     }
 }
 

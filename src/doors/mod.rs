@@ -8,9 +8,13 @@ pub mod access;
 mod admin;
 mod body;
 mod caller;
+pub mod event_log;
+mod events;
 mod forwarded;
+mod gzip;
 mod hal;
 mod health;
+mod lists;
 mod origin;
 mod page;
 mod refusals;
@@ -32,6 +36,8 @@ use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
+use events::Subscribers;
+use gzip::Gzip;
 use origin::Site;
 use routes::Route;
 
@@ -58,6 +64,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// How many may follow events at a time.
+    pub max_subscribers: usize,
 }
 
 /// Answers the requests of all connections.
@@ -67,6 +75,8 @@ pub struct Service {
     metrics: Arc<Metrics>,
     passwords: Passwords,
     site: Site,
+    subscribers: Arc<Subscribers>,
+    gzip: Gzip,
     shutting_down: AtomicBool,
 }
 
@@ -85,7 +95,9 @@ impl Service {
     pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
         let site = Site::new(&settings.hosts, settings.base_url.as_deref());
-        Self { locks, settings, metrics, passwords, site, shutting_down }
+        let subscribers = Arc::new(Subscribers::new(settings.max_subscribers));
+        let gzip = Gzip::default();
+        Self { locks, settings, metrics, passwords, site, subscribers, gzip, shutting_down }
     }
 
     /// Says from now on that the server is about to end.
@@ -196,8 +208,8 @@ mod tests {
     use crate::http::departures::Departures;
     use crate::http::transport::Transport;
     use crate::lock::{
-        Ages, Departure, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal,
-        ResourceName, Totals,
+        Ages, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockRequest,
+        NotWritten, Page, Refusal, ResourceName, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -251,7 +263,7 @@ mod tests {
         fn resources(&self, _: Option<&ResourceName>, _: usize) -> Vec<ResourceName> {
             panic!("resources")
         }
-        fn locks(&self, _: &ResourceName) -> Vec<Lock> {
+        fn locks(&self, _: &ResourceName, _: Option<Cursor>, _: usize) -> Page {
             panic!("locks")
         }
         fn delete_resource(&self, _: &ResourceName) -> Result<(), Refusal> {
@@ -259,6 +271,9 @@ mod tests {
         }
         fn delete_all(&self) -> Result<(), Refusal> {
             panic!("delete_all")
+        }
+        fn events(&self) -> &Arc<Events> {
+            panic!("events")
         }
         fn totals(&self) -> Totals {
             panic!("totals")
@@ -300,6 +315,7 @@ mod tests {
             base_url: None,
             hosts: Vec::new(),
             trusted_proxies: Vec::new(),
+            max_subscribers: 1,
         };
         Service::new(locks, settings, Arc::default())
     }
@@ -312,7 +328,7 @@ mod tests {
         let client = Client::new(&socket, &ADDRESS, &departures);
         for (method, target) in [
             ("POST", "/locks/a"),
-            ("GET", "/resources"),
+            ("GET", "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
             ("DELETE", "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
         ] {
             let response = service.answer(&request(method, target), client);

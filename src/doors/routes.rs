@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::{Answer, Call, admin, health, page, rest};
+use super::{Answer, Call, admin, events, health, lists, page, rest};
 use crate::http::{Problem, Status};
 use crate::lock::{LockId, ResourceName};
 use crate::metrics::Kind;
@@ -35,16 +35,17 @@ const fn op<H>(method: &'static str, needs: Right, kind: Kind, handler: H) -> Op
 }
 
 /// Paths without a name in them.
-const PLAIN: [(&str, &[Operation<Plain>]); 6] = [
+const PLAIN: [(&str, &[Operation<Plain>]); 7] = [
     ("/", &[op("GET", Right::Nothing, Kind::Other, page::home)]),
     ("/openapi.json", &[op("GET", Right::Nothing, Kind::Other, health::openapi)]),
     ("/health", &[op("GET", Right::Nothing, Kind::Other, health::health)]),
     ("/metrics", &[op("GET", Right::Nothing, Kind::Other, health::metrics)]),
-    ("/status", &[op("GET", Right::See, Kind::Admin, admin::show_status)]),
+    ("/events", &[op("GET", Right::See, Kind::Admin, events::subscribe)]),
+    ("/status", &[op("GET", Right::See, Kind::Admin, lists::show_status)]),
     (
         "/resources",
         &[
-            op("GET", Right::See, Kind::Admin, admin::list_resources),
+            op("GET", Right::See, Kind::Admin, lists::list_resources),
             op("DELETE", Right::Administrate, Kind::Admin, admin::delete_all),
         ],
     ),
@@ -63,7 +64,7 @@ const LOCK: &[Operation<OfLock>] = &[
 
 /// `/resources/{resource}`
 const RESOURCE: &[Operation<OfResource>] = &[
-    op("GET", Right::See, Kind::Admin, admin::list_locks),
+    op("GET", Right::See, Kind::Admin, lists::list_locks),
     op("DELETE", Right::Administrate, Kind::Admin, admin::delete_resource),
 ];
 
@@ -217,7 +218,8 @@ fn name(segment: &str) -> Result<ResourceName, Problem> {
 
 fn not_found() -> Problem {
     let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
-                  /resources, /resources/{resource} or /status; /openapi.json describes them";
+                  /resources, /resources/{resource}, /status or /events; /openapi.json describes \
+                  them";
     Problem::new(Status::NotFound, detail)
 }
 

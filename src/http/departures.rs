@@ -26,6 +26,9 @@ const WAITING_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 /// on the way. A shorter silence is an interruption of the network, which ends no wait.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// The same for a client that is sent something now and then, and may be slow to take it.
+const LONG_SILENCE: Duration = Duration::from_secs(60);
+
 /// How many departures are taken from the kernel at a time.
 const BATCH: usize = 64;
 
@@ -120,9 +123,29 @@ impl<'a> Client<'a> {
     /// The operating system does not watch any more connections.
     pub fn watch(self, farewell: impl FnOnce() + Send + 'static) -> io::Result<Option<Watch<'a>>> {
         let Some(socket) = self.transport.socket() else { return Ok(None) };
-        let options = SockRef::from(socket);
-        options.set_tcp_keepalive(&WAITING_KEEPALIVE)?;
-        options.set_tcp_user_timeout(Some(SILENCE))?;
+        SockRef::from(socket).set_tcp_keepalive(&WAITING_KEEPALIVE)?;
+        self.watch_within(SILENCE, farewell)
+    }
+
+    /// The same for a client that is sent something all the time: its host may be silent, and the
+    /// client not read, for a minute.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn watch_stream(
+        self,
+        farewell: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Option<Watch<'a>>> {
+        self.watch_within(LONG_SILENCE, farewell)
+    }
+
+    fn watch_within(
+        self,
+        silence: Duration,
+        farewell: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Option<Watch<'a>>> {
+        let Some(socket) = self.transport.socket() else { return Ok(None) };
+        SockRef::from(socket).set_tcp_user_timeout(Some(silence))?;
         let watched = &*self.departures.0;
         let id = {
             let mut clients = watched.clients();

@@ -12,6 +12,7 @@ pub mod headers;
 pub mod listener;
 mod outgoing;
 pub mod problem;
+pub mod query;
 pub mod request;
 pub mod response;
 pub mod transport;

@@ -77,6 +77,14 @@ impl Lock {
         }
     }
 
+    /// Who asked for it, in the client's words.
+    pub fn title(&self) -> &str {
+        match self {
+            Self::Held(grant) => &grant.title,
+            Self::Waiting(waiting) => &waiting.request.title,
+        }
+    }
+
     /// The address that it was asked for from.
     pub fn client(&self) -> &str {
         match self {

@@ -1,8 +1,11 @@
 //! The interface of the core: what can be asked of it, and what it tells.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal, ResourceName};
+use super::{
+    Events, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal, ResourceName,
+};
 
 /// Grants locks on named resources, strictly in order of arrival.
 ///
@@ -54,8 +57,9 @@ pub trait LockManager: Send + Sync {
     /// At most `limit` resources that have locks, in order of their names, from behind `after`.
     fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName>;
 
-    /// The locks of a resource: those that are held first, then those that wait, each in order.
-    fn locks(&self, resource: &ResourceName) -> Vec<Lock>;
+    /// The locks of a resource: those that are held first, then those that wait, each in order;
+    /// at most `limit` of those behind `after`.
+    fn locks(&self, resource: &ResourceName, after: Option<Cursor>, limit: usize) -> Page;
 
     /// Deletes all locks of a resource, held and waited for.
     ///
@@ -69,6 +73,9 @@ pub trait LockManager: Send + Sync {
     /// # Errors
     /// It could not be written; the locks of some or all resources are still there.
     fn delete_all(&self) -> Result<(), Refusal>;
+
+    /// What happens to locks, for whoever wants to follow it.
+    fn events(&self) -> &Arc<Events>;
 
     /// How many locks there are.
     fn totals(&self) -> Totals;
@@ -84,6 +91,26 @@ pub trait LockManager: Send + Sync {
 
     /// Refuses all requests from now on, including those that wait.
     fn shut_down(&self);
+}
+
+/// Some of the locks of a resource, as they are at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Those that are held first, then those that wait, each in order.
+    pub locks: Vec<Lock>,
+    /// How many wait on this resource, with the places that are kept, on this page or not.
+    pub waiting: usize,
+    /// Where the next page begins; `None` if this is the last.
+    pub next: Option<Cursor>,
+}
+
+/// How far pages of the locks of a resource have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// Up to the holder with this fencing token.
+    Held(u64),
+    /// All holders, and those in line up to this arrival.
+    Waiting(u64),
 }
 
 /// Ends one wait because its client has gone: the request leaves the line, and with a key its

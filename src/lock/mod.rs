@@ -4,6 +4,7 @@
 //! HTTP, JSON, the command line or sockets.
 
 mod deadlines;
+mod events;
 mod grant;
 mod journal;
 mod manager;
@@ -17,10 +18,11 @@ mod sharded;
 mod sync;
 mod table;
 
+pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
 pub use grant::{Grant, Lock, LockRequest, Waiting};
 pub use journal::FileStore;
 pub use journal::store::{Change, Held, Misfit, OpenError, Restore, Restored, Store, StoreError};
-pub use manager::{Ages, Departure, End, LockManager, Observer, Totals};
+pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};
 pub use mode::{Limit, Mode};
 pub use names::{
     IdempotencyKey, InvalidIdempotencyKey, InvalidLockId, InvalidResourceName, LockId, ResourceName,

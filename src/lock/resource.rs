@@ -16,14 +16,16 @@ mod tests;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::numbers::Numbers;
-use super::{End, Grant, IdempotencyKey, Lock, LockId, LockRequest, Refusal};
+use super::{
+    Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, LockRequest, Page, Refusal,
+};
 #[cfg(all(test, shuttle))]
 pub(super) use compatibility::can_be_held_together;
 pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};
 pub(super) use holders::Holder;
 use holders::Holders;
 pub(super) use line::Claim;
-use line::Line;
+use line::{Line, Place};
 
 /// The state of one resource. `W` is how a client that waits is told of its end; a resource
 /// hands it back in [`Outcome`].
@@ -86,8 +88,8 @@ pub(super) struct Now<'n> {
 pub(super) struct Outcome<W> {
     /// The clients whose wait is over, in order, with the word for each.
     pub(super) told: Vec<(W, Reply)>,
-    /// The locks that are held no more, or renewed, as they were, in order.
-    pub(super) ended: Vec<(Grant, End)>,
+    /// What has happened, in order.
+    pub(super) happened: Vec<Happening>,
 }
 
 /// How many locks and places a resource has.
@@ -138,9 +140,15 @@ impl<W> Resource<W> {
     pub(super) fn note(&mut self, facts: Facts<W>, outcome: &mut Outcome<W>) {
         let Facts { joined, left, kept, given_up, unheard } = facts;
         for id in given_up {
+            outcome.happened.extend(self.of_place(id, Kind::Withdrawn));
             self.line.remove(id);
         }
         for (id, refusal) in left {
+            let kind = match refusal {
+                Refusal::TimedOut | Refusal::Superseded => Kind::TimedOut,
+                _ => Kind::Withdrawn,
+            };
+            outcome.happened.extend(self.of_place(id, kind));
             let waiter = self.line.remove(id);
             outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(refusal))));
         }
@@ -149,7 +157,12 @@ impl<W> Resource<W> {
             outcome.told.extend(gone.map(|handle| (handle, Reply::Refused(Refusal::Departed))));
         }
         if let Some(waiter) = joined {
+            let id = waiter.place.id;
+            let is_new = self.line.place(id).is_none();
             let earlier = self.line.join(*waiter);
+            if is_new {
+                outcome.happened.extend(self.of_place(id, Kind::Waiting));
+            }
             outcome.told.extend(earlier.map(|w| (w.handle, Reply::Refused(Refusal::Superseded))));
         }
         if let Some((id, until)) = unheard {
@@ -162,25 +175,32 @@ impl<W> Resource<W> {
         let Plan { ended, granted, renewed, told_again, deleted } = plan;
         for ending in ended {
             let holder = self.holders.remove(ending.id);
-            outcome.ended.extend(holder.map(|holder| (holder.grant, ending.end)));
+            let happening = |holder: Holder| of_grant(holder.grant, Kind::Ended(ending.end));
+            outcome.happened.extend(holder.map(happening));
         }
         if let Some(mut renewed) = renewed {
             renewed.begin(now.instant, now.wall);
             // Whoever renews it knows of it.
             renewed.add_answer();
             let earlier = self.holders.remove(renewed.grant.id);
-            outcome.ended.extend(earlier.map(|holder| (holder.grant, End::Renewed)));
+            let happening = |holder: Holder| of_grant(holder.grant, Kind::Ended(End::Renewed));
+            outcome.happened.extend(earlier.map(happening));
             self.holders.insert(*renewed);
         }
         if let Some(id) = told_again {
             self.holders.update(id, Holder::add_answer);
         }
         for id in deleted {
+            outcome.happened.extend(self.of_place(id, Kind::Deleted));
             let waiter = self.line.remove(id);
             outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(Refusal::Deleted))));
         }
         for decision::Granting { mut holder, to_newcomer } in granted {
             holder.begin(now.instant, now.wall);
+            let asked = self.line.place(holder.grant.id).map(|place| place.since);
+            let granted = of_grant(holder.grant.clone(), Kind::Granted);
+            let since = asked.unwrap_or(granted.since);
+            outcome.happened.push(Happening { since, ..granted });
             let waiter = self.line.remove(holder.grant.id);
             let word = |grant: &Grant| match to_newcomer {
                 true => Reply::Refused(Refusal::Superseded),
@@ -190,6 +210,13 @@ impl<W> Resource<W> {
             self.holders.insert(holder);
         }
         debug_assert!(self.holders.counts().fit_together(), "{:?}", self.holders);
+    }
+
+    /// What happens to a place in line.
+    fn of_place(&self, id: LockId, kind: Kind) -> Option<Happening> {
+        let Place { id, request, since, .. } = self.line.place(id)?;
+        let LockRequest { title, client, mode, .. } = request.clone();
+        Some(Happening { kind, id: *id, title, client, mode, fencing_token: None, since: *since })
     }
 
     /// The answer to whoever caused a decision that has been made.
@@ -213,12 +240,33 @@ impl<W> Resource<W> {
     }
 
     /// The locks that are held at this moment in order of their grants, then the waiting
-    /// requests in order.
-    pub(super) fn locks(&self, plan: Option<&Plan>, now: Instant) -> Vec<Lock> {
-        let holders = self.holders.in_order().into_iter();
-        let held = holders.filter(|holder| is_held(holder, plan, now));
-        let held = held.map(|holder| Lock::Held(holder.grant.clone()));
-        held.chain(self.line.shown().into_iter().map(Lock::Waiting)).collect()
+    /// requests in order: at most `limit` of those behind `after`.
+    pub(super) fn page(
+        &self,
+        plan: Option<&Plan>,
+        now: Instant,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Page {
+        let (token, arrival) = match after {
+            None => (None, None),
+            Some(Cursor::Held(token)) => (Some(token), None),
+            Some(Cursor::Waiting(arrival)) => (Some(u64::MAX), Some(arrival)),
+        };
+        let mut next = after;
+        let mut locks = Vec::new();
+        let held = self.holders.behind(token).filter(|holder| is_held(holder, plan, now));
+        for Holder { grant, .. } in held.take(limit) {
+            next = Some(Cursor::Held(grant.fencing_token));
+            locks.push(Lock::Held(grant.clone()));
+        }
+        for (arrival, waiting) in self.line.behind(arrival, limit - locks.len()) {
+            next = Some(Cursor::Waiting(arrival));
+            locks.push(Lock::Waiting(waiting));
+        }
+        let is_full = locks.len() == limit;
+        let waiting = self.line.waiting() + self.line.kept();
+        Page { locks, waiting, next: next.filter(|_| is_full) }
     }
 
     /// Whether any lock is held or waited for at this moment.
@@ -261,8 +309,14 @@ fn is_held(holder: &Holder, plan: Option<&Plan>, now: Instant) -> bool {
     holder.due() > now || plan.is_some_and(|plan| plan.renews(holder.grant.id))
 }
 
+/// What happens to a lock.
+fn of_grant(grant: Grant, kind: Kind) -> Happening {
+    let Grant { id, title, client, mode, since, fencing_token, .. } = grant;
+    Happening { kind, id, title, client, mode, fencing_token: Some(fencing_token), since }
+}
+
 impl<W> Default for Outcome<W> {
     fn default() -> Self {
-        Self { told: Vec::new(), ended: Vec::new() }
+        Self { told: Vec::new(), happened: Vec::new() }
     }
 }

@@ -1,7 +1,7 @@
 //! All resources: the map from their names to their slots, and what can be done with them.
 //!
 //! Order of the mutexes: a shard of the map, then one resource, then a shard of the deadlines,
-//! its alarm or the queue of the journal. No thread takes an earlier one while it holds a later
+//! its alarm, the queue of the journal, or a place in the ring of events. No thread takes an earlier one while it holds a later
 //! one, and none is held across I/O.
 
 mod change;
@@ -26,8 +26,8 @@ use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now, poisoned};
 use super::{
-    Ages, Departure, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest, NotWritten,
-    Observer, Refusal, ResourceName, Totals,
+    Ages, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest,
+    NotWritten, Observer, Page, Refusal, ResourceName, Totals,
 };
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
 use slot::{Event, Gate, Sleeper, Slot, State, Woken};
@@ -71,6 +71,7 @@ impl LockTable {
             journal: store.is_some().then(Journal::new),
             numbers: Numbers::after(0, SystemTime::now()),
             counts: Counts::default(),
+            events: Arc::default(),
             limits,
             reconnect_grace,
             observer,
@@ -170,20 +171,20 @@ impl LockManager for LockTable {
         let mut found = Vec::new();
         let mut after = after.cloned();
         while found.len() < limit {
-            let names = self.shared.names(after.as_ref(), limit);
+            let names = self.shared.names(after.as_ref(), limit - found.len());
             let Some(last) = names.last() else { break };
             after = Some(last.clone());
             let has_locks = |state: &State, plan: Option<&Plan>| state.has_locks(plan, now());
             let held = |name: &ResourceName| self.shared.look(name, has_locks).unwrap_or(false);
-            found.extend(names.into_iter().filter(held));
+            let room = limit - found.len();
+            found.extend(names.into_iter().filter(held).take(room));
         }
-        found.truncate(limit);
         found
     }
 
-    fn locks(&self, resource: &ResourceName) -> Vec<Lock> {
-        let locks = |state: &State, plan: Option<&Plan>| state.locks(plan, now());
-        self.shared.look(resource, locks).unwrap_or_default()
+    fn locks(&self, resource: &ResourceName, after: Option<Cursor>, limit: usize) -> Page {
+        let page = |state: &State, plan: Option<&Plan>| state.page(plan, now(), after, limit);
+        self.shared.look(resource, page).unwrap_or_default()
     }
 
     fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal> {
@@ -200,6 +201,10 @@ impl LockManager for LockTable {
                 return Err(refusal);
             }
         }
+    }
+
+    fn events(&self) -> &Arc<Events> {
+        &self.shared.events
     }
 
     fn totals(&self) -> Totals {
@@ -234,7 +239,7 @@ impl LockManager for LockTable {
         let mut after = None;
         loop {
             let names = self.shared.names(after.as_ref(), MAX_AT_A_TIME);
-            let Some(last) = names.last() else { return };
+            let Some(last) = names.last() else { return self.shared.events.close() };
             after = Some(last.clone());
             for resource in names {
                 if let Some(slot) = self.shared.slot(&resource) {
@@ -262,6 +267,7 @@ struct Shared {
     journal: Option<Journal<Ticket>>,
     numbers: Numbers,
     counts: Counts,
+    events: Arc<Events>,
     limits: Limits,
     reconnect_grace: Duration,
     observer: Arc<dyn Observer>,
@@ -423,7 +429,7 @@ impl Shared {
     /// that has more was left.
     fn names(&self, after: Option<&ResourceName>, about: usize) -> Vec<ResourceName> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let of_each = about / self.resources.iter().count() + 16;
+        let of_each = about / self.resources.iter().count() + 4;
         let (mut names, mut up_to) = (BTreeSet::new(), None::<ResourceName>);
         for shard in self.resources.iter() {
             let shard = locked(shard);

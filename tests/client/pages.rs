@@ -8,8 +8,19 @@ use std::process::Command;
 use super::{output, printed};
 use crate::harness::TempDir;
 
-const COMMANDS: [&str; 10] =
-    ["serve", "run", "acquire", "renew", "release", "get", "resources", "locks", "delete", "watch"];
+const COMMANDS: [&str; 11] = [
+    "serve",
+    "run",
+    "acquire",
+    "renew",
+    "release",
+    "get",
+    "resources",
+    "locks",
+    "delete",
+    "watch",
+    "events",
+];
 
 /// The words of a text that begin with two dashes.
 fn options(text: &str) -> BTreeSet<String> {

@@ -101,7 +101,9 @@ fn administrators_are_asked_for() {
     let file = dir.path().join("users");
     fs::write(&file, "alice:s3:cret\n").unwrap();
     let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
-    for args in [&["resources"][..], &["locks", "foo"], &["delete", "--all"], &["watch"]] {
+    for args in
+        [&["resources"][..], &["locks", "foo"], &["delete", "--all"], &["watch"], &["events"]]
+    {
         let line = complaint(&output(server.port(), args), 77);
         assert!(line.contains("set RDLM_USER and RDLM_PASSWORD"), "{line}");
     }
@@ -128,6 +130,26 @@ fn watch_prints_what_changes_and_goes_on_without_a_server() {
     assert!(watch.line().starts_with("the server does not answer: cannot reach"));
     watch.signal("-INT");
     assert_eq!(watch.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn events_prints_what_has_happened_and_what_happens() {
+    let server = Server::start();
+    let lock = server.hold("foo");
+    server.delete(&lock);
+    server.hold("bar");
+    let mut events = Running::start(&mut rdlm(server.port(), &["events", "foo"]));
+    let granted = events.line();
+    assert!(granted.contains("Z  granted    foo  a test (127.0.0.1), waited for 0s"), "{granted}");
+    assert!(events.line().contains("Z  released   foo  a test (127.0.0.1), held for "));
+    let lock = server.hold("foo");
+    assert!(events.line().contains("  granted    foo  "));
+    let mut json = Running::start(&mut rdlm(server.port(), &["events", "--json"]));
+    let line: serde_json::Value = serde_json::from_str(&json.line()).unwrap();
+    assert_eq!((&line["event"], &line["resource"]), (&"granted".into(), &"foo".into()));
+    assert!(line["id"].is_u64());
+    server.delete(&lock);
+    assert!(events.line().contains("  released   foo  "));
 }
 
 #[test]

@@ -63,8 +63,25 @@ fn attempt(port: u16, method: &str, path: &str, body: &str) -> Option<(u16, Stri
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    if head.contains("\r\nTransfer-Encoding: chunked\r\n") {
+        return Some((status, whole_of_chunks(body)?));
+    }
     let whole = length.is_none_or(|length| length.parse() == Ok(body.len()));
     whole.then(|| (status, body.to_string()))
+}
+
+/// A body without its chunks, if they have an end.
+fn whole_of_chunks(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (size, data) = rest.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body += data.get(..size)?;
+        rest = data[size..].strip_prefix("\r\n")?;
+    }
 }
 
 /// The path and the token of the lock that an answer shows.

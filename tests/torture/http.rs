@@ -62,7 +62,7 @@ impl Connection {
         let status = status.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other("no status"))?;
         let mut answer = Answer { status, location: None, token: None, body: Vec::new() };
-        let mut len = 0;
+        let (mut len, mut chunked) = (0, false);
         loop {
             let line = self.line()?;
             let Some((name, value)) = line.split_once(": ") else { break };
@@ -70,12 +70,30 @@ impl Connection {
                 "Location" => answer.location = Some(value.to_string()),
                 "RDLM-Fencing-Token" => answer.token = value.parse().ok(),
                 "Content-Length" => len = value.parse().map_err(io::Error::other)?,
+                "Transfer-Encoding" => chunked = true,
                 _ => {}
             }
         }
-        answer.body.resize(len, 0);
-        self.0.read_exact(&mut answer.body)?;
+        if chunked {
+            while self.chunk(&mut answer.body)? {}
+        } else {
+            self.read(&mut answer.body, len)?;
+        }
         Ok(answer)
+    }
+
+    /// Reads a chunk; `false` at the end.
+    fn chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
+        let len = usize::from_str_radix(&self.line()?, 16).map_err(io::Error::other)?;
+        self.read(body, len)?;
+        self.line()?;
+        Ok(len > 0)
+    }
+
+    fn read(&mut self, body: &mut Vec<u8>, len: usize) -> io::Result<()> {
+        let from = body.len();
+        body.resize(from + len, 0);
+        self.0.read_exact(&mut body[from..])
     }
 
     fn line(&mut self) -> io::Result<String> {

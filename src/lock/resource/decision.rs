@@ -319,7 +319,7 @@ fn delete<W>(resource: &Resource<W>, now: Now<'_>) -> Decision<W> {
     if !resource.has_locks(None, now.instant) {
         return Decision::refused(Refusal::NoSuchLock);
     }
-    let held = resource.holders.in_order().into_iter();
+    let held = resource.holders.in_order();
     let held = held.filter(|holder| holder.due() > now.instant);
     held.for_each(|holder| draft.end(holder, End::Deleted));
     draft.plan.deleted = resource.line.ids();

@@ -1,6 +1,7 @@
 //! The locks of one resource that are held.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::compatibility::Counts;
@@ -91,7 +92,7 @@ impl Holder {
     }
 }
 
-/// All holders of a resource. But for lists, nothing here takes longer the more there are.
+/// All holders of a resource. Nothing here takes longer the more there are.
 ///
 /// Most resources have one at a time, which needs no index.
 #[derive(Debug, Default)]
@@ -107,6 +108,7 @@ pub(super) enum Holders {
 pub(super) struct Crowd {
     by_id: HashMap<LockId, Holder>,
     by_key: HashMap<IdempotencyKey, LockId>,
+    by_token: BTreeMap<u64, LockId>,
     by_due: BTreeSet<(Instant, LockId)>,
     counts: Counts,
     /// That of the latest in the mode EX; it says nothing when there is none any more.
@@ -196,10 +198,24 @@ impl Holders {
     }
 
     /// In the order of their grants.
-    pub(super) fn in_order(&self) -> Vec<&Holder> {
-        let mut holders: Vec<_> = self.iter().collect();
-        holders.sort_unstable_by_key(|holder| holder.grant.fencing_token);
-        holders
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &Holder> {
+        self.behind(None)
+    }
+
+    /// Those with larger fencing tokens, in the order of their grants.
+    pub(super) fn behind(&self, token: Option<u64>) -> impl Iterator<Item = &Holder> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(holder) => (Some(holder), None),
+            Self::Many(crowd) => (None, Some(crowd)),
+        };
+        let one = one.filter(move |holder| token.is_none_or(|t| holder.grant.fencing_token > t));
+        let from = token.map_or(Bound::Unbounded, Bound::Excluded);
+        let many = many.into_iter().flat_map(move |crowd| {
+            let behind = crowd.by_token.range((from, Bound::Unbounded));
+            behind.filter_map(|(_, id)| crowd.by_id.get(id))
+        });
+        one.into_iter().chain(many)
     }
 
     pub(super) fn insert(&mut self, holder: Holder) {
@@ -255,6 +271,7 @@ impl Crowd {
         self.counts.add(mode);
         self.limit = mode.limit().or(self.limit);
         self.by_due.insert((holder.due(), id));
+        self.by_token.insert(holder.grant.fencing_token, id);
         if let Some(key) = holder.key() {
             self.by_key.insert(key.clone(), id);
         }
@@ -266,6 +283,7 @@ impl Crowd {
         let holder = self.by_id.remove(&id)?;
         self.counts.remove(holder.grant.mode);
         self.by_due.remove(&(holder.due(), id));
+        self.by_token.remove(&holder.grant.fencing_token);
         if let Some(key) = holder.key() {
             self.by_key.remove(key);
         }

@@ -1,6 +1,7 @@
 //! The line of those who wait for one resource, in order of arrival.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::time::{Instant, SystemTime};
 
 use crate::lock::{IdempotencyKey, Limit, LockId, LockRequest, Mode, Waiting};
@@ -62,7 +63,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Line<W>(Option<Box<Places<W>>>);
 
-/// Not empty. But for lists, nothing here takes longer the longer the line is.
+/// Not empty. Nothing here takes longer the longer the line is.
 #[derive(Debug)]
 struct Places<W> {
     /// By arrival.
@@ -109,17 +110,18 @@ impl<W> Line<W> {
         self.waiters(..).next()
     }
 
-    /// All places in order, as a look at them shows.
-    pub(super) fn shown(&self) -> Vec<Waiting> {
+    /// At most `limit` places that came behind this arrival, in order, each with its own.
+    pub(super) fn behind(&self, arrival: Option<u64>, limit: usize) -> Vec<(u64, Waiting)> {
         let Some(places) = &self.0 else { return Vec::new() };
-        let mut shown: Vec<_> = places.waiting.values().map(Waiter::shown).collect();
-        if !places.kept.is_empty() {
-            let waiting = places.waiting.keys().copied().zip(shown);
-            let kept = places.kept.iter().map(|(arrival, kept)| (*arrival, kept.shown()));
-            let all: BTreeMap<_, _> = waiting.chain(kept).collect();
-            shown = all.into_values().collect();
-        }
-        shown
+        let from = (arrival.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let waiting =
+            places.waiting.range(from).map(|(arrival, waiter)| (*arrival, waiter.shown()));
+        let mut behind: Vec<_> = waiting.take(limit).collect();
+        let kept = places.kept.range(from).map(|(arrival, kept)| (*arrival, kept.shown()));
+        behind.extend(kept.take(limit));
+        behind.sort_unstable_by_key(|(arrival, _)| *arrival);
+        behind.truncate(limit);
+        behind
     }
 
     /// The place with this id, as a look at it shows.
@@ -132,7 +134,8 @@ impl<W> Line<W> {
 
     /// The ids of all places, in order.
     pub(super) fn ids(&self) -> Vec<LockId> {
-        self.shown().into_iter().map(|waiting| waiting.id).collect()
+        let places = self.behind(None, usize::MAX).into_iter();
+        places.map(|(_, waiting)| waiting.id).collect()
     }
 
     pub(super) fn place(&self, id: LockId) -> Option<&Place> {

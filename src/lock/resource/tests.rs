@@ -119,7 +119,7 @@ impl Scene {
 
     /// The titles of the locks, the holders first.
     fn locks(&self) -> Vec<String> {
-        let locks = self.resource.locks(None, self.instant).into_iter();
+        let locks = self.resource.page(None, self.instant, None, usize::MAX).locks.into_iter();
         let title = |lock| match lock {
             Lock::Held(grant) => grant.title,
             Lock::Waiting(waiting) => waiting.request.title,
@@ -151,10 +151,10 @@ fn acquires(asked: Asked) -> Event<&'static str> {
 }
 
 fn heard(outcome: Outcome<&'static str>) -> String {
-    let ended = outcome.ended.into_iter().filter_map(|(grant, end)| match end {
-        End::Expired => Some(format!("{} expired", grant.title)),
-        End::Abandoned => Some(format!("{} abandoned", grant.title)),
-        End::Released | End::Deleted | End::Renewed => None,
+    let ended = outcome.happened.into_iter().filter_map(|grant| match grant.kind {
+        Kind::Ended(End::Expired) => Some(format!("{} expired", grant.title)),
+        Kind::Ended(End::Abandoned) => Some(format!("{} abandoned", grant.title)),
+        _ => None,
     });
     let told = outcome.told.into_iter().map(|(who, word)| match word {
         Reply::Granted(_) => format!("{who} granted"),
@@ -654,7 +654,7 @@ fn a_release_grants_everybody_at_the_head_who_fits() {
     assert_eq!(scene.release(c), (true, String::new()));
     assert_eq!(scene.release(b), (true, "d granted".into()));
     assert_eq!(scene.release(d), (true, "e granted, f granted".into()));
-    let tokens = scene.resource.holders.in_order().into_iter().map(|h| h.grant.fencing_token);
+    let tokens = scene.resource.holders.in_order().map(|h| h.grant.fencing_token);
     let [e, f] = tokens.collect::<Vec<_>>()[..] else { panic!() };
     assert!(e < f, "each grant has a token of its own");
 }

@@ -5,12 +5,13 @@
 //! wait there as data, in order, and are decided by whoever finishes the plan: the thread of the
 //! journal. Without a journal, nothing is written and the gate is never closed.
 
+use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::info;
+use log::{Level, info, log_enabled};
 
 use super::Shared;
 use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
@@ -19,7 +20,7 @@ use crate::lock::journal::store::Change;
 use crate::lock::resource::{Answer, Decision, Now, Outcome, Reply, Tally};
 use crate::lock::sync::atomic::{AtomicUsize, Ordering};
 use crate::lock::sync::now;
-use crate::lock::{End, Grant, NotWritten, Refusal, ResourceName};
+use crate::lock::{End, Happening, Kind, NotWritten, Refusal, ResourceName, events};
 
 /// By which a change that was written is finished.
 pub(super) type Ticket = (ResourceName, Arc<Slot>);
@@ -35,7 +36,7 @@ pub(super) enum Begun {
 #[derive(Default)]
 struct Afterwards {
     woken: Vec<Arc<Sleeper>>,
-    ended: Vec<(Grant, End)>,
+    happened: Vec<events::Event>,
 }
 
 impl Shared {
@@ -68,7 +69,9 @@ impl Shared {
         let mut entry = slot.enter();
         let (begun, change) = match entry.gate {
             Gate::Retired => return Err(event),
-            Gate::Closed(_) => (self.pass_or_queue(&mut entry, event, &mut afterwards), None),
+            Gate::Closed(_) => {
+                (self.pass_or_queue(resource, &mut entry, event, &mut afterwards), None)
+            }
             Gate::Open => {
                 let due = entry.state.next_due();
                 let started = self.start(&mut entry, resource, due, event, None, &mut afterwards);
@@ -99,7 +102,8 @@ impl Shared {
         let Writing { plan, asker, due, mut turns } = *writing;
         if written.is_ok() {
             let now = self.now();
-            self.make(&mut entry.state, &mut afterwards, |state, outcome| {
+            let made = (&resource, now.wall);
+            self.make(made, &mut entry.state, &mut afterwards, |state, outcome| {
                 state.apply(plan, now, outcome);
             });
         } else if self.shutting_down.load(Ordering::SeqCst) {
@@ -169,7 +173,8 @@ impl Shared {
         let now = self.now();
         let Decision { facts, plan, answer } = self.decide(&entry.state, event, now);
         let change = self.journal.as_ref().and_then(|_| Change::of(&plan, resource));
-        let unwritten = self.make(&mut entry.state, afterwards, |state, outcome| {
+        let made = (resource, now.wall);
+        let unwritten = self.make(made, &mut entry.state, afterwards, |state, outcome| {
             state.note(facts, outcome);
             if change.is_some() {
                 return Some(plan);
@@ -192,14 +197,22 @@ impl Shared {
     }
 
     /// What becomes of an event while a plan is being written.
-    fn pass_or_queue(&self, entry: &mut Entry, event: Event, afterwards: &mut Afterwards) -> Begun {
+    fn pass_or_queue(
+        &self,
+        resource: &ResourceName,
+        entry: &mut Entry,
+        event: Event,
+        afterwards: &mut Afterwards,
+    ) -> Begun {
         let Entry { state, gate: Gate::Closed(writing) } = entry else {
             return Begun::Done(Reply::Done);
         };
         let event = self.within_limits(event);
-        match state.facts_beside(&event, &writing.plan, self.now()) {
+        let now = self.now();
+        match state.facts_beside(&event, &writing.plan, now) {
             Some(facts) => {
-                self.make(state, afterwards, |state, outcome| state.note(facts, outcome));
+                let made = (resource, now.wall);
+                self.make(made, state, afterwards, |state, outcome| state.note(facts, outcome));
                 Begun::Done(Reply::Done)
             }
             None => {
@@ -240,9 +253,10 @@ impl Shared {
         }
     }
 
-    /// Changes the state, keeps count, and notes who has to hear of it.
+    /// Changes the state, keeps count, and notes what has happened and who has to hear of it.
     fn make<T>(
         &self,
+        (resource, wall): (&ResourceName, SystemTime),
         state: &mut State,
         afterwards: &mut Afterwards,
         change: impl FnOnce(&mut State, &mut Outcome<Arc<Sleeper>>) -> T,
@@ -254,7 +268,8 @@ impl Shared {
         for (waiter, word) in outcome.told {
             afterwards.tell(waiter, word);
         }
-        afterwards.ended.extend(outcome.ended);
+        let happened = outcome.happened.into_iter();
+        afterwards.happened.extend(happened.map(|what| self.events.note(resource, wall, what)));
         result
     }
 
@@ -272,15 +287,15 @@ impl Shared {
         if over {
             self.retire(slot, resource);
         }
-        for (grant, end) in afterwards.ended {
-            let Grant { id, title, since, .. } = grant;
-            match end {
-                End::Expired => info!("expired: {resource}/{id} {title:?}"),
-                End::Abandoned => info!("released: {resource}/{id} {title:?}, its client has gone"),
-                End::Released | End::Deleted | End::Renewed => {}
+        if afterwards.happened.is_empty() {
+            return;
+        }
+        self.events.tell();
+        for event in &afterwards.happened {
+            if let Kind::Ended(end) = event.happening.kind {
+                self.observer.ended(end, event.lasted());
+                log_end(event, end, &afterwards.happened);
             }
-            let held = SystemTime::now().duration_since(since).unwrap_or_default();
-            self.observer.ended(end, held);
         }
     }
 
@@ -294,6 +309,38 @@ impl Afterwards {
         sleeper.tell(word);
         self.woken.push(sleeper);
     }
+}
+
+/// Tells of the end of a lock, and of who has it next: a line for each lock.
+fn log_end(event: &events::Event, end: End, happened: &[events::Event]) {
+    if end == End::Renewed || !log_enabled!(Level::Info) {
+        return;
+    }
+    let (resource, held, next) = (&event.resource, seconds(event.lasted()), Next(happened));
+    let Happening { kind, id, title, client, .. } = &event.happening;
+    let how = kind.name();
+    info!("{how}: {resource}/{id} {title:?} of {client}, held for {held} s{next}");
+}
+
+/// Who was granted the lock that others have lost.
+struct Next<'a>(&'a [events::Event]);
+
+impl fmt::Display for Next<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut granted = self.0.iter().filter(|event| event.happening.kind == Kind::Granted);
+        let Some(event) = granted.next() else { return Ok(()) };
+        let Happening { title, client, .. } = &event.happening;
+        write!(f, "; next: {title:?} of {client}, after {} s", seconds(event.lasted()))?;
+        match granted.count() {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
+}
+
+/// With milliseconds.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// How many locks, waiters and kept places there are in all.

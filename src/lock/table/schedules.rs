@@ -124,7 +124,11 @@ impl World {
         while self.store.is_some() && !shared.names(None, 1).is_empty() {
             thread::yield_now();
         }
-        assert!(shared.names(None, 1).is_empty(), "{:?}", self.table.locks(&self.resource));
+        assert!(
+            shared.names(None, 1).is_empty(),
+            "{:?}",
+            self.table.locks(&self.resource, None, usize::MAX).locks
+        );
         assert_eq!(shared.deadlines.len(), 0);
         assert_eq!(self.table.totals(), Totals::default());
         assert_eq!(self.store.map_or(0, |store| store.len()), 0, "left in the store");
@@ -206,7 +210,7 @@ fn a_deletion_against_the_grant() {
     check(|world| {
         let held = world.hold(LONG);
         let deleter = world.spawn(|world| {
-            let waiting = world.table.locks(&world.resource);
+            let waiting = world.table.locks(&world.resource, None, usize::MAX).locks;
             let waiting = waiting.iter().find(|lock| matches!(lock, Lock::Waiting(_)));
             waiting.is_some_and(|lock| world.table.release(&world.resource, lock.id()).is_ok())
         });
@@ -363,7 +367,7 @@ fn the_same_key_at_the_same_moment() {
         let grants = askers.map(|asker| asker.join().unwrap());
         let grants: Vec<_> = grants.into_iter().flatten().collect();
         assert!(grants.windows(2).all(|pair| pair[0].id == pair[1].id));
-        assert_eq!(world.table.locks(&world.resource).len(), 1);
+        assert_eq!(world.table.locks(&world.resource, None, usize::MAX).locks.len(), 1);
         assert!(world.release(&grants[0]));
         world.end();
     });
@@ -520,7 +524,7 @@ fn a_stuck_write_holds_up_no_look_no_time_out_and_no_departure() {
                 advance(2 * SECOND);
                 thread::yield_now();
             }
-            assert_eq!(world.table.locks(&world.resource).len(), 1);
+            assert_eq!(world.table.locks(&world.resource, None, usize::MAX).locks.len(), 1);
             store.unstick();
             late.join().unwrap();
             gone.join().unwrap();
@@ -615,7 +619,11 @@ fn a_lost_answer_of_the_store() {
                 thread::yield_now();
             }
             assert!(waiter.word().is_none() && asker.word().is_none());
-            assert_eq!(world.table.locks(&world.resource).len(), 2, "nothing is seen of it");
+            assert_eq!(
+                world.table.locks(&world.resource, None, usize::MAX).locks.len(),
+                2,
+                "nothing is seen of it"
+            );
         },
     );
 }
@@ -636,7 +644,7 @@ fn what_is_held_is_what_the_store_has() {
         let mut kept: Vec<_> = kept.collect();
         kept.sort_unstable();
         let held = |world: &World| {
-            let locks = world.table.locks(&world.resource).into_iter();
+            let locks = world.table.locks(&world.resource, None, usize::MAX).locks.into_iter();
             let mut ids: Vec<_> = locks.map(|lock| lock.id()).collect();
             ids.sort_unstable();
             ids

@@ -48,7 +48,7 @@ impl LockTable {
 
     /// Returns when `count` requests wait for the resource.
     fn wait_for_line(&self, resource: &ResourceName, count: usize) {
-        while self.locks(resource).len() <= count {
+        while self.locks(resource, None, usize::MAX).locks.len() <= count {
             thread::yield_now();
         }
     }
@@ -72,7 +72,7 @@ fn looking_at_a_name_without_locks_creates_nothing() {
     let id = LockId::random();
     assert!(table.find(&resource, id).is_none());
     assert_eq!(table.release(&resource, id), Err(Refusal::NoSuchLock));
-    assert!(table.locks(&resource).is_empty());
+    assert!(table.locks(&resource, None, usize::MAX).locks.is_empty());
     assert_eq!(table.delete_resource(&resource), Err(Refusal::NoSuchLock));
     assert!(table.is_empty());
 }
@@ -119,7 +119,7 @@ fn a_wait_that_runs_out_ends_in_time_and_leaves_the_line() {
     let outcome = table.wait_for(&resource, request(wait, LONG));
     assert!(matches!(outcome, Err(Refusal::TimedOut)), "{outcome:?}");
     assert!(began.elapsed() >= wait);
-    assert_eq!(table.locks(&resource).len(), 1);
+    assert_eq!(table.locks(&resource, None, usize::MAX).locks.len(), 1);
     table.release(&resource, lock.id).unwrap();
     assert!(table.is_empty());
 }
@@ -262,7 +262,7 @@ fn resources_are_listed_by_name_and_only_with_locks() {
     }
     let over = name("over");
     table.hold(&over, Duration::from_nanos(1));
-    while !table.locks(&over).is_empty() {
+    while !table.locks(&over, None, usize::MAX).locks.is_empty() {
         thread::yield_now();
     }
     assert_eq!(table.resources(None, 10), ["a", "b", "c"].map(name));
@@ -323,7 +323,7 @@ fn a_panic_while_waiting_leaves_the_line() {
         table.acquire(&resource, request(PATIENCE, LONG), None, &mut on_wait)
     });
     assert!(panic::catch_unwind(panics).is_err());
-    assert_eq!(table.locks(&resource).len(), 1);
+    assert_eq!(table.locks(&resource, None, usize::MAX).locks.len(), 1);
     assert_eq!(failures.try_recv().ok(), None, "it was not the core that panicked");
     table.release(&resource, lock.id).unwrap();
     assert!(table.is_empty());
@@ -406,7 +406,7 @@ fn when_it_is_not_known_what_was_written_nobody_hears_anything_but_the_operator(
         });
         assert_eq!(failures.recv_timeout(PATIENCE).unwrap(), why);
         assert!(!asker.is_finished());
-        assert!(table.locks(&name("r")).is_empty(), "nothing is granted");
+        assert!(table.locks(&name("r"), None, usize::MAX).locks.is_empty(), "nothing is granted");
     }
 }
 
@@ -450,7 +450,7 @@ fn a_grant_that_would_end_early_after_a_restart_is_not_answered() {
     let why = failures.recv_timeout(PATIENCE).unwrap();
     assert!(why.ends_with("could not be repeated: the disk is full"), "{why}");
     assert!(!asker.is_finished());
-    assert!(table.locks(&name("r")).is_empty(), "nothing is granted");
+    assert!(table.locks(&name("r"), None, usize::MAX).locks.is_empty(), "nothing is granted");
 }
 
 #[test]

@@ -1,0 +1,123 @@
+//! `--event-log`: what happens to locks, a line of JSON each, in a file.
+//!
+//! A thread of its own writes them. If the file cannot be written, or not as fast as things
+//! happen, lines are missing, and the locks go on.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use log::{error, info};
+
+use super::events;
+use crate::lock::{Events, Follower, Heard};
+
+/// How often it is written to at most: many lines at a time cost little.
+const PACE: Duration = Duration::from_millis(5);
+
+/// How many events are written at a time.
+const BATCH: usize = 1024;
+
+/// How long the last events may take to be written.
+const FINISH: Duration = Duration::from_millis(200);
+
+/// A very long time.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The log of events.
+pub struct EventLog {
+    reopen: Arc<AtomicBool>,
+    /// Disconnected when the thread has come to its end.
+    ended: Receiver<()>,
+}
+
+impl EventLog {
+    /// Opens the file and begins to write what happens to the end of it.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or there is no thread.
+    pub fn start(path: PathBuf, events: &Arc<Events>) -> io::Result<Self> {
+        let file = open(&path)?;
+        let reopen = Arc::<AtomicBool>::default();
+        let follower = events.follow(None);
+        let writer = Writer { path, file: Some(file), reopen: Arc::clone(&reopen), failing: false };
+        let (ending, ended) = bounded(0);
+        thread::Builder::new().name("event log".into()).spawn(move || {
+            writer.run(follower);
+            drop(ending);
+        })?;
+        Ok(Self { reopen, ended })
+    }
+
+    /// Has the file opened again before the next event is written.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until the last event is written, when there will not be any more; not for long.
+    pub fn finish(self) {
+        let _ = self.ended.recv_timeout(FINISH);
+    }
+}
+
+fn open(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+struct Writer {
+    path: PathBuf,
+    file: Option<File>,
+    reopen: Arc<AtomicBool>,
+    /// The latest attempt failed, and the log says so.
+    failing: bool,
+}
+
+impl Writer {
+    fn run(mut self, mut follower: Follower) {
+        let mut lines = Vec::new();
+        loop {
+            lines.clear();
+            match follower.hear(BATCH, Instant::now() + DAY) {
+                // Writing to a Vec cannot fail.
+                Heard::Events(happened) => happened.iter().for_each(|event| {
+                    let _ = events::write_line(&mut lines, event);
+                }),
+                Heard::Missed(_) => drop(events::write_gap(&mut lines)),
+                Heard::Nothing => continue,
+                Heard::End => return,
+            }
+            let written = self.write(&lines);
+            self.tell(written);
+            // Also at the end there is nothing to wait for.
+            let _ = follower.pause(Instant::now() + PACE);
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.reopen.swap(false, Ordering::SeqCst) {
+            self.file = None;
+        }
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => open(&self.path)?,
+        };
+        // After a failure it is opened anew.
+        self.file.insert(file).write_all(lines).inspect_err(|_| self.file = None)
+    }
+
+    /// One line in the log for each time that it begins or ceases to fail.
+    fn tell(&mut self, written: io::Result<()>) {
+        let path = self.path.display();
+        match &written {
+            Err(error) if !self.failing => error!("events are not written to {path}: {error}"),
+            Ok(()) if self.failing => info!("events are written to {path} again"),
+            _ => {}
+        }
+        self.failing = written.is_err();
+    }
+}

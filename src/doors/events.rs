@@ -1,0 +1,283 @@
+//! What happens to locks, as a stream of server-sent events and as lines of JSON.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use humantime::format_rfc3339_micros;
+use log::warn;
+use serde::{Serialize, Serializer};
+
+use super::{Answer, Call};
+use crate::http::query::Query;
+use crate::http::{Outgoing, Problem, Response, Status};
+use crate::lock::{Event, Follower, Heard, KEPT, Kind, Limit, LockId, ResourceName};
+
+/// How long a subscriber hears nothing at most: proxies end what is silent.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// How often a subscriber is sent something at most.
+const PACE: Duration = Duration::from_millis(100);
+
+/// How many events are sent in that time, to all subscribers together.
+const SHARED: usize = 4096;
+
+/// The subscribers of one server, and how many there may be.
+pub(super) struct Subscribers {
+    max: usize,
+    count: AtomicUsize,
+}
+
+/// The place of one subscriber.
+struct Place(Arc<Subscribers>);
+
+impl Subscribers {
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, count: AtomicUsize::new(0) }
+    }
+
+    fn enter(self: &Arc<Self>) -> Result<Place, Problem> {
+        let place = Place(Arc::clone(self));
+        if self.count.fetch_add(1, Ordering::SeqCst) < self.max {
+            return Ok(place);
+        }
+        let detail = format!("there are {} subscribers already (--max-subscribers)", self.max);
+        Err(Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "15"))
+    }
+}
+
+impl Place {
+    /// How many events this subscriber may be sent at a time.
+    fn share(&self) -> usize {
+        (SHARED / self.0.count.load(Ordering::Relaxed).max(1)).max(1)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// `GET /events`
+pub(super) fn subscribe(call: &Call<'_>) -> Answer {
+    let wanted = Wanted::parse(&Query::of(call.request.target))?;
+    let last = call.request.headers.only("Last-Event-ID")?;
+    let last = last.map(|id| {
+        // What is no number is not among those that are kept.
+        id.parse().unwrap_or(0)
+    });
+    let shows_uid = call.caller.may_administrate();
+    let events = call.service.locks.events();
+    let after = last.or_else(|| {
+        let latest = wanted.latest?;
+        Some(events.before_latest(latest, |event| wanted.has(&event.resource)))
+    });
+    if call.request.method == "HEAD" {
+        return Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, |_| Ok(())));
+    }
+    let place = call.service.subscribers.enter()?;
+    let follower = events.follow(after);
+    let stream = move |out: &mut Outgoing<'_>| {
+        let leave = follower.leave();
+        let watch = out.client().watch_stream(move || leave.leave());
+        if let Err(error) = &watch {
+            warn!("a client follows events and would not be noticed if it left: {error}");
+        }
+        Subscription { wanted, shows_uid, place, follower }.send(out)
+    };
+    Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, stream))
+}
+
+const CONTENT_TYPE: &str = "text/event-stream";
+
+/// Which events are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    resource: Option<ResourceName>,
+    prefix: Option<String>,
+    /// To begin with so many that have happened already.
+    latest: Option<usize>,
+}
+
+impl Wanted {
+    fn parse(query: &Query<'_>) -> Result<Self, Problem> {
+        let resource = query.parsed("resource", |name| {
+            name.parse().map_err(|_| "the name of a resource".to_string())
+        })?;
+        let prefix = query.only("prefix")?.map(String::from);
+        let latest = query.parsed("latest", |text| {
+            let latest = text.parse().ok().filter(|latest| *latest <= KEPT);
+            latest.ok_or_else(|| format!("a whole number from 0 to {KEPT}"))
+        })?;
+        Ok(Self { resource, prefix, latest })
+    }
+
+    fn has(&self, resource: &ResourceName) -> bool {
+        self.resource.as_ref().is_none_or(|wanted| wanted == resource)
+            && self.prefix.as_ref().is_none_or(|prefix| resource.as_str().starts_with(prefix))
+    }
+}
+
+struct Subscription {
+    wanted: Wanted,
+    shows_uid: bool,
+    place: Place,
+    follower: Follower,
+}
+
+impl Subscription {
+    /// Sends what happens until the client leaves or the server ends.
+    fn send(mut self, out: &mut Outgoing<'_>) -> io::Result<()> {
+        // The client sees that it is heard.
+        out.write_all(b": events\n\n")?;
+        out.flush()?;
+        let mut silent_until = Instant::now() + SILENCE;
+        loop {
+            let sent = match self.follower.hear(self.place.share(), silent_until) {
+                Heard::Events(events) => {
+                    let wanted = events.iter().filter(|event| self.wanted.has(&event.resource));
+                    let mut any = false;
+                    for event in wanted {
+                        write_event(out, event, self.shows_uid)?;
+                        any = true;
+                    }
+                    any
+                }
+                Heard::Missed(number) => {
+                    write!(out, "id: {number}\nevent: reset\ndata: {{}}\n\n")?;
+                    true
+                }
+                Heard::Nothing => {
+                    out.write_all(b": still here\n\n")?;
+                    true
+                }
+                Heard::End => return Ok(()),
+            };
+            let now = Instant::now();
+            if sent {
+                out.flush()?;
+                silent_until = now + SILENCE;
+            }
+            // At the end there is nothing to wait for, but perhaps something to send.
+            let _ = self.follower.pause(now + PACE);
+        }
+    }
+}
+
+fn write_event(out: &mut impl Write, event: &Event, shows_uid: bool) -> io::Result<()> {
+    write!(out, "id: {}\nevent: {}\ndata: ", event.number, event.happening.kind.name())?;
+    serde_json::to_writer(&mut *out, &Data::of(event, shows_uid))?;
+    out.write_all(b"\n\n")
+}
+
+/// Writes an event as a line of JSON.
+pub(super) fn write_line(out: &mut impl Write, event: &Event) -> io::Result<()> {
+    let kind = event.happening.kind.name();
+    serde_json::to_writer(
+        &mut *out,
+        &Line { id: Some(event.number), event: kind, data: Data::of(event, true) },
+    )?;
+    out.write_all(b"\n")
+}
+
+/// Writes a line that says that some events are missing.
+pub(super) fn write_gap(out: &mut impl Write) -> io::Result<()> {
+    let time = format_rfc3339_micros(SystemTime::now());
+    writeln!(out, "{{\"event\":\"reset\",\"time\":\"{time}\"}}")
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    id: Option<u64>,
+    event: &'static str,
+    #[serde(flatten)]
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    #[serde(serialize_with = "timestamp")]
+    time: SystemTime,
+    resource: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "uid")]
+    uid: Option<LockId>,
+    title: &'a str,
+    client: &'a str,
+    mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fencing_token: Option<u64>,
+    /// In seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<f64>,
+}
+
+impl<'a> Data<'a> {
+    fn of(event: &'a Event, shows_uid: bool) -> Self {
+        let happening = &event.happening;
+        // With milliseconds.
+        let lasted = (event.lasted().as_secs_f64() * 1000.0).round() / 1000.0;
+        let was_held = matches!(happening.kind, Kind::Ended(_));
+        let has_waited = !was_held && happening.kind != Kind::Waiting;
+        Self {
+            time: event.time,
+            resource: event.resource.as_str(),
+            uid: shows_uid.then_some(happening.id),
+            title: &happening.title,
+            client: &happening.client,
+            mode: happening.mode.name(),
+            limit: happening.mode.limit().map(Limit::get),
+            fencing_token: happening.fencing_token,
+            waited: has_waited.then_some(lasted),
+            held: was_held.then_some(lasted),
+        }
+    }
+}
+
+fn timestamp<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_rfc3339_micros(*time))
+}
+
+fn uid<S: Serializer>(uid: &Option<LockId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match uid {
+        Some(uid) => serializer.collect_str(uid),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(query: &str) -> Result<Wanted, Problem> {
+        Wanted::parse(&Query::of(&format!("/events?{query}")))
+    }
+
+    #[test]
+    fn what_is_wanted_is_in_the_query() {
+        let has =
+            |query: &str, resource: &str| wanted(query).unwrap().has(&resource.parse().unwrap());
+        assert!(has("", "a"));
+        assert!(has("resource=a", "a") && !has("resource=a", "ab"));
+        assert!(has("prefix=a%3A", "a:b") && !has("prefix=a%3A", "ab"));
+        assert!(!has("prefix=a&resource=b", "b"));
+        for query in ["resource=", "resource=a/b", "latest=4097", "latest=-1", "prefix=%ff"] {
+            assert!(wanted(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn there_are_as_many_subscribers_as_may_be() {
+        let subscribers = Arc::new(Subscribers::new(2));
+        let (first, _second) = (subscribers.enter().ok().unwrap(), subscribers.enter().ok());
+        assert_eq!(first.share(), SHARED / 2);
+        assert!(subscribers.enter().is_err());
+        drop(first);
+        assert!(subscribers.enter().is_ok());
+    }
+}

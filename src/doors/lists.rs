@@ -1,0 +1,338 @@
+//! What is locked: lists of any length, which are written while they are read, a page at a time.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_micros;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{Answer, Call, hal};
+use crate::http::Problem;
+use crate::http::query::Query;
+use crate::lock::{Lock, LockManager, ResourceName};
+
+/// How many names are taken from the lock core at a time.
+const NAMES: usize = 256;
+
+/// How many locks of one resource are taken at a time.
+const LOCKS: usize = 128;
+
+/// The longest page that may be asked for, in resources.
+const MAX_LIMIT: usize = 1000;
+
+/// `GET /status`: all locks of all resources, in plain JSON, and the time on the server's clock.
+pub(super) fn show_status(call: &Call<'_>) -> Answer {
+    let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
+    Ok(call.service.gzip.stream(call.request, "application/json", move |out| {
+        out.write_all(b"{\"resources\":[")?;
+        let mut selection = Selection::new(&*locks, &listing);
+        let mut separator = Separator::default();
+        while let Some(resource) = selection.next() {
+            let first = locks.locks(&resource, None, LOCKS);
+            // What has been released since the names were listed has no place in it.
+            if first.locks.is_empty() {
+                selection.take_back();
+                continue;
+            }
+            separator.write(out)?;
+            write!(out, "{{\"name\":\"{resource}\",\"locks\":[")?;
+            write_locks(out, &*locks, &resource)?;
+            out.write_all(b"]}")?;
+        }
+        // After the locks: none of them is newer.
+        let now = format_rfc3339_micros(SystemTime::now());
+        write!(out, "],\"now\":\"{now}\"")?;
+        if let Some(next) = selection.next_page() {
+            write!(out, ",\"_links\":{{\"next\":{{\"href\":\"/status?{next}\"}}}}")?;
+        }
+        out.write_all(b"}\n")
+    }))
+}
+
+/// `GET /resources`
+pub(super) fn list_resources(call: &Call<'_>) -> Answer {
+    let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
+    Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
+        out.write_all(b"{\"_embedded\":{\"resources\":[")?;
+        let mut selection = Selection::new(&*locks, &listing);
+        let mut separator = Separator::default();
+        while let Some(resource) = selection.next() {
+            separator.write(out)?;
+            hal::write_resource(out, &resource)?;
+        }
+        out.write_all(b"]},\"_links\":{\"self\":{\"href\":\"/resources\"}")?;
+        if let Some(next) = selection.next_page() {
+            write!(out, ",\"next\":{{\"href\":\"/resources?{next}\"}}")?;
+        }
+        out.write_all(b"}}\n")
+    }))
+}
+
+/// `GET /resources/{name}`: its locks, the active ones before the waiting ones.
+pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
+    let (resource, locks) = (resource.clone(), Arc::clone(&call.service.locks));
+    Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
+        write!(out, "{{\"name\":\"{resource}\"")?;
+        if !locks.locks(&resource, None, 1).locks.is_empty() {
+            out.write_all(b",\"_embedded\":{\"locks\":[")?;
+            write_locks(out, &*locks, &resource)?;
+            out.write_all(b"]}")?;
+        }
+        write!(
+            out,
+            ",\"_links\":{{\"self\":{{\"href\":\"{}\"}}}}}}",
+            hal::Path::Resource(&resource)
+        )?;
+        out.write_all(b"\n")
+    }))
+}
+
+/// Writes the locks of a resource, separated.
+fn write_locks(
+    out: &mut dyn Write,
+    locks: &dyn LockManager,
+    resource: &ResourceName,
+) -> io::Result<()> {
+    let (mut after, mut waiting) = (None, 0);
+    let mut separator = Separator::default();
+    loop {
+        let page = locks.locks(resource, after, LOCKS);
+        for lock in &page.locks {
+            separator.write(out)?;
+            waiting += usize::from(matches!(lock, Lock::Waiting(_)));
+            hal::write_listed(out, resource, lock, Some(waiting).filter(|number| *number > 0))?;
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The comma between the elements of a list.
+#[derive(Default)]
+struct Separator {
+    behind_first: bool,
+}
+
+impl Separator {
+    fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.behind_first {
+            out.write_all(b",")?;
+        }
+        self.behind_first = true;
+        Ok(())
+    }
+}
+
+/// Which resources are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listing {
+    /// How many at most; `None`: all.
+    limit: Option<usize>,
+    /// From behind this name.
+    after: Option<ResourceName>,
+    search: Option<Search>,
+    /// Only those with a line.
+    waiting: bool,
+}
+
+impl Listing {
+    fn of(call: &Call<'_>) -> Result<Self, Problem> {
+        Self::parse(&Query::of(call.request.target))
+    }
+
+    fn parse(query: &Query<'_>) -> Result<Self, Problem> {
+        let limit = query.parsed("limit", |text| {
+            let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+            limit.ok_or_else(|| format!("a whole number from 1 to {MAX_LIMIT}"))
+        })?;
+        let after = query.parsed("after", |name| {
+            name.parse().map_err(|_| "the name of a resource".to_string())
+        })?;
+        let state = query.parsed("state", |state| match state {
+            "waiting" => Ok(()),
+            _ => Err("waiting".into()),
+        })?;
+        let search = query.only("search")?.filter(|text| !text.is_empty());
+        let search = search.map(|text| Search::new(&text));
+        Ok(Self { limit, after, search, waiting: state.is_some() })
+    }
+
+    /// Whether a resource is asked for.
+    fn has(&self, locks: &dyn LockManager, resource: &ResourceName) -> bool {
+        (!self.waiting || locks.locks(resource, None, 1).waiting > 0)
+            && self.search.as_ref().is_none_or(|search| search.finds(locks, resource))
+    }
+
+    /// The query of the page behind `last`.
+    fn behind(&self, last: &ResourceName) -> String {
+        let mut query = format!("after={}", encoded(last));
+        if let Some(limit) = self.limit {
+            query += &format!("&limit={limit}");
+        }
+        if let Some(Search(text)) = &self.search {
+            query += &format!("&search={}", encoded(text));
+        }
+        if self.waiting {
+            query += "&state=waiting";
+        }
+        query
+    }
+}
+
+fn encoded(text: &impl Display) -> String {
+    utf8_percent_encode(&text.to_string(), NON_ALPHANUMERIC).to_string()
+}
+
+/// A text that is looked for in names, titles and clients, whatever its case. In lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Search(String);
+
+impl Search {
+    fn new(text: &str) -> Self {
+        Self(text.to_lowercase())
+    }
+
+    fn finds(&self, locks: &dyn LockManager, resource: &ResourceName) -> bool {
+        if self.is_in(resource.as_str()) {
+            return true;
+        }
+        let mut after = None;
+        loop {
+            let page = locks.locks(resource, after, LOCKS);
+            if page.locks.iter().any(|lock| self.is_in(lock.title()) || self.is_in(lock.client())) {
+                return true;
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return false,
+            }
+        }
+    }
+
+    fn is_in(&self, text: &str) -> bool {
+        let Self(wanted) = self;
+        if text.is_ascii() {
+            let wanted = wanted.as_bytes();
+            return text
+                .as_bytes()
+                .windows(wanted.len())
+                .any(|part| part.eq_ignore_ascii_case(wanted));
+        }
+        text.to_lowercase().contains(wanted)
+    }
+}
+
+/// The resources that are asked for, in order of their names.
+struct Selection<'a> {
+    locks: &'a dyn LockManager,
+    listing: &'a Listing,
+    names: std::vec::IntoIter<ResourceName>,
+    /// The latest name that the lock core gave.
+    latest: Option<ResourceName>,
+    /// The latest that was given out.
+    given: Option<ResourceName>,
+    left: usize,
+}
+
+impl<'a> Selection<'a> {
+    fn new(locks: &'a dyn LockManager, listing: &'a Listing) -> Self {
+        let left = listing.limit.unwrap_or(usize::MAX);
+        let latest = listing.after.clone();
+        Self { locks, listing, names: Vec::new().into_iter(), latest, given: None, left }
+    }
+
+    fn next(&mut self) -> Option<ResourceName> {
+        if self.left == 0 {
+            return None;
+        }
+        let found = self.find()?;
+        self.left -= 1;
+        self.given = Some(found.clone());
+        Some(found)
+    }
+
+    /// The latest one is not to count.
+    fn take_back(&mut self) {
+        self.left += 1;
+    }
+
+    /// The query of the next page, if there is more. Ends the selection.
+    fn next_page(mut self) -> Option<String> {
+        self.find()?;
+        Some(self.listing.behind(&self.given?))
+    }
+
+    fn find(&mut self) -> Option<ResourceName> {
+        loop {
+            for name in self.names.by_ref() {
+                if self.listing.has(self.locks, &name) {
+                    return Some(name);
+                }
+            }
+            let names = self.locks.resources(self.latest.as_ref(), NAMES);
+            self.latest = Some(names.last()?.clone());
+            self.names = names.into_iter();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(query: &str) -> Result<Listing, Problem> {
+        Listing::parse(&Query::of(&format!("/status?{query}")))
+    }
+
+    #[test]
+    fn a_listing_is_what_the_query_says() {
+        let all = Listing { limit: None, after: None, search: None, waiting: false };
+        assert_eq!(listing("").unwrap(), all);
+        assert_eq!(listing("search=&other=1&limits=0").unwrap(), all);
+        let query = "limit=1000&after=a%3Ab&search=A+%C3%89&state=waiting";
+        let narrowed = listing(query).unwrap();
+        assert_eq!(narrowed.limit, Some(1000));
+        assert_eq!(narrowed.after.as_ref().unwrap().as_str(), "a:b");
+        assert_eq!(narrowed.search, Some(Search("a é".into())));
+        assert!(narrowed.waiting);
+        let next = narrowed.behind(&"c:d".parse().unwrap());
+        assert_eq!(next, "after=c%3Ad&limit=1000&search=a%20%C3%A9&state=waiting");
+        assert_eq!(listing(&next).unwrap().search, narrowed.search);
+    }
+
+    #[test]
+    fn a_bad_value_is_refused() {
+        for query in [
+            "limit=0",
+            "limit=1001",
+            "limit=-1",
+            "limit=x",
+            "limit=",
+            "limit=1&limit=1",
+            "after=",
+            "after=a/b",
+            "state=held",
+            "state=",
+            "search=%ff",
+        ] {
+            assert!(listing(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_found_whatever_its_case() {
+        for (wanted, text, found) in [
+            ("b", "aBc", true),
+            ("ABC", "abc", true),
+            ("abcd", "abc", false),
+            ("é", "CAFÉ", true),
+            ("é", "cafe", false),
+        ] {
+            assert_eq!(Search::new(wanted).is_in(text), found, "{wanted} in {text}");
+        }
+    }
+}
