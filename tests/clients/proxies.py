@@ -91,8 +91,12 @@ def lock(wait, lifetime):
 
 
 def through(chain):
-    """TLS, a path, URLs that work, the client's address"""
+    """TLS, a path, a wait, URLs that work, the client's address"""
     client = chain.client()
+    expect(201, client, "POST", "/rdlm/locks/a", lock(0, 1))
+    expect(408, client, "POST", "/rdlm/locks/a", lock(0, 60))
+    expect(201, client, "POST", "/rdlm/locks/a", lock(30, 1))
+    wait_until("it expires", lambda: chain.server.locks("a") == [])
     headers, content = expect(201, client, "POST", "/rdlm/locks/a", lock(0, 60))
     assert headers["Server"].startswith("rdlm/"), headers["Server"]
     location = headers["Location"]

@@ -18,7 +18,13 @@ class Relay:
     async def _relay(self, reader, writer):
         self.connections += 1
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
+        try:
+            await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
+        except asyncio.CancelledError:
+            pass  # The relay is closed.
+        finally:
+            back.close()
+            writer.close()
 
     async def _pass(self, reader, writer):
         try:
@@ -27,7 +33,7 @@ class Relay:
                 await writer.drain()
             writer.write_eof()
         except OSError:
-            writer.close()
+            writer.close()  # One side is gone; the other one sees it.
 
     def close(self):
         async def end():
