@@ -18,7 +18,7 @@ ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-.PHONY: all toolchain run test test-browser check schedules fmt bench fuzz torture screenshots deb image \
+.PHONY: all toolchain run test test-browser test-clients check schedules fmt bench fuzz torture screenshots deb image \
     test-packages install install-systemd uninstall clean
 
 all: toolchain
@@ -44,6 +44,12 @@ test:
 test-browser:
 	$(CARGO) build --locked
 	tests/browser/run.sh
+
+# Real clients through the life of a lock, and real proxies before the server, on the loopback.
+# What is installed is tested, libraries of PyPI and npm are put into target/; says what it skipped.
+test-clients:
+	$(CARGO) build --locked
+	python3 tests/clients/run.py $$(ls -t $(TARGET_DIR)/*/debug/rdlm | head -1) $(TARGET_DIR)/test-clients
 
 # The pictures in docs/.
 screenshots:

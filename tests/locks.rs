@@ -264,12 +264,40 @@ fn the_location_names_the_host_of_the_request() {
 }
 
 #[test]
-fn base_url_replaces_the_host() {
-    let server = Server::start_with(&["--base-url", "https://locks.example.com/rdlm/"]);
-    let response = server.acquire("foo", 0.0, 60.0);
-    let location = response.header("Location").unwrap();
-    assert!(location.starts_with("https://locks.example.com/rdlm/locks/foo/"), "{location}");
-    assert!(response.json()["_links"]["self"]["href"].as_str().unwrap().starts_with("/locks/foo/"));
+fn base_url_replaces_the_host_and_precedes_all_paths() {
+    for (base_url, prefix) in
+        [("https://locks.example.com/a/rdlm/", "/a/rdlm"), ("https://locks.example.com", "")]
+    {
+        let server = Server::start_with(&["--base-url", base_url]);
+        let granted = server.acquire("foo", 0.0, 60.0);
+        let location = granted.header("Location").unwrap();
+        let path = location.strip_prefix("https://locks.example.com").unwrap();
+        assert!(path.starts_with(&format!("{prefix}/locks/foo/")), "{location}");
+        assert_eq!(server.acquire("goo", 0.0, 60.0).status, 201);
+        let own = path.strip_prefix(prefix).unwrap();
+        let in_list = server.get("/resources/foo").json();
+        let renewed = server.request("PATCH", own, r#"{"lifetime":60}"#);
+        for lock in [
+            &granted.json(),
+            &server.get(own).json(),
+            &renewed.json(),
+            &in_list["_embedded"]["locks"][0],
+            &server.get("/status").json()["resources"][0]["locks"][0],
+        ] {
+            assert_eq!(lock["_links"]["self"]["href"], path);
+            assert_eq!(lock["_links"]["resource"]["href"], format!("{prefix}/resources/foo"));
+        }
+        assert_eq!(in_list["_links"]["self"]["href"], format!("{prefix}/resources/foo"));
+        let resources = server.get("/resources?limit=1").json();
+        assert_eq!(resources["_links"]["self"]["href"], format!("{prefix}/resources"));
+        for (list, target) in [("/resources", "resources"), ("/status", "status")] {
+            let next = server.get(&format!("{list}?limit=1")).json()["_links"]["next"].clone();
+            let href = next["href"].as_str().unwrap();
+            assert!(href.starts_with(&format!("{prefix}/{target}?")), "{href}");
+        }
+        let first = &resources["_embedded"]["resources"][0];
+        assert_eq!(first["_links"]["self"]["href"], format!("{prefix}/resources/foo"));
+    }
 }
 
 #[test]

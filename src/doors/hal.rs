@@ -11,30 +11,43 @@ use crate::http::{Response, Status};
 use crate::lock::{Grant, Limit, Lock, LockId, LockRequest, Mode, ResourceName, Waiting};
 
 /// A response with one lock.
-pub(super) fn lock(status: Status, resource: &ResourceName, lock: &Lock) -> Response {
-    hal(status, &LockView::new(resource, lock))
+pub(super) fn lock(status: Status, prefix: &str, resource: &ResourceName, lock: &Lock) -> Response {
+    hal(status, &LockView::new(prefix, resource, lock))
 }
 
 /// A response with a lock that is held.
-pub(super) fn held(status: Status, resource: &ResourceName, grant: &Grant) -> Response {
-    hal(status, &LockView::held(resource, grant))
+pub(super) fn held(
+    status: Status,
+    prefix: &str,
+    resource: &ResourceName,
+    grant: &Grant,
+) -> Response {
+    hal(status, &LockView::held(prefix, resource, grant))
 }
 
 /// Writes a lock as lists show it; `position` if it waits.
 pub(super) fn write_listed(
     out: &mut dyn Write,
+    prefix: &str,
     resource: &ResourceName,
     lock: &Lock,
     position: Option<usize>,
 ) -> io::Result<()> {
-    let lock =
-        ListedLockView { lock: LockView::new(resource, lock), position, client: lock.client() };
+    let lock = ListedLockView {
+        lock: LockView::new(prefix, resource, lock),
+        position,
+        client: lock.client(),
+    };
     Ok(serde_json::to_writer(out, &lock)?)
 }
 
 /// Writes a resource as the list of resources shows it.
-pub(super) fn write_resource(out: &mut dyn Write, resource: &ResourceName) -> io::Result<()> {
-    Ok(serde_json::to_writer(out, &ResourceView::new(resource))?)
+pub(super) fn write_resource(
+    out: &mut dyn Write,
+    prefix: &str,
+    resource: &ResourceName,
+) -> io::Result<()> {
+    Ok(serde_json::to_writer(out, &ResourceView::new(prefix, resource))?)
 }
 
 /// The path of what a link leads to. Names and ids need no escaping in a path; . and .. would
@@ -135,39 +148,68 @@ struct Links<'a> {
 #[derive(Serialize)]
 struct Link<'a> {
     #[serde(serialize_with = "display")]
-    href: Path<'a>,
+    href: Href<'a>,
+}
+
+/// A path as clients see it: behind a proxy, another one may precede it.
+struct Href<'a> {
+    prefix: &'a str,
+    path: Path<'a>,
+}
+
+impl fmt::Display for Href<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.prefix, self.path)
+    }
+}
+
+impl<'a> Links<'a> {
+    fn of_lock(prefix: &'a str, resource: &'a ResourceName, id: LockId) -> Self {
+        Self {
+            own: Link::new(prefix, Path::Lock(resource, id)),
+            resource: Some(Link::new(prefix, Path::Resource(resource))),
+        }
+    }
+}
+
+impl<'a> Link<'a> {
+    fn new(prefix: &'a str, path: Path<'a>) -> Self {
+        Self { href: Href { prefix, path } }
+    }
 }
 
 impl<'a> LockView<'a> {
-    fn new(resource: &'a ResourceName, lock: &'a Lock) -> Self {
+    fn new(prefix: &'a str, resource: &'a ResourceName, lock: &'a Lock) -> Self {
         match lock {
-            Lock::Held(grant) => Self::held(resource, grant),
+            Lock::Held(grant) => Self::held(prefix, resource, grant),
             Lock::Waiting(waiting) => {
                 let Waiting { id, request, since, expires } = waiting;
                 let LockRequest { title, wait, lifetime, mode, .. } = request;
                 let state = State::Waiting { wait_since: *since, wait_expires: *expires };
-                Self::in_state(resource, *id, title, (*wait, *lifetime), *mode, state)
+                let links = Links::of_lock(prefix, resource, *id);
+                Self::in_state(*id, title, (*wait, *lifetime), *mode, state, links)
             }
         }
     }
 
-    fn held(resource: &'a ResourceName, grant: &'a Grant) -> Self {
+    fn held(prefix: &'a str, resource: &'a ResourceName, grant: &'a Grant) -> Self {
         let state = State::Active {
             active_since: grant.since,
             active_expires: grant.expires,
             fencing_token: grant.fencing_token,
         };
         let times = (grant.wait, grant.lifetime);
-        Self::in_state(resource, grant.id, &grant.title, times, grant.mode, state)
+        let links = Links::of_lock(prefix, resource, grant.id);
+        Self::in_state(grant.id, &grant.title, times, grant.mode, state, links)
     }
 
     fn in_state(
-        resource: &'a ResourceName,
         id: LockId,
         title: &'a str,
         (wait, lifetime): (Duration, Duration),
         mode: Mode,
         state: State,
+        links: Links<'a>,
     ) -> Self {
         Self {
             uid: id,
@@ -178,17 +220,14 @@ impl<'a> LockView<'a> {
             limit: mode.limit().map(Limit::get),
             active: matches!(state, State::Active { .. }),
             state,
-            links: Links {
-                own: Link { href: Path::Lock(resource, id) },
-                resource: Some(Link { href: Path::Resource(resource) }),
-            },
+            links,
         }
     }
 }
 
 impl<'a> ResourceView<'a> {
-    fn new(resource: &'a ResourceName) -> Self {
-        let links = Links { own: Link { href: Path::Resource(resource) }, resource: None };
+    fn new(prefix: &'a str, resource: &'a ResourceName) -> Self {
+        let links = Links { own: Link::new(prefix, Path::Resource(resource)), resource: None };
         Self { name: resource.as_str(), links }
     }
 }

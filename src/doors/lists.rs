@@ -25,6 +25,7 @@ const MAX_LIMIT: usize = 1000;
 /// `GET /status`: all locks of all resources, in plain JSON, and the time on the server's clock.
 pub(super) fn show_status(call: &Call<'_>) -> Answer {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
+    let prefix = call.service.prefix.clone();
     Ok(call.service.gzip.stream(call.request, "application/json", move |out| {
         out.write_all(b"{\"resources\":[")?;
         let mut selection = Selection::new(&*locks, &listing);
@@ -38,14 +39,14 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
             }
             separator.write(out)?;
             write!(out, "{{\"name\":\"{resource}\",\"locks\":[")?;
-            write_locks(out, &*locks, &resource)?;
+            write_locks(out, &prefix, &*locks, &resource)?;
             out.write_all(b"]}")?;
         }
         // After the locks: none of them is newer.
         let now = format_rfc3339_micros(SystemTime::now());
         write!(out, "],\"now\":\"{now}\"")?;
         if let Some(next) = selection.next_page() {
-            write!(out, ",\"_links\":{{\"next\":{{\"href\":\"/status?{next}\"}}}}")?;
+            write!(out, ",\"_links\":{{\"next\":{{\"href\":\"{prefix}/status?{next}\"}}}}")?;
         }
         out.write_all(b"}\n")
     }))
@@ -54,17 +55,18 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
 /// `GET /resources`
 pub(super) fn list_resources(call: &Call<'_>) -> Answer {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
+    let prefix = call.service.prefix.clone();
     Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
         out.write_all(b"{\"_embedded\":{\"resources\":[")?;
         let mut selection = Selection::new(&*locks, &listing);
         let mut separator = Separator::default();
         while let Some(resource) = selection.next() {
             separator.write(out)?;
-            hal::write_resource(out, &resource)?;
+            hal::write_resource(out, &prefix, &resource)?;
         }
-        out.write_all(b"]},\"_links\":{\"self\":{\"href\":\"/resources\"}")?;
+        write!(out, "]}},\"_links\":{{\"self\":{{\"href\":\"{prefix}/resources\"}}")?;
         if let Some(next) = selection.next_page() {
-            write!(out, ",\"next\":{{\"href\":\"/resources?{next}\"}}")?;
+            write!(out, ",\"next\":{{\"href\":\"{prefix}/resources?{next}\"}}")?;
         }
         out.write_all(b"}}\n")
     }))
@@ -73,16 +75,17 @@ pub(super) fn list_resources(call: &Call<'_>) -> Answer {
 /// `GET /resources/{name}`: its locks, the active ones before the waiting ones.
 pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let (resource, locks) = (resource.clone(), Arc::clone(&call.service.locks));
+    let prefix = call.service.prefix.clone();
     Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
         write!(out, "{{\"name\":\"{resource}\"")?;
         if !locks.locks(&resource, None, 1).locks.is_empty() {
             out.write_all(b",\"_embedded\":{\"locks\":[")?;
-            write_locks(out, &*locks, &resource)?;
+            write_locks(out, &prefix, &*locks, &resource)?;
             out.write_all(b"]}")?;
         }
         write!(
             out,
-            ",\"_links\":{{\"self\":{{\"href\":\"{}\"}}}}}}",
+            ",\"_links\":{{\"self\":{{\"href\":\"{prefix}{}\"}}}}}}",
             hal::Path::Resource(&resource)
         )?;
         out.write_all(b"\n")
@@ -92,6 +95,7 @@ pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
 /// Writes the locks of a resource, separated.
 fn write_locks(
     out: &mut dyn Write,
+    prefix: &str,
     locks: &dyn LockManager,
     resource: &ResourceName,
 ) -> io::Result<()> {
@@ -102,7 +106,13 @@ fn write_locks(
         for lock in &page.locks {
             separator.write(out)?;
             waiting += usize::from(matches!(lock, Lock::Waiting(_)));
-            hal::write_listed(out, resource, lock, Some(waiting).filter(|number| *number > 0))?;
+            hal::write_listed(
+                out,
+                prefix,
+                resource,
+                lock,
+                Some(waiting).filter(|number| *number > 0),
+            )?;
         }
         match page.next {
             Some(next) => after = Some(next),

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use log::{debug, error};
+use smol_str::SmolStr;
 
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Unreadable};
@@ -75,6 +76,8 @@ pub struct Service {
     metrics: Arc<Metrics>,
     passwords: Passwords,
     site: Site,
+    /// What precedes the paths of links: that of the base URL.
+    prefix: SmolStr,
     subscribers: Arc<Subscribers>,
     gzip: Gzip,
     shutting_down: AtomicBool,
@@ -97,7 +100,8 @@ impl Service {
         let site = Site::new(&settings.hosts, settings.base_url.as_deref());
         let subscribers = Arc::new(Subscribers::new(settings.max_subscribers));
         let gzip = Gzip::default();
-        Self { locks, settings, metrics, passwords, site, subscribers, gzip, shutting_down }
+        let prefix = settings.base_url.as_deref().map_or("", path_of).into();
+        Self { locks, settings, metrics, passwords, site, prefix, subscribers, gzip, shutting_down }
     }
 
     /// Says from now on that the server is about to end.
@@ -182,6 +186,12 @@ impl Service {
         debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
         uncached(response)
     }
+}
+
+/// The path of a URL; empty if it has none.
+fn path_of(url: &str) -> &str {
+    let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    behind_scheme.find('/').map_or("", |at| &behind_scheme[at..])
 }
 
 /// What a request is to the metrics.

@@ -50,7 +50,7 @@ pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
 /// `GET /locks/{resource}/{uid}`
 pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
     let lock = call.service.locks.find(resource, id).ok_or(Refusal::NoSuchLock)?;
-    Ok(hal::lock(Status::Ok, resource, &lock))
+    Ok(hal::lock(Status::Ok, &call.service.prefix, resource, &lock))
 }
 
 /// `PATCH /locks/{resource}/{uid}`
@@ -58,7 +58,7 @@ pub(super) fn renew_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -
     let lifetime = body::renewal(call.request.body, call.service.settings.limits)?;
     let renewed = call.service.locks.renew(resource, id, lifetime);
     let grant = renewed.inspect_err(|refusal| call.service.metrics.renewal_failed(refusal))?;
-    Ok(hal::held(Status::Ok, resource, &grant))
+    Ok(hal::held(Status::Ok, &call.service.prefix, resource, &grant))
 }
 
 /// `DELETE /locks/{resource}/{uid}`
@@ -70,7 +70,7 @@ pub(super) fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId)
 fn created(call: &Call<'_>, resource: &ResourceName, grant: &Grant) -> Response {
     let location = location(call, hal::Path::Lock(resource, grant.id));
     let (locks, resource_name, id) = (Arc::clone(&call.service.locks), resource.clone(), grant.id);
-    hal::held(Status::Created, resource, grant)
+    hal::held(Status::Created, &call.service.prefix, resource, grant)
         .header("Location", location)
         .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
         .on_undelivered(move || locks.abandon(&resource_name, id))
