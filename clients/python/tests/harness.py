@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import re
 import select
@@ -25,6 +27,9 @@ HERE = Path(__file__).resolve().parent
 PATIENCE_S = 30.0
 
 T = TypeVar("T")
+
+# Not on the terminal.
+logging.getLogger("rdlm_client").addHandler(logging.NullHandler())
 
 
 def binary() -> str:
@@ -77,7 +82,9 @@ class Server:
     def kill(self) -> None:
         """As a crash does."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
     def start_again(self) -> None:
         """On the same port."""
@@ -106,6 +113,15 @@ class Server:
         """As an administrator."""
         self.request("DELETE", f"/resources/{resource}")
 
+    def delete_first(self, resource: str) -> None:
+        """The lock of the first holder alone."""
+        self.request("DELETE", self.locks(resource)[0]["_links"]["self"]["href"])
+
+    def await_renewal(self, resource: str) -> None:
+        """Of the lock that is held now."""
+        ends = self.locks(resource)[0]["active_expires"]
+        wait_until("a renewal", lambda: self.locks(resource)[0]["active_expires"] > ends)
+
     def await_waiters(self, resource: str, count: int = 1) -> None:
         wait_until(
             f"{count} in line",
@@ -123,7 +139,7 @@ class Proxy:
     | SWALLOW | reads the request and never answers |
     | CUT_ANSWER | passes the request on, and closes the connection when the answer comes |
     | SWALLOW_ANSWER | passes the request on, but not the answer |
-    | any other bytes | answers with them |
+    | any other bytes | answers with them, and the path of the request for `{path}` |
     """
 
     PASS = b"pass"
@@ -142,14 +158,18 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._run, daemon=True).start()
+        self._threads = [threading.Thread(target=self._run, daemon=True)]
+        self._threads[0].start()
 
     def close(self) -> None:
-        """Nobody listens there any more."""
-        with self._listener:
-            self._listener.shutdown(socket.SHUT_RDWR)
-        for connection in self._open:
-            connection.close()
+        """Nobody listens there any more, and what is open breaks."""
+        for each in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for each in (self._listener, *self._open):
+            each.close()
 
     def _run(self) -> None:
         while True:
@@ -159,38 +179,39 @@ class Proxy:
                 return
             self._open.append(client)
             step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
-            threading.Thread(target=self._serve, args=(client, step), daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(client, step), daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _serve(self, client: socket.socket, step: bytes) -> None:
-        try:
+        with contextlib.suppress(OSError):
             client.settimeout(PATIENCE_S)
             request = read_request(client)
             self.times.append(time.monotonic())
             self.requests.append(request.decode())
             if step == self.SWALLOW:
-                return
-            if step not in (self.CUT, self.PASS, self.CUT_ANSWER, self.SWALLOW_ANSWER):
-                client.sendall(step)
-            elif step != self.CUT:
+                client.recv(1)
+            elif step in (self.PASS, self.CUT_ANSWER, self.SWALLOW_ANSWER):
                 self._pass_on(client, request, step)
+            elif step != self.CUT:
+                client.sendall(step.replace(b"{path}", request.split()[1]))
             client.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def _pass_on(self, client: socket.socket, request: bytes, step: bytes) -> None:
         assert self._to is not None
         with socket.create_connection(("127.0.0.1", self._to.port)) as server:
             server.sendall(request)
-            while True:
-                ready = select.select([client, server], [], [], PATIENCE_S)[0]
-                # Whoever leaves is followed.
-                if not ready or (client in ready and not client.recv(4096)):
-                    return
-                answer = server.recv(65536) if server in ready else b"-"
-                if not answer or step == self.CUT_ANSWER:
-                    return
-                if server in ready and step == self.PASS:
+            ready = select.select([client, server], [], [], PATIENCE_S)[0]
+            # A client that leaves while it waits is followed.
+            while server in ready and step != self.CUT_ANSWER:
+                answer = server.recv(65536)
+                if not answer:
+                    break
+                if step == self.PASS:
                     client.sendall(answer)
+                ready = select.select([client, server], [], [], PATIENCE_S)[0]
+            if step == self.SWALLOW_ANSWER:
+                client.recv(1)
 
 
 def read_request(client: socket.socket) -> bytes:
