@@ -20,6 +20,7 @@ mod locks;
 mod metrics;
 mod modes;
 mod page;
+mod python;
 mod recipes;
 mod resources_used;
 mod retries;

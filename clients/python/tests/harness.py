@@ -235,6 +235,12 @@ def answer(status: str, *headers: str, body: str = "") -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
+def keys(proxy: Proxy) -> list[str]:
+    """The Idempotency-Key of each request for a lock."""
+    posts = [request for request in proxy.requests if request.startswith("POST")]
+    return [re.findall("Idempotency-Key: (.*)\r", post)[0] for post in posts]
+
+
 def problem(status: str, detail: str, *headers: str) -> bytes:
     """The bytes of an error of rdlm."""
     fields = ("Server: rdlm/1.0.0", "Content-Type: application/problem+json", *headers)

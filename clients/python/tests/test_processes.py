@@ -9,7 +9,7 @@ from types import FrameType
 
 from harness import Proxy, TestCase, wait_until
 
-from rdlm_client import Client, NotGranted
+from rdlm_client import Client
 
 
 class Stops(TestCase):
