@@ -251,7 +251,12 @@ class Script:
     """A client that is a process of its own; it tells what happens a line at a time."""
 
     def __init__(self, url: str, text: str) -> None:
-        head = "import os, signal, sys, time\nfrom rdlm_client import *\n"
+        # SIGINT is ignored in what a shell has started in the background.
+        head = """
+import os, signal, sys, time
+from rdlm_client import *
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
         environment = {**os.environ, "RDLM_URL": url, "PYTHONPATH": str(HERE.parent)}
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-W", "ignore::DeprecationWarning", "-c", head + text],
