@@ -24,6 +24,7 @@ mod metrics;
 mod modes;
 mod packaging;
 mod page;
+mod python;
 mod recipes;
 mod resources_used;
 mod retries;

@@ -1,0 +1,90 @@
+"""What an answer means."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ._errors import Failure, Kind
+from ._http import Answer
+
+# A server that asks for a longer pause is asked again after this one.
+MAX_RETRY_AFTER_S = 10.0
+
+
+def body_of(answer: Answer, url: str, expected: int) -> dict[str, Any]:
+    """The body of an answer with the expected status. Raises `Failure` for any other answer."""
+    of_rdlm = _is_of_rdlm(answer)
+    media_type = answer.headers.get_content_type()
+    if answer.status == expected:
+        body = _json(answer) if media_type in ("application/hal+json", "application/json") else {}
+        if of_rdlm or body or expected == 204:
+            return body
+    is_problem = of_rdlm and media_type == "application/problem+json"
+    problem = _json(answer) if is_problem else {}
+    if isinstance(problem.get("detail"), str):
+        raise _refusal(url, answer, problem)
+    if answer.status in (401, 403):
+        detail = f"{url} answers {answer.status}"
+        raise Failure(Kind.REFUSED, detail, status=answer.status)
+    if answer.status in (408, 429) or answer.status >= 500:
+        detail = f"{url} answers {answer.status}, not as rdlm does: is the server behind it there?"
+        after_s = _retry_after_s(answer)
+        raise Failure(Kind.PROXY, detail, status=answer.status, retry_after_s=after_s)
+    raise _foreign(url, answer)
+
+
+def elsewhere(answer: Answer, path: str) -> str | None:
+    """The URL of the server that the answer says is to be asked for this path."""
+    location = answer.headers.get("Location", "")
+    if answer.status in (307, 308) and "://" in location and location.endswith(path):
+        return location[: -len(path)]
+    return None
+
+
+def _refusal(url: str, answer: Answer, problem: dict[str, Any]) -> Failure:
+    """What rdlm itself says no with."""
+    status, detail, reason = answer.status, str(problem["detail"]), problem.get("reason")
+    if status == 404 and reason == "no_such_lock":
+        return Failure(Kind.GONE, detail, status=status)
+    if status == 404:
+        # The base of the URL is not where the server's begins.
+        return Failure(Kind.FOREIGN, f"{url} is not where rdlm's API begins", status=status)
+    if status == 409 and "superseded" in (reason, detail):
+        # Something on the way has sent the same request again.
+        return Failure(Kind.DROPPED, detail, status=status)
+    if status == 408 and reason != "timed_out":
+        # The request has not come in whole, or in time.
+        return Failure(Kind.DROPPED, detail, status=status)
+    if status == 503 and problem.get("outcome") == "unknown":
+        return Failure(Kind.DROPPED, detail, status=status)
+    if status == 503:
+        after_s = _retry_after_s(answer)
+        return Failure(Kind.LATER, detail, status=status, retry_after_s=after_s)
+    return Failure(Kind.REFUSED, detail, status=status)
+
+
+def _foreign(url: str, answer: Answer) -> Failure:
+    to = f", to {answer.headers['Location']}" if "Location" in answer.headers else ""
+    detail = f"{url} is no rdlm server: it answers {answer.status}{to}, not as rdlm does"
+    return Failure(Kind.FOREIGN, detail, status=answer.status)
+
+
+def _is_of_rdlm(answer: Answer) -> bool:
+    """Whether the Server header has the product `rdlm`, perhaps among those of proxies."""
+    products = " ".join(answer.headers.get_all("Server", [])).replace(",", " ").split()
+    return any(product.startswith("rdlm/") for product in products)
+
+
+def _json(answer: Answer) -> dict[str, Any]:
+    try:
+        body = json.loads(answer.body)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _retry_after_s(answer: Answer) -> float:
+    text = answer.headers.get("Retry-After", "").strip()
+    # Not a date, which a clock that somebody has set would have to understand.
+    return min(float(text), MAX_RETRY_AFTER_S) if text.isdecimal() else 0.0

@@ -1,0 +1,295 @@
+"""One lock, from the first request for it to its release, on a thread of its own.
+
+The thread sends all that has to do with the lock, one request after the other. So no renewal races
+the release, and no exchange is broken by an exception that a signal raises in the main thread.
+Only a withdrawal is sent beside it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import math
+import os
+import queue
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from ._clock import clock
+from ._errors import Failure, Kind, LockLost
+from ._http import Connection
+from ._lost import Lost
+from ._servers import Ask, Lease, Servers
+
+# A request is sent again for so long, also if there is nothing to wait for.
+TRIES_S = 2.0
+
+# The shortest and the longest pause between tries; each is twice as long as the one before.
+SHORTEST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
+
+# How long a withdrawal may take if the server does not help.
+WITHDRAWAL_S = 3.0
+
+# How long to wait for the end of a request before it is taken over once more.
+TAKE_OVER_S = 0.2
+
+# An answer that took longer comes from behind something on the way.
+AT_ONCE_S = 1.0
+
+log = logging.getLogger("rdlm_client")
+
+
+class Holder:
+    """Asks for a lock, holds and releases it."""
+
+    def __init__(self, servers: Servers, ask: Ask, answer_s: float) -> None:
+        self.granted: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.released: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.lost = Lost()
+        self._servers = servers
+        self._ask = ask
+        self._answer_s = answer_s
+        self._key = uuid.uuid4().hex
+        self._process = os.getpid()
+        self._lease: Lease | None = None
+        self._is_left = False
+        # Of renewals and of the wait, not of the release.
+        self._connection = Connection()
+        # The word to stop. Of all queues, the one that a finalizer may use.
+        self._words: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_stopped = False
+
+    @property
+    def lease(self) -> Lease:
+        """The lock that was granted."""
+        if self._lease is None:
+            raise RuntimeError("the lock is not held yet: enter its block")
+        return self._lease
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Not in a forked child, which has a copy of this and no right to the lock."""
+        return os.getpid() == self._process
+
+    @property
+    def release_s(self) -> float:
+        """A release is over after so long, whatever the servers do."""
+        return 2 * len(self._servers) * self._answer_s + TRIES_S
+
+    def check(self) -> None:
+        """Raises `LockLost` unless the lock is held."""
+        if self.lost.is_set():
+            raise LockLost(f"the lock on {self._ask.resource} is lost: {self.lost.why}")
+        if self._lease is None or self._is_left:
+            raise LockLost(f"the lock on {self._ask.resource} is not held outside of its block")
+
+    def start(self, on_lost: Callable[[], object]) -> None:
+        """Begins to ask; `granted` tells what becomes of it."""
+        # From now on nobody can cancel it.
+        self.granted.set_running_or_notify_cancel()
+        name = f"rdlm {self._ask.resource}"
+        try:
+            if sys.is_finalizing():
+                raise RuntimeError("no lock can be taken while the interpreter ends")
+            threading.Thread(target=self._run, args=(on_lost,), name=name, daemon=True).start()
+        except RuntimeError as error:
+            self.granted.set_exception(error)
+            raise
+
+    def leave(self) -> None:
+        """Begins to release a lock that was granted; `released` tells when that is done.
+
+        Then `lost` tells whether the lock was lost before.
+        """
+        self.lost.end()
+        self._is_left = True
+        self._words.put(None)
+        self._connection.cut()
+        if sys.is_finalizing():
+            # Threads do not run any more.
+            self._release(self.lease)
+            self.released.set_result(None)
+
+    def abandon(self) -> None:
+        """Has a lock released that nobody knows of any more. A finalizer may call this."""
+        self._words.put(None)
+
+    def withdraw(self) -> None:
+        """Ends the wait, and leaves nothing on the server.
+
+        To close the connection is not enough: by its key, the request keeps its place for a while.
+        So the same request without a wait takes over the place and gives it up, or gets the lock
+        if that was granted by now. The request that is taken over may still be on its way: that
+        it has been answered is the proof that nothing is left.
+        """
+        self._words.put(None)
+        until = clock() + WITHDRAWAL_S
+        while not self.granted.done() and clock() < until:
+            left_s = until - clock()
+            connection = Connection()
+            try:
+                lease = self._servers.ask(self._ask, self._key, 0.0, left_s, connection)
+                self._servers.release(lease, left_s, connection)
+            except Failure as failure:
+                log.debug("the request for %s is withdrawn: %s", self._ask.resource, failure)
+            concurrent.futures.wait([self.granted], timeout=TAKE_OVER_S)
+        self._connection.cut()
+        if self.granted.done() and self.granted.exception() is None:
+            # Granted in the last moment: the thread releases it.
+            concurrent.futures.wait([self.released], timeout=max(until - clock(), 0.0))
+
+    def _run(self, on_lost: Callable[[], object]) -> None:
+        """The body of the thread."""
+        try:
+            lease = self._lease = self._acquire()
+        except BaseException as error:
+            self.granted.set_exception(error)
+            return
+        self.granted.set_result(None)
+        try:
+            self._hold(lease, on_lost)
+            self._release(lease)
+            self.released.set_result(None)
+        except BaseException as error:
+            self.released.set_exception(error)
+
+    def _acquire(self) -> Lease:
+        """Asks, and again with what is left of the wait as long as it may help: by its key, the
+        request has its place in line, or the lock, again.
+        """
+        begun = clock()
+        ends = begun + self._ask.wait_s
+        tries = Tries(len(self._servers))
+        is_wrong_url = True
+        lease = None
+        while True:
+            sent = clock()
+            try:
+                wait_s = round(max(ends - sent, 0.0), 3)
+                lease = self._servers.ask(
+                    self._ask, self._key, wait_s, self._answer_s, self._connection
+                )
+                self._confirm(lease, begun)
+                return lease
+            except Failure as failure:
+                # A wrong URL is answered at once; who took longer has passed the request on.
+                at_once = clock() - sent < AT_ONCE_S
+                is_wrong_url = is_wrong_url and failure.kind is Kind.FOREIGN and at_once
+                until = begun + TRIES_S if is_wrong_url else max(ends, begun + TRIES_S)
+                pause_s = tries.pause_s(failure)
+                # The last try is one that is sent when the wait is over.
+                is_last = failure.kind is Kind.REFUSED or (pause_s > 0 and sent >= until)
+                if not is_last and not self._stops_before(min(clock() + pause_s, until)):
+                    continue
+                if lease is not None:
+                    self._release(lease)
+                raise failure.error from None
+
+    def _confirm(self, lease: Lease, asked: float) -> None:
+        """Notes until when the lock is held.
+
+        It lives for its lifetime from its grant, which may have been any time since it was asked
+        for. If that is long ago, it is renewed before anything else.
+        """
+        lifetime_s = self._ask.lifetime_s
+        if clock() - asked >= lifetime_s / 3:
+            asked = clock()
+            answer_s = min(self._answer_s, lifetime_s)
+            self._servers.renew(lease, lifetime_s, answer_s, self._connection)
+        self.lost.renewed(asked + lifetime_s)
+
+    def _hold(self, lease: Lease, on_lost: Callable[[], object]) -> None:
+        """Renews the lock at a third of its lifetime until it is told to stop."""
+        lifetime_s = self._ask.lifetime_s
+        third_s = lifetime_s / 3
+        due = self.lost.until - 2 * third_s
+        tries = Tries(len(self._servers))
+        while not self._stops_before(min(due, self.lost.until)):
+            sent = clock()
+            if self.lost.is_set():
+                return self._lose(None, on_lost)
+            answer_s = min(self._answer_s, third_s, self.lost.until - sent)
+            try:
+                self._servers.renew(lease, lifetime_s, answer_s, self._connection)
+            except Failure as failure:
+                if failure.kind is Kind.GONE:
+                    return self._lose("it was deleted, or has expired", on_lost)
+                log.info("the lock on %s is not renewed: %s", self._ask.resource, failure)
+                due = clock() + min(tries.pause_s(failure), third_s)
+            else:
+                self.lost.renewed(sent + lifetime_s)
+                due = sent + third_s
+                tries = Tries(len(self._servers))
+        return None
+
+    def _lose(self, why: str | None, on_lost: Callable[[], object]) -> None:
+        """Tells that the lock is lost, and waits until it is left."""
+        self.lost.lose(why)
+        if self._stops_before(clock()):
+            return
+        log.warning("the lock on %s is lost: %s", self._ask.resource, self.lost.why)
+        try:
+            on_lost()
+        except Exception:
+            log.exception("on_lost of the lock on %s failed", self._ask.resource)
+        self._stops_before(math.inf)
+
+    def _release(self, lease: Lease) -> None:
+        """Releases the lock. What cannot be released expires by itself.
+
+        A lock that is lost may still be there, if the answer to a renewal was lost.
+        """
+        self.lost.end()
+        may_be_done = self.lost.is_set()
+        until = clock() if may_be_done else clock() + TRIES_S
+        tries = Tries(len(self._servers))
+        # After its lifetime it is not there any more, so nothing has to be waited for.
+        answer_s = min(self._answer_s, self._ask.lifetime_s)
+        while True:
+            sent = clock()
+            try:
+                return self._servers.release(lease, answer_s, Connection())
+            except Failure as failure:
+                if failure.kind is Kind.GONE:
+                    if not may_be_done:
+                        self.lost.lose("it was gone when it was to be released")
+                    return None
+                may_be_done = may_be_done or failure.may_have_been_done
+                pause_s = tries.pause_s(failure)
+                if not failure.may_pass or (pause_s > 0 and sent >= until):
+                    log.warning("%s is not released, it expires: %s", lease.path, failure)
+                    return None
+                time.sleep(pause_s)
+
+    def _stops_before(self, until: float) -> bool:
+        """Waits until then, or until it is told to stop; tells whether it was."""
+        if not self._is_stopped:
+            left_s = min(max(until - clock(), 0.0), threading.TIMEOUT_MAX)
+            try:
+                self._words.get(timeout=left_s)
+                self._is_stopped = True
+            except queue.Empty:
+                pass
+        return self._is_stopped
+
+
+class Tries:
+    """The pauses between tries: none until each server was asked, then longer and longer ones."""
+
+    def __init__(self, servers: int) -> None:
+        self._servers = servers
+        self._failures = 0
+        self._pause_s = SHORTEST_PAUSE_S
+
+    def pause_s(self, failure: Failure) -> float:
+        """The pause after this failure."""
+        self._failures += 1
+        if self._failures % self._servers:
+            return 0.0
+        pause_s = self._pause_s
+        self._pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        return max(pause_s, failure.retry_after_s)

@@ -1,0 +1,65 @@
+"""Whether a lock is lost."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from ._clock import clock
+
+
+class Lost:
+    """Set when the lock is lost, and never taken back.
+
+    It tells by the clock, so it is right as soon as anything runs again after the process stood
+    still; and to look takes no mutex, which somebody may have held when the process was forked.
+    """
+
+    def __init__(self) -> None:
+        self._until = math.inf
+        self._is_set = False
+        self._has_ended = False
+        self._why = "no renewal got through for its whole lifetime"
+        # There is nothing to be waited for any more.
+        self._over = threading.Event()
+
+    def is_set(self) -> bool:
+        """Whether the lock is lost."""
+        if not self._has_ended and clock() >= self._until:
+            self._is_set = True
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the lock is lost or released, or so many seconds are over.
+
+        Tells whether it is lost.
+        """
+        ends = math.inf if timeout is None else clock() + timeout
+        while not (self.is_set() or self._over.is_set() or clock() >= ends):
+            left_s = min(self._until, ends) - clock()
+            self._over.wait(min(max(left_s, 0.0), threading.TIMEOUT_MAX))
+        return self.is_set()
+
+    @property
+    def until(self) -> float:
+        """When the lock is lost, on the clock, unless a renewal gets through."""
+        return self._until
+
+    @property
+    def why(self) -> str:
+        return self._why
+
+    def renewed(self, until: float) -> None:
+        """The lock is held until then; unless that comes too late."""
+        self._until = until
+
+    def lose(self, why: str | None = None) -> None:
+        self._why = why or self._why
+        self._is_set = True
+        self._over.set()
+
+    def end(self) -> None:
+        """The lock is left: what was not lost by now is not lost by the clock any more."""
+        self.is_set()
+        self._has_ended = True
+        self._over.set()

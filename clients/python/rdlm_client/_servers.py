@@ -1,0 +1,199 @@
+"""The requests of the API, to a server or to several of which any will do."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import ssl
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._answers import body_of, elsewhere
+from ._clock import clock
+from ._errors import Failure, Kind
+from ._http import Address, Connection, Request, exchange
+
+# What stays as it is in the path of a URL.
+IN_PATH = ".:~@_-"
+
+EXPECTED_URL = "expected the URL of a server, as http://locks:8888 or https://host/path"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked for."""
+
+    resource: str
+    title: str
+    wait_s: float
+    lifetime_s: float
+    mode: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lock that was granted: where it is, and its fencing token."""
+
+    url: str
+    path: str
+    token: int
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where one is, and the Authorization that it is told with each request."""
+
+    address: Address
+    authorization: str | None
+
+
+class Servers:
+    """Those that can be asked. A request goes to the one that answered last; if it cannot be
+    reached, says that it cannot do it now, or its answer is lost, the next try goes to the next.
+    """
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self._servers = servers
+        # Threads may differ about it for a moment, which does no harm.
+        self._current = 0
+
+    def __len__(self) -> int:
+        return len(self._servers)
+
+    def __str__(self) -> str:
+        return ",".join(server.address.url for server in self._servers)
+
+    def ask(
+        self, ask: Ask, key: str, wait_s: float, answer_s: float, connection: Connection
+    ) -> Lease:
+        """Asks for a lock once. The answer comes when it is granted or the wait is over."""
+        fields = {
+            "title": ask.title,
+            "wait": wait_s,
+            "lifetime": ask.lifetime_s,
+            "mode": ask.mode,
+            "limit": ask.limit,
+        }
+        body = {name: value for name, value in fields.items() if value is not None}
+        path = "/locks/" + urllib.parse.quote(ask.resource, safe=IN_PATH)
+        request = _request("POST", path, 201, body, {"Idempotency-Key": key})
+        url, granted = self._send(request, wait_s + answer_s, connection)
+        uid, token = granted.get("uid"), granted.get("fencing_token")
+        is_uid = isinstance(uid, str) and re.fullmatch("[0-9a-f]{32}", uid)
+        if not is_uid or not isinstance(token, int):
+            raise Failure(Kind.FOREIGN, f"{url} is no rdlm server: its answer names no lock")
+        return Lease(f"{url}{path}/{uid}", f"{path}/{uid}", token)
+
+    def renew(
+        self, lease: Lease, lifetime_s: float, answer_s: float, connection: Connection
+    ) -> None:
+        """Lets a lock live for its lifetime from now on; asks once."""
+        request = _request("PATCH", lease.path, 200, {"lifetime": lifetime_s})
+        self._send(request, answer_s, connection)
+
+    def release(self, lease: Lease, answer_s: float, connection: Connection) -> None:
+        """Asks once."""
+        self._send(_request("DELETE", lease.path, 204), answer_s, connection)
+
+    def _send(
+        self, request: Request, answer_s: float, connection: Connection
+    ) -> tuple[str, dict[str, Any]]:
+        """Returns the URL of the server that has said yes, and the body."""
+        index = self._current
+        try:
+            return self._send_to(self._servers[index], request, answer_s, connection)
+        except Failure as failure:
+            if failure.may_pass:
+                self._current = (index + 1) % len(self._servers)
+            raise
+
+    def _send_to(
+        self, server: Server, request: Request, answer_s: float, connection: Connection
+    ) -> tuple[str, dict[str, Any]]:
+        deadline = clock() + answer_s
+        answer = exchange(server.address, _authorized(request, server), answer_s, connection)
+        there = elsewhere(answer, request.path)
+        if there is not None:
+            server = self._server_at(there, server)
+            left_s = deadline - clock()
+            answer = exchange(server.address, _authorized(request, server), left_s, connection)
+        url = server.address.url
+        return url, body_of(answer, url, request.expected)
+
+    def _server_at(self, url: str, asked: Server) -> Server:
+        """One of these; or another one, which is not told what they are told."""
+        for server in self._servers:
+            if server.address.url == url:
+                return server
+        try:
+            address = server_at(url, asked.address.tls).address
+        except ValueError:
+            address = None
+        # What was meant for https:// is not said over http://.
+        if address is None or (address.tls is None) != (asked.address.tls is None):
+            raise Failure(Kind.FOREIGN, f"{asked.address.url} redirects to {url}")
+        return Server(address, None)
+
+
+def server_at(url: str, tls: ssl.SSLContext | None, authorization: str | None = None) -> Server:
+    """Takes a URL apart. A name and a password in it are for this server, unless there is another
+    authorization.
+
+    Raises ValueError, with nothing of the URL in it, which may have a password.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(EXPECTED_URL) from None
+    is_visible = url.isascii() and url.isprintable() and " " not in url
+    is_base = parts.scheme in ("http", "https") and not parts.query and not parts.fragment
+    if not (is_visible and is_base and host):
+        raise ValueError(EXPECTED_URL)
+    bracketed = f"[{host}]" if ":" in host else host
+    authority = bracketed if port is None else f"{bracketed}:{port}"
+    path = parts.path.rstrip("/")
+    address = Address(
+        url=f"{parts.scheme}://{authority}{path}",
+        host=host,
+        port=port or (443 if parts.scheme == "https" else 80),
+        authority=authority,
+        path=path,
+        tls=tls if parts.scheme == "https" else None,
+    )
+    if authorization is None and parts.username is not None:
+        user, password = parts.username, parts.password or ""
+        authorization = basic(urllib.parse.unquote(user), urllib.parse.unquote(password))
+    return Server(address, authorization)
+
+
+def basic(user: str, password: str) -> str:
+    """The value of an Authorization header."""
+    pair = f"{user}:{password}".encode()
+    return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+def _request(
+    method: str,
+    path: str,
+    expected: int,
+    body: Mapping[str, object] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> Request:
+    headers = {"Accept": "application/hal+json", "User-Agent": "rdlm_client", **(extra or {})}
+    if body is None:
+        return Request(method, path, headers, b"", expected)
+    headers["Content-Type"] = "application/json"
+    return Request(method, path, headers, json.dumps(body).encode("ascii"), expected)
+
+
+def _authorized(request: Request, server: Server) -> Request:
+    if server.authorization is None:
+        return request
+    headers = {**request.headers, "Authorization": server.authorization}
+    return dataclasses.replace(request, headers=headers)

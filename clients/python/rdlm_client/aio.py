@@ -1,0 +1,219 @@
+"""Locks of an rdlm server, for asyncio.
+
+>>> async with Client("http://locks:8888").lock("nightly-backup", wait=60, lifetime=30) as lock:
+...     lock.check()  # raises LockLost if it is not held any more
+
+Each lock has a thread of its own, which renews it also while the event loop is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import inspect
+import math
+import threading
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from . import _lost
+from ._base import BaseClient, Mode, Options, ask_for
+from ._clock import clock
+from ._errors import LockLost, NotGranted, ServerError
+from ._holder import Holder, log
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Client", "Lock", "LockLost", "Mode", "NotGranted", "ServerError"]
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+
+class Client(BaseClient):
+    __doc__ = BaseClient.__doc__
+
+    def lock(
+        self,
+        resource: str,
+        *,
+        wait: float = 60.0,
+        lifetime: float = 60.0,
+        mode: Mode | None = None,
+        limit: int | None = None,
+        title: str | None = None,
+        on_lost: Callable[[], object] | None = None,
+    ) -> Lock:
+        """A lock that is taken when its ``async with`` block is entered, and released when it is
+        left. A cancelled wait leaves no request on the server.
+
+        :param wait: how many seconds to wait for it; 0: do not wait.
+        :param lifetime: how many seconds it is held when renewals do not get through.
+        :param mode: which other locks may be held beside it; ``"shared"`` for readers.
+        :param limit: how many may hold it at a time.
+        :param title: who asks and what for, for people; else the user, the host and the program.
+        :param on_lost: called once, by the event loop, if the lock is lost in the block.
+        """
+        ask = ask_for(resource, wait, lifetime, mode, limit, title)
+        return Lock(self._holder(ask), on_lost)
+
+    def locked(self, resource: str, **options: Unpack[Options]) -> Callable[[F], F]:
+        """A decorator: each call of the coroutine takes a lock of its own, with these options."""
+
+        def decorate(function: F) -> F:
+            if not inspect.iscoroutinefunction(function):
+                raise TypeError("expected a coroutine function; rdlm_client is for others")
+
+            @functools.wraps(function)
+            async def with_lock(*args: Any, **kwargs: Any) -> Any:
+                async with self.lock(resource, **options):
+                    return await function(*args, **kwargs)
+
+            return cast(F, with_lock)
+
+        return decorate
+
+
+class Lock:
+    """A lock for one ``async with`` block."""
+
+    def __init__(self, holder: Holder, on_lost: Callable[[], object] | None) -> None:
+        self._holder = holder
+        self._lost = Lost(holder.lost, on_lost)
+        self._is_used = False
+
+    async def __aenter__(self) -> Lock:
+        if self._is_used:
+            raise RuntimeError("a lock is for one block: ask the client for another one")
+        self._is_used = True
+        self._holder.start(self._lost.follow())
+        granted = self._holder.granted
+        try:
+            await asyncio.wrap_future(granted)
+            return self
+        except BaseException:
+            # Cancellation, too.
+            if not granted.done() or granted.exception() is None:
+                await _end_of(_begin(self._holder.withdraw))
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._holder.is_of_this_process:
+            return
+        self._holder.leave()
+        released = self._holder.released
+        await _end_of(released, self._holder.release_s)
+        self._lost.end()
+        if released.done():
+            released.result()
+        else:
+            log.warning("%s is still being released", self.url)
+        if self._holder.lost.is_set() and error is None:
+            self._holder.check()
+
+    def __del__(self) -> None:
+        # Nobody can leave it any more, as after a cancellation between `__aenter__` and the block.
+        if self._is_used and self._holder.is_of_this_process:
+            self._holder.abandon()
+
+    @property
+    def token(self) -> int:
+        """The fencing token: larger than that of every earlier grant."""
+        return self._holder.lease.token
+
+    @property
+    def url(self) -> str:
+        """Where the lock is. Whoever knows it can release the lock."""
+        return self._holder.lease.url
+
+    @property
+    def lost(self) -> Lost:
+        """``lost.is_set()`` tells whether the lock is lost, ``await lost.wait()`` waits for it."""
+        return self._lost
+
+    def check(self) -> None:
+        """Raises `LockLost` unless the lock is held."""
+        self._holder.check()
+
+
+class Lost:
+    """Set when the lock is lost."""
+
+    def __init__(self, lost: _lost.Lost, on_lost: Callable[[], object] | None) -> None:
+        self._lost = lost
+        self._on_lost = on_lost
+        self._over: asyncio.Event | None = None
+
+    def is_set(self) -> bool:
+        """Whether the lock is lost."""
+        return self._lost.is_set()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the lock is lost or released, or so many seconds are over.
+
+        Tells whether it is lost.
+        """
+        if self._over is None:
+            raise RuntimeError("the lock is not held yet: enter its block")
+        ends = math.inf if timeout is None else clock() + timeout
+        while not (self.is_set() or self._over.is_set() or clock() >= ends):
+            left_s = min(self._lost.until, ends) - clock()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._over.wait(), max(left_s, 0.0))
+        return self.is_set()
+
+    def follow(self) -> Callable[[], None]:
+        """Returns what the thread is to call when the lock is lost."""
+        loop = asyncio.get_running_loop()
+        self._over = asyncio.Event()
+
+        def tell() -> None:
+            # The loop may be closed by now.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._tell)
+
+        return tell
+
+    def end(self) -> None:
+        """There is nothing to wait for any more."""
+        if self._over is not None:
+            self._over.set()
+
+    def _tell(self) -> None:
+        self.end()
+        if self._on_lost is not None:
+            self._on_lost()
+
+
+def _begin(function: Callable[[], None]) -> concurrent.futures.Future[None]:
+    """Runs a function on a thread of its own: those of the loop may all be busy."""
+    result: concurrent.futures.Future[None] = concurrent.futures.Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            function()
+            result.set_result(None)
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="rdlm withdrawal", daemon=True).start()
+    return result
+
+
+async def _end_of(future: concurrent.futures.Future[None], timeout: float | None = None) -> None:
+    """Waits until it is done, or for so many seconds; a cancellation meanwhile comes after that."""
+    done = [asyncio.wrap_future(future)]
+    try:
+        await asyncio.wait(done, timeout=timeout)
+    except asyncio.CancelledError:
+        await asyncio.wait(done, timeout=timeout)
+        raise

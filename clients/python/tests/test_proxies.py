@@ -1,0 +1,121 @@
+"""Proxies that cut, swallow, and answer by themselves."""
+
+from __future__ import annotations
+
+import json
+import time
+import unittest
+
+from harness import Proxy, TestCase, answer, keys, problem, wait_until
+
+from rdlm_client import Client, NotGranted, ServerError
+
+
+class Proxies(TestCase):
+    def test_a_request_is_sent_again_with_its_key_and_each_lock_has_its_own(self) -> None:
+        server = self.server()
+        proxy = self.proxy(server, Proxy.CUT, Proxy.CUT, Proxy.PASS)
+        client = Client(proxy.url)
+        with client.lock("a", wait=0):
+            pass
+        with client.lock("a", wait=0):
+            pass
+        first, second, third, fourth = keys(proxy)
+        self.assertEqual([first, second], [third, third])
+        self.assertNotEqual(third, fourth)
+
+    def test_a_grant_whose_answer_is_lost_is_found_again(self) -> None:
+        server = self.server()
+        for step in (Proxy.CUT_ANSWER, Proxy.SWALLOW_ANSWER):
+            proxy = self.proxy(server, step, Proxy.PASS)
+            with Client(proxy.url, timeout=0.5).lock("a", wait=0) as lock:
+                (held,) = server.locks("a")
+                self.assertEqual(held["fencing_token"], lock.token)
+            self.assertEqual(server.locks("a"), [])
+
+    def test_answers_that_are_not_those_of_rdlm_are_none(self) -> None:
+        server = self.server()
+        others = [
+            answer("408 Request Timeout"),
+            answer("500 Internal Server Error", "Server: nginx"),
+            answer("502 Bad Gateway", "Content-Type: text/html", body="<h1>rdlm/1.0</h1>"),
+            answer("503 Service Unavailable", "Retry-After: 0"),
+            answer("504 Gateway Timeout", "Server: rdlmx/1.0"),
+            answer("429 Too Many Requests", "Retry-After: Mon, 23 Nov 2026 04:43:38 GMT"),
+            answer("200 OK", "Content-Type: text/html", body="<h1>Sign in</h1>"),
+            answer("404 Not Found", "Server: traefik"),
+            answer("201 Created", "Content-Type: application/json", body="{}"),
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+        ]
+        for other in others:
+            proxy = self.proxy(server, other, Proxy.PASS)
+            with self.subTest(other), Client(proxy.url).lock("a", wait=0):
+                self.assertEqual(len(server.locks("a")), 1)
+
+    def test_what_is_no_rdlm_server_is_soon_told(self) -> None:
+        proxy = self.proxy(None, answer("404 Not Found", "Server: nginx"))
+        begun = time.monotonic()
+        with self.assertRaisesRegex(ServerError, "is no rdlm server: it answers 404"):
+            Client(proxy.url).lock("a", wait=3600).__enter__()
+        self.assertLess(time.monotonic() - begun, 60)
+
+    def test_whoever_cannot_do_it_now_says_when(self) -> None:
+        server = self.server()
+        later = problem("503 Service Unavailable", "no room", "Retry-After: 1")
+        proxy = self.proxy(server, later, Proxy.PASS)
+        with Client(proxy.url).lock("a", wait=0):
+            self.assertGreaterEqual(proxy.times[1] - proxy.times[0], 1)
+
+    def test_but_the_wait_is_over_when_it_is_over(self) -> None:
+        later = problem("503 Service Unavailable", "no room for more", "Retry-After: 100000")
+        proxy = self.proxy(None, later)
+        begun = time.monotonic()
+        with self.assertRaisesRegex(ServerError, "no room for more") as error:
+            Client(proxy.url).lock("a", wait=2.5).__enter__()
+        self.assertGreaterEqual(time.monotonic() - begun, 2.5)
+        self.assertEqual((error.exception.status, len(proxy.requests)), (503, 2))
+
+    def test_an_unknown_outcome_is_asked_for_again(self) -> None:
+        server = self.server()
+        body = json.dumps({"detail": "it is not known", "outcome": "unknown"})
+        fields = ("Server: rdlm/1.0.0", "Content-Type: application/problem+json")
+        unknown = answer("503 Service Unavailable", *fields, body=body)
+        superseded = problem("409 Conflict", "superseded")
+        proxy = self.proxy(server, unknown, superseded, Proxy.PASS)
+        with Client(proxy.url).lock("a", wait=0):
+            self.assertEqual(len(set(keys(proxy))), 1)
+
+    def test_a_wait_that_is_not_answered_ends_and_leaves_nothing(self) -> None:
+        server = self.server()
+        server.hold("a")
+        proxy = self.proxy(server, Proxy.SWALLOW_ANSWER, Proxy.PASS)
+        with self.assertRaises(NotGranted):
+            Client(proxy.url, timeout=0.5).lock("a", wait=1).__enter__()
+        self.assertEqual(len(server.locks("a")), 1)
+
+    def test_an_answer_that_trickles_is_late_all_the_same(self) -> None:
+        server = self.server()
+        proxy = self.proxy(server, b"HTTP/1.1 201 Created\r\n", Proxy.PASS)
+        with Client(proxy.url, timeout=0.5).lock("a", wait=0):
+            self.assertEqual(len(server.locks("a")), 1)
+
+    def test_a_release_whose_answer_is_lost_is_no_loss(self) -> None:
+        server = self.server()
+        proxy = self.proxy(server, Proxy.PASS, Proxy.CUT_ANSWER, Proxy.PASS)
+        with Client(proxy.url).lock("a"):
+            pass
+        self.assertEqual([r.split()[0] for r in proxy.requests], ["POST", "DELETE", "DELETE"])
+
+    def test_a_renewal_that_hangs_does_not_hold_up_the_release(self) -> None:
+        server = self.server()
+        proxy = self.proxy(server, Proxy.PASS, Proxy.SWALLOW, Proxy.PASS)
+        with Client(proxy.url).lock("a", lifetime=9):
+            wait_until("a renewal that is not answered", lambda: len(proxy.requests) == 2)
+            left = time.monotonic()
+        # Nor for the three seconds that it would take.
+        self.assertLess(time.monotonic() - left, 2.5)
+        self.assertEqual(server.locks("a"), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
