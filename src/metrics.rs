@@ -74,11 +74,14 @@ pub enum Kind {
     Renew,
     Look,
     Admin,
+    Terraform,
+    Fleetlock,
     Other,
 }
 
 /// The labels of [`Kind`], in its order.
-const KINDS: [&str; 6] = ["acquire", "release", "renew", "look", "admin", "other"];
+const KINDS: [&str; 8] =
+    ["acquire", "release", "renew", "look", "admin", "terraform", "fleetlock", "other"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {

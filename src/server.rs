@@ -23,7 +23,7 @@ use signal_hook::iterator::Signals;
 
 use crate::doors::access::{Access, UserFileError};
 use crate::doors::event_log::EventLog;
-use crate::doors::{RequestLimits, Service, Settings};
+use crate::doors::{RequestLimits, Service, Settings, Slots};
 use crate::http::Status;
 use crate::http::connection::{Connection, Next};
 use crate::http::listener::Listener;
@@ -63,6 +63,8 @@ pub struct Options {
     pub restart_grace: Duration,
     /// How many may follow events at a time.
     pub max_subscribers: usize,
+    /// How many nodes may reboot at a time; `None`: FleetLock is not served.
+    pub fleetlock: Option<Slots>,
     /// Where what happens to locks is written to.
     pub event_log: Option<PathBuf>,
     /// How long the place of a client is kept that has sent a key and is gone.
@@ -170,10 +172,23 @@ pub fn serve(options: Options) -> Result<(), Error> {
         ),
         None => None,
     };
-    let Options { access, limits, base_url, mut hosts, trusted_proxies, max_subscribers, .. } =
-        options;
+    if options.fleetlock.is_some() && options.data_dir.is_none() {
+        warn!(
+            "FleetLock without --data-dir: if this server is restarted while a node reboots, \
+             another one may reboot, too"
+        );
+    }
+    let mut hosts = options.hosts;
     hosts.push(uname().nodename().to_string_lossy().into());
-    let settings = Settings { access, limits, base_url, hosts, trusted_proxies, max_subscribers };
+    let settings = Settings {
+        access: options.access,
+        limits: options.limits,
+        base_url: options.base_url,
+        hosts,
+        trusted_proxies: options.trusted_proxies,
+        max_subscribers: options.max_subscribers,
+        fleetlock: options.fleetlock,
+    };
     let connections = Connections::new(max_connections);
     metrics.look_for_idle_connections({
         let connections = connections.clone();

@@ -51,7 +51,11 @@ fn other_methods_get_405_with_allow_and_options_tells_the_same() {
     let lock = server.hold("foo");
     for (path, allow, wrong) in [
         ("/", "GET, HEAD, OPTIONS", &["POST", "PUT", "DELETE", "TRACE", "BREW"][..]),
-        ("/locks/foo", "POST, OPTIONS", &["GET", "HEAD", "PUT", "DELETE", "PATCH", "post"]),
+        (
+            "/locks/foo",
+            "POST, DELETE, LOCK, UNLOCK, OPTIONS",
+            &["GET", "HEAD", "PUT", "PATCH", "post", "lock"],
+        ),
         (&lock, "GET, HEAD, PATCH, DELETE, OPTIONS", &["POST", "PUT", "PROPFIND"]),
         ("/status", "GET, HEAD, OPTIONS", &["POST", "PUT", "DELETE"]),
         ("/resources", "GET, HEAD, DELETE, OPTIONS", &["POST", "PUT", "PATCH"]),

@@ -14,6 +14,7 @@ mod client;
 mod connections;
 mod crash;
 mod daemon;
+mod doors;
 mod edge;
 mod events;
 mod http;

@@ -37,6 +37,7 @@ impl World {
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
             // It would not come to an end.
             max_subscribers: 0,
+            fleetlock: "1".parse().ok(),
         };
         let service = Service::new(Arc::new(locks), settings, Arc::default());
         Self { service, departures: Arc::new(Departures::new().unwrap()) }

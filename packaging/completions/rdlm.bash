@@ -41,7 +41,7 @@ _rdlm() {
             return ;;
         --wait | --lifetime | --title | --limit | --kill-after | --timeout | --conflict-exit-code | --url | --port | --bind | \
             --base-url | --host | --trusted-proxy | --restart-grace | --reconnect-grace | --max-wait | --max-lifetime | \
-            --max-locks | --max-subscribers | --max-waiters | --max-waiters-per-resource | --max-connections | \
+            --fleetlock | --max-locks | --max-subscribers | --max-waiters | --max-waiters-per-resource | --max-connections | \
             --idle-timeout)
             return ;;
     esac
@@ -51,7 +51,7 @@ _rdlm() {
             options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
                 --log-format --admin-userpass-file --base-url --host --trusted-proxy
                 --max-wait --max-lifetime
-                --max-locks --max-waiters --max-waiters-per-resource --max-connections --max-subscribers
+                --max-locks --max-waiters --max-waiters-per-resource --max-connections --max-subscribers --fleetlock
                 --event-log --idle-timeout --help --version" ;;
         run) options="--wait --lifetime --title --mode --limit --kill-after --timeout
                 --conflict-exit-code --quiet --url --help --" ;;

@@ -9,8 +9,8 @@ use log::LevelFilter;
 use pico_args::Arguments;
 
 use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
-use crate::doors::RequestLimits;
 use crate::doors::access::Access;
+use crate::doors::{RequestLimits, Slots};
 use crate::http::request::is_host;
 use crate::lock::Limits;
 use crate::logging::{self, Format};
@@ -65,6 +65,8 @@ Options:
   --max-connections N         connections open at a time; fewer if the system's
                               limits are low [12000]
   --max-subscribers N         clients that follow events at a time [64]
+  --fleetlock SLOTS           serve FleetLock: so many nodes of each group may
+                              reboot at a time, as in 1,workers=3 [not served]
   --event-log FILE            write what happens to locks to the end of FILE, a
                               JSON object a line; SIGHUP opens it again [none]
   --idle-timeout SECONDS      a connection ends after so long without a request;
@@ -118,6 +120,7 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
             .unwrap_or(DEFAULT_MAX_CONNECTIONS),
         max_subscribers: setting(&mut args, "--max-subscribers", whole_number)?
             .unwrap_or(DEFAULT_MAX_SUBSCRIBERS),
+        fleetlock: setting(&mut args, "--fleetlock", slots)?,
         event_log: setting(&mut args, "--event-log", file)?,
         data_dir: setting(&mut args, "--data-dir", directory)?,
         restart_grace: setting(&mut args, "--restart-grace", |text| seconds(text, true))?
@@ -166,6 +169,10 @@ fn settings<T>(
 
 fn variable(name: &str) -> String {
     format!("RDLM_SERVE{}", name[1..].replace('-', "_").to_uppercase())
+}
+
+fn slots(text: &str) -> Result<Slots, String> {
+    text.parse().map_err(str::to_string)
 }
 
 fn whole_number(text: &str) -> Result<usize, String> {

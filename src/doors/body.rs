@@ -28,7 +28,8 @@ pub(super) fn lock_request(
     Ok(LockRequest {
         title: title(fields.title)?.into(),
         wait: wait(fields.wait, limits.max_wait)?,
-        lifetime: lifetime(fields.lifetime, limits.max_lifetime)?,
+        lifetime: lifetime(fields.lifetime, limits.max_lifetime)?.into(),
+        other_limits: false,
         mode: mode(fields.mode, fields.limit)?,
         client: client.clone(),
     })

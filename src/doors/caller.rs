@@ -4,7 +4,7 @@ use smol_str::SmolStr;
 
 use super::access::Admin;
 use super::routes::Right;
-use super::{Settings, forwarded};
+use super::{Call, Settings, forwarded};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request};
 use crate::passwords::Passwords;
@@ -48,5 +48,13 @@ impl<'a> Caller<'a> {
     /// Its name, for the log.
     pub(super) fn name(&self) -> &Admin {
         &self.admin
+    }
+}
+
+impl Call<'_> {
+    /// Asks for the right to end any lock, where only its body tells that a request needs it.
+    pub(super) fn administrator(&self) -> Result<Admin, Problem> {
+        let authorization = self.request.headers.only("Authorization")?;
+        self.service.settings.access.check(&self.service.passwords, authorization)
     }
 }

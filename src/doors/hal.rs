@@ -8,7 +8,7 @@ use humantime::format_rfc3339_micros;
 use serde::{Serialize, Serializer};
 
 use crate::http::{Response, Status};
-use crate::lock::{Grant, Limit, Lock, LockId, LockRequest, Mode, ResourceName, Waiting};
+use crate::lock::{Grant, Lifetime, Limit, Lock, LockId, LockRequest, Mode, ResourceName, Waiting};
 
 /// A response with one lock.
 pub(super) fn lock(status: Status, prefix: &str, resource: &ResourceName, lock: &Lock) -> Response {
@@ -87,8 +87,8 @@ struct LockView<'a> {
     #[serde(serialize_with = "display")]
     uid: LockId,
     title: &'a str,
-    #[serde(serialize_with = "seconds")]
-    lifetime: Duration,
+    #[serde(serialize_with = "lifetime")]
+    lifetime: Lifetime,
     #[serde(serialize_with = "seconds")]
     wait: Duration,
     mode: &'static str,
@@ -124,8 +124,8 @@ enum State {
     Active {
         #[serde(serialize_with = "timestamp")]
         active_since: SystemTime,
-        #[serde(serialize_with = "timestamp")]
-        active_expires: SystemTime,
+        #[serde(serialize_with = "timestamp_or_null")]
+        active_expires: Option<SystemTime>,
         fencing_token: u64,
     },
 }
@@ -206,7 +206,7 @@ impl<'a> LockView<'a> {
     fn in_state(
         id: LockId,
         title: &'a str,
-        (wait, lifetime): (Duration, Duration),
+        (wait, lifetime): (Duration, Lifetime),
         mode: Mode,
         state: State,
         links: Links<'a>,
@@ -242,6 +242,24 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
         serializer.serialize_u64(duration.as_secs())
     } else {
         serializer.serialize_f64(duration.as_secs_f64())
+    }
+}
+
+/// The same; null if it has no end.
+fn lifetime<S: Serializer>(lifetime: &Lifetime, serializer: S) -> Result<S::Ok, S::Error> {
+    match lifetime {
+        Lifetime::For(duration) => seconds(duration, serializer),
+        Lifetime::Endless => serializer.serialize_none(),
+    }
+}
+
+fn timestamp_or_null<S: Serializer>(
+    time: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => timestamp(time, serializer),
+        None => serializer.serialize_none(),
     }
 }
 

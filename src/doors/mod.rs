@@ -5,11 +5,13 @@
 //! may pass.
 
 pub mod access;
+mod acquire;
 mod admin;
 mod body;
 mod caller;
 pub mod event_log;
 mod events;
+mod fleetlock;
 mod forwarded;
 mod gzip;
 mod hal;
@@ -20,6 +22,7 @@ mod page;
 mod refusals;
 mod rest;
 mod routes;
+mod terraform;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -27,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use log::{debug, error};
+use log::debug;
 use smol_str::SmolStr;
 
 use crate::http::departures::Client;
@@ -38,6 +41,7 @@ use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
 use events::Subscribers;
+pub use fleetlock::Slots;
 use gzip::Gzip;
 use origin::Site;
 use routes::Route;
@@ -49,6 +53,11 @@ pub struct RequestLimits {
     pub max_wait: Duration,
     /// The longest `lifetime`.
     pub max_lifetime: Duration,
+}
+
+impl RequestLimits {
+    /// What no server goes beyond.
+    pub const LONGEST: Duration = Duration::from_secs(1_000_000_000);
 }
 
 /// How requests are answered.
@@ -67,6 +76,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// How many may follow events at a time.
     pub max_subscribers: usize,
+    /// How many nodes may reboot at a time, if FleetLock is served.
+    pub fleetlock: Option<Slots>,
 }
 
 /// Answers the requests of all connections.
@@ -114,11 +125,11 @@ impl Service {
     pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Response {
         let began = Instant::now();
         let route = Route::parse(request.target);
-        let kind = kind(&route, request.method);
-        let answer = || self.call(route, request, client).unwrap_or_else(Response::from);
+        let (kind, error) = (kind(&route, request.method), error(&route));
+        let answer = || self.call(route, request, client).unwrap_or_else(error);
         let response = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
-            error!("a request ended in a panic: {} {:?}", request.method, request.target);
-            Problem::new(Status::InternalServerError, "the server failed at this request").into()
+            log::error!("a request ended in a panic: {} {:?}", request.method, request.target);
+            error(Problem::new(Status::InternalServerError, "the server failed at this request"))
         });
         self.finish(request, kind, began, response)
     }
@@ -127,9 +138,9 @@ impl Service {
     pub fn answer_to_head(&self, request: &Request<'_>) -> Option<Response> {
         let began = Instant::now();
         let route = Route::parse(request.target);
-        let kind = kind(&route, request.method);
+        let (kind, error) = (kind(&route, request.method), error(&route));
         let problem = self.admit(route, request).err()?;
-        Some(self.finish(request, kind, began, problem.into()))
+        Some(self.finish(request, kind, began, error(problem)))
     }
 
     /// The response to what could not be read.
@@ -163,6 +174,9 @@ impl Service {
         origin::require_one_host(request)?;
         self.site.admit(request)?;
         let route = route?;
+        if matches!(route, Route::FleetLock(_)) && self.settings.fleetlock.is_none() {
+            return Err(routes::not_found());
+        }
         if route.is_administrative() && self.settings.access == Access::Denied {
             return Err(access::denied());
         }
@@ -198,6 +212,14 @@ fn path_of(url: &str) -> &str {
 fn kind(route: &Result<Route, Problem>, method: &str) -> Kind {
     let operation = route.as_ref().ok().and_then(|route| route.operation(method));
     operation.map_or(Kind::Other, |operation| operation.kind)
+}
+
+/// How an error is written where a request leads.
+fn error(route: &Result<Route, Problem>) -> fn(Problem) -> Response {
+    match route {
+        Ok(Route::FleetLock(_)) => fleetlock::error,
+        _ => Response::from,
+    }
 }
 
 /// What a lock is changes from one moment to the next: a cache on the way must not keep it.
@@ -244,7 +266,7 @@ mod tests {
             // The client leaves as it is granted: too late.
             on_wait(Departure::new(|| {}));
             while_waiting();
-            let LockRequest { title, wait, lifetime, mode, client } = request;
+            let LockRequest { title, wait, lifetime, mode, client, .. } = request;
             let (id, epoch) = (LockId::random(), SystemTime::UNIX_EPOCH);
             Ok(Grant {
                 id,
@@ -254,7 +276,7 @@ mod tests {
                 wait,
                 lifetime,
                 since: epoch,
-                expires: epoch,
+                expires: None,
                 fencing_token: 1,
             })
         }
@@ -266,6 +288,12 @@ mod tests {
         }
         fn release(&self, _: &ResourceName, _: LockId) -> Result<(), Refusal> {
             panic!("release")
+        }
+        fn release_by_key(&self, _: &ResourceName, _: &IdempotencyKey) -> Result<(), Refusal> {
+            panic!("release_by_key")
+        }
+        fn holder(&self, _: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
+            panic!("holder")
         }
         fn renew(&self, _: &ResourceName, _: LockId, _: Duration) -> Result<Grant, Refusal> {
             panic!("renew")
@@ -326,6 +354,7 @@ mod tests {
             hosts: Vec::new(),
             trusted_proxies: Vec::new(),
             max_subscribers: 1,
+            fleetlock: None,
         };
         Service::new(locks, settings, Arc::default())
     }

@@ -1,50 +1,43 @@
 //! Requests that every client may send: acquire, look at, renew and release a lock.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use log::warn;
-
+use super::acquire::acquire;
 use super::{Answer, Call, body, hal};
 use crate::http::{Problem, Request, Response, Singleton, Status};
 use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 
-/// A grant that took longer, also without a wait (the disk may), is only for a client that is
-/// still there.
-const PATIENCE: Duration = Duration::from_millis(100);
-
 /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
 pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
-    let (service, request, client) = (call.service, call.request, call.caller.client);
-    let (limits, address) = (service.settings.limits, &call.caller.address);
+    let request = call.request;
+    let (limits, address) = (call.service.settings.limits, &call.caller.address);
     let lock_request = body::lock_request(request.body, limits, address)?;
-    let key = request.headers.only("Idempotency-Key")?;
-    let key = key.map(str::parse::<IdempotencyKey>).transpose()?;
-    let mut watch = None;
-    let began = Instant::now();
-    let has_key = key.is_some();
-    let acquired = service.locks.acquire(resource, lock_request, key, &mut |departure| {
-        watch = Some(client.watch(move || departure.leave()));
-    });
-    let took = began.elapsed();
-    service.metrics.acquisition(acquired.as_ref().map(drop), took);
-    if let Some(Err(error)) = &watch {
-        warn!("a client waits and would not be noticed if it left: {error}");
-    }
-    let grant = acquired.map_err(|refusal| match refusal {
+    let key = key(request)?;
+    let grant = acquire(call, resource, lock_request, key).map_err(|refusal| match refusal {
         Refusal::TimedOut if prefers_409(request) => {
             let problem = Problem::new(Status::Conflict, Refusal::TimedOut.to_string());
             problem.with_header("Preference-Applied", "status=409")
         }
         refusal => refusal.into(),
     })?;
-    // A retry may come when its client has gone on to another one.
-    let may_have_left = watch.is_some() || has_key || took >= PATIENCE;
-    if may_have_left && client.has_left() {
-        service.locks.abandon(resource, grant.id);
-        return Err(Refusal::Departed.into());
-    }
     Ok(created(call, resource, &grant))
+}
+
+/// `DELETE /locks/{resource}`, for whoever has a key and lost the URL.
+pub(super) fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> Answer {
+    let key = key(call.request)?.ok_or_else(|| {
+        Problem::bad_request(
+            "the header Idempotency-Key is missing: send that of the request whose lock is to be \
+             released, or DELETE the URL of the lock",
+        )
+    })?;
+    call.service.locks.release_by_key(resource, &key)?;
+    Ok(Response::no_content())
+}
+
+fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
+    let key = request.headers.only("Idempotency-Key")?;
+    Ok(key.map(str::parse).transpose()?)
 }
 
 /// `GET /locks/{resource}/{uid}`

@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::{Answer, Call, admin, events, health, lists, page, rest};
+use super::{Answer, Call, admin, events, fleetlock, health, lists, page, rest, terraform};
 use crate::http::{Problem, Status};
 use crate::lock::{LockId, ResourceName};
 use crate::metrics::Kind;
@@ -51,9 +51,19 @@ const PLAIN: [(&str, &[Operation<Plain>]); 7] = [
     ),
 ];
 
+/// The protocol of FleetLock: what a node asks for before and after it reboots.
+const FLEETLOCK: [(&str, &[Operation<Plain>]); 2] = [
+    ("/v1/pre-reboot", &[op("POST", Right::Nothing, Kind::Fleetlock, fleetlock::pre_reboot)]),
+    ("/v1/steady-state", &[op("POST", Right::Nothing, Kind::Fleetlock, fleetlock::steady_state)]),
+];
+
 /// `/locks/{resource}`
-const LOCKS: &[Operation<OfResource>] =
-    &[op("POST", Right::Nothing, Kind::Acquire, rest::acquire_lock)];
+const LOCKS: &[Operation<OfResource>] = &[
+    op("POST", Right::Nothing, Kind::Acquire, rest::acquire_lock),
+    op("DELETE", Right::Nothing, Kind::Release, rest::release_by_key),
+    op("LOCK", Right::Nothing, Kind::Terraform, terraform::lock),
+    op("UNLOCK", Right::Nothing, Kind::Terraform, terraform::unlock),
+];
 
 /// `/locks/{resource}/{uid}`
 const LOCK: &[Operation<OfLock>] = &[
@@ -74,6 +84,8 @@ pub(super) enum Route {
     Server,
     /// A path without a name in it.
     Plain(&'static [Operation<Plain>]),
+    /// A path of FleetLock's.
+    FleetLock(&'static [Operation<Plain>]),
     OfResource(&'static [Operation<OfResource>], ResourceName),
     OfLock(&'static [Operation<OfLock>], ResourceName, LockId),
 }
@@ -127,7 +139,11 @@ impl Route {
                 Ok(Self::OfResource(RESOURCE, name(resource)?))
             }
             _ => {
-                let plain = PLAIN.iter().find(|(known, _)| *known == path);
+                let known = |(known, _): &&(&str, _)| *known == path;
+                if let Some((_, operations)) = FLEETLOCK.iter().find(known) {
+                    return Ok(Self::FleetLock(operations));
+                }
+                let plain = PLAIN.iter().find(known);
                 plain.map(|(_, operations)| Self::Plain(operations)).ok_or_else(not_found)
             }
         }
@@ -137,7 +153,7 @@ impl Route {
     pub(super) fn operation(&self, method: &str) -> Option<Found<'_>> {
         match self {
             Self::Server => None,
-            Self::Plain(all) => {
+            Self::Plain(all) | Self::FleetLock(all) => {
                 let op = find(all, method)?;
                 Some(Found { needs: op.needs, kind: op.kind, run: Run::Plain(op.handler) })
             }
@@ -158,7 +174,7 @@ impl Route {
     pub(super) fn is_administrative(&self) -> bool {
         match self {
             Self::Server => false,
-            Self::Plain(all) => needs_right(all),
+            Self::Plain(all) | Self::FleetLock(all) => needs_right(all),
             Self::OfResource(all, _) => needs_right(all),
             Self::OfLock(all, ..) => needs_right(all),
         }
@@ -168,7 +184,7 @@ impl Route {
     pub(super) fn allow(&self) -> String {
         match self {
             Self::Server => "GET, HEAD, POST, PATCH, DELETE, OPTIONS".into(),
-            Self::Plain(all) => allow(all),
+            Self::Plain(all) | Self::FleetLock(all) => allow(all),
             Self::OfResource(all, _) => allow(all),
             Self::OfLock(all, ..) => allow(all),
         }
@@ -216,7 +232,7 @@ fn name(segment: &str) -> Result<ResourceName, Problem> {
     Ok(decoded.parse()?)
 }
 
-fn not_found() -> Problem {
+pub(super) fn not_found() -> Problem {
     let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
                   /resources, /resources/{resource}, /status or /events; /openapi.json describes \
                   them";
@@ -241,14 +257,17 @@ mod tests {
             ("/locks/{resource}/{uid}", "/locks/r/aa4e181e17374148a21b30d9dcb941f9"),
             ("/resources/{resource}", "/resources/r"),
         ];
-        let routes = PLAIN.iter().map(|(path, _)| (*path, *path)).chain(named);
+        let plain = PLAIN.iter().chain(&FLEETLOCK).map(|(path, _)| (*path, *path));
+        // There is no room for others in such a document.
+        let has_room = |method: &&str| !["HEAD", "OPTIONS", "LOCK", "UNLOCK"].contains(method);
+        let routes = plain.chain(named);
         assert_eq!(paths.len(), routes.clone().count());
         for (path, target) in routes {
             let documented =
                 paths[path].as_object().unwrap().keys().filter(|key| *key != "parameters");
             let documented: BTreeSet<_> = documented.map(|method| method.to_uppercase()).collect();
             let allow = Route::parse(target).unwrap().allow();
-            let methods = allow.split(", ").filter(|m| !["HEAD", "OPTIONS"].contains(m));
+            let methods = allow.split(", ").filter(has_room);
             let methods: BTreeSet<_> = methods.map(str::to_string).collect();
             assert_eq!(documented, methods, "{path}");
         }

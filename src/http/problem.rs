@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::head::{MAX_FIELD_SECTION, MAX_FIELDS, MAX_TARGET};
 use super::headers::BadHeader;
@@ -16,6 +17,8 @@ pub struct Problem {
     detail: Cow<'static, str>,
     /// For programs, where the sentence is for people.
     reason: Option<&'static str>,
+    /// Extension members (RFC 9457, section 3.2).
+    members: Map<String, Value>,
     header: Option<(&'static str, Cow<'static, str>)>,
     close: bool,
 }
@@ -23,7 +26,8 @@ pub struct Problem {
 impl Problem {
     /// `detail` is a sentence that says what was wrong and what would be right.
     pub fn new(status: Status, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), reason: None, header: None, close: false }
+        let (detail, members) = (detail.into(), Map::new());
+        Self { status, detail, reason: None, members, header: None, close: false }
     }
 
     /// A short name for programs.
@@ -40,6 +44,31 @@ impl Problem {
     pub fn method_not_allowed(allow: String) -> Self {
         let detail = format!("this method is not supported here; supported are {allow}");
         Self::new(Status::MethodNotAllowed, detail).with_header("Allow", allow)
+    }
+
+    /// Adds extension members.
+    pub fn with_members(self, members: Map<String, Value>) -> Self {
+        Self { members, ..self }
+    }
+
+    /// The status that it is answered with.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// What was wrong.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The short name for programs, if it has one.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.reason
+    }
+
+    /// The header that goes with it.
+    pub fn header(&self) -> Option<&(&'static str, Cow<'static, str>)> {
+        self.header.as_ref()
     }
 
     /// Adds a header, in place of an earlier one.
@@ -125,6 +154,8 @@ impl From<Problem> for Response {
             detail: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             reason: Option<&'static str>,
+            #[serde(flatten)]
+            members: &'a Map<String, Value>,
         }
         let body = Body {
             r#type: "about:blank",
@@ -132,6 +163,7 @@ impl From<Problem> for Response {
             status: problem.status.code(),
             detail: &problem.detail,
             reason: problem.reason,
+            members: &problem.members,
         };
         // Serializing strings and numbers cannot fail.
         let mut body = serde_json::to_vec(&body).unwrap_or_default();

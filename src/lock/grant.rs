@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use smol_str::SmolStr;
 
-use super::{LockId, Mode};
+use super::{Lifetime, LockId, Mode};
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -14,9 +14,12 @@ pub struct LockRequest {
     /// How long it waits at most, from when the request came; zero: not at all.
     pub wait: Duration,
     /// How long the lock lives, counted from the grant.
-    pub lifetime: Duration,
+    pub lifetime: Lifetime,
     /// Which other locks may be held beside it.
     pub mode: Mode,
+    /// The locks that are there may have another limit. They keep it, and this one has its own:
+    /// for a semaphore whose size is somebody's setting, which may change.
+    pub other_limits: bool,
     /// The address that the request came from, for display.
     pub client: SmolStr,
 }
@@ -35,11 +38,11 @@ pub struct Grant {
     /// How long the client was ready to wait.
     pub wait: Duration,
     /// How long it lives, counted from the grant or from the latest renewal.
-    pub lifetime: Duration,
+    pub lifetime: Lifetime,
     /// When it was granted.
     pub since: SystemTime,
-    /// When its lifetime ends.
-    pub expires: SystemTime,
+    /// When its lifetime ends, if it does.
+    pub expires: Option<SystemTime>,
     /// Larger than that of every earlier grant of this server; under 2^53, so that every JSON
     /// reader can hold it. Storage that refuses a smaller one than it has seen is safe from
     /// holders that have stalled.

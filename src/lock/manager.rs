@@ -42,6 +42,15 @@ pub trait LockManager: Send + Sync {
     /// [`Refusal::NoSuchLock`], or it could not be written and is still held.
     fn release(&self, resource: &ResourceName, id: LockId) -> Result<(), Refusal>;
 
+    /// The same for what the request with this key has.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchLock`] if it has nothing, or it could not be written and is still held.
+    fn release_by_key(&self, resource: &ResourceName, key: &IdempotencyKey) -> Result<(), Refusal>;
+
+    /// Who holds a resource, the first of them, and the key of its request, if it has one.
+    fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)>;
+
     /// Lets a lock expire this long from now, sooner or later than it would have.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod deadlines;
 mod events;
 mod grant;
 mod journal;
+mod lifetime;
 mod manager;
 mod mode;
 mod names;
@@ -22,6 +23,7 @@ pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
 pub use grant::{Grant, Lock, LockRequest, Waiting};
 pub use journal::FileStore;
 pub use journal::store::{Change, Held, Misfit, OpenError, Restore, Restored, Store, StoreError};
+pub use lifetime::Lifetime;
 pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};
 pub use mode::{Limit, Mode};
 pub use names::{

@@ -66,6 +66,31 @@ impl IdempotencyKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The key of a client that speaks another protocol and has this id there. It has a blank,
+    /// which those of requests with an `Idempotency-Key` have not: whoever reads an id in a list
+    /// cannot fetch the URL of its lock by it.
+    ///
+    /// # Errors
+    /// The id is not 1 to 124 visible ASCII characters, as far as there is room beside `door`.
+    pub fn of_door(door: &str, id: &str) -> Result<Self, InvalidIdempotencyKey> {
+        let Self(id) = id.parse()?;
+        let key = format!("{door} {id}");
+        if key.len() <= Self::MAX_LEN { Ok(Self(key.into())) } else { Err(InvalidIdempotencyKey) }
+    }
+
+    /// The id of a client that speaks the protocol of this door.
+    pub fn id_at_door(&self, door: &str) -> Option<&str> {
+        self.0.strip_prefix(door)?.strip_prefix(' ')
+    }
+
+    /// What [`IdempotencyKey::as_str`] has given.
+    pub(super) fn stored(text: &str) -> Option<Self> {
+        match text.split_once(' ') {
+            Some((door, id)) => Self::of_door(door, id).ok(),
+            None => text.parse().ok(),
+        }
+    }
 }
 
 impl FromStr for IdempotencyKey {

@@ -46,6 +46,8 @@ pub(super) enum Event<W> {
     Acquire(Box<Asked>, W),
     /// The lock or request with this id is given up.
     Release(LockId),
+    /// The same of the one with this key.
+    ReleaseByKey(IdempotencyKey),
     /// The lock is to expire this long from now.
     Renew(LockId, Duration),
     /// The client that waits by this claim has gone. With a key, its place is kept so long.
@@ -106,16 +108,18 @@ impl<W> Resource<W> {
     }
 
     /// Adds a lock that has been held since before a restart of the server, for `remaining` from
-    /// now. Returns whether it can be held beside the others.
+    /// now, or without an end. Returns whether it can be held beside the others.
     pub(super) fn restore(
         &mut self,
         mut grant: Grant,
         key: Option<IdempotencyKey>,
-        remaining: Duration,
+        remaining: Option<Duration>,
         now: Now<'_>,
     ) -> bool {
-        let fits = self.holders.counts().allow(grant.mode);
-        grant.expires = now.wall + remaining;
+        let mut counts = self.holders.counts();
+        counts.add(grant.mode);
+        let fits = counts.fit_together();
+        grant.expires = remaining.map(|remaining| now.wall + remaining);
         self.holders.insert(Holder::new(grant, remaining, key, now.instant));
         fits
     }
@@ -239,6 +243,16 @@ impl<W> Resource<W> {
         held.or_else(|| self.line.show(id).map(Lock::Waiting))
     }
 
+    /// The first of those that hold a lock at this moment, and the key of its request.
+    pub(super) fn first_holder(
+        &self,
+        plan: Option<&Plan>,
+        now: Instant,
+    ) -> Option<(Grant, Option<IdempotencyKey>)> {
+        let holder = self.holders.in_order().find(|holder| is_held(holder, plan, now))?;
+        Some((holder.grant.clone(), holder.key().cloned()))
+    }
+
     /// The locks that are held at this moment in order of their grants, then the waiting
     /// requests in order: at most `limit` of those behind `after`.
     pub(super) fn page(
@@ -306,7 +320,7 @@ impl<W> Resource<W> {
 /// Whether a look at this moment shows the lock. One whose renewal `plan` is about to be written
 /// does not come and go.
 fn is_held(holder: &Holder, plan: Option<&Plan>, now: Instant) -> bool {
-    holder.due() > now || plan.is_some_and(|plan| plan.renews(holder.grant.id))
+    !holder.is_due(now) || plan.is_some_and(|plan| plan.renews(holder.grant.id))
 }
 
 /// What happens to a lock.

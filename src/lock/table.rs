@@ -157,6 +157,14 @@ impl LockManager for LockTable {
         self.shared.ask(resource, Event::Release(id))
     }
 
+    fn release_by_key(&self, resource: &ResourceName, key: &IdempotencyKey) -> Result<(), Refusal> {
+        self.shared.ask(resource, Event::ReleaseByKey(key.clone()))
+    }
+
+    fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
+        self.shared.look(resource, |state, plan| state.first_holder(plan, now()))?
+    }
+
     fn renew(
         &self,
         resource: &ResourceName,

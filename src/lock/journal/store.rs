@@ -61,8 +61,8 @@ pub type Restore<'a> = dyn FnMut(Restored) -> Result<(), Misfit> + 'a;
 pub struct Restored {
     pub(in crate::lock) resource: ResourceName,
     pub(in crate::lock) held: Held,
-    /// How long it lives from now on.
-    pub(in crate::lock) remaining: Duration,
+    /// How long it lives from now on; `None`: until it is released.
+    pub(in crate::lock) remaining: Option<Duration>,
 }
 
 /// A lock cannot be held beside others that were restored.

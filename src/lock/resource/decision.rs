@@ -170,6 +170,7 @@ pub(super) fn decide<W>(resource: &Resource<W>, event: Event<W>, now: Now<'_>) -
     match event {
         Event::Acquire(asked, handle) => acquire(resource, *asked, handle, now),
         Event::Release(id) => release(resource, id, now),
+        Event::ReleaseByKey(key) => release_by_key(resource, &key, now),
         Event::Renew(id, lifetime) => renew(resource, id, lifetime, now),
         Event::Withdraw(claim, grace) => {
             let facts = withdrawn(resource, claim, grace, now);
@@ -208,9 +209,9 @@ fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> 
     let Asked { id, request, key, came } = asked;
     let mut draft = Draft::new(resource, now);
     let held = key.as_ref().and_then(|key| resource.holders.of_key(key));
-    if let Some(holder) = held.filter(|holder| holder.due() > now.instant) {
+    if let Some(holder) = held.filter(|holder| !holder.is_due(now.instant)) {
         let theirs = holder.grant.mode;
-        if theirs != request.mode {
+        if !goes_with(&request, theirs) {
             return Decision::refused(Refusal::OtherMode(theirs));
         }
         draft.plan.told_again = Some(holder.grant.id);
@@ -218,12 +219,13 @@ fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> 
         return draft.promote_all().decision(answer);
     }
     let place = match key.as_ref().and_then(|key| draft.place_of(key)) {
-        Some(earlier) if earlier.request.mode != request.mode => {
+        Some(earlier) if !goes_with(&request, earlier.request.mode) => {
             return Decision::refused(Refusal::OtherMode(earlier.request.mode));
         }
         Some(earlier) => Place { request, attempt: earlier.attempt + 1, ..earlier.clone() },
         None => {
-            if let Some(theirs) = draft.other_limit(request.mode) {
+            let theirs = draft.other_limit(request.mode).filter(|_| !request.other_limits);
+            if let Some(theirs) = theirs {
                 return Decision::refused(Refusal::OtherLimit(theirs));
             }
             let since = now.wall - now.instant.saturating_duration_since(came);
@@ -233,12 +235,27 @@ fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> 
     draft.admit(place, handle, came)
 }
 
+/// Whether a request may be one that was sent before for this mode.
+fn goes_with(request: &LockRequest, mode: Mode) -> bool {
+    let both_limited = request.mode.limit().is_some() && mode.limit().is_some();
+    mode == request.mode || (request.other_limits && both_limited)
+}
+
+/// Releases what the request with this key has.
+fn release_by_key<W>(resource: &Resource<W>, key: &IdempotencyKey, now: Now<'_>) -> Decision<W> {
+    let held = resource.holders.of_key(key).map(|holder| holder.grant.id);
+    match held.or_else(|| resource.line.place_of(key).map(|place| place.id)) {
+        Some(id) => release(resource, id, now),
+        None => Decision::refused(Refusal::NoSuchLock),
+    }
+}
+
 /// Ends a lock, or takes a request out of the line. It is there or not before anything else
 /// happens: whoever waits is not granted the lock first by an expiry at this moment.
 fn release<W>(resource: &Resource<W>, id: LockId, now: Now<'_>) -> Decision<W> {
     let mut draft = Draft::new(resource, now);
     match resource.holders.get(id) {
-        Some(holder) if holder.due() > now.instant => draft.end(holder, End::Released),
+        Some(holder) if !holder.is_due(now.instant) => draft.end(holder, End::Released),
         None if resource.line.place(id).is_some() => draft.plan.deleted.push(id),
         _ => return Decision::refused(Refusal::NoSuchLock),
     }
@@ -251,11 +268,11 @@ fn renew<W>(resource: &Resource<W>, id: LockId, lifetime: Duration, now: Now<'_>
         let waits = resource.line.place(id).is_some();
         return Decision::refused(if waits { Refusal::StillWaiting } else { Refusal::NoSuchLock });
     };
-    if holder.due() <= now.instant {
+    if holder.is_due(now.instant) {
         return Decision::refused(Refusal::NoSuchLock);
     }
     let mut renewed = Box::new(holder.clone());
-    renewed.grant.lifetime = lifetime;
+    renewed.grant.lifetime = lifetime.into();
     let mut draft = Draft::new(resource, now);
     draft.plan.renewed = Some(renewed);
     draft.promote_all().decision(Answer::Granted(id))
@@ -302,7 +319,7 @@ fn dismissed<W>(resource: &Resource<W>, plan: &Plan) -> Facts<W> {
 fn abandon<W>(resource: &Resource<W>, id: LockId, grace: Duration, now: Now<'_>) -> Decision<W> {
     let mut draft = Draft::new(resource, now);
     if let Some(holder) = resource.holders.get(id)
-        && holder.due() > now.instant
+        && !holder.is_due(now.instant)
     {
         let kept = if holder.key().is_some() { grace } else { Duration::ZERO };
         draft.facts.unheard = Some((id, now.instant + kept));
@@ -320,7 +337,7 @@ fn delete<W>(resource: &Resource<W>, now: Now<'_>) -> Decision<W> {
         return Decision::refused(Refusal::NoSuchLock);
     }
     let held = resource.holders.in_order();
-    let held = held.filter(|holder| holder.due() > now.instant);
+    let held = held.filter(|holder| !holder.is_due(now.instant));
     held.for_each(|holder| draft.end(holder, End::Deleted));
     draft.plan.deleted = resource.line.ids();
     draft.done()
@@ -429,12 +446,13 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
     }
 
     fn grant(&mut self, place: &Place, to_newcomer: bool) {
-        let LockRequest { title, wait, lifetime, mode, client } = place.request.clone();
+        let LockRequest { title, wait, lifetime, mode, client, .. } = place.request.clone();
         let (since, fencing_token) = (self.now.wall, self.now.numbers.next());
-        let (id, expires) = (place.id, since + lifetime);
+        let (id, remaining) = (place.id, lifetime.duration());
+        let expires = remaining.map(|remaining| since + remaining);
         let grant =
             Grant { id, title, client, mode, wait, lifetime, since, expires, fencing_token };
-        let holder = Holder::new(grant, lifetime, place.key.clone(), self.now.instant);
+        let holder = Holder::new(grant, remaining, place.key.clone(), self.now.instant);
         self.held.add(mode);
         self.plan.granted.push(Granting { holder, to_newcomer });
     }

@@ -15,8 +15,8 @@ const ANSWER_GRACE: Duration = Duration::from_millis(1);
 #[derive(Debug, Clone)]
 pub(in crate::lock) struct Holder {
     pub(in crate::lock) grant: Grant,
-    /// When its lifetime ends.
-    ends: Instant,
+    /// When its lifetime ends, if it does.
+    ends: Option<Instant>,
     /// Most holders have none, and one pointer is what that costs them.
     answers: Option<Box<Answers>>,
 }
@@ -39,21 +39,22 @@ impl Answers {
 }
 
 impl Holder {
-    /// A lock that one answer tells of. It lives for `remaining` from now.
+    /// A lock that one answer tells of. It lives for `remaining` from now, or without an end.
     pub(super) fn new(
         grant: Grant,
-        remaining: Duration,
+        remaining: Option<Duration>,
         key: Option<IdempotencyKey>,
         now: Instant,
     ) -> Self {
         let answers = key.map(|key| Answers::one(Some(key)));
-        Self { grant, ends: now + remaining + ANSWER_GRACE, answers }
+        Self { grant, ends: remaining.map(|remaining| now + remaining + ANSWER_GRACE), answers }
     }
 
     /// Its lifetime begins now, because its client hears of it only now.
     pub(super) fn begin(&mut self, now: Instant, wall: SystemTime) {
-        self.ends = now + self.grant.lifetime + ANSWER_GRACE;
-        self.grant.expires = wall + self.grant.lifetime;
+        let lifetime = self.grant.lifetime.duration();
+        self.ends = lifetime.map(|lifetime| now + lifetime + ANSWER_GRACE);
+        self.grant.expires = lifetime.map(|lifetime| wall + lifetime);
     }
 
     /// One more answer tells of the lock.
@@ -82,13 +83,18 @@ impl Holder {
 
     /// Whether its lifetime is over.
     pub(super) fn has_expired(&self, now: Instant) -> bool {
-        self.ends <= now
+        self.ends.is_some_and(|ends| ends <= now)
     }
 
-    /// When the lock ends by itself.
-    pub(super) fn due(&self) -> Instant {
+    /// When the lock ends by itself, if it does.
+    pub(super) fn due(&self) -> Option<Instant> {
         let unclaimed_until = self.answers.as_ref().and_then(|answers| answers.unclaimed_until);
-        unclaimed_until.map_or(self.ends, |until| until.min(self.ends))
+        unclaimed_until.into_iter().chain(self.ends).min()
+    }
+
+    /// Whether it has ended by itself.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due().is_some_and(|due| due <= now)
     }
 }
 
@@ -168,7 +174,7 @@ impl Holders {
     pub(super) fn next_due(&self) -> Option<Instant> {
         match self {
             Self::None => None,
-            Self::One(holder) => Some(holder.due()),
+            Self::One(holder) => holder.due(),
             Self::Many(crowd) => crowd.by_due.first().map(|(due, _)| *due),
         }
     }
@@ -177,7 +183,7 @@ impl Holders {
     pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = &Holder> {
         let (one, many) = match self {
             Self::None => (None, None),
-            Self::One(holder) => (Some(holder).filter(|holder| holder.due() <= now), None),
+            Self::One(holder) => (Some(holder).filter(|holder| holder.is_due(now)), None),
             Self::Many(crowd) => (None, Some(crowd)),
         };
         let many = many.into_iter().flat_map(move |crowd| {
@@ -270,7 +276,7 @@ impl Crowd {
         let mode = holder.grant.mode;
         self.counts.add(mode);
         self.limit = mode.limit().or(self.limit);
-        self.by_due.insert((holder.due(), id));
+        self.by_due.extend(holder.due().map(|due| (due, id)));
         self.by_token.insert(holder.grant.fencing_token, id);
         if let Some(key) = holder.key() {
             self.by_key.insert(key.clone(), id);
@@ -282,7 +288,9 @@ impl Crowd {
     fn remove(&mut self, id: LockId) -> Option<Holder> {
         let holder = self.by_id.remove(&id)?;
         self.counts.remove(holder.grant.mode);
-        self.by_due.remove(&(holder.due(), id));
+        if let Some(due) = holder.due() {
+            self.by_due.remove(&(due, id));
+        }
         self.by_token.remove(&holder.grant.fencing_token);
         if let Some(key) = holder.key() {
             self.by_key.remove(key);

@@ -523,8 +523,10 @@ impl StateMachineTest for Checked {
                     None => Mode::named(name).unwrap(),
                 };
                 let (title, client) = ("".into(), "".into());
-                let (wait, lifetime) = (ms(wait_ms), ms(lifetime_ms));
-                checked.acquire(LockRequest { title, wait, lifetime, mode, client }, key);
+                let (wait, lifetime) = (ms(wait_ms), ms(lifetime_ms).into());
+                let other_limits = false;
+                let request = LockRequest { title, wait, lifetime, mode, other_limits, client };
+                checked.acquire(request, key);
             }
             Step::Release(number) => {
                 if let Some(id) = checked.id(number) {

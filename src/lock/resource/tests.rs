@@ -138,8 +138,9 @@ fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> LockRequest {
     LockRequest {
         title: who.into(),
         wait: Duration::from_secs_f64(wait),
-        lifetime: Duration::from_secs_f64(lifetime),
+        lifetime: Duration::from_secs_f64(lifetime).into(),
         mode,
+        other_limits: false,
         client: "nobody".into(),
     }
 }

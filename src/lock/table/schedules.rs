@@ -98,7 +98,8 @@ impl World {
     }
 
     fn request(&self, mode: Mode, wait: Duration, lifetime: Duration) -> LockRequest {
-        LockRequest { title: "t".into(), wait, lifetime, mode, client: "c".into() }
+        let (title, lifetime, client) = ("t".into(), lifetime.into(), "c".into());
+        LockRequest { title, wait, lifetime, mode, other_limits: false, client }
     }
 
     fn hold(&self, lifetime: Duration) -> Grant {

@@ -26,8 +26,14 @@ fn name(text: &str) -> ResourceName {
 }
 
 fn request(wait: Duration, lifetime: Duration) -> LockRequest {
-    let (title, client) = ("test".into(), "nobody".into());
-    LockRequest { title, wait, lifetime, mode: Mode::EXCLUSIVE, client }
+    LockRequest {
+        title: "test".into(),
+        wait,
+        lifetime: lifetime.into(),
+        mode: Mode::EXCLUSIVE,
+        other_limits: false,
+        client: "nobody".into(),
+    }
 }
 
 impl LockTable {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::record::{Entry, Row};
+use super::record::{Entry, NO_END, Row};
 use crate::lock::journal::store::Change;
 
 /// Entries, as bytes, and what they change in the index.
@@ -38,7 +38,9 @@ impl Draft {
                 self.entry(&Entry::Ended(*token))?;
             }
             for held in &change.held {
-                let end = now.saturating_add(held.grant.lifetime).saturating_add(grace);
+                let lifetime = held.grant.lifetime.duration();
+                let end = lifetime
+                    .map_or(NO_END, |lifetime| now.saturating_add(lifetime).saturating_add(grace));
                 self.entry(&Entry::Held(Row::new(&change.resource, held, end)))?;
             }
         }

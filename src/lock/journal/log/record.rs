@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use crate::lock::journal::store::Held;
-use crate::lock::{Grant, Limit, LockId, Mode, ResourceName};
+use crate::lock::{Grant, IdempotencyKey, Lifetime, Limit, LockId, Mode, ResourceName};
+
+/// The end of a lock that has none.
+pub(super) const NO_END: Duration = Duration::MAX;
 
 /// The beginning of each record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -57,7 +60,7 @@ pub(super) struct Found<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Row<'a> {
     pub(super) token: u64,
-    /// When it ends, by the journal's clock.
+    /// When it ends, by the journal's clock, or [`NO_END`].
     pub(super) end: Duration,
     /// It was let live longer because of a restart; that happens once.
     pub(super) graced: bool,
@@ -70,6 +73,7 @@ pub(super) struct Row<'a> {
     /// Of a semaphore; 0 in the other modes.
     limit: u32,
     wait: Duration,
+    /// Zero: without an end.
     lifetime: Duration,
     /// When it was granted, since the epoch.
     since: Duration,
@@ -91,7 +95,7 @@ impl<'a> Row<'a> {
             mode: grant.mode.name(),
             limit: grant.mode.limit().map_or(0, Limit::get),
             wait: grant.wait,
-            lifetime: grant.lifetime,
+            lifetime: grant.lifetime.duration().unwrap_or_default(),
             since: grant.since.duration_since(UNIX_EPOCH).unwrap_or_default(),
         }
     }
@@ -108,19 +112,23 @@ impl<'a> Row<'a> {
             mode => mode,
         };
         let since = UNIX_EPOCH.checked_add(self.since)?;
+        let (lifetime, expires) = match self.lifetime {
+            Duration::ZERO => (Lifetime::Endless, None),
+            lifetime => (lifetime.into(), Some(since.checked_add(lifetime)?)),
+        };
         let grant = Grant {
             id: LockId::from_u128(u128::from_be_bytes(self.id)),
             title: SmolStr::new(self.title),
             client: SmolStr::new(self.client),
             mode,
             wait: self.wait,
-            lifetime: self.lifetime,
+            lifetime,
             since,
-            expires: since.checked_add(self.lifetime)?,
+            expires,
             fencing_token: self.token,
         };
         let key = match self.key {
-            Some(key) => Some(key.parse().ok()?),
+            Some(key) => Some(IdempotencyKey::stored(key)?),
             None => None,
         };
         Some((self.resource.parse().ok()?, Held { grant, key }))
@@ -192,7 +200,8 @@ pub(super) mod tests {
             let lifetime = Duration::from_nanos(lifetime);
             let grant = Grant {
                 id: LockId::random(), title: title.into(), client: client.into(), mode,
-                wait: Duration::from_nanos(wait), lifetime, since, expires: since + lifetime,
+                wait: Duration::from_nanos(wait), since, expires: Some(since + lifetime),
+                lifetime: lifetime.into(),
                 fencing_token: token,
             };
             let key = key.map(|key| key.parse().unwrap());

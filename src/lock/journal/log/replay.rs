@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::HostClock;
 use super::directory::Directory;
-use super::record::{Entry, Found, Stamp};
+use super::record::{Entry, Found, NO_END, Stamp};
 use super::rows::Rows;
 use super::segment::{
     Head, MAX_TOKEN, SEGMENT_BYTES, Scan, Segment, ends_cleanly, make_spare, scan,
@@ -225,12 +225,13 @@ impl Reader<'_> {
                 let written = Lifetime { end: row.end, graced: row.graced };
                 let lifetime = restarts.lifetime(record, written);
                 matters |= lifetime != written;
-                let remaining = lifetime.end.saturating_sub(now);
-                if remaining.is_zero() {
+                let remaining = (lifetime.end != NO_END).then(|| lifetime.end.saturating_sub(now));
+                if remaining.is_some_and(|remaining| remaining.is_zero()) {
                     rows.end(row.token);
                     return;
                 }
-                let makes_sense = remaining <= MAX_REMAINING && row.token <= MAX_TOKEN;
+                let ends_sometime = remaining.is_none_or(|remaining| remaining <= MAX_REMAINING);
+                let makes_sense = ends_sometime && row.token <= MAX_TOKEN;
                 let Some((resource, held)) = row.lock().filter(|_| makes_sense) else {
                     failed = Some("it has a lock that makes no sense".into());
                     return;

@@ -102,9 +102,9 @@ fn grant(resource: &str, fencing_token: u64) -> Change {
         client: "a client".into(),
         mode: Mode::EXCLUSIVE,
         wait: Duration::ZERO,
-        lifetime: seconds(3600),
+        lifetime: seconds(3600).into(),
         since: UNIX_EPOCH,
-        expires: UNIX_EPOCH,
+        expires: None,
         fencing_token,
     };
     let held = Held { grant, key: Some("a-key".parse().unwrap()) };
@@ -115,7 +115,7 @@ fn grant(resource: &str, fencing_token: u64) -> Change {
 fn long(fencing_token: u64, lifetime: Duration) -> Change {
     let mut change = grant(&format!("r{fencing_token}"), fencing_token);
     change.held[0].grant.title = "x".repeat(1_000).into();
-    change.held[0].grant.lifetime = lifetime;
+    change.held[0].grant.lifetime = lifetime.into();
     change
 }
 
@@ -339,14 +339,14 @@ fn a_lifetime_goes_on_while_no_server_runs_and_stands_still_while_no_host_does()
     host.passes(seconds(50));
     drop(store);
     let remaining = || host.start().unwrap().1[0].remaining;
-    assert_eq!(remaining(), seconds(451));
+    assert_eq!(remaining(), Some(seconds(451)));
     host.passes(seconds(50));
-    assert_eq!(remaining(), seconds(401));
+    assert_eq!(remaining(), Some(seconds(401)));
     host.passes(seconds(50));
     host.reboots();
-    assert_eq!(remaining(), seconds(401), "as when the journal was last written");
+    assert_eq!(remaining(), Some(seconds(401)), "as when the journal was last written");
     host.passes(seconds(1));
-    assert_eq!(remaining(), seconds(400));
+    assert_eq!(remaining(), Some(seconds(400)));
 }
 
 #[test]
@@ -357,11 +357,11 @@ fn a_lock_gets_the_grace_once() {
     drop(store);
     host.passes(seconds(500));
     let (store, restored) = host.start().unwrap();
-    assert_eq!(restored[0].remaining, RESTART_GRACE);
-    assert_eq!(restored[1].remaining, seconds(501));
+    assert_eq!(restored[0].remaining, Some(RESTART_GRACE));
+    assert_eq!(restored[1].remaining, Some(seconds(501)));
     drop(store);
     host.passes(seconds(2));
-    assert_eq!(host.start().unwrap().1[0].remaining, seconds(3));
+    assert_eq!(host.start().unwrap().1[0].remaining, Some(seconds(3)));
     host.passes(seconds(3));
     assert_eq!(tokens(&host.start_with(seconds(100)).unwrap().1), [2]);
     assert_eq!(tokens(&host.start_with(seconds(100)).unwrap().1), [2]);
@@ -386,7 +386,7 @@ fn a_repeat_has_the_longer_grace() {
     store.commit(&batch, GRACE).unwrap();
     store.repeat(&batch, seconds(8)).unwrap();
     drop(store);
-    assert_eq!(host.start().unwrap().1[0].remaining, seconds(608));
+    assert_eq!(host.start().unwrap().1[0].remaining, Some(seconds(608)));
 }
 
 /// Many megabytes go through a log in which some locks are held all the while.
@@ -419,7 +419,7 @@ fn room_is_used_again_and_nothing_is_lost_by_that() {
     let (_, restored) = host.start().unwrap();
     assert_eq!(tokens(&restored), (61..=100).collect::<Vec<_>>());
     let left = seconds(100_000 - 60) + GRACE;
-    assert!(restored.iter().all(|lock| lock.remaining == left), "as if they had not moved");
+    assert!(restored.iter().all(|lock| lock.remaining == Some(left)), "as if they had not moved");
 }
 
 #[test]
@@ -527,7 +527,7 @@ proptest! {
                         .iter()
                         .map(|lock| (lock.held.grant.fencing_token, lock.remaining))
                         .collect();
-                    let expected = model.iter().map(|(t, (end, _))| (*t, seconds(*end - now)));
+                    let expected = model.iter().map(|(t, (end, _))| (*t, Some(seconds(*end - now))));
                     prop_assert_eq!(found, expected.collect::<Vec<_>>());
                 }
             }

@@ -1,0 +1,200 @@
+//! FleetLock: a node asks for a slot of its group before it reboots, and gives it back when it is
+//! up again (coreos/airlock, docs/fleet-lock-protocol). Every answer is an object with a kind and
+//! a value.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use humantime::format_rfc3339_seconds;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::acquire::acquire;
+use super::{Answer, Call};
+use crate::http::{Problem, Response, Status};
+use crate::lock::{
+    IdempotencyKey, Lifetime, Limit, Lock, LockRequest, Mode, Refusal, ResourceName,
+};
+
+/// The namespace of its keys.
+const DOOR: &str = "fl";
+
+/// How many holders of a slot an answer names.
+const MAX_NAMED: usize = 20;
+
+/// How many nodes of each group may reboot at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slots {
+    default: Limit,
+    of_groups: BTreeMap<String, Limit>,
+}
+
+/// A number for every group, and numbers of some: `1,workers=3`.
+impl FromStr for Slots {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let expected = "a number of slots for every group, and for some, as in 1,workers=3";
+        let limit = |text: &str| text.parse().ok().and_then(Limit::new).ok_or(expected);
+        let mut parts = text.split(',');
+        let default = limit(parts.next().unwrap_or_default())?;
+        let mut of_groups = BTreeMap::new();
+        for part in parts {
+            let (group, slots) = part.split_once('=').ok_or(expected)?;
+            let named = is_group(group) && of_groups.insert(group.into(), limit(slots)?).is_none();
+            if !named {
+                return Err(expected);
+            }
+        }
+        Ok(Self { default, of_groups })
+    }
+}
+
+impl Slots {
+    fn of(&self, group: &str) -> Limit {
+        self.of_groups.get(group).copied().unwrap_or(self.default)
+    }
+}
+
+fn is_group(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    !text.is_empty() && text.bytes().all(is_allowed)
+}
+
+/// `POST /v1/pre-reboot`: the node may reboot when it has a slot. It keeps it until it is up
+/// again: one that does not come back holds the next one up, which is what the protocol is for.
+pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
+    let node = Node::of(call)?;
+    let slots = call.service.settings.fleetlock.as_ref().ok_or_else(super::routes::not_found)?;
+    let limit = slots.of(&node.group);
+    let request = LockRequest {
+        title: format!("reboot of {}", node.id).into(),
+        wait: Duration::ZERO,
+        lifetime: Lifetime::Endless,
+        mode: Mode::Exclusive { limit },
+        other_limits: true,
+        client: call.caller.address.clone(),
+    };
+    let grant =
+        acquire(call, &node.resource, request, Some(node.key)).map_err(
+            |refusal| match refusal {
+                Refusal::TimedOut => all_slots_taken(call, &node.resource, &node.group, limit),
+                refusal => refusal.into(),
+            },
+        )?;
+    let (locks, resource, id) = (Arc::clone(&call.service.locks), node.resource, grant.id);
+    let success = answer(Status::Ok, "success", &format!("{} may reboot", node.id));
+    Ok(success.on_undelivered(move || locks.abandon(&resource, id)))
+}
+
+/// `POST /v1/steady-state`: the node is up, and gives back the slot that it may have.
+pub(super) fn steady_state(call: &Call<'_>) -> Answer {
+    let node = Node::of(call)?;
+    match call.service.locks.release_by_key(&node.resource, &node.key) {
+        Ok(()) | Err(Refusal::NoSuchLock) => {
+            Ok(answer(Status::Ok, "success", &format!("{} has no slot now", node.id)))
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+/// An error as this protocol has it.
+pub(super) fn error(problem: Problem) -> Response {
+    let kind = match problem.status() {
+        Status::Locked => "all_slots_taken",
+        Status::BadRequest => problem.reason().unwrap_or("bad_request"),
+        Status::MethodNotAllowed => "method_not_allowed",
+        Status::ServiceUnavailable => "unavailable",
+        Status::Forbidden => "forbidden",
+        Status::Unauthorized => "unauthorized",
+        Status::NotFound => return problem.into(),
+        Status::InternalServerError => "failed",
+        _ => "bad_request",
+    };
+    let response = answer(problem.status(), kind, problem.detail());
+    match problem.header() {
+        Some((name, value)) => response.header(name, value.clone()),
+        None => response,
+    }
+}
+
+fn answer(status: Status, kind: &str, value: &str) -> Response {
+    let body = json!({ "kind": kind, "value": value }).to_string();
+    Response::new(status).body("application/json", (body + "\n").into_bytes())
+}
+
+fn all_slots_taken(call: &Call<'_>, resource: &ResourceName, group: &str, limit: Limit) -> Problem {
+    let mut value = format!("all slots of the group {group} are taken, which has {limit}");
+    for lock in call.service.locks.locks(resource, None, MAX_NAMED).locks {
+        if let Lock::Held(grant) = lock {
+            // Writing to a string cannot fail.
+            let since = format_rfc3339_seconds(grant.since);
+            let _ = write!(value, "; {} since {since}", grant.title);
+        }
+    }
+    Problem::new(Status::Locked, value)
+}
+
+/// The header without which a page of another site could send such a request.
+const HEADER: &str = "fleet-lock-protocol";
+
+/// Who asks.
+struct Node {
+    id: String,
+    group: String,
+    resource: ResourceName,
+    key: IdempotencyKey,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    client_params: Params,
+}
+
+#[derive(Deserialize)]
+struct Params {
+    id: String,
+    group: String,
+}
+
+impl Node {
+    fn of(call: &Call<'_>) -> Result<Self, Problem> {
+        if call.request.headers.only(HEADER)? != Some("true") {
+            let detail = format!("the header {HEADER} is missing: send it as true");
+            return Err(Problem::bad_request(detail).because("missing_header"));
+        }
+        let Body { client_params: Params { id, group } } =
+            serde_json::from_slice(call.request.body).map_err(|error| {
+                Problem::bad_request(format!(
+                    "the body is not valid ({error}), expected \
+                     {{\"client_params\":{{\"id\":\"…\",\"group\":\"…\"}}}}"
+                ))
+            })?;
+        if !is_group(&group) {
+            return Err(Problem::bad_request("a group is letters, digits, . and -"));
+        }
+        let resource = format!("reboot:{group}").parse()?;
+        let key = IdempotencyKey::of_door(DOOR, &id)
+            .map_err(|_| Problem::bad_request("an id is 1 to 124 visible ASCII characters"))?;
+        Ok(Self { id, group, resource, key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_a_number_and_those_of_some_groups() {
+        let slots: Slots = "1,workers=3,db.eu-1=2".parse().unwrap();
+        let of = |group| slots.of(group).get();
+        assert_eq!((of("workers"), of("db.eu-1"), of("default")), (3, 2, 1));
+        for wrong in ["", "0", "x", "workers=3", "1,", "1,workers", "1,w=0", "1,a b=1", "1,a=1,a=2"]
+        {
+            assert!(wrong.parse::<Slots>().is_err(), "{wrong}");
+        }
+    }
+}

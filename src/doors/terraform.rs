@@ -1,0 +1,224 @@
+//! The backend `http` of Terraform and OpenTofu: `LOCK` and `UNLOCK` of a state, each with a JSON
+//! object that has an ID (internal/backend/remote-state/http and internal/states/statemgr in
+//! their sources). A request is known by its ID, so it may be repeated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use humantime::format_rfc3339;
+use log::{info, warn};
+use serde_json::{Map, Value, json};
+use smol_str::SmolStr;
+
+use super::acquire::acquire;
+use super::{Answer, Call, RequestLimits};
+use crate::http::query::Query;
+use crate::http::{Problem, Response, Status};
+use crate::lock::{
+    Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, LockRequest, Mode, Refusal,
+    ResourceName,
+};
+
+/// The namespace of its keys.
+const DOOR: &str = "tf";
+
+/// What the ID of a holder that came by another door begins with; the fencing token follows. Its
+/// uid is never shown, for that is the right to release the lock.
+const FOREIGN: &str = "rdlm-";
+
+/// The longest title, in bytes.
+const MAX_TITLE: usize = 1024;
+
+/// `LOCK /locks/{resource}?wait=S&lifetime=S`
+pub(super) fn lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+    logged("LOCK", resource, try_lock(call, resource))
+}
+
+/// `UNLOCK /locks/{resource}`
+pub(super) fn unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+    logged("UNLOCK", resource, try_unlock(call, resource))
+}
+
+/// Terraform shows little of an error, so the log has it.
+fn logged(method: &str, resource: &ResourceName, answer: Answer) -> Answer {
+    answer.inspect_err(|problem| {
+        if !matches!(problem.status(), Status::Locked | Status::Unauthorized) {
+            warn!("{method} {resource} by Terraform: {}", problem.detail());
+        }
+    })
+}
+
+fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+    let info = LockInfo::parse(call.request.body)?;
+    let (wait, lifetime) = times(call)?;
+    let request = LockRequest {
+        title: info.title(),
+        wait,
+        lifetime,
+        mode: Mode::EXCLUSIVE,
+        other_limits: false,
+        client: call.caller.address.clone(),
+    };
+    let grant =
+        acquire(call, resource, request, Some(info.key()?)).map_err(|refusal| match refusal {
+            Refusal::TimedOut => taken(call, resource, Status::Locked),
+            refusal => refusal.into(),
+        })?;
+    let (locks, resource, id) = (Arc::clone(&call.service.locks), resource.clone(), grant.id);
+    let body = Value::Object(shown(&info.id, &grant, None)).to_string();
+    Ok(Response::new(Status::Ok)
+        .body("application/json", body.into_bytes())
+        .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
+        .on_undelivered(move || locks.abandon(&resource, id)))
+}
+
+/// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.
+fn times(call: &Call<'_>) -> Result<(Duration, Lifetime), Problem> {
+    let (query, limits) = (Query::of(call.request.target), call.service.settings.limits);
+    let wait = query.parsed("wait", |text| seconds(text, Duration::ZERO, limits.max_wait))?;
+    let shortest = Duration::from_nanos(1);
+    let lifetime = query.parsed("lifetime", |text| seconds(text, shortest, limits.max_lifetime))?;
+    let is_bounded = limits.max_lifetime < RequestLimits::LONGEST;
+    let default = if is_bounded { limits.max_lifetime.into() } else { Lifetime::Endless };
+    Ok((wait.unwrap_or_default(), lifetime.map_or(default, Lifetime::For)))
+}
+
+fn seconds(text: &str, shortest: Duration, longest: Duration) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let in_range = |time: &Duration| (shortest..=longest).contains(time);
+    let (over, longest) = (if shortest.is_zero() { "0" } else { "over 0" }, longest.as_secs_f64());
+    seconds.filter(in_range).ok_or_else(|| format!("seconds from {over} to {longest}"))
+}
+
+fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+    let locks = &*call.service.locks;
+    if call.request.body.trim_ascii().is_empty() {
+        return force(call, resource, first_holder(locks, resource));
+    }
+    let info = LockInfo::parse(call.request.body)?;
+    if let Some(token) = info.id.strip_prefix(FOREIGN).and_then(|token| token.parse().ok()) {
+        return force(call, resource, holder_with(locks, resource, token));
+    }
+    match locks.release_by_key(resource, &info.key()?) {
+        Err(Refusal::NoSuchLock) if locks.holder(resource).is_none() => {
+            // As when the answer to the first one was lost.
+            info!("UNLOCK {resource} by Terraform: it was not locked");
+        }
+        Err(Refusal::NoSuchLock) => return Err(taken(call, resource, Status::Conflict)),
+        released => released?,
+    }
+    Ok(done())
+}
+
+/// `force-unlock`, which Terraform sends without a body: for administrators. It ends what is
+/// held, not what waits.
+fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> Answer {
+    let administrator = call.administrator()?;
+    let id = holder.ok_or(Refusal::NoSuchLock)?;
+    call.service.locks.release(resource, id)?;
+    info!("{administrator} unlocked {resource} by Terraform");
+    Ok(done())
+}
+
+fn first_holder(locks: &dyn LockManager, resource: &ResourceName) -> Option<LockId> {
+    locks.holder(resource).map(|(grant, _)| grant.id)
+}
+
+fn holder_with(locks: &dyn LockManager, resource: &ResourceName, token: u64) -> Option<LockId> {
+    let behind = Cursor::Held(token.checked_sub(1)?);
+    match locks.locks(resource, Some(behind), 1).locks.first()? {
+        Lock::Held(grant) if grant.fencing_token == token => Some(grant.id),
+        _ => None,
+    }
+}
+
+fn done() -> Response {
+    Response::new(Status::Ok).body("application/json", b"{}".to_vec())
+}
+
+/// Somebody else holds it: who, as an object that Terraform understands. Without an ID it would
+/// not try again.
+fn taken(call: &Call<'_>, resource: &ResourceName, status: Status) -> Problem {
+    let members = match call.service.locks.holder(resource) {
+        Some((grant, key)) => {
+            let id = key.as_ref().and_then(|key| key.id_at_door(DOOR));
+            // Titles of others are for those who may see lists.
+            let who = if id.is_some() || call.administrator().is_ok() {
+                None
+            } else {
+                Some("another client")
+            };
+            let foreign = format!("{FOREIGN}{}", grant.fencing_token);
+            shown(id.unwrap_or(&foreign), &grant, who)
+        }
+        // It was released a moment ago.
+        None => json!({ "ID": format!("{FOREIGN}0"), "Who": "another client" })
+            .as_object()
+            .cloned()
+            .unwrap_or_default(),
+    };
+    let detail = format!("{resource} is locked by another client");
+    Problem::new(status, detail).with_members(members)
+}
+
+/// A lock as Terraform has it: every member a string. The title is `{Who}: {Operation}`.
+fn shown(id: &str, grant: &Grant, who: Option<&str>) -> Map<String, Value> {
+    let (holder, operation) = grant.title.rsplit_once(": ").unwrap_or((&grant.title, ""));
+    let (who, operation) = who.map_or((holder, operation), |who| (who, ""));
+    let created = format_rfc3339(grant.since).to_string();
+    let members = [
+        ("ID", id),
+        ("Operation", operation),
+        ("Info", ""),
+        ("Who", who),
+        ("Version", ""),
+        ("Created", &*created),
+        ("Path", ""),
+    ];
+    members.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// What Terraform says of a lock that it wants or has.
+struct LockInfo {
+    id: String,
+    who: String,
+    operation: String,
+}
+
+impl LockInfo {
+    /// Other members are ignored.
+    fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let expected = "expected a JSON object such as {\"ID\":\"d3c52b88-…\",\"Who\":\"me@host\"}";
+        let wrong = |what: &str| Problem::bad_request(format!("{what}, {expected}"));
+        let body: Value = serde_json::from_slice(body)
+            .map_err(|error| wrong(&format!("the body is not valid JSON ({error})")))?;
+        let members = body.as_object().ok_or_else(|| wrong("the body is not an object"))?;
+        let text = |name: &str| match members.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(wrong(&format!("{name} is not a string"))),
+        };
+        let id = text("ID")?.ok_or_else(|| wrong("ID is missing"))?;
+        let (who, operation) = (text("Who")?, text("Operation")?);
+        Ok(Self { id, who: who.unwrap_or_default(), operation: operation.unwrap_or_default() })
+    }
+
+    fn title(&self) -> SmolStr {
+        let title = match (&*self.who, &*self.operation) {
+            ("", "") => "Terraform".into(),
+            (who, "") => who.into(),
+            (who, operation) => format!("{who}: {operation}"),
+        };
+        let mut end = title.len().min(MAX_TITLE);
+        while !title.is_char_boundary(end) {
+            end -= 1;
+        }
+        title[..end].into()
+    }
+
+    fn key(&self) -> Result<IdempotencyKey, Problem> {
+        IdempotencyKey::of_door(DOOR, &self.id).map_err(|_| {
+            Problem::bad_request("ID is not 1 to 124 visible ASCII characters, as a UUID is")
+        })
+    }
+}
