@@ -1,6 +1,6 @@
 //! Lists at any size: page by page, narrowed, and in no memory of the server's.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use serde_json::Value;
 
@@ -176,4 +176,41 @@ fn lists_of_a_million_locks_that_nobody_reads_cost_a_buffer_each() {
     let grown = cost_of_unread_lists(&server, 1_000_000);
     println!("100 unread lists of 1,000,000 locks: {grown} KiB");
     assert!(grown < 20_000, "{grown} KiB");
+}
+
+#[test]
+fn lists_and_the_page_are_compressed_for_those_who_take_it() {
+    let server = Server::start();
+    for n in 0..300 {
+        server.hold(&format!("resource-{n}"));
+    }
+    for path in ["/status", "/resources", "/resources/resource-1", "/"] {
+        let get = |encoding: &str| {
+            let mut client = server.connect();
+            let headers = format!("Host: localhost\r\nAccept: text/html\r\n{encoding}");
+            client.send(format!("GET {path} HTTP/1.1\r\n{headers}\r\n"));
+            client.response()
+        };
+        let plain = get("");
+        assert!(plain.header("Vary").unwrap().contains("Accept-Encoding"), "{path}");
+        for (encoding, compressed) in [
+            ("Accept-Encoding: gzip\r\n", true),
+            ("Accept-Encoding: br, GZIP;q=0.5\r\n", true),
+            ("Accept-Encoding: gzip;q=0\r\n", false),
+            ("Accept-Encoding: br\r\n", false),
+        ] {
+            let response = get(encoding);
+            assert_eq!(response.header("Content-Encoding"), compressed.then_some("gzip"));
+            let mut text = String::new();
+            if compressed {
+                let mut decoder = flate2::read::GzDecoder::new(&response.body[..]);
+                decoder.read_to_string(&mut text).unwrap();
+                assert!(response.body.len() < text.len() || path.contains("resource-1"));
+            } else {
+                text = response.text().into();
+            }
+            // But for the time.
+            assert_eq!(text.len(), plain.text().len(), "{path}");
+        }
+    }
 }

@@ -27,7 +27,7 @@ fn browsers_get_the_page_and_everybody_else_the_text() {
     ] {
         let page = home(&server, "GET", &accept);
         assert_eq!(page.status, 200);
-        assert_eq!(page.header("Vary"), Some("Accept"));
+        assert_eq!(page.header("Vary"), Some("Accept, Accept-Encoding"));
         let kind = if html { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
         assert_eq!(page.header("Content-Type"), Some(kind), "{accept:?}");
         assert_eq!(page.text().starts_with("<!doctype html>"), html);

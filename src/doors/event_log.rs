@@ -18,7 +18,7 @@ use super::events;
 use crate::lock::{Events, Follower, Heard};
 
 /// How often it is written to at most: many lines at a time cost little.
-const PACE: Duration = Duration::from_millis(20);
+const PACE: Duration = Duration::from_millis(5);
 
 /// How many events are written at a time.
 const BATCH: usize = 1024;

@@ -22,7 +22,7 @@ pub(super) fn held(status: Status, resource: &ResourceName, grant: &Grant) -> Re
 
 /// Writes a lock as lists show it; `position` if it waits.
 pub(super) fn write_listed(
-    out: &mut impl Write,
+    out: &mut dyn Write,
     resource: &ResourceName,
     lock: &Lock,
     position: Option<usize>,
@@ -33,7 +33,7 @@ pub(super) fn write_listed(
 }
 
 /// Writes a resource as the list of resources shows it.
-pub(super) fn write_resource(out: &mut impl Write, resource: &ResourceName) -> io::Result<()> {
+pub(super) fn write_resource(out: &mut dyn Write, resource: &ResourceName) -> io::Result<()> {
     Ok(serde_json::to_writer(out, &ResourceView::new(resource))?)
 }
 

@@ -9,8 +9,8 @@ use humantime::format_rfc3339_micros;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Answer, Call, hal};
+use crate::http::Problem;
 use crate::http::query::Query;
-use crate::http::{Problem, Response, Status};
 use crate::lock::{Lock, LockManager, ResourceName};
 
 /// How many names are taken from the lock core at a time.
@@ -25,7 +25,7 @@ const MAX_LIMIT: usize = 1000;
 /// `GET /status`: all locks of all resources, in plain JSON, and the time on the server's clock.
 pub(super) fn show_status(call: &Call<'_>) -> Answer {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
-    Ok(Response::new(Status::Ok).stream("application/json", move |out| {
+    Ok(call.service.gzip.stream(call.request, "application/json", move |out| {
         out.write_all(b"{\"resources\":[")?;
         let mut selection = Selection::new(&*locks, &listing);
         let mut separator = Separator::default();
@@ -54,7 +54,7 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
 /// `GET /resources`
 pub(super) fn list_resources(call: &Call<'_>) -> Answer {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
-    Ok(Response::new(Status::Ok).stream("application/hal+json", move |out| {
+    Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
         out.write_all(b"{\"_embedded\":{\"resources\":[")?;
         let mut selection = Selection::new(&*locks, &listing);
         let mut separator = Separator::default();
@@ -73,7 +73,7 @@ pub(super) fn list_resources(call: &Call<'_>) -> Answer {
 /// `GET /resources/{name}`: its locks, the active ones before the waiting ones.
 pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let (resource, locks) = (resource.clone(), Arc::clone(&call.service.locks));
-    Ok(Response::new(Status::Ok).stream("application/hal+json", move |out| {
+    Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
         write!(out, "{{\"name\":\"{resource}\"")?;
         if !locks.locks(&resource, None, 1).locks.is_empty() {
             out.write_all(b",\"_embedded\":{\"locks\":[")?;
@@ -91,7 +91,7 @@ pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
 
 /// Writes the locks of a resource, separated.
 fn write_locks(
-    out: &mut impl Write,
+    out: &mut dyn Write,
     locks: &dyn LockManager,
     resource: &ResourceName,
 ) -> io::Result<()> {
@@ -118,7 +118,7 @@ struct Separator {
 }
 
 impl Separator {
-    fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
+    fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
         if self.behind_first {
             out.write_all(b",")?;
         }

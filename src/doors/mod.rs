@@ -11,6 +11,7 @@ mod caller;
 pub mod event_log;
 mod events;
 mod forwarded;
+mod gzip;
 mod hal;
 mod health;
 mod lists;
@@ -36,6 +37,7 @@ use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
 use events::Subscribers;
+use gzip::Gzip;
 use origin::Site;
 use routes::Route;
 
@@ -74,6 +76,7 @@ pub struct Service {
     passwords: Passwords,
     site: Site,
     subscribers: Arc<Subscribers>,
+    gzip: Gzip,
     shutting_down: AtomicBool,
 }
 
@@ -93,7 +96,8 @@ impl Service {
         let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
         let site = Site::new(&settings.hosts, settings.base_url.as_deref());
         let subscribers = Arc::new(Subscribers::new(settings.max_subscribers));
-        Self { locks, settings, metrics, passwords, site, subscribers, shutting_down }
+        let gzip = Gzip::default();
+        Self { locks, settings, metrics, passwords, site, subscribers, gzip, shutting_down }
     }
 
     /// Says from now on that the server is about to end.

@@ -1,6 +1,8 @@
 //! The start page: for browsers what is locked, live; for everybody else a line of text.
 
-use super::{Answer, Call};
+use std::sync::LazyLock;
+
+use super::{Answer, Call, gzip};
 use crate::http::accept::Accept;
 use crate::http::{Response, Status};
 
@@ -15,25 +17,33 @@ const POLICY: &str = "default-src 'none'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
+const HTML: &str = "text/html; charset=utf-8";
+
 /// `GET /`
 pub(super) fn home(call: &Call<'_>) -> Answer {
     let accept = Accept::of(&call.request.headers);
-    let response = if accept.prefers_html() { status_page() } else { welcome() };
-    Ok(response.header("Vary", "Accept"))
+    Ok(if accept.prefers_html() { status_page(gzip::is_accepted(call.request)) } else { welcome() })
 }
 
-fn status_page() -> Response {
-    Response::new(Status::Ok)
-        .body("text/html; charset=utf-8", PAGE.as_bytes())
+fn status_page(takes_gzip: bool) -> Response {
+    static COMPRESSED: LazyLock<Vec<u8>> = LazyLock::new(|| gzip::compressed(PAGE.as_bytes()));
+    let response = Response::new(Status::Ok)
+        .header("Vary", "Accept, Accept-Encoding")
         .header("Content-Security-Policy", POLICY)
         .header("X-Content-Type-Options", "nosniff")
-        .header("Referrer-Policy", "no-referrer")
+        .header("Referrer-Policy", "no-referrer");
+    if takes_gzip && !COMPRESSED.is_empty() {
+        response.header("Content-Encoding", "gzip").body(HTML, COMPRESSED.as_slice())
+    } else {
+        response.body(HTML, PAGE.as_bytes())
+    }
 }
 
 fn welcome() -> Response {
     let version = env!("CARGO_PKG_VERSION");
     let text = format!("Welcome to rdlm {version}, a lock manager over HTTP.\n");
-    Response::new(Status::Ok).body("text/plain; charset=utf-8", text.into_bytes())
+    let response = Response::new(Status::Ok).header("Vary", "Accept, Accept-Encoding");
+    response.body("text/plain; charset=utf-8", text.into_bytes())
 }
 
 #[cfg(test)]
