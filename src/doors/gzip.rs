@@ -1,11 +1,12 @@
-//! Long answers in less, for clients that take gzip (RFC 9110, section 8.4.1.3).
+//! Long answers in less, for clients that take gzip (RFC 9110, section 8.4.1.3; RFC 1952).
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::write::{DeflateEncoder, GzEncoder};
+use flate2::{Compression, Crc};
 
 use crate::http::{Outgoing, Request, Response, Status};
 
@@ -16,12 +17,20 @@ const MAX: usize = 16;
 /// What comes in small pieces is gathered before it is compressed.
 const PIECE: usize = 8 * 1024;
 
+/// A compressor is made on the stack of a thread, where it needs more room than a connection's
+/// has.
+const STACK: usize = 2 * 1024 * 1024;
+
+/// What a file in gzip begins with: deflate, no name, no time, no system.
+const HEAD: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\xff";
+
+type Encoder = DeflateEncoder<Vec<u8>>;
+
 /// Compresses lists, a few at a time.
 #[derive(Default)]
-pub(super) struct Gzip {
-    running: Arc<AtomicUsize>,
-}
+pub(super) struct Gzip(Arc<AtomicUsize>);
 
+/// The place of one of them.
 struct Place(Arc<AtomicUsize>);
 
 impl Gzip {
@@ -36,26 +45,64 @@ impl Gzip {
         let Some(place) = is_accepted(request).then(|| self.enter()).flatten() else {
             return response.stream(content_type, move |out| body(out));
         };
+        let Some(encoder) = with_room(|| Encoder::new(Vec::new(), Compression::fast())) else {
+            return response.stream(content_type, move |out| body(out));
+        };
         let compressed = move |out: &mut Outgoing<'_>| {
             let _place = place;
-            let encoder = GzEncoder::new(out, Compression::fast());
-            let mut gathered = BufWriter::with_capacity(PIECE, encoder);
+            out.write_all(HEAD)?;
+            let compressing = Compressing { encoder, crc: Crc::new(), out };
+            let mut gathered = BufWriter::with_capacity(PIECE, compressing);
             body(&mut gathered)?;
-            let encoder = gathered.into_inner().map_err(|error| error.into_error())?;
-            encoder.finish().map(drop)
+            gathered.into_inner().map_err(|error| error.into_error())?.finish()
         };
         response.header("Content-Encoding", "gzip").stream(content_type, compressed)
     }
 
     fn enter(&self) -> Option<Place> {
-        let place = Place(Arc::clone(&self.running));
-        (self.running.fetch_add(1, Ordering::SeqCst) < MAX).then_some(place)
+        let place = Place(Arc::clone(&self.0));
+        (self.0.fetch_add(1, Ordering::SeqCst) < MAX).then_some(place)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Writes what is written to it in less.
+struct Compressing<'a, 'o> {
+    encoder: Encoder,
+    crc: Crc,
+    out: &'a mut Outgoing<'o>,
+}
+
+impl Compressing<'_, '_> {
+    fn finish(mut self) -> io::Result<()> {
+        self.encoder.try_finish()?;
+        self.pass_on()?;
+        self.out.write_all(&self.crc.sum().to_le_bytes())?;
+        self.out.write_all(&self.crc.amount().to_le_bytes())
+    }
+
+    fn pass_on(&mut self) -> io::Result<()> {
+        self.out.write_all(self.encoder.get_ref())?;
+        self.encoder.get_mut().clear();
+        Ok(())
+    }
+}
+
+impl Write for Compressing<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.encoder.write(bytes)?;
+        self.crc.update(&bytes[..written]);
+        self.pass_on()?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -73,10 +120,18 @@ pub(super) fn is_accepted(request: &Request<'_>) -> bool {
     })
 }
 
-/// A text that is sent often, in as little as can be.
-pub(super) fn compressed(text: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    // Writing to a Vec cannot fail.
-    let _ = encoder.write_all(text);
-    encoder.finish().unwrap_or_default()
+/// A text that is sent often, in as little as can be; empty if that cannot be done.
+pub(super) fn compressed(text: &'static [u8]) -> Vec<u8> {
+    let compressed = with_room(|| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        // Writing to a Vec cannot fail.
+        let _ = encoder.write_all(text);
+        encoder.finish().unwrap_or_default()
+    });
+    compressed.unwrap_or_default()
+}
+
+/// Does something on a larger stack; `None` if there is no thread.
+fn with_room<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    thread::Builder::new().stack_size(STACK).spawn(make).ok()?.join().ok()
 }

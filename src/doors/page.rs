@@ -25,17 +25,18 @@ pub(super) fn home(call: &Call<'_>) -> Answer {
     Ok(if accept.prefers_html() { status_page(gzip::is_accepted(call.request)) } else { welcome() })
 }
 
-fn status_page(compressed: bool) -> Response {
+fn status_page(takes_gzip: bool) -> Response {
     static COMPRESSED: LazyLock<Vec<u8>> = LazyLock::new(|| gzip::compressed(PAGE.as_bytes()));
-    let response = Response::new(Status::Ok).header("Vary", "Accept, Accept-Encoding");
-    let response = match compressed {
-        true => response.header("Content-Encoding", "gzip").body(HTML, COMPRESSED.as_slice()),
-        false => response.body(HTML, PAGE.as_bytes()),
-    };
-    response
+    let response = Response::new(Status::Ok)
+        .header("Vary", "Accept, Accept-Encoding")
         .header("Content-Security-Policy", POLICY)
         .header("X-Content-Type-Options", "nosniff")
-        .header("Referrer-Policy", "no-referrer")
+        .header("Referrer-Policy", "no-referrer");
+    if takes_gzip && !COMPRESSED.is_empty() {
+        response.header("Content-Encoding", "gzip").body(HTML, COMPRESSED.as_slice())
+    } else {
+        response.body(HTML, PAGE.as_bytes())
+    }
 }
 
 fn welcome() -> Response {

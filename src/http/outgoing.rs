@@ -17,12 +17,14 @@ pub struct Outgoing<'a> {
     buffer: Vec<u8>,
     /// Where the data of the next chunk begins in the buffer; `None` if there are no chunks.
     chunk: Option<usize>,
+    /// Sending has failed: nothing waits for the client once more.
+    broken: bool,
 }
 
 impl<'a> Outgoing<'a> {
     /// A body behind `head`, in chunks or up to the end of the connection.
     pub(super) fn new(client: Client<'a>, head: Vec<u8>, chunked: bool) -> Self {
-        let mut outgoing = Self { client, buffer: head, chunk: None };
+        let mut outgoing = Self { client, buffer: head, chunk: None, broken: false };
         if chunked {
             outgoing.begin_chunk();
         }
@@ -40,7 +42,14 @@ impl<'a> Outgoing<'a> {
         if self.chunk.is_some() {
             self.buffer.extend_from_slice(b"0\r\n\r\n");
         }
-        self.client.transport().send(&self.buffer)
+        self.send()
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        if self.broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.client.transport().send(&self.buffer).inspect_err(|_| self.broken = true)
     }
 
     fn begin_chunk(&mut self) {
@@ -76,7 +85,7 @@ impl Write for Outgoing<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.end_chunk();
-        self.client.transport().send(&self.buffer)?;
+        self.send()?;
         self.buffer.clear();
         if self.chunk.is_some() {
             self.begin_chunk();
