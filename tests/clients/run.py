@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import proxies
 from relay import Relay
@@ -40,8 +41,8 @@ def main():
         else:
             print(f"ok       {name}", flush=True)
 
-    for name, command, keeps in clients(directory):
-        attempt(name, lambda: live(binary, command, keeps))
+    for client in clients(directory):
+        attempt(client.name, lambda: live(binary, client))
     python = directory / "venv/bin/python"
     if (directory / "venv/bin/openapi-python-client").exists():
         attempt("openapi-python-client", lambda: generated(binary, directory, python))
@@ -55,29 +56,42 @@ def skipped(name, why):
     print(f"skipped  {name}: {why}", flush=True)
 
 
+class Client(NamedTuple):
+    name: str
+    command: list
+    # It keeps connections.
+    keeps: bool = True
+    # It releases a lock while it waits for it, which then expires.
+    releases_beside_wait: bool = False
+
+
 def clients(directory):
-    """The clients that there are: name, command, and whether it keeps connections."""
+    """The clients that there are."""
     python = python_with_libraries(directory)
     for library in ["urllib", "http.client"]:
-        yield f"Python {library}", [sys.executable, HERE / "life.py", library], library != "urllib"
+        command = [sys.executable, HERE / "life.py", library]
+        yield Client(f"Python {library}", command, keeps=library != "urllib")
     for library in ["requests", "urllib3", "httpx"]:
         if python:
-            yield f"Python {library}", [python, HERE / "life.py", library], True
+            yield Client(f"Python {library}", [python, HERE / "life.py", library])
     if modules := node_modules(directory):
         node = ["env", f"MODULES={modules}", "node", HERE / "life.mjs"]
         for library in ["http", "fetch", "undici", "axios"]:
-            yield f"Node.js {library}", [*node, library], True
+            yield Client(f"Node.js {library}", [*node, library])
     if go := built_with_go(directory):
-        yield "Go net/http", [go], True
-    for name, program, arguments in [
-        ("Java HttpClient", "java", [HERE / "Life.java"]),
-        ("Ruby Net::HTTP", "ruby", [HERE / "life.rb"]),
-        ("Perl HTTP::Tiny", "perl", [HERE / "life.pl"]),
+        yield Client("Go net/http", [go])
+    erlang = ["escript", HERE / "life.escript"]
+    for client in [
+        Client("Java HttpClient", ["java", HERE / "Life.java"]),
+        Client("Ruby Net::HTTP", ["ruby", HERE / "life.rb"]),
+        Client("Perl HTTP::Tiny", ["perl", HERE / "life.pl"]),
+        Client("Erlang httpc", erlang, keeps=False, releases_beside_wait=True),
     ]:
+        program = client.command[0]
         if shutil.which(program):
-            yield name, [program, *arguments], True
+            yield client
         else:
-            skipped(name, f"{program} is not installed")
+            skipped(client.name, f"{program} is not installed")
 
 
 def install(name, *command, **options):
@@ -120,12 +134,13 @@ def built_with_go(directory):
     return target if built else None
 
 
-def live(binary, command, keeps):
+def live(binary, client):
     """One life, and what the server has seen of it."""
+    more = int(client.releases_beside_wait)
     with Server(binary) as server:
         relay = Relay(server.port)
         try:
-            run([*command, f"http://127.0.0.1:{relay.port}"])
+            run([*client.command, f"http://127.0.0.1:{relay.port}"])
         finally:
             relay.close()
         acquired = 'rdlm_acquisitions_total{outcome="%s"}'
@@ -134,18 +149,18 @@ def live(binary, command, keeps):
         wait_until("the client that gave up is out of the line", lambda: (
             server.metric(departed) + server.metric(abandoned) == 1
         ))
+        wait_until("all is over", lambda: server.metric("rdlm_resources") == 0)
         for series, count in [
-            (acquired % "granted", 2 + server.metric(abandoned)),
+            (acquired % "granted", 2 + more + server.metric(abandoned)),
             (acquired % "timed_out", 1),
             ("rdlm_renewals_total", 1),
             ("rdlm_releases_total", 1),
-            ("rdlm_expiries_total", 1),
-            ("rdlm_resources", 0),
+            ("rdlm_expiries_total", 1 + more),
         ]:
             found = server.metric(series)
             assert found == count, f"{series} is {found}, not {count}"
         # One is given up by the client, one ended by the server, which did not read its body.
-        if keeps:
+        if client.keeps:
             assert relay.connections <= 5, f"{relay.connections} connections"
 
 
