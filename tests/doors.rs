@@ -268,3 +268,37 @@ fn an_error_of_fleetlock_has_its_form() {
     let response = ask(&without, "POST", "/v1/pre-reboot", header, good);
     assert!(response.detail(404).contains("nothing here"));
 }
+
+#[test]
+fn never_do_more_nodes_reboot_than_there_are_slots_whatever_is_killed() {
+    let dir = TempDir::new();
+    let data = dir.path().join("data");
+    let start = || Server::start_with(&["--fleetlock", "2", "--data-dir", data.to_str().unwrap()]);
+    let mut server = start();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut rebooting = std::collections::BTreeSet::new();
+    for step in 0..400 {
+        let node = random.u8(0..6);
+        let id = format!("node-{node}");
+        match random.u8(0..20) {
+            0 => {
+                server.signal("-KILL");
+                server.wait();
+                server = start();
+            }
+            1..=10 => {
+                let may = rebooting.contains(&node) || rebooting.len() < 2;
+                let (status, answer) = fleet(&server, "pre-reboot", &id, "g");
+                assert_eq!(status == 200, may, "step {step}: {answer}");
+                if may {
+                    rebooting.insert(node);
+                }
+            }
+            _ => {
+                assert_eq!(fleet(&server, "steady-state", &id, "g").0, 200, "step {step}");
+                rebooting.remove(&node);
+            }
+        }
+        assert_eq!(server.locks("reboot:g").len(), rebooting.len(), "step {step}");
+    }
+}
