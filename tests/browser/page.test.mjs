@@ -319,7 +319,9 @@ for (const by of ["the browser", "the address", "the form"]) {
         await new Promise((resolve) => setTimeout(resolve, 700));
         await route.continue();
       });
-      await page.waitForRequest(/\/status/);
+      const asked = page.waitForRequest(/\/status/);
+      await server.hold("more", "a reason to ask");
+      await asked;
       await page.locator("#sign-out").click();
       await page.waitForTimeout(1500);
       await panelSays(page, "Sign in");
@@ -466,7 +468,7 @@ onPage("search, filter and sort are done by the server and stand in the address"
   await settles(["gamma", "alpha", "beta"]);
   await page.locator("#filter").selectOption("waiting");
   await settles(["gamma"]);
-  assert.match(page.url(), /\?state=waiting&sort=line$/);
+  assert.match(page.url(), /\?sort=line&state=waiting$/);
   await page.locator("#filter").selectOption("");
   await page.locator("#search").fill("first");
   await settles(["alpha"]);
@@ -504,7 +506,7 @@ onPage("a resource opens to its holders, its line and its past", async (page, se
   const detail = page.locator("#detail");
   await shown(detail.locator("#past", { hasText: "released it" }));
   assert.match(await detail.locator("#held").innerText(), /the next[^]*127\.0\.0\.1, EX, held for \d+ s/);
-  assert.match(await detail.locator("#line").innerText(), /after that[^]*waits for/);
+  await shown(detail.locator("#line", { hasText: /after that.*waits for/ }));
   const past = await detail.locator("#past li").allInnerTexts();
   assert.match(past[0], /after that waits/);
   assert.ok(past.some((text) => /the one before released it, .*, 127\.0\.0\.1, held \d+ s/.test(text)), past.join("\n"));
