@@ -12,8 +12,8 @@ const PAGE: &str = include_str!("page.html");
 /// Nothing but the style and the script in the page, known by their hashes, may have an
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-aYqUw9ehSMmChhVJAB19OXHBHE5o5TuNe/Sl9oy5q5k='; \
-    script-src 'sha256-DwXA/TF5HVnZrWJ8hEufL95pZ4lcBDlUELh5ZNoVn1M='; \
+    style-src 'sha256-ULZCFDYWeJS9MNLZne/PoPq1PAgkWinkqnGqi8++BQ0='; \
+    script-src 'sha256-cPrCJEmqJZVkY1hh3zxXIWr18M9Hz43u13xvyeQqBQo='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
