@@ -12,8 +12,8 @@ const PAGE: &str = include_str!("page.html");
 /// Nothing but the style and the script in the page, known by their hashes, may have an
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-ULZCFDYWeJS9MNLZne/PoPq1PAgkWinkqnGqi8++BQ0='; \
-    script-src 'sha256-cPrCJEmqJZVkY1hh3zxXIWr18M9Hz43u13xvyeQqBQo='; \
+    style-src 'sha256-k8YTr6btW28NiUyZe3g1S3eNVR9IauZGrBYNdzauaaE='; \
+    script-src 'sha256-eVij9h5ZiqEjo2EbyYupVvYx0WBnnaZee3sJ8mIgDac='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -159,6 +159,17 @@ onPage("a semaphore shows how many hold it", async (page, server) => {
   assert.deepEqual(await page.locator(".mode b").allInnerTexts(), ["2 / 3", "2 / 3"]);
 });
 
+onPage("a lock without an end has none", async (page, server) => {
+  const body = JSON.stringify({ ID: "a-run", Who: "me@host", Operation: "apply" });
+  const response = await fetch(`${server.url}/locks/infra`, { method: "LOCK", body });
+  assert.equal(response.status, 200);
+  await shown(row(page, "me@host: apply"));
+  assert.equal(await row(page, "infra").locator(".left").innerText(), "\u2013");
+  await page.locator("#sort").selectOption("left");
+  await row(page, "infra").locator(".open").click();
+  await shown(page.locator("#held", { hasText: "me@host: apply" }));
+});
+
 onPage("titles are text, whatever they say", async (page, server) => {
   const titles = [
     "<img src=x onerror=\"window.pwned=1;alert(1)\">",
