@@ -143,6 +143,9 @@ fn a_subscriber_hears_what_it_asks_for() {
     let mut late = Subscriber::new(&server, "/events?prefix=a%3A&latest=1");
     server.hold("a:3");
     assert_eq!(late.hears(2), ["granted a:1", "granted a:3"]);
+    let kept = server.get("/events?prefix=a%3A&latest=2&follow=no");
+    let names: Vec<_> = kept.text().lines().filter(|line| line.starts_with("event: ")).collect();
+    assert_eq!(names, ["event: granted"; 2]);
     for (query, named) in [("resource=a/b", "name of a resource"), ("latest=x", "0 to 4096")] {
         let detail = server.get(&format!("/events?{query}")).detail(400);
         assert!(detail.contains(named), "{detail}");

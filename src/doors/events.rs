@@ -23,6 +23,9 @@ const PACE: Duration = Duration::from_millis(100);
 /// How many events are sent in that time, to all subscribers together.
 const SHARED: usize = 4096;
 
+/// How many are read at a time for whoever asks for what is kept alone.
+const BATCH: usize = 64;
+
 /// The subscribers of one server, and how many there may be.
 pub(super) struct Subscribers {
     max: usize,
@@ -77,6 +80,11 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
     if call.request.method == "HEAD" {
         return Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, |_| Ok(())));
     }
+    if !wanted.follow {
+        let follower = events.follow(after);
+        return Ok(Response::new(Status::Ok)
+            .stream(CONTENT_TYPE, move |out| write_kept(out, &wanted, shows_uid, follower)));
+    }
     let place = call.service.subscribers.enter()?;
     let follower = events.follow(after);
     let stream = move |out: &mut Outgoing<'_>| {
@@ -99,6 +107,8 @@ struct Wanted {
     prefix: Option<String>,
     /// To begin with so many that have happened already.
     latest: Option<usize>,
+    /// And to go on from there.
+    follow: bool,
 }
 
 impl Wanted {
@@ -111,7 +121,12 @@ impl Wanted {
             let latest = text.parse().ok().filter(|latest| *latest <= KEPT);
             latest.ok_or_else(|| format!("a whole number from 0 to {KEPT}"))
         })?;
-        Ok(Self { resource, prefix, latest })
+        let follow = query.parsed("follow", |text| match text {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => Err("yes or no".into()),
+        })?;
+        Ok(Self { resource, prefix, latest, follow: follow.unwrap_or(true) })
     }
 
     fn has(&self, resource: &ResourceName) -> bool {
@@ -146,7 +161,7 @@ impl Subscription {
                     any
                 }
                 Heard::Missed(number) => {
-                    write!(out, "id: {number}\nevent: reset\ndata: {{}}\n\n")?;
+                    write_reset(out, number)?;
                     true
                 }
                 Heard::Nothing => {
@@ -164,6 +179,32 @@ impl Subscription {
             let _ = self.follower.pause(now + PACE);
         }
     }
+}
+
+/// What is kept, and no more.
+fn write_kept(
+    out: &mut Outgoing<'_>,
+    wanted: &Wanted,
+    shows_uid: bool,
+    mut follower: Follower,
+) -> io::Result<()> {
+    let mut count = 0;
+    while count < KEPT {
+        match follower.hear(BATCH, Instant::now()) {
+            Heard::Events(events) => {
+                count += events.len();
+                let mut wanted = events.iter().filter(|event| wanted.has(&event.resource));
+                wanted.try_for_each(|event| write_event(out, event, shows_uid))?;
+            }
+            Heard::Missed(number) => write_reset(out, number)?,
+            Heard::Nothing | Heard::End => break,
+        }
+    }
+    Ok(())
+}
+
+fn write_reset(out: &mut impl Write, number: u64) -> io::Result<()> {
+    write!(out, "id: {number}\nevent: reset\ndata: {{}}\n\n")
 }
 
 fn write_event(out: &mut impl Write, event: &Event, shows_uid: bool) -> io::Result<()> {

@@ -11,7 +11,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{Answer, Call, hal};
 use crate::http::Problem;
 use crate::http::query::Query;
-use crate::lock::{Lock, LockManager, ResourceName};
+use crate::lock::{Lock, LockManager, ResourceName, Totals};
 
 /// How many names are taken from the lock core at a time.
 const NAMES: usize = 256;
@@ -45,6 +45,11 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
         // After the locks: none of them is newer.
         let now = format_rfc3339_micros(SystemTime::now());
         write!(out, "],\"now\":\"{now}\"")?;
+        let Totals { resources, active, waiting, .. } = locks.totals();
+        write!(
+            out,
+            ",\"totals\":{{\"resources\":{resources},\"active\":{active},\"waiting\":{waiting}}}"
+        )?;
         if let Some(next) = selection.next_page() {
             write!(out, ",\"_links\":{{\"next\":{{\"href\":\"{prefix}/status?{next}\"}}}}")?;
         }

@@ -12,8 +12,8 @@ const PAGE: &str = include_str!("page.html");
 /// Nothing but the style and the script in the page, known by their hashes, may have an
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-noStXIhPL+jzX32/hUklsAx0s6FL7OQq5Kupa71/7M4='; \
-    script-src 'sha256-8+yW9SYCRbDNkVyuoD0G14OEbgX3zcAEft7exOwQlnM='; \
+    style-src 'sha256-k8YTr6btW28NiUyZe3g1S3eNVR9IauZGrBYNdzauaaE='; \
+    script-src 'sha256-eVij9h5ZiqEjo2EbyYupVvYx0WBnnaZee3sJ8mIgDac='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

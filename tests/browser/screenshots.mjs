@@ -58,8 +58,10 @@ const resources = [
 async function shoot(browser, server, name, colorScheme, line) {
   const viewport = { width: 1200, height: line ? 600 : 660 };
   const page = await openPage(browser, server.url, { viewport, colorScheme, reducedMotion: "reduce" });
-  const body = JSON.stringify({ now: time(0), resources });
-  await page.route("**/status", (route) => route.fulfill({ contentType: "application/json", body }));
+  const count = (active) => resources.flatMap(({ locks }) => locks).filter((lock) => lock.active === active).length;
+  const totals = { resources: resources.length, active: count(true), waiting: count(false) };
+  const body = JSON.stringify({ resources, now: time(0), totals });
+  await page.route(/\/status/, (route) => route.fulfill({ contentType: "application/json", body }));
   await page.evaluate(() => poll());
   await until("the locks are drawn", async () => await page.locator("#rows tr").count() >= 12);
   await page.evaluate(() => { document.getElementById("host").textContent = "locks.example.com"; });
