@@ -13,7 +13,7 @@ const PAGE: &str = include_str!("page.html");
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-noStXIhPL+jzX32/hUklsAx0s6FL7OQq5Kupa71/7M4='; \
-    script-src 'sha256-8+yW9SYCRbDNkVyuoD0G14OEbgX3zcAEft7exOwQlnM='; \
+    script-src 'sha256-i/f6LpD4/eSadMSRvfo4r8IF6QTik84ScPOYObIhyhw='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
