@@ -2,12 +2,13 @@
 //!
 //! No label has the name of a resource: there may be any number of them.
 
+mod cluster;
 mod text;
 mod times;
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -19,6 +20,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::lock::{End, LockManager, Refusal};
 use crate::logging;
+pub use cluster::{ClusterMetrics, ClusterState};
 pub use text::Format;
 use times::Times;
 
@@ -51,6 +53,7 @@ pub struct Metrics {
     idle_connections: Gauge,
     count_idle: CountIdle,
     log_lines_lost: Counter,
+    cluster: Option<Arc<ClusterMetrics>>,
 }
 
 /// Counts the idle connections, when the server has said how.
@@ -185,8 +188,19 @@ impl Metrics {
             ),
             wait: add.times("rdlm_wait", "How long granted requests had waited"),
             hold: add.times("rdlm_hold", "How long locks had been held when they ended"),
+            cluster: None,
             registry,
         }
+    }
+
+    /// The same, with what a server counts that is one of several.
+    pub fn with_cluster_if(several: bool) -> (Self, Option<Arc<ClusterMetrics>>) {
+        let mut metrics = Self::new();
+        if several {
+            metrics.cluster = Some(Arc::new(ClusterMetrics::new(&mut metrics.registry)));
+        }
+        let cluster = metrics.cluster.clone();
+        (metrics, cluster)
     }
 
     /// A request for a lock has ended like this; if it was granted, after so long.
@@ -261,6 +275,9 @@ impl Metrics {
         self.idle_connections.set(number(self.count_idle.0.get().map_or(0, |count| count())));
         self.writable.set(i64::from(locks.writable().is_ok()));
         self.log_lines_lost.inner().store(logging::lost_lines(), Ordering::Relaxed);
+        if let Some(cluster) = &self.cluster {
+            cluster.refresh();
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(format.of_openmetrics(text))

@@ -14,18 +14,19 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use ipnet::IpNet;
 use log::{error, info, warn};
 use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use crate::cluster::{self, Answered, Forwarding, Member, Tables};
 use crate::doors::access::{Access, UserFileError};
 use crate::doors::event_log::EventLog;
 use crate::doors::{RequestLimits, Service, Settings, Slots};
 use crate::http::Status;
-use crate::http::connection::{Connection, Next};
+use crate::http::connection::{Connection, Exchange, Next};
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::Metrics;
@@ -59,6 +60,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Where locks survive a crash; `None`: in memory only.
     pub data_dir: Option<PathBuf>,
+    /// The other servers, which share the locks; `None`: there are none.
+    pub cluster: Option<Box<cluster::Options>>,
     /// How long a lock lives at least after a restart of the server.
     pub restart_grace: Duration,
     /// How many may follow events at a time.
@@ -88,6 +91,8 @@ pub enum Error {
     Interrupted(i32),
     /// The lock core cannot go on.
     Core(String),
+    /// What this server shares with others is not as it should be.
+    Cluster(String),
 }
 
 impl fmt::Display for Error {
@@ -100,6 +105,7 @@ impl fmt::Display for Error {
                 write!(f, "--event-log: cannot open {}: {error}", path.display())
             }
             Self::System(error) => write!(f, "cannot start: {error}"),
+            Self::Cluster(why) => f.write_str(why),
             Self::Core(why) => write!(f, "stopping rather than answer wrongly: {why}"),
             Self::Interrupted(signal) => write!(f, "stopped at once by a second signal ({signal})"),
         }
@@ -150,21 +156,38 @@ pub fn serve(options: Options) -> Result<(), Error> {
         None => None,
     };
     let store = store.map(|store| Box::new(store) as Box<dyn Store>);
-    let metrics = Arc::new(Metrics::new());
+    let (metrics, cluster_metrics) = Metrics::with_cluster_if(options.cluster.is_some());
+    let metrics = Arc::new(metrics);
     metrics.set_max_connections(max_connections);
     let (failed, failure) = unbounded();
     let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
-    let locks = LockTable::new(lock_limits, options.reconnect_grace, store, observer)?;
-    match &options.data_dir {
-        Some(dir) => {
-            let held = locks.totals().active;
-            info!("locks are kept in {}; held from before: {held}", dir.display());
+    let (lost, loss) = unbounded();
+    let member = match (&options.cluster, cluster_metrics) {
+        (Some(cluster), Some(metrics)) => {
+            let url = cluster.url(listener.local_addr());
+            let reconnect_grace = options.reconnect_grace;
+            let tables =
+                Tables { limits: lock_limits, reconnect_grace, observer: observer.clone() };
+            Some(Member::start(cluster, url, tables, metrics, lost).map_err(Error::Cluster)?)
         }
+        _ => None,
+    };
+    let locks: Arc<dyn LockManager> = match &member {
+        Some(member) => Arc::clone(member) as Arc<dyn LockManager>,
         None => {
-            info!("locks are in memory: a restart forgets them; --data-dir DIR keeps them");
+            let locks = LockTable::new(lock_limits, options.reconnect_grace, store, observer)?;
+            let held = locks.totals().active;
+            match &options.data_dir {
+                Some(dir) => {
+                    info!("locks are kept in {}; held from before: {held}", dir.display());
+                }
+                None => {
+                    info!("locks are in memory: a restart forgets them; --data-dir DIR keeps them");
+                }
+            }
+            Arc::new(locks)
         }
-    }
-    let locks: Arc<dyn LockManager> = Arc::new(locks);
+    };
     let event_log = match &options.event_log {
         Some(path) => Some(
             EventLog::start(path.clone(), locks.events())
@@ -197,6 +220,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
     let server = Arc::new(Server {
         service: Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics)),
         metrics,
+        member: member.clone(),
         connections,
         in_flight: InFlight::new(),
     });
@@ -211,11 +235,13 @@ pub fn serve(options: Options) -> Result<(), Error> {
         lock_limits.waiting,
     );
 
+    let loss = if member.is_some() { loss } else { never() };
     let signal = loop {
         let signal = select! {
             // The sender lives in the thread that waits for signals, which never ends.
             recv(signals) -> signal => signal.unwrap_or(SIGTERM),
             recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+            recv(loss) -> why => return Err(Error::Cluster(why.unwrap_or_default())),
         };
         match &event_log {
             Some(event_log) if signal == SIGHUP => event_log.reopen(),
@@ -232,13 +258,22 @@ pub fn serve(options: Options) -> Result<(), Error> {
     let shut_down = move || locks.shut_down();
     thread::Builder::new().name("shut down".into()).spawn(shut_down)?;
     let drained = server.in_flight.drain();
+    let too_long = after(DRAIN);
     select! {
-        recv(drained) -> _ => info!("stopped"),
+        recv(drained) -> _ => {}
         recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
         recv(signals) -> second => return Err(Error::Interrupted(second.unwrap_or(SIGTERM))),
-        default(DRAIN) => warn!("stopped with requests in flight"),
+        recv(too_long) -> _ => warn!("requests were in flight that took too long"),
+    }
+    if let Some(member) = member {
+        // The others are told before this server is gone.
+        select! {
+            recv(member.left()) -> _ => {}
+            recv(too_long) -> _ => {}
+        }
     }
     event_log.into_iter().for_each(EventLog::finish);
+    info!("stopped");
     Ok(())
 }
 
@@ -296,6 +331,7 @@ impl Observer for CoreObserver {
 struct Server {
     service: Service,
     metrics: Arc<Metrics>,
+    member: Option<Arc<Member>>,
     connections: Connections,
     in_flight: InFlight,
 }
@@ -335,7 +371,15 @@ impl Server {
         }
     }
 
+    fn answer(&self, exchange: &Exchange<'_>, forwarding: &mut Forwarding) -> Answered {
+        match &self.member {
+            Some(member) => member.answer(exchange, forwarding, &self.service),
+            None => Answered::Response(self.service.answer(&exchange.request, exchange.client)),
+        }
+    }
+
     fn serve(&self, mut connection: Connection, permit: &Permit) {
+        let mut forwarding = Forwarding::default();
         loop {
             permit.idle();
             let incoming = match connection.next_request() {
@@ -358,10 +402,23 @@ impl Server {
             };
             let in_flight = self.in_flight.begin();
             let client_goes_on = exchange.request.keep_alive;
-            let mut response = self.service.answer(&exchange.request, exchange.client);
-            // Some clients send a request again by themselves when a 408 ends its connection.
-            response.close |= permit.is_wanted() && response.status != Status::RequestTimeout;
-            match exchange.respond(response) {
+            let sent = match self.answer(&exchange, &mut forwarding) {
+                Answered::Response(mut response) => {
+                    // Some clients send a request again by themselves when a 408 ends its
+                    // connection.
+                    response.close |=
+                        permit.is_wanted() && response.status != Status::RequestTimeout;
+                    exchange.respond(response)
+                }
+                Answered::Instead(response, withheld) => {
+                    let sent = exchange.respond(response);
+                    withheld.undelivered();
+                    sent
+                }
+                Answered::Passed(next) => Ok(next),
+                Answered::Gone => return,
+            };
+            match sent {
                 Ok(Next::Request) => {}
                 Ok(Next::Close) => {
                     drop(in_flight);

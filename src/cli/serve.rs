@@ -9,6 +9,7 @@ use log::LevelFilter;
 use pico_args::Arguments;
 
 use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
+use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
 use crate::doors::{RequestLimits, Slots};
 use crate::http::request::is_host;
@@ -23,6 +24,8 @@ const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
 const DEFAULT_MAX_SUBSCRIBERS: usize = 64;
 const DEFAULT_RESTART_GRACE: Duration = Duration::from_secs(5);
 const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(5);
+const DEFAULT_ETCD_PREFIX: &str = "/rdlm/";
+const DEFAULT_FAILOVER_AFTER: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_LOCKS: usize = 1_000_000;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
@@ -37,6 +40,20 @@ Options:
   --bind ADDR                 address to listen on [all, IPv4 and IPv6]
   --data-dir DIR              keep locks in DIR, so that they survive a crash;
                               made if it is missing [locks are in memory]
+  --etcd URL,URL              keep locks in etcd and share them with the other
+                              servers that do: docs/high-availability.md
+  --etcd-prefix PREFIX        what the keys in etcd begin with [/rdlm/]
+  --etcd-ca FILE              certificates by which etcd is known [Mozilla's]
+  --etcd-cert FILE            certificate of this server for etcd
+  --etcd-key FILE             its private key
+  --etcd-user USER            user of etcd
+  --etcd-password-file FILE   file whose first line is the password
+  --advertise-url URL         where the other servers reach this one
+                              [http:// with --bind, or this host's name]
+  --failover-after SECONDS    a server takes over when the active one has been
+                              silent for so long, 1 to 60 [5]
+  --standby MODE              what a standby does with requests: forward or
+                              redirect [forward]
   --restart-grace SECONDS     a lock that is kept lives at least so long after a
                               restart, so that its holder can renew it [5]
   --reconnect-grace SECONDS   a client that has sent an Idempotency-Key and is
@@ -123,6 +140,7 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         fleetlock: setting(&mut args, "--fleetlock", slots)?,
         event_log: setting(&mut args, "--event-log", file)?,
         data_dir: setting(&mut args, "--data-dir", directory)?,
+        cluster: cluster(&mut args)?.map(Box::new),
         restart_grace: setting(&mut args, "--restart-grace", |text| seconds(text, true))?
             .unwrap_or(DEFAULT_RESTART_GRACE),
         reconnect_grace: setting(&mut args, "--reconnect-grace", |text| seconds(text, true))?
@@ -130,8 +148,62 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         idle_timeout: setting(&mut args, "--idle-timeout", |text| seconds(text, false))?
             .unwrap_or(DEFAULT_IDLE_TIMEOUT),
     };
+    if options.data_dir.is_some() && options.cluster.is_some() {
+        let why = "--data-dir and --etcd: locks are kept in one of them, not in both";
+        return Err(UsageError::new(why));
+    }
     nothing_left(args, "serve")?;
     Ok(Command::Serve { options, log })
+}
+
+/// The options that are about etcd and the other servers.
+fn cluster(args: &mut Arguments) -> Result<Option<cluster::Options>, UsageError> {
+    let endpoints = setting(args, "--etcd", endpoints)?;
+    let prefix = setting(args, "--etcd-prefix", prefix)?;
+    let ca = setting(args, "--etcd-ca", file)?;
+    let cert = setting(args, "--etcd-cert", file)?;
+    let key = setting(args, "--etcd-key", file)?;
+    let user = setting(args, "--etcd-user", |text| Ok(text.to_string()))?;
+    let password_file = setting(args, "--etcd-password-file", file)?;
+    let advertise_url = setting(args, "--advertise-url", advertise_url)?;
+    let failover_after = setting(args, "--failover-after", failover_after)?;
+    let standby = setting(args, "--standby", standby)?;
+    let both_or_none = [
+        ("--etcd-cert", cert.is_some(), "--etcd-key", key.is_some()),
+        ("--etcd-user", user.is_some(), "--etcd-password-file", password_file.is_some()),
+    ];
+    for (one, has_one, other, has_other) in both_or_none {
+        if has_one != has_other {
+            return Err(UsageError::new(format!("{one} and {other} go together")));
+        }
+    }
+    let Some(endpoints) = endpoints else {
+        let given = [
+            ("--etcd-prefix", prefix.is_some()),
+            ("--etcd-ca", ca.is_some()),
+            ("--etcd-cert", cert.is_some()),
+            ("--etcd-user", user.is_some()),
+            ("--advertise-url", advertise_url.is_some()),
+            ("--failover-after", failover_after.is_some()),
+            ("--standby", standby.is_some()),
+        ];
+        return match given.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(UsageError::new(format!("{option} goes with --etcd"))),
+            None => Ok(None),
+        };
+    };
+    Ok(Some(cluster::Options {
+        endpoints,
+        prefix: prefix.unwrap_or_else(|| DEFAULT_ETCD_PREFIX.into()),
+        ca,
+        cert,
+        key,
+        user,
+        password_file,
+        advertise_url,
+        failover_after: failover_after.unwrap_or(DEFAULT_FAILOVER_AFTER),
+        standby: standby.unwrap_or(Standby::Forward),
+    }))
 }
 
 /// The value of an option, or else that of its variable in the environment.
@@ -225,6 +297,48 @@ fn network(text: &str) -> Result<IpNet, String> {
 
 fn file(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("a file".into()) } else { Ok(text.into()) }
+}
+
+fn endpoints(text: &str) -> Result<Vec<String>, String> {
+    let expected = "URLs such as http://10.0.0.1:2379, separated by commas, without a path";
+    let endpoint = |text: &str| {
+        let url = url::base(text.trim()).ok()?;
+        let host = url.split_once("://").map(|(_, host)| host)?;
+        (!host.contains(['/', '@'])).then_some(url)
+    };
+    text.split(',').map(endpoint).collect::<Option<_>>().ok_or_else(|| expected.into())
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    let legal = text.len() <= 200 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if legal && text.ends_with('/') {
+        Ok(text.into())
+    } else {
+        Err("visible ASCII characters that end in /, such as /rdlm/".into())
+    }
+}
+
+fn advertise_url(text: &str) -> Result<String, String> {
+    let expected = "a URL such as http://10.0.0.1:8888, without a path";
+    let url = url::base(text).map_err(|_| expected)?;
+    match url.strip_prefix("http://") {
+        Some(host) if !host.contains(['/', '@']) => Ok(url),
+        _ => Err(expected.into()),
+    }
+}
+
+fn failover_after(text: &str) -> Result<Duration, String> {
+    let expected = "a number of seconds from 1 to 60";
+    let range = Duration::from_secs(1)..=Duration::from_secs(60);
+    seconds(text, false).ok().filter(|time| range.contains(time)).ok_or_else(|| expected.into())
+}
+
+fn standby(text: &str) -> Result<Standby, String> {
+    match text {
+        "forward" => Ok(Standby::Forward),
+        "redirect" => Ok(Standby::Redirect),
+        _ => Err("forward or redirect".into()),
+    }
 }
 
 fn directory(text: &str) -> Result<PathBuf, String> {

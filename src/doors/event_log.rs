@@ -44,7 +44,7 @@ impl EventLog {
     pub fn start(path: PathBuf, events: &Arc<Events>) -> io::Result<Self> {
         let file = open(&path)?;
         let reopen = Arc::<AtomicBool>::default();
-        let follower = events.follow(None);
+        let follower = events.follow_for_good();
         let writer = Writer { path, file: Some(file), reopen: Arc::clone(&reopen), failing: false };
         let (ending, ended) = bounded(0);
         thread::Builder::new().name("event log".into()).spawn(move || {

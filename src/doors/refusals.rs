@@ -1,7 +1,7 @@
 //! What the lock core refuses, as clients see it.
 
 use crate::http::{Problem, Status};
-use crate::lock::{InvalidIdempotencyKey, InvalidResourceName, Refusal};
+use crate::lock::{InvalidIdempotencyKey, InvalidResourceName, NotWritten, Refusal};
 
 impl From<InvalidResourceName> for Problem {
     fn from(error: InvalidResourceName) -> Self {
@@ -34,6 +34,9 @@ impl From<Refusal> for Problem {
             // Closing, because connections are kept free for releases.
             Refusal::TooManyWaiting | Refusal::ShuttingDown => {
                 problem.with_header("Retry-After", "1").closing()
+            }
+            Refusal::NotWritten(NotWritten::Unknown) => {
+                problem.with_header("Retry-After", "1").unknown()
             }
             Refusal::TooManyLocks | Refusal::NotWritten(_) => {
                 problem.with_header("Retry-After", "1")

@@ -155,6 +155,14 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// Sends some of a response that another server has made.
+    ///
+    /// # Errors
+    /// The client is gone, or it does not read.
+    pub fn pass(&self, bytes: &[u8]) -> io::Result<()> {
+        self.client.transport().send(bytes)
+    }
+
     /// Sends the response; in one write, unless it is a stream.
     ///
     /// # Errors
@@ -164,7 +172,9 @@ impl Exchange<'_> {
         let last = response.is_last(&self.request);
         let head = response.to_bytes(&self.request, self.idle_timeout, SystemTime::now());
         let sent = match response.take_stream() {
-            Some(stream) if self.request.method != "HEAD" => self.send_stream(head, stream),
+            Some(stream) if self.request.method != "HEAD" => {
+                self.send_stream(head, stream, || response.is_true())
+            }
             _ => self.client.transport().send(&head),
         };
         match sent {
@@ -176,10 +186,18 @@ impl Exchange<'_> {
         }
     }
 
-    fn send_stream(&self, head: Vec<u8>, stream: Stream) -> io::Result<()> {
+    fn send_stream(
+        &self,
+        head: Vec<u8>,
+        stream: Stream,
+        is_true: impl FnOnce() -> bool,
+    ) -> io::Result<()> {
         let send = || {
             let mut outgoing = Outgoing::new(self.client, head, !self.request.http_1_0);
             stream(&mut outgoing)?;
+            if !is_true() {
+                return Err(io::ErrorKind::Other.into());
+            }
             outgoing.finish()
         };
         panic::catch_unwind(AssertUnwindSafe(send)).unwrap_or_else(|_| {

@@ -14,6 +14,11 @@ impl<'a> Headers<'a> {
         Self(fields.iter().map(|field| (field.name, field.value)).collect())
     }
 
+    /// All fields in order, each a name and a value.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.0.iter().copied()
+    }
+
     /// The values of all fields of this name, in order.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let fields = self.0.iter();

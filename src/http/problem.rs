@@ -21,13 +21,15 @@ pub struct Problem {
     members: Map<String, Value>,
     header: Option<(&'static str, Cow<'static, str>)>,
     close: bool,
+    unknown: bool,
 }
 
 impl Problem {
     /// `detail` is a sentence that says what was wrong and what would be right.
     pub fn new(status: Status, detail: impl Into<Cow<'static, str>>) -> Self {
         let (detail, members) = (detail.into(), Map::new());
-        Self { status, detail, reason: None, members, header: None, close: false }
+        let (reason, header, close, unknown) = (None, None, false, false);
+        Self { status, detail, reason, members, header, close, unknown }
     }
 
     /// A short name for programs.
@@ -74,6 +76,11 @@ impl Problem {
     /// Adds a header, in place of an earlier one.
     pub fn with_header(self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         Self { header: Some((name, value.into())), ..self }
+    }
+
+    /// Nobody knows whether the request was done.
+    pub fn unknown(self) -> Self {
+        Self { unknown: true, ..self }
     }
 
     /// The connection ends with it.
@@ -154,6 +161,8 @@ impl From<Problem> for Response {
             detail: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             reason: Option<&'static str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            outcome: Option<&'static str>,
             #[serde(flatten)]
             members: &'a Map<String, Value>,
         }
@@ -163,6 +172,7 @@ impl From<Problem> for Response {
             status: problem.status.code(),
             detail: &problem.detail,
             reason: problem.reason,
+            outcome: problem.unknown.then_some("unknown"),
             members: &problem.members,
         };
         // Serializing strings and numbers cannot fail.
@@ -172,7 +182,7 @@ impl From<Problem> for Response {
         if let Some((name, value)) = problem.header {
             response = response.header(name, value);
         }
-        response.close = problem.close;
+        (response.close, response.unknown) = (problem.close, problem.unknown);
         response
     }
 }

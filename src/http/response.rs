@@ -20,9 +20,12 @@ pub struct Response {
     pub status: Status,
     /// The connection ends with this response.
     pub close: bool,
+    /// Nobody knows whether the request was done.
+    pub unknown: bool,
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Body,
     on_undelivered: Option<Undelivered>,
+    is_true: Option<IsTrue>,
 }
 
 /// The body of a response.
@@ -40,11 +43,16 @@ pub type Stream = Box<dyn FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send>;
 /// What is done if a response could not be delivered.
 struct Undelivered(Box<dyn FnOnce() + Send>);
 
+/// Whether what was sent may be believed.
+struct IsTrue(Box<dyn FnOnce() -> bool + Send>);
+
 impl Response {
     /// A response without a body, yet.
     pub fn new(status: Status) -> Self {
         let body = Body::Bytes(Cow::Borrowed(b""));
-        Self { status, close: false, headers: Vec::new(), body, on_undelivered: None }
+        let (close, unknown) = (false, false);
+        let (headers, on_undelivered, is_true) = (Vec::new(), None, None);
+        Self { status, close, unknown, headers, body, on_undelivered, is_true }
     }
 
     /// 204.
@@ -83,6 +91,17 @@ impl Response {
         Self { on_undelivered: Some(Undelivered(Box::new(run))), ..self }
     }
 
+    /// Has a stream fail at its end unless this holds then.
+    #[must_use]
+    pub fn only_if(self, is_true: impl FnOnce() -> bool + Send + 'static) -> Self {
+        Self { is_true: Some(IsTrue(Box::new(is_true))), ..self }
+    }
+
+    /// Whether what was sent may be believed.
+    pub(super) fn is_true(&mut self) -> bool {
+        self.is_true.take().is_none_or(|IsTrue(is_true)| is_true())
+    }
+
     /// Whether the connection ends with this response to `request`.
     pub fn is_last(&self, request: &Request<'_>) -> bool {
         let unbounded = request.http_1_0 && matches!(self.body, Body::Stream(_));
@@ -119,7 +138,7 @@ impl Response {
     }
 
     /// Says that it could not be delivered.
-    pub(super) fn undelivered(self) {
+    pub fn undelivered(self) {
         if let Some(Undelivered(run)) = self.on_undelivered {
             run();
         }
@@ -168,6 +187,12 @@ impl fmt::Debug for Body {
     }
 }
 
+impl fmt::Debug for IsTrue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(what to ask)")
+    }
+}
+
 impl fmt::Debug for Undelivered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(what to do)")
@@ -181,6 +206,7 @@ pub enum Status {
     Ok,
     Created,
     NoContent,
+    TemporaryRedirect,
     BadRequest,
     Unauthorized,
     Forbidden,
@@ -216,6 +242,7 @@ impl Status {
             Self::Ok => (200, "OK"),
             Self::Created => (201, "Created"),
             Self::NoContent => (204, "No Content"),
+            Self::TemporaryRedirect => (307, "Temporary Redirect"),
             Self::BadRequest => (400, "Bad Request"),
             Self::Unauthorized => (401, "Unauthorized"),
             Self::Forbidden => (403, "Forbidden"),

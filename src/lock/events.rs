@@ -95,7 +95,7 @@ impl Event {
 pub struct Events {
     ring: Box<[Mutex<Option<Event>>]>,
     /// The number of the first event of this run, and of the next one.
-    first: u64,
+    first: AtomicU64,
     next: AtomicU64,
     /// How many are asleep until something happens: nobody looks for them if there are none.
     asleep: AtomicUsize,
@@ -113,17 +113,22 @@ struct Followers {
 #[derive(Default)]
 struct Ear {
     has_left: AtomicBool,
+    for_good: bool,
     wake: Condvar,
+}
+
+/// In microseconds since the epoch: more than an earlier run can have counted.
+fn first_number() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(0).clamp(1, 1 << 52)
 }
 
 impl Default for Events {
     fn default() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // In microseconds: more than an earlier run can have counted.
-        let first = u64::try_from(since_epoch.as_micros()).unwrap_or(0).clamp(1, 1 << 52);
+        let first = first_number();
         Self {
             ring: (0..KEPT).map(|_| Mutex::new(None)).collect(),
-            first,
+            first: AtomicU64::new(first),
             next: AtomicU64::new(first),
             asleep: AtomicUsize::new(0),
             followers: Mutex::default(),
@@ -167,7 +172,7 @@ impl Events {
     }
 
     /// Lets followers come to their end when they have heard all that has happened.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         let mut followers = locked(&self.followers);
         followers.closed = true;
         let all = followers.all.clone();
@@ -175,12 +180,39 @@ impl Events {
         all.iter().for_each(|ear| ear.wake.notify_one());
     }
 
+    /// Ends those that follow now, but for those that do so for good: what happens from now on is
+    /// told elsewhere.
+    pub fn dismiss(&self) {
+        let followers = locked(&self.followers);
+        let dismissed: Vec<_> = followers.all.iter().filter(|ear| !ear.for_good).cloned().collect();
+        dismissed.iter().for_each(|ear| ear.has_left.store(true, Ordering::SeqCst));
+        drop(followers);
+        dismissed.iter().for_each(|ear| ear.wake.notify_one());
+    }
+
+    /// Begins with larger numbers: what has happened meanwhile was told elsewhere. Nothing happens
+    /// at this moment.
+    pub fn begin_anew(&self) {
+        let first = first_number();
+        let first = self.next.fetch_max(first, Ordering::SeqCst).max(first);
+        self.first.store(first, Ordering::SeqCst);
+    }
+
+    /// Follows what happens here from now on, whoever is told elsewhere.
+    pub fn follow_for_good(self: &Arc<Self>) -> Follower {
+        self.follow_with(None, Ear { for_good: true, ..Ear::default() })
+    }
+
     /// Follows what happens behind the event `after`; without one, from now on.
     pub fn follow(self: &Arc<Self>, after: Option<u64>) -> Follower {
-        let ear = Arc::<Ear>::default();
+        self.follow_with(after, Ear::default())
+    }
+
+    fn follow_with(self: &Arc<Self>, after: Option<u64>, ear: Ear) -> Follower {
+        let ear = Arc::new(ear);
         locked(&self.followers).all.push(Arc::clone(&ear));
         let newest = self.next.load(Ordering::SeqCst);
-        let oldest = self.first.max(newest.saturating_sub(KEPT as u64));
+        let oldest = self.oldest(newest);
         let (next, missed) = match after.map(|number| number.saturating_add(1)) {
             None => (newest, false),
             Some(next) if (oldest..=newest).contains(&next) => (next, false),
@@ -192,13 +224,18 @@ impl Events {
     /// The event behind which the latest `count` of those begin that are wanted.
     pub fn before_latest(&self, count: usize, wanted: impl Fn(&Event) -> bool) -> u64 {
         let newest = self.next.load(Ordering::SeqCst);
-        let oldest = self.first.max(newest.saturating_sub(KEPT as u64));
+        let oldest = self.oldest(newest);
         let is_wanted = |number: &u64| {
             let slot = locked(self.slot(*number));
             slot.as_ref().is_some_and(|event| event.number == *number && wanted(event))
         };
         let latest = (oldest..newest).rev().filter(is_wanted).take(count);
         latest.last().unwrap_or(newest) - 1
+    }
+
+    /// The number of the oldest event that is kept.
+    fn oldest(&self, newest: u64) -> u64 {
+        self.first.load(Ordering::SeqCst).max(newest.saturating_sub(KEPT as u64))
     }
 
     fn slot(&self, number: u64) -> &Mutex<Option<Event>> {
@@ -386,6 +423,22 @@ mod tests {
             Heard::Nothing => Vec::new(),
             Heard::End => vec!["end".into()],
         }
+    }
+
+    #[test]
+    fn what_was_told_elsewhere_is_missed() {
+        let events = Arc::new(Events::default());
+        let first = happens(&events, "a");
+        let mut follows = events.follow(Some(first));
+        let mut for_good = events.follow_for_good();
+        events.dismiss();
+        assert!(matches!(follows.hear(1, now()), Heard::End));
+        events.begin_anew();
+        assert!(matches!(events.follow(Some(first)).hear(1, now()), Heard::Missed(_)));
+        let second = happens(&events, "b");
+        assert!(second > first);
+        assert_eq!(hears(&mut events.follow(Some(second - 1))), ["b"]);
+        assert!(!matches!(for_good.hear(1, now()), Heard::End));
     }
 
     #[test]

@@ -19,17 +19,16 @@ use ::log::{error, info};
 use super::NotWritten;
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
 pub use log::FileStore;
-use store::{Change, Store, StoreError};
+use store::{Change, PlaceNote, Store, StoreError};
 
 /// How many changes are committed together at most.
 const MAX_BATCH: usize = 4_096;
 
-/// How much longer than its lifetime a lock lives after a restart: its holder counts from the
-/// answer, which is sent when the lock is written.
-const COMMIT_GRACE: Duration = Duration::from_secs(1);
-
 /// How soon it is tried again to write when that was refused and nobody asks.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How many notes of places wait to be written at most.
+const MAX_NOTES: usize = 65_536;
 
 /// The changes that are to be written, each with a `T` by which it is finished. A resource has
 /// one of them at most, so their number is bounded by that of the requests in flight.
@@ -43,6 +42,8 @@ pub(super) struct Journal<T> {
 
 struct Queue<T> {
     submitted: Vec<Submitted<T>>,
+    /// What may be written with the next changes.
+    notes: Vec<PlaceNote>,
     closed: bool,
 }
 
@@ -51,7 +52,7 @@ pub(super) type Submitted<T> = (Change, T);
 
 impl<T> Journal<T> {
     pub(super) fn new() -> Self {
-        let queue = Queue { submitted: Vec::new(), closed: false };
+        let queue = Queue { submitted: Vec::new(), notes: Vec::new(), closed: false };
         Self { queue: Mutex::new(queue), filled: Condvar::new(), trouble: Mutex::new(None) }
     }
 
@@ -69,6 +70,18 @@ impl<T> Journal<T> {
         if first {
             self.filled.notify_one();
         }
+    }
+
+    /// Has these noted with what is written next. If they are too many, they are forgotten: a
+    /// client whose place is not known asks anew.
+    pub(super) fn note(&self, notes: impl Iterator<Item = PlaceNote>) {
+        let mut queue = locked(&self.queue);
+        let room = MAX_NOTES.saturating_sub(queue.notes.len());
+        queue.notes.extend(notes.take(room));
+    }
+
+    fn take_notes(&self) -> Vec<PlaceNote> {
+        mem::take(&mut locked(&self.queue).notes)
     }
 
     /// Ends [`run`] when all that was submitted is finished.
@@ -111,19 +124,23 @@ pub(super) fn run<T>(
     store: Box<dyn Store>,
     finish: impl Fn(T, Result<(), NotWritten>) -> Option<Submitted<T>>,
 ) -> Result<(), Arc<str>> {
-    let mut writer = Writer { store, trouble: &journal.trouble, failing: false };
+    let mut writer = Writer { store, trouble: &journal.trouble, failing: false, deposed: false };
     let mut following: Vec<Submitted<T>> = Vec::new();
     let mut latest_checkpoint = now();
     let mut latest_try = latest_checkpoint;
     loop {
-        let next_checkpoint = writer.store.next_checkpoint().map(|after| latest_checkpoint + after);
+        let next_checkpoint = writer.next_checkpoint().map(|after| latest_checkpoint + after);
         // What follows from the latest batch does not wait for more to come.
         let next_probe = writer.failing.then(|| latest_try + RETRY);
         let deadline = next_checkpoint.into_iter().chain(next_probe).min();
         let deadline = if following.is_empty() { deadline } else { Some(now()) };
         let taken = journal.take(deadline);
         if taken.is_none() && following.is_empty() {
+            writer.store.close();
             return Ok(());
+        }
+        if writer.store.keeps_places() {
+            writer.store.note(journal.take_notes());
         }
         let mut submitted = mem::take(&mut following);
         submitted.extend(taken.into_iter().flatten());
@@ -152,19 +169,25 @@ struct Writer<'j> {
     trouble: &'j Mutex<Option<NotWritten>>,
     /// There is trouble, and the log says so.
     failing: bool,
+    /// Another server has taken over: nothing is written any more.
+    deposed: bool,
 }
 
 impl Writer<'_> {
     /// Writes a batch and returns what became of each change. If the store has no room for all
     /// of them, those that make room are written by themselves.
     fn write(&mut self, batch: &[Change]) -> Result<Vec<Result<(), NotWritten>>, Arc<str>> {
+        if self.deposed {
+            return Ok(vec![Err(NotWritten::Deposed); batch.len()]);
+        }
         let all = self.commit(batch)?;
         // That there is room for what needs none says nothing of the rest.
         if all.is_err() || !batch.iter().all(Change::makes_room) {
             self.tell(&all);
         }
         let freeing: Vec<_> = batch.iter().filter(|c| c.makes_room()).cloned().collect();
-        if all.is_ok() || freeing.is_empty() || freeing.len() == batch.len() {
+        let refused = matches!(all, Err(NotWritten::Refused(_)));
+        if !refused || freeing.is_empty() || freeing.len() == batch.len() {
             return Ok(vec![all; batch.len()]);
         }
         let freed = self.commit(&freeing)?;
@@ -175,7 +198,7 @@ impl Writer<'_> {
     /// Commits; and once more if that took so long that a lifetime, which begins for the holder
     /// with the answer, would end early after a restart. If that fails, nobody may hear of it.
     fn commit(&mut self, batch: &[Change]) -> Result<Result<(), NotWritten>, Arc<str>> {
-        let mut grace = COMMIT_GRACE;
+        let mut grace = self.store.grace();
         let mut began = now();
         let written = refusal(self.store.commit(batch, grace))?;
         let begins_lifetimes = batch.iter().any(|change| !change.held.is_empty());
@@ -183,9 +206,14 @@ impl Writer<'_> {
             while now().saturating_duration_since(began) > grace {
                 grace = now().saturating_duration_since(began).saturating_mul(4);
                 began = now();
-                self.store.repeat(batch, grace).map_err(|why| {
-                    format!("a write took too long and could not be repeated: {why}")
-                })?;
+                match self.store.repeat(batch, grace) {
+                    Ok(()) => {}
+                    Err(StoreError::Deposed) => return Ok(Err(NotWritten::Unknown)),
+                    Err(why) => {
+                        let why = format!("a write took too long and could not be repeated: {why}");
+                        return Err(why.into());
+                    }
+                }
             }
         }
         Ok(written)
@@ -204,17 +232,26 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// One line in the log for each time that writing begins or ceases to fail.
+    fn next_checkpoint(&self) -> Option<Duration> {
+        self.store.next_checkpoint().filter(|_| !self.deposed)
+    }
+
+    /// Takes note of how writing goes: one line in the log for each time that it begins or ceases
+    /// to fail.
     fn tell(&mut self, written: &Result<(), NotWritten>) {
         match written {
-            Err(why) if !self.failing => error!("locks cannot be changed for now: {why}"),
+            Err(NotWritten::Refused(why)) if !self.failing => {
+                error!("locks cannot be changed for now: {why}");
+            }
+            // Whoever keeps it says so.
+            Err(NotWritten::Unknown | NotWritten::Deposed) => self.deposed = true,
             Ok(()) if self.failing => info!("locks can be changed again"),
             _ => {}
         }
         if self.failing || written.is_err() {
             *locked(self.trouble) = written.clone().err();
         }
-        self.failing = written.is_err();
+        self.failing = matches!(written, Err(NotWritten::Refused(_)));
     }
 }
 
@@ -222,7 +259,8 @@ impl Writer<'_> {
 fn refusal(written: Result<(), StoreError>) -> Result<Result<(), NotWritten>, Arc<str>> {
     match written {
         Ok(()) => Ok(Ok(())),
-        Err(StoreError::Refused(why)) => Ok(Err(NotWritten(why))),
+        Err(StoreError::Refused(why)) => Ok(Err(NotWritten::Refused(why))),
+        Err(StoreError::Deposed) => Ok(Err(NotWritten::Unknown)),
         Err(StoreError::Unknown(why)) => Err(why),
     }
 }

@@ -22,7 +22,9 @@ mod table;
 pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
 pub use grant::{Grant, Lock, LockRequest, Waiting};
 pub use journal::FileStore;
-pub use journal::store::{Change, Held, Misfit, OpenError, Restore, Restored, Store, StoreError};
+pub use journal::store::{
+    Change, Held, KeptPlace, Misfit, OpenError, PlaceNote, Restore, Restored, Store, StoreError,
+};
 pub use lifetime::Lifetime;
 pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};
 pub use mode::{Limit, Mode};

@@ -85,7 +85,7 @@ impl IdempotencyKey {
     }
 
     /// What [`IdempotencyKey::as_str`] has given.
-    pub(super) fn stored(text: &str) -> Option<Self> {
+    pub(crate) fn stored(text: &str) -> Option<Self> {
         match text.split_once(' ') {
             Some((door, id)) => Self::of_door(door, id).ok(),
             None => text.parse().ok(),

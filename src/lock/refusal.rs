@@ -36,7 +36,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The names of what can become of a request for a lock that is not granted.
-    pub const OF_ACQUISITIONS: [&str; 9] = [
+    pub const OF_ACQUISITIONS: [&str; 11] = [
         Self::TimedOut.name(),
         Self::Deleted.name(),
         Self::Departed.name(),
@@ -45,6 +45,8 @@ impl Refusal {
         Self::TooManyWaiting.name(),
         Self::TooManyLocks.name(),
         "not_written",
+        "outcome_unknown",
+        "not_active",
         Self::ShuttingDown.name(),
     ];
 
@@ -62,7 +64,7 @@ impl Refusal {
             Self::OtherLimit(_) | Self::OtherMode(_) => "mismatch",
             Self::TooManyWaiting => "too_many_waiting",
             Self::TooManyLocks => "too_many_locks",
-            Self::NotWritten(_) => "not_written",
+            Self::NotWritten(why) => why.name(),
             Self::ShuttingDown => "shutting_down",
             Self::NoSuchLock => "no_such_lock",
             Self::StillWaiting => "still_waiting",
@@ -95,9 +97,10 @@ impl fmt::Display for Refusal {
             Self::TooManyLocks => f.write_str(
                 "as many locks are held as this server allows (--max-locks); try again later",
             ),
-            Self::NotWritten(why) => {
+            Self::NotWritten(NotWritten::Refused(why)) => {
                 write!(f, "locks cannot be changed for now, and nothing has changed: {why}")
             }
+            Self::NotWritten(why) => why.fmt(f),
             Self::ShuttingDown => f.write_str("the server is shutting down"),
             Self::NoSuchLock => f.write_str(
                 "there is no such lock: it was released, deleted or has expired, or it never was",
@@ -113,11 +116,38 @@ impl std::error::Error for Refusal {}
 
 /// Why a change could not be written to where locks survive a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotWritten(pub(super) Arc<str>);
+pub enum NotWritten {
+    /// It was refused, and nothing has changed.
+    Refused(Arc<str>),
+    /// Another server has taken over, or is about to. It may have found the change, or not.
+    Unknown,
+    /// Another server has taken over, or is about to, and has not found the change.
+    Deposed,
+}
+
+impl NotWritten {
+    /// A short name, for the label of a metric.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "not_written",
+            Self::Unknown => "outcome_unknown",
+            Self::Deposed => "not_active",
+        }
+    }
+}
 
 impl fmt::Display for NotWritten {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Refused(why) => f.write_str(why),
+            Self::Unknown => f.write_str(
+                "it is not known whether this was done: look, or send it again with its \
+                 Idempotency-Key",
+            ),
+            Self::Deposed => {
+                f.write_str("this server is not the active one any more, and nothing was done")
+            }
+        }
     }
 }
 

@@ -24,8 +24,8 @@ pub(super) use compatibility::can_be_held_together;
 pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};
 pub(super) use holders::Holder;
 use holders::Holders;
-pub(super) use line::Claim;
-use line::{Line, Place};
+pub(super) use line::{Claim, Place};
+use line::{Line, Waiter};
 
 /// The state of one resource. `W` is how a client that waits is told of its end; a resource
 /// hands it back in [`Outcome`].
@@ -92,6 +92,8 @@ pub(super) struct Outcome<W> {
     pub(super) told: Vec<(W, Reply)>,
     /// What has happened, in order.
     pub(super) happened: Vec<Happening>,
+    /// Places in line of requests with a key that have come, or gone, by their arrival.
+    pub(super) places: Vec<(u64, Option<Place>)>,
 }
 
 /// How many locks and places a resource has.
@@ -124,6 +126,23 @@ impl<W> Resource<W> {
         fits
     }
 
+    /// Adds a place in line that was kept over a restart of the server, until `until`, unless its
+    /// request holds a lock. Returns whether it was added.
+    pub(super) fn restore_place(&mut self, place: Place, grace: Duration, now: Now<'_>) -> bool {
+        let held = place.key.as_ref().is_some_and(|key| self.holders.of_key(key).is_some());
+        if !held {
+            self.line.restore(place, now.instant + grace, now.wall + grace);
+        }
+        !held
+    }
+
+    /// Takes a request out of the line, and notes that its place is gone.
+    fn take_out(&mut self, id: LockId, outcome: &mut Outcome<W>) -> Option<Waiter<W>> {
+        let place = self.line.place(id).filter(|place| place.key.is_some());
+        outcome.places.extend(place.map(|place| (place.arrival, None)));
+        self.line.remove(id)
+    }
+
     /// What becomes of the resource by an event.
     pub(super) fn decide(&self, event: Event<W>, now: Now<'_>) -> Decision<W> {
         decision::decide(self, event, now)
@@ -145,7 +164,7 @@ impl<W> Resource<W> {
         let Facts { joined, left, kept, given_up, unheard } = facts;
         for id in given_up {
             outcome.happened.extend(self.of_place(id, Kind::Withdrawn));
-            self.line.remove(id);
+            self.take_out(id, outcome);
         }
         for (id, refusal) in left {
             let kind = match refusal {
@@ -153,7 +172,7 @@ impl<W> Resource<W> {
                 _ => Kind::Withdrawn,
             };
             outcome.happened.extend(self.of_place(id, kind));
-            let waiter = self.line.remove(id);
+            let waiter = self.take_out(id, outcome);
             outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(refusal))));
         }
         if let Some((id, until, until_wall)) = kept {
@@ -161,6 +180,9 @@ impl<W> Resource<W> {
             outcome.told.extend(gone.map(|handle| (handle, Reply::Refused(Refusal::Departed))));
         }
         if let Some(waiter) = joined {
+            if waiter.place.key.is_some() {
+                outcome.places.push((waiter.place.arrival, Some(waiter.place.clone())));
+            }
             let id = waiter.place.id;
             let is_new = self.line.place(id).is_none();
             let earlier = self.line.join(*waiter);
@@ -196,7 +218,7 @@ impl<W> Resource<W> {
         }
         for id in deleted {
             outcome.happened.extend(self.of_place(id, Kind::Deleted));
-            let waiter = self.line.remove(id);
+            let waiter = self.take_out(id, outcome);
             outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(Refusal::Deleted))));
         }
         for decision::Granting { mut holder, to_newcomer } in granted {
@@ -205,7 +227,7 @@ impl<W> Resource<W> {
             let granted = of_grant(holder.grant.clone(), Kind::Granted);
             let since = asked.unwrap_or(granted.since);
             outcome.happened.push(Happening { since, ..granted });
-            let waiter = self.line.remove(holder.grant.id);
+            let waiter = self.take_out(holder.grant.id, outcome);
             let word = |grant: &Grant| match to_newcomer {
                 true => Reply::Refused(Refusal::Superseded),
                 false => Reply::Granted(grant.clone()),
@@ -331,6 +353,6 @@ fn of_grant(grant: Grant, kind: Kind) -> Happening {
 
 impl<W> Default for Outcome<W> {
     fn default() -> Self {
-        Self { told: Vec::new(), happened: Vec::new() }
+        Self { told: Vec::new(), happened: Vec::new(), places: Vec::new() }
     }
 }

@@ -16,11 +16,11 @@ use std::time::{Duration, SystemTime};
 use log::warn;
 
 use super::deadlines::Deadlines;
-use super::journal::store::{Held, Misfit, OpenError, Restored, Store};
+use super::journal::store::{Held, KeptPlace, Misfit, OpenError, PlaceNote, Restored, Store};
 use super::journal::{self, Journal};
 use super::numbers::Numbers;
 use super::reaper;
-use super::resource::{Asked, Claim, Plan, Reply};
+use super::resource::{Asked, Claim, Place, Plan, Reply};
 use super::sharded::Sharded;
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::thread::{self, JoinHandle};
@@ -65,22 +65,42 @@ impl LockTable {
         store: Option<Box<dyn Store>>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, OpenError> {
+        Self::with_events(limits, reconnect_grace, store, observer, Arc::default())
+    }
+
+    /// The same; what happens is told to those who follow these events.
+    ///
+    /// # Errors
+    /// See [`LockTable::new`].
+    pub fn with_events(
+        limits: Limits,
+        reconnect_grace: Duration,
+        store: Option<Box<dyn Store>>,
+        observer: Arc<dyn Observer>,
+        events: Arc<Events>,
+    ) -> Result<Self, OpenError> {
         let mut shared = Shared {
             resources: Sharded::default(),
             deadlines: Deadlines::default(),
             journal: store.is_some().then(Journal::new),
             numbers: Numbers::after(0, SystemTime::now()),
             counts: Counts::default(),
-            events: Arc::default(),
+            events,
             limits,
             reconnect_grace,
+            patience: store.as_ref().and_then(|store| store.patience()),
+            keeps_places: store.as_ref().is_some_and(|store| store.keeps_places()),
             observer,
             shutting_down: AtomicBool::new(false),
         };
         let store = match store {
             Some(mut store) => {
                 let last_token = store.load(&mut |lock| shared.restore(lock))?;
+                let places = store.load_places()?;
+                let arrivals = places.iter().map(|place| place.arrival);
+                let last_token = arrivals.max().unwrap_or(0).max(last_token);
                 shared.numbers = Numbers::after(last_token, SystemTime::now());
+                places.into_iter().for_each(|place| shared.restore_place(place));
                 Some(store)
             }
             None => None,
@@ -121,7 +141,8 @@ impl LockManager for LockTable {
         let came = now();
         let at_the_gate = came + request.wait.max(GATE_PATIENCE);
         let sleeper = Arc::<Sleeper>::default();
-        let asked = Box::new(Asked { id: LockId::random(), request, key, came });
+        let id = LockId::random();
+        let asked = Box::new(Asked { id, request, key, came });
         let mut event = Event::Acquire(asked, Arc::clone(&sleeper));
         let (slot, begun) = loop {
             let slot = self.shared.slot_or_new(resource);
@@ -132,7 +153,7 @@ impl LockManager for LockTable {
         };
         let reply = match begun {
             Begun::Done(reply) => reply,
-            Begun::Asked(asker) => self.shared.hear_until(&slot, &asker, at_the_gate),
+            Begun::Asked(asker) => self.shared.hear_until(&slot, &asker, at_the_gate, id),
         };
         let Reply::InLine(claim, deadline) = reply else { return granted(reply) };
         let place = InLine { shared: &self.shared, resource, slot, claim, sleeper };
@@ -241,13 +262,21 @@ impl LockManager for LockTable {
     }
 
     fn shut_down(&self) {
+        self.dismiss();
+        self.shared.events.close();
+    }
+}
+
+impl LockTable {
+    /// Refuses all requests from now on, including those that wait.
+    pub fn dismiss(&self) {
         // A request that joins a line reads this under its resource's mutex: either it sees
         // the flag, or the loop below sees the request.
         self.shared.shutting_down.store(true, Ordering::SeqCst);
         let mut after = None;
         loop {
             let names = self.shared.names(after.as_ref(), MAX_AT_A_TIME);
-            let Some(last) = names.last() else { return self.shared.events.close() };
+            let Some(last) = names.last() else { return };
             after = Some(last.clone());
             for resource in names {
                 if let Some(slot) = self.shared.slot(&resource) {
@@ -278,6 +307,8 @@ struct Shared {
     events: Arc<Events>,
     limits: Limits,
     reconnect_grace: Duration,
+    patience: Option<Duration>,
+    keeps_places: bool,
     observer: Arc<dyn Observer>,
     shutting_down: AtomicBool,
 }
@@ -304,8 +335,14 @@ impl InLine<'_> {
             Woken::ClientLeft => Event::Withdraw(self.claim, self.shared.reconnect_grace),
             Woken::TimedOut => Event::TimeOut(self.claim),
         };
+        let begun = self.shared.begin(self.resource, &self.slot, event);
+        if let Ok(Begun::Asked(asker)) = begun
+            && let unknown @ Reply::Refused(_) =
+                self.shared.hear(&self.slot, &asker, Some(self.claim.id()))
+        {
+            return unknown;
+        }
         // A word that races the end of the wait wins.
-        self.shared.run(self.resource, &self.slot, event);
         self.sleeper.word().unwrap_or_else(|| poisoned())
     }
 }
@@ -356,7 +393,7 @@ impl Shared {
         let refused = asked.into_iter().filter_map(|(resource, slot, begun)| {
             let reply = match begun {
                 Begun::Done(reply) => reply,
-                Begun::Asked(asker) => slot.hear(&asker),
+                Begun::Asked(asker) => self.hear(&slot, &asker, None),
             };
             match reply {
                 Reply::Refused(refusal @ Refusal::NotWritten(_)) => Some((resource, refusal)),
@@ -415,6 +452,23 @@ impl Shared {
         self.counts.change(before, entry.state.tally());
         self.deadlines.change(&resource, due, entry.state.next_due());
         if fits { Ok(()) } else { Err(Misfit) }
+    }
+
+    /// Enters a place in line that was there before the server started.
+    fn restore_place(&self, kept: KeptPlace) {
+        let KeptPlace { id, resource, request, key, arrival, since } = kept;
+        let place = Place { id, request, key: Some(key), attempt: 0, arrival, since };
+        let slot = self.slot_or_new(&resource);
+        let mut entry = slot.enter();
+        let (before, due) = (entry.state.tally(), entry.state.next_due());
+        let added = entry.state.restore_place(place, self.reconnect_grace, self.now());
+        self.counts.change(before, entry.state.tally());
+        self.deadlines.change(&resource, due, entry.state.next_due());
+        drop(entry);
+        if let Some(journal) = self.journal.as_ref().filter(|_| !added) {
+            // Its request was granted, which was written before this could be.
+            journal.note(std::iter::once(PlaceNote::Left(resource, arrival)));
+        }
     }
 
     fn slot(&self, resource: &ResourceName) -> Option<Arc<Slot>> {

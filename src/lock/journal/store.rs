@@ -4,10 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::lock::resource::{Holder, Plan};
-use crate::lock::{Grant, IdempotencyKey, ResourceName};
+use crate::lock::{Grant, IdempotencyKey, LockId, LockRequest, ResourceName};
 
 /// Keeps the locks that are held. One thread calls it.
 pub trait Store: Send {
@@ -17,6 +17,29 @@ pub trait Store: Send {
     /// # Errors
     /// What is there cannot be used, and is left as it is.
     fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError>;
+
+    /// Returns the places in line that were kept, after the locks. They are kept for a while.
+    ///
+    /// # Errors
+    /// See [`Store::load`].
+    fn load_places(&mut self) -> Result<Vec<KeptPlace>, OpenError> {
+        Ok(Vec::new())
+    }
+
+    /// Whether [`Store::note`] is of use.
+    fn keeps_places(&self) -> bool {
+        false
+    }
+
+    /// Takes note of places in line that have come or gone, in order, to be written when there is
+    /// an opportunity: nobody waits for that.
+    fn note(&mut self, _: Vec<PlaceNote>) {}
+
+    /// How much longer than its lifetime a lock lives after a restart: its holder counts from the
+    /// answer, which is sent when the lock is written.
+    fn grace(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 
     /// Writes these changes, in order, all of them or none. After a restart, a lock that is
     /// granted or renewed by them lives `grace` longer than its lifetime, counted from now.
@@ -48,6 +71,15 @@ pub trait Store: Send {
         self.commit(&[], Duration::ZERO)
     }
 
+    /// How long a change may be on its way before whoever asked for it hears that nobody knows;
+    /// `None`: however long it takes.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Called last, when all that was to be written is.
+    fn close(&mut self) {}
+
     /// How long after the latest call [`Store::checkpoint`] wants the next one; `None`: not
     /// before the next commit.
     fn next_checkpoint(&self) -> Option<Duration>;
@@ -59,10 +91,12 @@ pub type Restore<'a> = dyn FnMut(Restored) -> Result<(), Misfit> + 'a;
 /// A lock that has been held since before the restart.
 #[derive(Debug, Clone)]
 pub struct Restored {
-    pub(in crate::lock) resource: ResourceName,
-    pub(in crate::lock) held: Held,
+    /// On which resource.
+    pub resource: ResourceName,
+    /// The lock.
+    pub held: Held,
     /// How long it lives from now on; `None`: until it is released.
-    pub(in crate::lock) remaining: Option<Duration>,
+    pub remaining: Option<Duration>,
 }
 
 /// A lock cannot be held beside others that were restored.
@@ -73,17 +107,47 @@ pub struct Misfit;
 /// one of both.
 #[derive(Debug, Clone)]
 pub struct Change {
-    pub(in crate::lock) resource: ResourceName,
+    /// The resource.
+    pub resource: ResourceName,
     /// The fencing tokens of those that are held no more.
-    pub(in crate::lock) ended: Vec<u64>,
-    pub(in crate::lock) held: Vec<Held>,
+    pub ended: Vec<u64>,
+    /// Those that are held from now on.
+    pub held: Vec<Held>,
 }
 
 /// What is kept of a lock that is held.
 #[derive(Debug, Clone)]
 pub struct Held {
-    pub(in crate::lock) grant: Grant,
-    pub(in crate::lock) key: Option<IdempotencyKey>,
+    /// The lock.
+    pub grant: Grant,
+    /// The key that it was asked for with.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// The place in line of a request with a key, which is the client's again when it asks again.
+#[derive(Debug, Clone)]
+pub struct KeptPlace {
+    /// The id of the lock, once it is granted.
+    pub id: LockId,
+    /// In which line.
+    pub resource: ResourceName,
+    /// What was asked for.
+    pub request: LockRequest,
+    /// The key that it was asked for with.
+    pub key: IdempotencyKey,
+    /// Smaller than that of every request that came later.
+    pub arrival: u64,
+    /// When it joined the line, for display.
+    pub since: SystemTime,
+}
+
+/// A place in line has come or gone.
+#[derive(Debug, Clone)]
+pub enum PlaceNote {
+    /// Of a request with a key.
+    Joined(Box<KeptPlace>),
+    /// The one of this arrival.
+    Left(ResourceName, u64),
 }
 
 impl Change {
@@ -114,12 +178,16 @@ pub enum StoreError {
     Refused(Arc<str>),
     /// It may or may not be found after a restart: nothing may be answered any more.
     Unknown(Arc<str>),
+    /// Another server has taken over. It may have found this batch, and finds nothing that
+    /// comes after it.
+    Deposed,
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) | Self::Unknown(why) => f.write_str(why),
+            Self::Deposed => f.write_str("another server has taken over"),
         }
     }
 }
@@ -137,6 +205,8 @@ pub enum OpenError {
     Damaged(PathBuf, Arc<str>),
     /// The file is one of an earlier version, which kept locks in another way.
     Outdated(PathBuf),
+    /// What keeps the locks cannot be read, or has been taken over by another server.
+    Lost(Arc<str>),
     /// A thread could not be started.
     Thread(io::Error),
 }
@@ -159,6 +229,7 @@ impl fmt::Display for OpenError {
                  away",
                 path.display()
             ),
+            Self::Lost(why) => f.write_str(why),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
     }

@@ -16,16 +16,16 @@ pub(in crate::lock) struct Claim {
 
 /// A request with its place in line.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) id: LockId,
-    pub(super) request: LockRequest,
-    pub(super) key: Option<IdempotencyKey>,
+pub(in crate::lock) struct Place {
+    pub(in crate::lock) id: LockId,
+    pub(in crate::lock) request: LockRequest,
+    pub(in crate::lock) key: Option<IdempotencyKey>,
     /// How many times the request was sent again.
-    pub(super) attempt: u32,
+    pub(in crate::lock) attempt: u32,
     /// Smaller than that of every request that came later.
-    pub(super) arrival: u64,
+    pub(in crate::lock) arrival: u64,
     /// For display.
-    pub(super) since: SystemTime,
+    pub(in crate::lock) since: SystemTime,
 }
 
 /// A client that waits, and `W`, by which it is told.
@@ -47,6 +47,12 @@ pub(super) struct Kept {
     pub(super) until: Instant,
     /// The same, for display.
     pub(super) until_wall: SystemTime,
+}
+
+impl Claim {
+    pub(in crate::lock) fn id(self) -> LockId {
+        self.id
+    }
 }
 
 impl Place {
@@ -196,11 +202,16 @@ impl<W> Line<W> {
     /// Keeps the place of a client that has gone, and returns that client's handle.
     pub(super) fn keep(&mut self, id: LockId, until: Instant, until_wall: SystemTime) -> Option<W> {
         let Waiter { place, handle, .. } = self.remove(id)?;
+        self.restore(place, until, until_wall);
+        Some(handle)
+    }
+
+    /// Adds a kept place.
+    pub(super) fn restore(&mut self, place: Place, until: Instant, until_wall: SystemTime) {
         let places = self.0.get_or_insert_default();
         places.index(&place);
         places.kept_until.insert((until, place.arrival));
         places.kept.insert(place.arrival, Kept { place, until, until_wall });
-        Some(handle)
     }
 
     /// Takes out the place with this id. Returns who waited there, if anybody did.

@@ -434,7 +434,7 @@ impl Checked {
         }
         match answer {
             Answer::Done | Answer::Granted(_) if refused => {
-                Reply::Refused(Refusal::NotWritten(NotWritten("refused".into())))
+                Reply::Refused(Refusal::NotWritten(NotWritten::Refused("refused".into())))
             }
             answer => self.resource.answer(answer),
         }

@@ -16,11 +16,11 @@ use log::{Level, info, log_enabled};
 use super::Shared;
 use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
 use crate::lock::journal::Submitted;
-use crate::lock::journal::store::Change;
-use crate::lock::resource::{Answer, Decision, Now, Outcome, Reply, Tally};
+use crate::lock::journal::store::{Change, KeptPlace, PlaceNote};
+use crate::lock::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::lock::sync::atomic::{AtomicUsize, Ordering};
 use crate::lock::sync::now;
-use crate::lock::{End, Happening, Kind, NotWritten, Refusal, ResourceName, events};
+use crate::lock::{End, Happening, Kind, LockId, NotWritten, Refusal, ResourceName, events};
 
 /// By which a change that was written is finished.
 pub(super) type Ticket = (ResourceName, Arc<Slot>);
@@ -37,6 +37,7 @@ pub(super) enum Begun {
 struct Afterwards {
     woken: Vec<Arc<Sleeper>>,
     happened: Vec<events::Event>,
+    places: Vec<(u64, Option<Place>)>,
 }
 
 impl Shared {
@@ -50,7 +51,7 @@ impl Shared {
     ) -> Option<Reply> {
         Some(match self.begin(resource, slot, event).ok()? {
             Begun::Done(reply) => reply,
-            Begun::Asked(asker) => slot.hear(&asker),
+            Begun::Asked(asker) => self.hear(slot, &asker, None),
         })
     }
 
@@ -139,23 +140,57 @@ impl Shared {
         following.map(|change| (change, (resource, slot)))
     }
 
-    /// Like [`Slot::hear`], but only until the deadline if the event still stands at the gate
-    /// then: it never was.
-    pub(super) fn hear_until(&self, slot: &Slot, asker: &Arc<Sleeper>, deadline: Instant) -> Reply {
+    /// Sleeps until the word comes. If nobody knows for too long what was written, that is the
+    /// word: an event that still stands at the gate never was, and of a plan that is made later
+    /// the lock `unheard` is given up.
+    pub(super) fn hear(&self, slot: &Slot, asker: &Arc<Sleeper>, unheard: Option<LockId>) -> Reply {
+        let deadline = self.patience.map(|patience| now() + patience);
+        if let Woken::Told(reply) = slot.sleep(asker, deadline) {
+            return reply;
+        }
+        let mut entry = slot.enter();
+        if let Some(reply) = asker.word() {
+            return reply;
+        }
+        let Gate::Closed(writing) = &mut entry.gate else {
+            drop(entry);
+            return slot.hear(asker);
+        };
+        match unheard {
+            Some(id) => {
+                let event = Event::Abandon(id, self.reconnect_grace);
+                writing.turns.push_back(Turn { event, asker: Arc::default() });
+            }
+            None if writing.withdraw(asker) => {
+                return Reply::Refused(Refusal::NotWritten(NotWritten::Deposed));
+            }
+            None => {}
+        }
+        writing.asker.take_if(|(_, asks)| Arc::ptr_eq(asks, asker));
+        Reply::Refused(Refusal::NotWritten(NotWritten::Unknown))
+    }
+
+    /// Like [`Shared::hear`], but only until the deadline if the event still stands at the gate
+    /// then: it never was. The event is a request for the lock `id`.
+    pub(super) fn hear_until(
+        &self,
+        slot: &Slot,
+        asker: &Arc<Sleeper>,
+        deadline: Instant,
+        id: LockId,
+    ) -> Reply {
         match slot.sleep(asker, Some(deadline)) {
             Woken::Told(reply) => return reply,
             Woken::TimedOut | Woken::ClientLeft => {}
         }
         let mut entry = slot.enter();
-        if let Gate::Closed(writing) = &mut entry.gate {
-            let before = writing.turns.len();
-            writing.turns.retain(|turn| !Arc::ptr_eq(&turn.asker, asker));
-            if writing.turns.len() < before {
-                return Reply::Refused(Refusal::TimedOut);
-            }
+        if let Gate::Closed(writing) = &mut entry.gate
+            && writing.withdraw(asker)
+        {
+            return Reply::Refused(Refusal::TimedOut);
         }
         drop(entry);
-        slot.hear(asker)
+        self.hear(slot, asker, Some(id))
     }
 
     /// Decides an event and makes of it what can be made at once. If its plan has to be written,
@@ -270,6 +305,9 @@ impl Shared {
         }
         let happened = outcome.happened.into_iter();
         afterwards.happened.extend(happened.map(|what| self.events.note(resource, wall, what)));
+        if self.keeps_places {
+            afterwards.places.extend(outcome.places);
+        }
         result
     }
 
@@ -284,6 +322,9 @@ impl Shared {
 
     fn finish_up(&self, resource: &ResourceName, slot: &Slot, over: bool, afterwards: Afterwards) {
         afterwards.woken.iter().for_each(|sleeper| sleeper.wake());
+        if let Some(journal) = self.journal.as_ref().filter(|_| !afterwards.places.is_empty()) {
+            journal.note(afterwards.places.into_iter().map(|place| place_note(resource, place)));
+        }
         if over {
             self.retire(slot, resource);
         }
@@ -301,6 +342,16 @@ impl Shared {
 
     pub(super) fn now(&self) -> Now<'_> {
         Now { instant: now(), wall: SystemTime::now(), numbers: &self.numbers }
+    }
+}
+
+fn place_note(resource: &ResourceName, (arrival, place): (u64, Option<Place>)) -> PlaceNote {
+    let resource = resource.clone();
+    match place {
+        Some(Place { id, request, key: Some(key), since, .. }) => {
+            PlaceNote::Joined(Box::new(KeptPlace { id, resource, request, key, arrival, since }))
+        }
+        _ => PlaceNote::Left(resource, arrival),
     }
 }
 

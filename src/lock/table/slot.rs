@@ -114,6 +114,15 @@ impl Slot {
     }
 }
 
+impl Writing {
+    /// Takes the event of this thread out of the gate, if it still stands there.
+    pub(super) fn withdraw(&mut self, asker: &Arc<Sleeper>) -> bool {
+        let before = self.turns.len();
+        self.turns.retain(|turn| !Arc::ptr_eq(&turn.asker, asker));
+        self.turns.len() < before
+    }
+}
+
 impl Entry {
     /// The plan that is being written.
     pub(super) fn plan(&self) -> Option<&Plan> {

@@ -1,0 +1,210 @@
+//! From changes to transactions that etcd takes. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::records::{Keys, Row, bytes};
+use crate::lock::Change;
+
+/// How many rows one transaction has at most, and how many bytes: etcd takes requests of up to
+/// 1.5 MiB.
+const MAX_ROWS: usize = 500;
+const MAX_BYTES: usize = 512 * 1024;
+
+/// What a row takes beside its key and value.
+const ROW_OVERHEAD: usize = 64;
+
+/// One row that is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    Put(String, Vec<u8>),
+    Delete(String),
+}
+
+impl Op {
+    fn len(&self) -> usize {
+        let len = match self {
+            Self::Put(key, value) => key.len() + value.len(),
+            Self::Delete(key) => key.len(),
+        };
+        // Base64 makes three bytes four.
+        len * 4 / 3 + ROW_OVERHEAD
+    }
+}
+
+/// The rows of one transaction, and the largest fencing token in it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Transaction {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) last_token: u64,
+    len: usize,
+}
+
+impl Transaction {
+    fn has_room_for(&self, ops: &[Op]) -> bool {
+        let len: usize = ops.iter().map(Op::len).sum();
+        self.ops.len() + ops.len() <= MAX_ROWS && self.len + len <= MAX_BYTES
+    }
+
+    fn add(&mut self, ops: Vec<Op>, last_token: u64) {
+        self.len += ops.iter().map(Op::len).sum::<usize>();
+        self.ops.extend(ops);
+        self.last_token = self.last_token.max(last_token);
+    }
+}
+
+/// The transactions that write these changes, in order. A lock that is granted or renewed by
+/// them lives so long after `clock` as its lifetime and `grace` say.
+///
+/// A change is in one transaction, unless it is wider than any; then locks end before others
+/// begin.
+pub(crate) fn transactions(
+    batch: &[Change],
+    keys: &Keys,
+    clock: Duration,
+    grace: Duration,
+) -> Vec<Transaction> {
+    let mut transactions = vec![Transaction::default()];
+    for change in batch {
+        let ops = ops(change, keys, clock + grace);
+        let last_token = change.held.iter().map(|held| held.grant.fencing_token).max();
+        for part in parts(ops) {
+            if !transactions.last().is_some_and(|last| last.has_room_for(&part)) {
+                transactions.push(Transaction::default());
+            }
+            if let Some(last) = transactions.last_mut() {
+                last.add(part, last_token.unwrap_or(0));
+            }
+        }
+    }
+    transactions
+}
+
+/// Adds as many of these rows to the last transaction as it has room for, and takes them out.
+pub(crate) fn fill(transactions: &mut [Transaction], rows: &mut BTreeMap<String, Op>) {
+    let Some(last) = transactions.last_mut() else { return };
+    while let Some((key, op)) = rows.pop_first() {
+        if !last.has_room_for(std::slice::from_ref(&op)) {
+            rows.insert(key, op);
+            return;
+        }
+        last.add(vec![op], 0);
+    }
+}
+
+/// What a change writes: no key twice, and what ends before what begins.
+fn ops(change: &Change, keys: &Keys, clock: Duration) -> Vec<Op> {
+    let Change { resource, ended, held } = change;
+    let begun: BTreeSet<_> = held.iter().map(|held| held.grant.fencing_token).collect();
+    let ended = ended.iter().filter(|token| !begun.contains(token));
+    let ended = ended.map(|token| Op::Delete(keys.lock(resource, *token)));
+    let held = held.iter().map(|held| {
+        let end = held.grant.lifetime.duration().map(|lifetime| clock.saturating_add(lifetime));
+        let row = Row::new(resource, held, end);
+        Op::Put(keys.lock(resource, held.grant.fencing_token), bytes(&row))
+    });
+    ended.chain(held).collect()
+}
+
+/// The rows in parts that fit into a transaction each.
+fn parts(ops: Vec<Op>) -> Vec<Vec<Op>> {
+    let mut parts = vec![Vec::new()];
+    let mut current = Transaction::default();
+    for op in ops {
+        if !current.has_room_for(std::slice::from_ref(&op)) {
+            current = Transaction::default();
+            parts.push(Vec::new());
+        }
+        current.add(vec![op.clone()], 0);
+        if let Some(part) = parts.last_mut() {
+            part.push(op);
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::records::tests::held;
+    use crate::lock::Mode;
+
+    const CLOCK: Duration = Duration::from_secs(1000);
+    const GRACE: Duration = Duration::from_millis(200);
+
+    fn change(resource: &str, ended: &[u64], granted: &[u64]) -> Change {
+        let held = granted.iter().map(|token| held(Mode::EXCLUSIVE, None, *token)).collect();
+        Change { resource: resource.parse().unwrap(), ended: ended.to_vec(), held }
+    }
+
+    fn made(batch: &[Change]) -> Vec<Transaction> {
+        transactions(batch, &Keys::new("/rdlm/"), CLOCK, GRACE)
+    }
+
+    /// As text: `-` ended, `+` begun.
+    fn shown(transaction: &Transaction) -> Vec<String> {
+        let show = |op: &Op| match op {
+            Op::Put(key, _) => format!("+{key}"),
+            Op::Delete(key) => format!("-{key}"),
+        };
+        transaction.ops.iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_change_ends_locks_and_begins_others() {
+        let made = made(&[change("a", &[5], &[16]), change("b", &[7], &[])]);
+        assert_eq!(made.len(), 1);
+        assert_eq!(
+            shown(&made[0]),
+            [
+                "-/rdlm/lock/a/0000000000000005",
+                "+/rdlm/lock/a/0000000000000010",
+                "-/rdlm/lock/b/0000000000000007",
+            ]
+        );
+        assert_eq!(made[0].last_token, 16);
+    }
+
+    #[test]
+    fn a_renewal_writes_its_row_once_with_the_new_end() {
+        let made = made(&[change("a", &[5], &[5])]);
+        let [Op::Put(_, value)] = &made[0].ops[..] else { panic!("{made:?}") };
+        let row: Row = serde_json::from_slice(value).unwrap();
+        assert_eq!(row.end, Some(CLOCK + GRACE + Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn changes_are_split_between_transactions_and_never_within_one() {
+        let batch: Vec<_> = (0..400).map(|n| change(&format!("r{n}"), &[1], &[2])).collect();
+        let made = made(&batch);
+        assert_eq!(made.iter().map(|made| made.ops.len()).sum::<usize>(), 800);
+        for transaction in &made {
+            assert!(transaction.ops.len() <= MAX_ROWS && transaction.len <= MAX_BYTES);
+            assert_eq!(transaction.ops.len() % 2, 0, "a change was cut");
+        }
+    }
+
+    #[test]
+    fn a_change_that_is_wider_than_a_transaction_ends_locks_before_it_grants() {
+        let ended: Vec<_> = (1..=1200).collect();
+        let made = made(&[change("a", &ended, &[2000])]);
+        assert_eq!(made.iter().map(|made| made.ops.len()).collect::<Vec<_>>(), [500, 500, 201]);
+        assert!(matches!(made[2].ops.last(), Some(Op::Put(..))));
+    }
+
+    #[test]
+    fn what_has_no_room_waits_for_the_next_transaction() {
+        let op = |n: usize| (format!("{n:04}"), Op::Delete(format!("{n:04}")));
+        let mut rows: BTreeMap<_, _> = (0..600).map(op).collect();
+        let mut made = made(&[change("a", &[5], &[6])]);
+        fill(&mut made, &mut rows);
+        assert_eq!((made.len(), made[0].ops.len(), rows.len()), (1, MAX_ROWS, 102));
+        assert_eq!(made[0].last_token, 6);
+        assert_eq!(rows.first_key_value().unwrap().0, "0498");
+    }
+
+    #[test]
+    fn nothing_is_written_by_one_transaction_without_rows() {
+        assert_eq!(made(&[]), [Transaction::default()]);
+    }
+}

@@ -1,0 +1,291 @@
+//! Where a request comes in: answered here, passed on, or held until somebody is active.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{after, select};
+use log::debug;
+use serde_json::json;
+use smol_str::SmolStr;
+
+use super::Standby;
+use super::forward::{self, Forwarding};
+use super::framing::NOT_DONE;
+use super::member::{Member, Peer, Tenancy, View, Watch};
+use super::upstream::{Relayed, Upstream};
+use crate::doors::Service;
+use crate::http::connection::{Exchange, Next};
+use crate::http::departures::Client;
+use crate::http::{Problem, Request, Response, Status};
+
+/// A response that takes longer is waited for with an eye on the client.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
+/// How soon a server that could not be reached is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a server that is about to end holds requests.
+const FAREWELL: Duration = Duration::from_millis(700);
+
+/// What became of a request.
+pub enum Answered {
+    /// This is the response.
+    Response(Response),
+    /// The first is the response, instead of the other one, which must not be given.
+    Instead(Response, Response),
+    /// The response has been sent.
+    Passed(Next),
+    /// The client has gone.
+    Gone,
+}
+
+/// What became of a request that was sent to the active server.
+#[derive(Debug)]
+enum Sent {
+    Passed(Next),
+    /// The active server has done nothing.
+    NotDone,
+    /// It may have done it, or not.
+    Unanswered,
+    Gone,
+}
+
+impl Member {
+    /// Answers a request, or has the active server do it. `forwarding` belongs to the client's
+    /// connection.
+    pub fn answer(
+        &self,
+        exchange: &Exchange<'_>,
+        forwarding: &mut Forwarding,
+        service: &Service,
+    ) -> Answered {
+        let Exchange { request, client, .. } = exchange;
+        if is_health(request) {
+            return Answered::Response(self.health(request));
+        }
+        if is_own(request) {
+            return Answered::Response(service.answer(request, *client));
+        }
+        let from_server = forward::forwarded(request);
+        if matches!(self.view(), View::Standby(_))
+            && let Some(refusal) = service.answer_to_head(request)
+        {
+            return Answered::Response(refusal);
+        }
+        let came = Instant::now();
+        loop {
+            let (view, watch) = self.watch();
+            let peer = match view {
+                View::Active(tenancy) => {
+                    drop(watch);
+                    let field = from_server.as_deref();
+                    return self.answer_as_active(&tenancy, exchange, field, service);
+                }
+                View::Standby(_) if from_server.is_some() => {
+                    return Answered::Response(not_active().header(NOT_DONE, "1"));
+                }
+                View::Standby(peer) => peer,
+            };
+            if let Some(peer) = &peer {
+                if self.standby == Standby::Redirect {
+                    return Answered::Response(redirect(peer, request));
+                }
+                match self.forward(peer, exchange, forwarding) {
+                    Sent::Passed(next) => return Answered::Passed(next),
+                    Sent::Gone => return Answered::Gone,
+                    Sent::Unanswered if !may_be_repeated(request) => {
+                        return Answered::Response(unknown());
+                    }
+                    sent => {
+                        debug!("{} {}: {sent:?} by {}", request.method, request.target, peer.url)
+                    }
+                }
+            }
+            match self.hold(&watch, came, peer.is_some(), *client) {
+                Held::Again => {}
+                Held::TooLong => return Answered::Response(nobody()),
+                Held::Gone => return Answered::Gone,
+            }
+        }
+    }
+
+    /// An answer is worked out first, and given if nobody else can have become active until then.
+    fn answer_as_active(
+        &self,
+        tenancy: &Arc<Tenancy>,
+        exchange: &Exchange<'_>,
+        forwarded: Option<&str>,
+        service: &Service,
+    ) -> Answered {
+        let Exchange { request, client, .. } = exchange;
+        let address = forwarded.and_then(|field| forward::believed(field, tenancy.secret()));
+        let address = address.map(SmolStr::new);
+        let client = address.as_ref().map_or(*client, |address| client.at(address));
+        let response = service.answer(request, client);
+        if tenancy.may_answer() {
+            // A stream is made while it is sent.
+            let tenure = Arc::clone(&tenancy.tenure);
+            return Answered::Response(response.only_if(move || tenure.may_answer()));
+        }
+        if response.unknown {
+            return Answered::Response(response);
+        }
+        let changes = !matches!(request.method, "GET" | "HEAD");
+        if changes && (200..300).contains(&response.status.code()) {
+            return Answered::Instead(unknown(), response);
+        }
+        let refusal = not_active();
+        Answered::Response(match forwarded {
+            Some(_) => refusal.header(NOT_DONE, "1"),
+            None => refusal,
+        })
+    }
+
+    fn forward(
+        &self,
+        peer: &Arc<Peer>,
+        exchange: &Exchange<'_>,
+        forwarding: &mut Forwarding,
+    ) -> Sent {
+        let Exchange { request, client, .. } = exchange;
+        let open = forwarding.0.take().filter(|kept| kept.url == peer.url && kept.is_open());
+        let connected = open.map_or_else(|| Upstream::connect(&peer.url), Ok);
+        let Ok(mut upstream) = connected else { return Sent::NotDone };
+        let (Ok(for_change), Ok(for_departure)) = (upstream.handle(), upstream.handle()) else {
+            return Sent::NotDone;
+        };
+        let Some(_asking) = self.ask(peer, for_change) else { return Sent::NotDone };
+        let bytes = forward::bytes(request, &peer.secret, client.address());
+        if upstream.send(&bytes).is_err() {
+            return Sent::Unanswered;
+        }
+        let _watch = if upstream.wait(AT_ONCE) {
+            None
+        } else {
+            client.watch(move || for_departure.end()).ok().flatten()
+        };
+        let to_head = request.method == "HEAD";
+        match upstream.relay(to_head, |bytes| exchange.pass(bytes)) {
+            Relayed::Passed { close: true } => Sent::Passed(Next::Close),
+            Relayed::Passed { close: false } => {
+                forwarding.0 = Some(upstream);
+                let next = if request.keep_alive { Next::Request } else { Next::Close };
+                Sent::Passed(next)
+            }
+            // The rest of that response would be taken for the next one.
+            Relayed::NotDone => Sent::NotDone,
+            Relayed::NoResponse if client.has_left() => Sent::Gone,
+            Relayed::NoResponse => Sent::Unanswered,
+            Relayed::Broken => Sent::Gone,
+        }
+    }
+
+    /// Waits until another server may be asked, or the same one again.
+    fn hold(&self, watch: &Watch<'_>, came: Instant, retry: bool, client: Client<'_>) -> Held {
+        let mut until = came + self.pace.hold();
+        if let Some(leaving_since) = self.leaving_since() {
+            until = until.min(leaving_since + FAREWELL);
+        }
+        let now = Instant::now();
+        if now >= until {
+            return Held::TooLong;
+        }
+        let waker = watch.waker();
+        let _departure = client.watch(move || {
+            if let Some(waker) = waker {
+                // One who has a message is awake.
+                let _ = waker.try_send(());
+            }
+        });
+        let pause = if retry { AGAIN.min(until - now) } else { until - now };
+        select! {
+            recv(watch.changed) -> _ => {}
+            recv(after(pause)) -> _ => {}
+        }
+        if client.has_left() { Held::Gone } else { Held::Again }
+    }
+
+    /// `GET /health`: of this server, and who is active. `?role=active`: whether it is this one.
+    fn health(&self, request: &Request<'_>) -> Response {
+        if self.leaving_since().is_some() {
+            return Problem::new(Status::ServiceUnavailable, "the server is shutting down").into();
+        }
+        let (role, active) = match self.view() {
+            View::Active(tenancy) if tenancy.may_answer() => ("active", Some(self.url.clone())),
+            View::Active(_) => ("unconfirmed", None),
+            View::Standby(peer) => ("standby", peer.map(|peer| peer.url.clone())),
+        };
+        let query = request.target.split_once('?').map_or("", |(_, query)| query);
+        if query.split('&').any(|pair| pair == "role=active") && role != "active" {
+            let detail = "this server is not the active one";
+            return Problem::new(Status::ServiceUnavailable, detail).because("not_active").into();
+        }
+        let body = json!({ "status": "ok", "role": role, "active": active }).to_string() + "\n";
+        let response = Response::new(Status::Ok).body("application/json", body.into_bytes());
+        response.header("Cache-Control", "no-store")
+    }
+}
+
+enum Held {
+    Again,
+    TooLong,
+    Gone,
+}
+
+fn path<'r>(request: &Request<'r>) -> &'r str {
+    request.target.split(['?', '#']).next().unwrap_or_default()
+}
+
+fn is_look(request: &Request<'_>) -> bool {
+    matches!(request.method, "GET" | "HEAD")
+}
+
+fn is_health(request: &Request<'_>) -> bool {
+    is_look(request) && path(request) == "/health"
+}
+
+/// About this server rather than its locks, or a mistake whoever answers it.
+fn is_own(request: &Request<'_>) -> bool {
+    let own = ["/", "/metrics", "/openapi.json", "/health"].contains(&path(request));
+    own || request.method == "OPTIONS"
+}
+
+/// Whether it does no harm if it was done before.
+fn may_be_repeated(request: &Request<'_>) -> bool {
+    let has_key = request.headers.all("Idempotency-Key").next().is_some();
+    is_look(request) || request.method == "POST" && has_key
+}
+
+fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
+    let path = request.target.find('/').map_or("/", |at| match request.target.find("://") {
+        // A target with a scheme and a host.
+        Some(scheme) => {
+            let rest = &request.target[scheme + 3..];
+            rest.find('/').map_or("/", |at| &rest[at..])
+        }
+        None => &request.target[at..],
+    });
+    Response::new(Status::TemporaryRedirect)
+        .header("Location", format!("{}{path}", peer.url))
+        .header("Cache-Control", "no-store")
+}
+
+fn not_active() -> Response {
+    refusal("this server is not the active one for now, and nothing was done").into()
+}
+
+fn nobody() -> Response {
+    refusal("there is no active server for now, and nothing was done").into()
+}
+
+fn refusal(detail: &'static str) -> Problem {
+    let problem = Problem::new(Status::ServiceUnavailable, detail).because("not_active");
+    problem.with_header("Retry-After", "1")
+}
+
+fn unknown() -> Response {
+    let detail = "the active server is gone, and it is not known whether this was done: look, or \
+                  send it again with its Idempotency-Key";
+    let problem = Problem::new(Status::ServiceUnavailable, detail).because("outcome_unknown");
+    problem.with_header("Retry-After", "1").unknown().into()
+}

@@ -1,0 +1,353 @@
+//! A server as one of several: who is active, and its locks if that is this one.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::chain::Tenure;
+use super::etcd::{Etcd, Failure};
+use super::role::Loop;
+use super::tenure::Pace;
+use super::upstream::Ending;
+use super::{Options, Standby};
+use crate::lock::{
+    Ages, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId, LockManager,
+    LockRequest, LockTable, NotWritten, Observer, Page, Refusal, ResourceName, Totals,
+};
+use crate::metrics::{ClusterMetrics, ClusterState};
+
+/// One of several servers.
+pub struct Member {
+    pub(super) pace: Pace,
+    pub(super) standby: Standby,
+    /// Where the others reach this one.
+    pub(super) url: String,
+    pub(super) metrics: Arc<ClusterMetrics>,
+    /// Those of each tenure of this server.
+    pub(super) events: Arc<Events>,
+    state: Mutex<State>,
+    /// Dropped to leave.
+    leave: Mutex<Option<Sender<Infallible>>>,
+    /// Ends when it has left.
+    left: Receiver<Infallible>,
+}
+
+struct State {
+    view: View,
+    /// Those who wait for another view, by number.
+    watching: HashMap<u64, Sender<()>>,
+    /// The connections to the active server that wait for an answer, by number.
+    asking: HashMap<u64, Ending>,
+    last: u64,
+    leaving_since: Option<Instant>,
+}
+
+/// Who is active, as far as this server knows.
+#[derive(Clone)]
+pub(super) enum View {
+    /// This one.
+    Active(Arc<Tenancy>),
+    /// Another one, or nobody.
+    Standby(Option<Arc<Peer>>),
+}
+
+/// Another server, which is active.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) by: String,
+    pub(super) url: String,
+    pub(super) secret: String,
+}
+
+/// The locks, and the time for which this server has them.
+pub(super) struct Tenancy {
+    pub(super) table: LockTable,
+    pub(super) tenure: Arc<Tenure>,
+    /// Dropped last: the locks are finished with.
+    pub(super) _over: Sender<Infallible>,
+}
+
+impl Tenancy {
+    /// By which this server knows the others.
+    pub(super) fn secret(&self) -> &str {
+        &self.tenure.record.secret
+    }
+
+    pub(super) fn may_answer(&self) -> bool {
+        self.tenure.may_answer()
+    }
+}
+
+/// What the tables of this server are made with.
+pub struct Tables {
+    /// How many locks there may be.
+    pub limits: Limits,
+    /// How long the place of a client is kept that has sent a key and is gone.
+    pub reconnect_grace: Duration,
+    /// Is told of locks that end.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Member {
+    /// Joins the others. `url` is where they reach this server; `failed` hears why it cannot go
+    /// on, if it cannot.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn start(
+        options: &Options,
+        url: String,
+        tables: Tables,
+        metrics: Arc<ClusterMetrics>,
+        failed: Sender<String>,
+    ) -> Result<Arc<Self>, String> {
+        let etcd = Arc::new(Etcd::new(options)?);
+        let (leave, leaving) = bounded(0);
+        let (leaves, left) = bounded(0);
+        let member = Arc::new(Self {
+            pace: Pace { failover_after: options.failover_after },
+            standby: options.standby,
+            url,
+            metrics,
+            events: Arc::default(),
+            state: Mutex::new(State {
+                view: View::Standby(None),
+                watching: HashMap::new(),
+                asking: HashMap::new(),
+                last: 0,
+                leaving_since: None,
+            }),
+            leave: Mutex::new(Some(leave)),
+            left,
+        });
+        member.show_in_metrics(&etcd);
+        let role = Loop::new(Arc::clone(&member), etcd, &options.prefix, tables, leaving, leaves);
+        let run = move || {
+            let Err(why) = role.run();
+            // Fails only when the process is about to end anyway.
+            let _ = failed.send(why);
+        };
+        let thread = std::thread::Builder::new().name("role".into());
+        thread.spawn(run).map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(member)
+    }
+
+    /// A channel that ends when this server has told the others that it leaves.
+    pub fn left(&self) -> &Receiver<Infallible> {
+        &self.left
+    }
+
+    /// Who is active.
+    pub(super) fn view(&self) -> View {
+        self.state().view.clone()
+    }
+
+    /// Since when it has been about to end.
+    pub(super) fn leaving_since(&self) -> Option<Instant> {
+        self.state().leaving_since
+    }
+
+    /// Tells everybody who is active from now on.
+    pub(super) fn show(&self, view: View) {
+        let mut state = self.state();
+        let asking: Vec<_> = state.asking.drain().collect();
+        let watching: Vec<_> = state.watching.drain().collect();
+        let before = std::mem::replace(&mut state.view, view);
+        drop(state);
+        // Its locks may go with it, which takes a moment.
+        drop(before);
+        asking.iter().for_each(|(_, connection)| connection.end());
+        for (_, watching) in watching {
+            // One who has a message knows.
+            let _ = watching.try_send(());
+        }
+    }
+
+    /// The view, and a channel that hears when there is another one.
+    pub(super) fn watch(&self) -> (View, Watch<'_>) {
+        let (sender, changed) = bounded(1);
+        let mut state = self.state();
+        let number = state.number();
+        state.watching.insert(number, sender);
+        (state.view.clone(), Watch { member: self, number, changed })
+    }
+
+    /// Ends a connection when another server than `peer` is active; `None`: it is already.
+    pub(super) fn ask(&self, peer: &Arc<Peer>, connection: Ending) -> Option<Asking<'_>> {
+        let mut state = self.state();
+        if !matches!(&state.view, View::Standby(Some(active)) if active == peer) {
+            return None;
+        }
+        let number = state.number();
+        state.asking.insert(number, connection);
+        Some(Asking { member: self, number })
+    }
+
+    fn show_in_metrics(self: &Arc<Self>, etcd: &Arc<Etcd>) {
+        let (member, etcd) = (Arc::downgrade(self), Arc::clone(etcd));
+        self.metrics.read_from(move || {
+            let active = member.upgrade().and_then(|member| member.active());
+            let unconfirmed = active.map(|active| active.tenure.unconfirmed_for());
+            let etcd_errors = Failure::NAMES.into_iter().zip(etcd.errors()).collect();
+            ClusterState { unconfirmed, etcd_errors }
+        });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What is in it is whole at any moment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn active(&self) -> Option<Arc<Tenancy>> {
+        match self.view() {
+            View::Active(tenancy) => Some(tenancy),
+            View::Standby(_) => None,
+        }
+    }
+
+    fn or_refused(&self) -> Result<Arc<Tenancy>, Refusal> {
+        self.active().ok_or(NOT_ACTIVE)
+    }
+}
+
+const NOT_ACTIVE: Refusal = Refusal::NotWritten(NotWritten::Deposed);
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}
+
+/// As long as this lives, a change of the view is heard of.
+pub(super) struct Watch<'a> {
+    member: &'a Member,
+    number: u64,
+    pub(super) changed: Receiver<()>,
+}
+
+impl Watch<'_> {
+    /// By which somebody else can end the wait.
+    pub(super) fn waker(&self) -> Option<Sender<()>> {
+        self.member.state().watching.get(&self.number).cloned()
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.member.state().watching.remove(&self.number);
+    }
+}
+
+/// As long as this lives, a connection ends with the tenure of the server at its other end.
+pub(super) struct Asking<'a> {
+    member: &'a Member,
+    number: u64,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.member.state().asking.remove(&self.number);
+    }
+}
+
+/// The locks of the active server. Whoever asks a standby all the same gets nothing that is
+/// answered: `front.rs` has the last word.
+impl LockManager for Member {
+    fn acquire(
+        &self,
+        resource: &ResourceName,
+        request: LockRequest,
+        key: Option<IdempotencyKey>,
+        on_wait: &mut dyn FnMut(Departure),
+    ) -> Result<Grant, Refusal> {
+        let acquired = self.or_refused()?.table.acquire(resource, request, key, on_wait);
+        match acquired {
+            // Another server goes on.
+            Err(Refusal::ShuttingDown) => Err(NOT_ACTIVE),
+            acquired => acquired,
+        }
+    }
+
+    fn abandon(&self, resource: &ResourceName, id: LockId) {
+        if let Some(tenancy) = self.active() {
+            tenancy.table.abandon(resource, id);
+        }
+    }
+
+    fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock> {
+        self.active()?.table.find(resource, id)
+    }
+
+    fn release(&self, resource: &ResourceName, id: LockId) -> Result<(), Refusal> {
+        self.or_refused()?.table.release(resource, id)
+    }
+
+    fn release_by_key(&self, resource: &ResourceName, key: &IdempotencyKey) -> Result<(), Refusal> {
+        self.or_refused()?.table.release_by_key(resource, key)
+    }
+
+    fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
+        self.active()?.table.holder(resource)
+    }
+
+    fn renew(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        lifetime: Duration,
+    ) -> Result<Grant, Refusal> {
+        self.or_refused()?.table.renew(resource, id, lifetime)
+    }
+
+    fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName> {
+        self.active().map(|active| active.table.resources(after, limit)).unwrap_or_default()
+    }
+
+    fn locks(&self, resource: &ResourceName, after: Option<Cursor>, limit: usize) -> Page {
+        let active = self.active();
+        active.map(|active| active.table.locks(resource, after, limit)).unwrap_or_default()
+    }
+
+    fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal> {
+        self.or_refused()?.table.delete_resource(resource)
+    }
+
+    fn delete_all(&self) -> Result<(), Refusal> {
+        self.or_refused()?.table.delete_all()
+    }
+
+    fn totals(&self) -> Totals {
+        self.active().map(|active| active.table.totals()).unwrap_or_default()
+    }
+
+    fn ages(&self) -> Ages {
+        self.active().map(|active| active.table.ages()).unwrap_or_default()
+    }
+
+    /// That of a standby is the business of the active server.
+    fn writable(&self) -> Result<(), NotWritten> {
+        self.active().map_or(Ok(()), |active| active.table.writable())
+    }
+
+    /// Leaves the others: whoever waits here is dismissed, and another server becomes active.
+    fn shut_down(&self) {
+        let mut state = self.state();
+        state.leaving_since.get_or_insert_with(Instant::now);
+        let held: Vec<_> = state.watching.drain().collect();
+        drop(state);
+        for (_, held) in held {
+            let _ = held.try_send(());
+        }
+        let leave = self.leave.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(leave);
+        self.events.close();
+    }
+}

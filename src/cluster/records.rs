@@ -1,0 +1,282 @@
+//! What is in etcd: keys, and values in JSON, which `etcdctl get --prefix` shows as they are.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use crate::lock::{
+    Grant, Held, IdempotencyKey, KeptPlace, Lifetime, Limit, LockId, LockRequest, Mode,
+    ResourceName,
+};
+
+/// Of this and no other format are the values that this version writes and reads.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The keys, all below one prefix.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys(String);
+
+impl Keys {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self(prefix.into())
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn head(&self) -> String {
+        format!("{}head", self.0)
+    }
+
+    pub(crate) fn tenure(&self) -> String {
+        format!("{}tenure", self.0)
+    }
+
+    /// What the keys of all locks begin with.
+    pub(crate) fn locks(&self) -> String {
+        format!("{}lock/", self.0)
+    }
+
+    /// What the keys of all places in line begin with.
+    pub(crate) fn places(&self) -> String {
+        format!("{}wait/", self.0)
+    }
+
+    pub(crate) fn place(&self, resource: &ResourceName, arrival: u64) -> String {
+        format!("{}wait/{resource}/{arrival:016x}", self.0)
+    }
+
+    pub(crate) fn lock(&self, resource: &ResourceName, token: u64) -> String {
+        format!("{}lock/{resource}/{token:016x}", self.0)
+    }
+}
+
+/// The end of the range of keys that begin with `prefix`.
+pub(crate) fn range_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    // All keys.
+    vec![0]
+}
+
+/// Replaced by every write, each of which replaces exactly the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    pub(crate) format: u32,
+    /// The first is 1, each next one larger by 1.
+    pub(crate) number: u64,
+    /// Of this write alone.
+    pub(crate) id: String,
+    /// The tenure in which it was written.
+    pub(crate) by: String,
+    /// The largest fencing token that was ever written.
+    pub(crate) last_token: u64,
+    /// What the cluster clock showed when it was sent.
+    pub(crate) clock: Duration,
+}
+
+/// Who is active. Written when a server takes over, and when it steps down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TenureRecord {
+    pub(crate) by: String,
+    /// Where the server can be reached by the others.
+    pub(crate) url: String,
+    /// By which it knows the others.
+    pub(crate) secret: String,
+    /// It has stepped down: nobody is active.
+    pub(crate) vacant: bool,
+}
+
+/// A lock that is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Row {
+    resource: String,
+    pub(crate) token: u64,
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    title: String,
+    client: String,
+    mode: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+    wait: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lifetime: Option<Duration>,
+    /// When it was granted, since the epoch; for display.
+    since: Duration,
+    /// When it ends, by the cluster clock; without, when it is released.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) end: Option<Duration>,
+}
+
+impl Row {
+    pub(crate) fn new(resource: &ResourceName, held: &Held, end: Option<Duration>) -> Self {
+        let Held { grant, key } = held;
+        Self {
+            resource: resource.to_string(),
+            token: grant.fencing_token,
+            id: grant.id.to_string(),
+            key: key.as_ref().map(|key| key.as_str().into()),
+            title: grant.title.to_string(),
+            client: grant.client.to_string(),
+            mode: grant.mode.name().into(),
+            limit: grant.mode.limit().map(Limit::get),
+            wait: grant.wait,
+            lifetime: grant.lifetime.duration(),
+            since: grant.since.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            end,
+        }
+    }
+
+    /// The lock; `None` if no server has written such a row.
+    pub(crate) fn lock(&self) -> Option<(ResourceName, Held)> {
+        let mode = mode(&self.mode, self.limit)?;
+        let since = UNIX_EPOCH.checked_add(self.since)?;
+        let grant = Grant {
+            id: self.id.parse::<LockId>().ok()?,
+            title: SmolStr::new(&self.title),
+            client: SmolStr::new(&self.client),
+            mode,
+            wait: self.wait,
+            lifetime: lifetime(self.lifetime),
+            since,
+            expires: match self.lifetime {
+                Some(lifetime) => Some(since.checked_add(lifetime)?),
+                None => None,
+            },
+            fencing_token: self.token,
+        };
+        let key = match &self.key {
+            Some(key) => Some(IdempotencyKey::stored(key)?),
+            None => None,
+        };
+        Some((self.resource.parse().ok()?, Held { grant, key }))
+    }
+}
+
+/// The place in line of a request with a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlaceRow {
+    resource: String,
+    arrival: u64,
+    id: String,
+    key: String,
+    title: String,
+    client: String,
+    mode: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+    #[serde(default)]
+    other_limits: bool,
+    wait: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lifetime: Option<Duration>,
+    since: Duration,
+}
+
+impl PlaceRow {
+    pub(crate) fn new(place: &KeptPlace) -> Self {
+        let KeptPlace { id, resource, request, key, arrival, since } = place;
+        Self {
+            resource: resource.to_string(),
+            arrival: *arrival,
+            id: id.to_string(),
+            key: key.as_str().into(),
+            title: request.title.to_string(),
+            client: request.client.to_string(),
+            mode: request.mode.name().into(),
+            limit: request.mode.limit().map(Limit::get),
+            wait: request.wait,
+            other_limits: request.other_limits,
+            lifetime: request.lifetime.duration(),
+            since: since.duration_since(UNIX_EPOCH).unwrap_or_default(),
+        }
+    }
+
+    /// The place; `None` if no server has written such a row.
+    pub(crate) fn place(&self) -> Option<KeptPlace> {
+        let request = LockRequest {
+            title: SmolStr::new(&self.title),
+            client: SmolStr::new(&self.client),
+            mode: mode(&self.mode, self.limit)?,
+            wait: self.wait,
+            lifetime: lifetime(self.lifetime),
+            other_limits: self.other_limits,
+        };
+        Some(KeptPlace {
+            id: self.id.parse().ok()?,
+            resource: self.resource.parse().ok()?,
+            request,
+            key: IdempotencyKey::stored(&self.key)?,
+            arrival: self.arrival,
+            since: UNIX_EPOCH.checked_add(self.since)?,
+        })
+    }
+}
+
+fn lifetime(duration: Option<Duration>) -> Lifetime {
+    duration.map_or(Lifetime::Endless, Lifetime::from)
+}
+
+fn mode(name: &str, limit: Option<u32>) -> Option<Mode> {
+    Some(match Mode::named(name)? {
+        Mode::Exclusive { .. } => Mode::Exclusive { limit: Limit::new(limit?)? },
+        mode => mode,
+    })
+}
+
+/// The bytes of a value. Serializing strings and numbers cannot fail.
+pub(crate) fn bytes(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn held(mode: Mode, key: Option<&str>, token: u64) -> Held {
+        let since = UNIX_EPOCH + Duration::from_nanos(1_795_582_118_265_849_001);
+        let grant = Grant {
+            id: LockId::random(),
+            title: "\"a\" \u{1f512}".into(),
+            client: "::1".into(),
+            mode,
+            wait: Duration::from_millis(1500),
+            lifetime: Duration::from_nanos(1).into(),
+            since,
+            expires: Some(since + Duration::from_nanos(1)),
+            fencing_token: token,
+        };
+        Held { grant, key: key.map(|key| key.parse().unwrap()) }
+    }
+
+    #[test]
+    fn a_row_is_read_as_it_was_written() {
+        let resource: ResourceName = "a.b:c".parse().unwrap();
+        let semaphore = Mode::Exclusive { limit: Limit::new(7).unwrap() };
+        let modes = Mode::ALL.into_iter().chain([semaphore]);
+        for (mode, key) in modes.flat_map(|mode| [(mode, None), (mode, Some("k{}\""))]) {
+            let held = held(mode, key, (1 << 53) - 1);
+            let row = bytes(&Row::new(&resource, &held, Some(Duration::MAX)));
+            let row: Row = serde_json::from_slice(&row).unwrap();
+            let (name, read) = row.lock().unwrap();
+            assert_eq!((name, format!("{read:?}")), (resource.clone(), format!("{held:?}")));
+            assert_eq!(row.end, Some(Duration::MAX));
+        }
+    }
+
+    #[test]
+    fn a_range_ends_behind_the_last_key_of_its_prefix() {
+        for (prefix, end) in [("/rdlm/lock/", "/rdlm/lock0"), ("a", "b"), ("", "\0")] {
+            assert_eq!(range_end(prefix), end.as_bytes());
+        }
+    }
+}

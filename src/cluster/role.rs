@@ -1,0 +1,325 @@
+//! The loop that every server goes through: standby, loading, active, and standby again.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, after, bounded, select};
+use log::{info, warn};
+
+use super::chain::{Chain, Leaving};
+use super::clock;
+use super::etcd::{Etcd, Failure, wire};
+use super::member::{Member, Peer, Tables, Tenancy, View};
+use super::records::{FORMAT, Head, Keys, TenureRecord, range_end};
+use super::store::EtcdStore;
+use super::tenure::{Sighting, Silence};
+use crate::lock::{LockManager, LockTable};
+
+/// How long the requests in flight may take to end when this server leaves.
+const FAREWELL: Duration = Duration::from_millis(700);
+
+/// How often the active server looks how etcd is.
+const LOOK_AT_ETCD: Duration = Duration::from_secs(60);
+
+/// Four fifths of etcd's default quota, in bytes.
+const LARGE: u64 = (2 << 30) / 5 * 4;
+
+pub(super) struct Loop {
+    member: Arc<Member>,
+    etcd: Arc<Etcd>,
+    keys: Keys,
+    tables: Tables,
+    leaving: Leaving,
+    /// Dropped when this server has left.
+    leaves: Option<Sender<Infallible>>,
+    /// What is known of etcd is that it does not answer, and the log says so.
+    failing: bool,
+    /// etcd is about to be full, and the log says so.
+    warned: bool,
+}
+
+/// What a look at etcd has shown.
+struct Seen {
+    head: Option<(i64, Head)>,
+    tenure: Option<TenureRecord>,
+}
+
+/// Why a standby takes over.
+struct Chance {
+    sighting: Sighting,
+    head: Option<Head>,
+    why: String,
+}
+
+impl Loop {
+    pub(super) fn new(
+        member: Arc<Member>,
+        etcd: Arc<Etcd>,
+        prefix: &str,
+        tables: Tables,
+        leaving: Leaving,
+        leaves: Sender<Infallible>,
+    ) -> Self {
+        let (keys, leaves) = (Keys::new(prefix), Some(leaves));
+        Self { member, etcd, keys, tables, leaving, leaves, failing: false, warned: false }
+    }
+
+    /// The body of the thread. Ends with the process, or with the reason for which that has to
+    /// end.
+    pub(super) fn run(mut self) -> Result<Infallible, String> {
+        loop {
+            let Chance { sighting, head, why } = self.stand_by()?;
+            info!("taking over: {why}");
+            let began = clock::now();
+            match self.take_over(sighting, head)? {
+                Some((tenancy, deposed, over)) => {
+                    let locks = tenancy.table.totals().active;
+                    let took = clock::now().saturating_sub(began).as_millis();
+                    info!(
+                        "this server is the active one; locks held from before: {locks}, loaded in {took} ms"
+                    );
+                    self.member.show(View::Active(tenancy));
+                    self.be_active(&deposed, &over);
+                }
+                None => info!("another server was faster"),
+            }
+        }
+    }
+
+    /// Looks at etcd until there is a reason to take over.
+    fn stand_by(&mut self) -> Result<Chance, String> {
+        let pace = self.member.pace;
+        let mut silence = Silence::new(pace);
+        let mut first = true;
+        loop {
+            match self.look() {
+                Ok(seen) => {
+                    self.note_answer();
+                    if first && seen.head.is_none() && !self.is_empty()? {
+                        continue;
+                    }
+                    first = false;
+                    let (revision, head) = match seen.head {
+                        Some((revision, head)) => (revision, Some(head)),
+                        None => (0, None),
+                    };
+                    let sighting = silence.saw(revision, clock::now());
+                    let why = self.reason(&seen.tenure, head.is_none(), silence.is_over());
+                    self.follow(seen.tenure);
+                    if let Some(why) = why.filter(|_| self.leaves.is_some()) {
+                        return Ok(Chance { sighting, head, why });
+                    }
+                }
+                Err(Look::Foreign(why)) => return Err(why),
+                Err(Look::Failed(failure)) => {
+                    silence.missed();
+                    self.note_failure(&failure);
+                }
+            }
+            self.pause(pace.poll());
+        }
+    }
+
+    fn reason(
+        &self,
+        tenure: &Option<TenureRecord>,
+        empty: bool,
+        silence_is_over: bool,
+    ) -> Option<String> {
+        match tenure {
+            _ if empty => Some("there was no active server yet".into()),
+            None => Some("nobody is active".into()),
+            Some(tenure) if tenure.vacant => Some(format!("{} has stepped down", tenure.url)),
+            Some(tenure) if silence_is_over => {
+                let seconds = self.member.pace.failover_after.as_secs_f64();
+                Some(format!("{} has been silent for {seconds} s", tenure.url))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Shows who is active, if that is another server.
+    fn follow(&self, tenure: Option<TenureRecord>) {
+        // An earlier process at this server's own place is not there any more.
+        let other = tenure.filter(|tenure| !tenure.vacant && tenure.url != self.member.url);
+        let peer = other.map(|TenureRecord { by, url, secret, .. }| Peer { by, url, secret });
+        let View::Standby(known) = self.member.view() else { return };
+        if known.as_deref() != peer.as_ref() {
+            match &peer {
+                Some(peer) => info!("standby: {} is active", peer.url),
+                None => info!("standby: nobody is active"),
+            }
+            self.member.show(View::Standby(peer.map(Arc::new)));
+        }
+    }
+
+    /// Becomes the active server; `None` if another one did.
+    #[expect(clippy::type_complexity, reason = "three channels and what they are about")]
+    fn take_over(
+        &self,
+        sighting: Sighting,
+        head: Option<Head>,
+    ) -> Result<Option<(Arc<Tenancy>, Receiver<()>, Receiver<Infallible>)>, String> {
+        let (etcd, keys, leaving) =
+            (Arc::clone(&self.etcd), self.keys.clone(), self.leaving.clone());
+        let Member { pace, url, .. } = &*self.member;
+        let Ok(chain) = Chain::take_over(etcd, keys, *pace, url, sighting, head, leaving) else {
+            return Ok(None);
+        };
+        self.member.metrics.tenure();
+        let tenure = Arc::clone(&chain.tenure);
+        let (sender, deposed) = bounded(1);
+        let store = EtcdStore::new(chain, Arc::clone(&self.member.metrics), sender);
+        let Tables { limits, reconnect_grace, observer } = &self.tables;
+        let observer = Arc::clone(observer);
+        self.member.events.begin_anew();
+        let (store, events) = (Some(Box::new(store) as Box<_>), Arc::clone(&self.member.events));
+        match LockTable::with_events(*limits, *reconnect_grace, store, observer, events) {
+            Ok(table) => {
+                let (over_sender, over) = bounded(0);
+                let tenancy = Tenancy { table, tenure, _over: over_sender };
+                Ok(Some((Arc::new(tenancy), deposed, over)))
+            }
+            Err(_) if tenure.is_over() || self.member.leaving_since().is_some() => Ok(None),
+            Err(error) => Err(format!("--etcd: {error}")),
+        }
+    }
+
+    /// Until another server has taken over, or this one leaves.
+    fn be_active(&mut self, deposed: &Receiver<()>, over: &Receiver<Infallible>) {
+        let leaves = loop {
+            select! {
+                recv(deposed) -> _ => break false,
+                recv(self.leaving) -> _ => break true,
+                recv(after(LOOK_AT_ETCD)) -> _ => self.look_at_etcd(),
+            }
+        };
+        let View::Active(tenancy) = self.member.view() else { return };
+        if leaves {
+            info!("stepping down");
+        } else {
+            warn!("another server has taken over: this one is a standby from now on");
+        }
+        // Whoever comes from now on is not served here.
+        self.member.show(View::Standby(None));
+        tenancy.table.dismiss();
+        self.member.events.dismiss();
+        drop(tenancy);
+        if leaves {
+            // Ends when the last request is done with the locks, and etcd knows.
+            let _ = over.recv_timeout(FAREWELL);
+            self.leaves = None;
+        }
+    }
+
+    /// Warns, once, of what will keep locks from being changed.
+    fn look_at_etcd(&mut self) {
+        let Ok(status) = self.etcd.status(self.member.pace.attempt()) else { return };
+        let (size, alarms) = (status.db_size >> 20, status.errors.join(", "));
+        let troubled = !alarms.is_empty() || status.db_size > LARGE;
+        if troubled && !self.warned {
+            warn!(
+                "etcd's file has {size} MiB, {}: docs/high-availability.md says how to make room",
+                if alarms.is_empty() { "near its default quota of 2048" } else { &alarms }
+            );
+        }
+        self.warned = troubled;
+    }
+
+    fn look(&self) -> Result<Seen, Look> {
+        let (head, tenure) = (self.keys.head(), self.keys.tenure());
+        let body = wire::look(&[&head, &tenure]);
+        let answer = self.etcd.txn(&body, self.member.pace.attempt()).map_err(Look::Failed)?;
+        let mut found = answer.found();
+        let (Some(found_head), Some(found_tenure)) = (found.next(), found.next()) else {
+            return Err(Look::Failed(Failure::Unreadable));
+        };
+        let head = match found_head {
+            Some(found) => Some((found.mod_revision, read_head(&head, &found.value)?)),
+            None => None,
+        };
+        let tenure = match found_tenure {
+            Some(found) => Some(
+                serde_json::from_slice(&found.value)
+                    .map_err(|_| Look::Foreign(foreign(&tenure)))?,
+            ),
+            None => None,
+        };
+        Ok(Seen { head, tenure })
+    }
+
+    /// Whether it is certain that there is nothing below the prefix: nothing is written beside
+    /// what somebody else keeps there.
+    fn is_empty(&self) -> Result<bool, String> {
+        let prefix = self.keys.prefix();
+        let body = wire::range(prefix.as_bytes(), &range_end(prefix), 0, 2);
+        let Ok(found) = self.etcd.range(&body, self.member.pace.attempt()) else {
+            return Ok(false);
+        };
+        // Another server may have begun meanwhile.
+        let ours = [self.keys.head(), self.keys.tenure()];
+        let mut keys = found.kvs.into_iter().map(|found| found.key);
+        match keys.find(|key| !ours.iter().any(|ours| ours.as_bytes() == key)) {
+            Some(key) => Err(foreign(&String::from_utf8_lossy(&key))),
+            None => Ok(true),
+        }
+    }
+
+    fn pause(&mut self, pause: Duration) {
+        let over = after(pause);
+        if self.leaves.is_none() {
+            // Fails never: it is a clock.
+            let _ = over.recv();
+            return;
+        }
+        select! {
+            recv(over) -> _ => {}
+            // There is nothing to step down from.
+            recv(self.leaving) -> _ => self.leaves = None,
+        }
+    }
+
+    fn note_failure(&mut self, failure: &Failure) {
+        if !self.failing {
+            warn!("waiting for etcd: {failure}");
+            self.failing = true;
+        }
+    }
+
+    fn note_answer(&mut self) {
+        if self.failing {
+            info!("etcd answers again");
+            self.failing = false;
+        }
+    }
+}
+
+/// Why a look has shown nothing.
+enum Look {
+    Failed(Failure),
+    /// What is there is not what this version writes.
+    Foreign(String),
+}
+
+fn read_head(key: &str, value: &[u8]) -> Result<Head, Look> {
+    #[derive(serde::Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    match serde_json::from_slice(value) {
+        Ok(Format { format: FORMAT }) => {}
+        Ok(Format { format }) => {
+            return Err(Look::Foreign(format!(
+                "--etcd: {key} is of format {format}, and this version of rdlm knows format \
+                 {FORMAT} alone"
+            )));
+        }
+        Err(_) => return Err(Look::Foreign(foreign(key))),
+    }
+    serde_json::from_slice(value).map_err(|_| Look::Foreign(foreign(key)))
+}
+
+fn foreign(key: &str) -> String {
+    format!("--etcd: {key} is there and not of rdlm: choose another --etcd-prefix")
+}

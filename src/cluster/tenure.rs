@@ -1,0 +1,268 @@
+//! When a standby may take over, how long an active server may answer, and the clock that lifetimes
+//! end by. Pure: the time is an argument, that of a clock which also counts while the host is
+//! suspended.
+//!
+//! No two servers acknowledge at once, whatever the clocks do: every write replaces exactly the
+//! one before it. What depends on clocks is only how old an answer may be that changes nothing;
+//! for that, they may differ in rate by a tenth.
+
+use std::time::Duration;
+
+/// An attempt at etcd that takes longer has failed.
+const ATTEMPT: Duration = Duration::from_millis(1500);
+
+/// What follows from `--failover-after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    pub(crate) failover_after: Duration,
+}
+
+impl Pace {
+    /// How often an active server writes `head` when it has nothing else to write.
+    pub(crate) fn beat(self) -> Duration {
+        self.failover_after / 5
+    }
+
+    /// How often a standby looks at it.
+    pub(crate) fn poll(self) -> Duration {
+        self.failover_after / 10
+    }
+
+    /// How long an active server may answer after it has sent a `head` that was acknowledged.
+    pub(crate) fn confidence(self) -> Duration {
+        self.failover_after * 4 / 5
+    }
+
+    /// How long one attempt at etcd may take: a frozen member must not use up the confidence.
+    pub(crate) fn attempt(self) -> Duration {
+        ATTEMPT.min(self.failover_after * 3 / 10)
+    }
+
+    /// How long a request is held while there is no active server.
+    pub(crate) fn hold(self) -> Duration {
+        self.failover_after + Duration::from_secs(5)
+    }
+
+    /// Whether an active server may answer at `now`, whose latest acknowledged write of `head`
+    /// was sent at `sent`.
+    pub(crate) fn may_answer(self, sent: Duration, now: Duration) -> bool {
+        now.saturating_sub(sent) < self.confidence()
+    }
+
+    /// So much of an interval between two looks counts as silence: in a longer one etcd may have
+    /// been away, in which the active server could not be heard.
+    fn interval(self) -> Duration {
+        self.poll() * 2
+    }
+}
+
+/// What a standby knows of a `head` that it has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    /// The revision at which it was written; 0: there is none.
+    pub(crate) revision: i64,
+    /// When this standby first saw it.
+    pub(crate) first_seen: Duration,
+}
+
+/// For how long `head` has not changed, as a standby sees it.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    pace: Pace,
+    sighting: Option<Sighting>,
+    /// The latest look, if it succeeded.
+    latest: Option<Duration>,
+    silent: Duration,
+}
+
+impl Silence {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { pace, sighting: None, latest: None, silent: Duration::ZERO }
+    }
+
+    /// A look at `now` has shown a `head` of this revision.
+    pub(crate) fn saw(&mut self, revision: i64, now: Duration) -> Sighting {
+        match self.sighting {
+            Some(sighting) if sighting.revision == revision => {
+                if let Some(latest) = self.latest {
+                    let interval = now.saturating_sub(latest);
+                    self.silent += interval.min(self.pace.interval());
+                }
+            }
+            _ => {
+                self.sighting = Some(Sighting { revision, first_seen: now });
+                self.silent = Duration::ZERO;
+            }
+        }
+        self.latest = Some(now);
+        self.sighting.unwrap_or(Sighting { revision, first_seen: now })
+    }
+
+    /// A look has failed.
+    pub(crate) fn missed(&mut self) {
+        self.latest = None;
+    }
+
+    /// Whether the active server has been silent for so long that another may take over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.silent >= self.pace.failover_after
+    }
+}
+
+/// The clock that lifetimes end by. It goes on from one active server to the next and never
+/// gains on real time: what a failover loses makes lifetimes longer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClusterClock {
+    /// What it showed at `since`.
+    at_first: Duration,
+    since: Duration,
+}
+
+impl ClusterClock {
+    /// The clock of a server that takes over from a `head` with the time `clock`.
+    pub(crate) fn taken_over(clock: Duration, first_seen: Duration) -> Self {
+        Self { at_first: clock, since: first_seen }
+    }
+
+    pub(crate) fn at(self, now: Duration) -> Duration {
+        self.at_first + now.saturating_sub(self.since)
+    }
+}
+
+/// What etcd says of a compare-and-swap of `head`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It was done, at this revision.
+    Swapped(i64),
+    /// It was not, because `head` is another one: that of this revision and write.
+    Other(i64, Option<String>),
+    /// Anything else.
+    Unclear,
+}
+
+/// What is known of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It was done by the attempt that was answered.
+    Done(i64),
+    /// It was done by an earlier attempt.
+    DoneEarlier(i64),
+    /// Somebody else has written `head`.
+    Deposed,
+    /// Nothing: the same bytes have to be sent again.
+    Unknown,
+}
+
+impl Verdict {
+    /// Of the write with this id.
+    pub(crate) fn of(answer: &Answer, id: &str) -> Self {
+        match answer {
+            Answer::Swapped(revision) => Self::Done(*revision),
+            Answer::Other(revision, Some(other)) if other == id => Self::DoneEarlier(*revision),
+            Answer::Other(..) => Self::Deposed,
+            Answer::Unclear => Self::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACE: Pace = Pace { failover_after: Duration::from_secs(10) };
+
+    fn s(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// Looks, each at a time in seconds: what revision was seen, or that it failed; whether
+    /// silence is over then.
+    fn check(looks: &[(f64, Option<i64>, bool)]) {
+        let mut silence = Silence::new(PACE);
+        for (at, seen, over) in looks {
+            match seen {
+                Some(revision) => {
+                    silence.saw(*revision, s(*at));
+                }
+                None => silence.missed(),
+            }
+            assert_eq!(silence.is_over(), *over, "at {at}: {silence:?}");
+        }
+    }
+
+    #[test]
+    fn silence_grows_while_the_same_head_is_seen() {
+        let looks: Vec<_> = (0..=10).map(|n| (f64::from(n), Some(7), n == 10)).collect();
+        check(&looks);
+    }
+
+    #[test]
+    fn another_head_ends_the_silence() {
+        let mut looks: Vec<_> = (0..=9).map(|n| (f64::from(n), Some(7), false)).collect();
+        looks.push((10.0, Some(8), false));
+        looks.extend((11..=20).map(|n| (f64::from(n), Some(8), n == 20)));
+        check(&looks);
+    }
+
+    #[test]
+    fn an_etcd_that_is_away_is_no_silence() {
+        check(&[
+            (0.0, Some(7), false),
+            (1.0, None, false),
+            (30.0, None, false),
+            (31.0, Some(7), false),
+            (32.0, Some(7), false),
+        ]);
+    }
+
+    #[test]
+    fn an_etcd_that_answers_every_other_time_is_no_silence() {
+        let look = |n: i32| (f64::from(n), (n % 2 == 0).then_some(7), false);
+        check(&(0..100).map(look).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn of_a_long_interval_a_little_counts() {
+        let looks: Vec<_> = (0..=5).map(|n| (f64::from(n) * 100.0, Some(7), n == 5)).collect();
+        check(&looks);
+    }
+
+    #[test]
+    fn whoever_may_not_be_taken_over_yet_may_answer() {
+        for (now, may) in [(100.0, true), (107.9, true), (108.0, false), (99.0, true)] {
+            assert_eq!(PACE.may_answer(s(100.0), s(now)), may, "{now}");
+        }
+        // Also if one clock gains a tenth on the real time, and the other loses one.
+        assert!(PACE.confidence().as_secs_f64() / 0.9 < PACE.failover_after.as_secs_f64() / 1.1);
+    }
+
+    #[test]
+    fn two_attempts_at_a_frozen_member_leave_time_to_answer() {
+        for seconds in [1, 2, 5, 60] {
+            let pace = Pace { failover_after: Duration::from_secs(seconds) };
+            assert!(pace.beat() + pace.attempt() * 2 <= pace.confidence());
+        }
+    }
+
+    #[test]
+    fn the_clock_goes_on_from_when_the_last_head_was_seen() {
+        let clock = ClusterClock::taken_over(s(500.0), s(20.0));
+        assert_eq!(clock.at(s(20.0)), s(500.0));
+        assert_eq!(clock.at(s(25.5)), s(505.5));
+        assert_eq!(clock.at(s(10.0)), s(500.0));
+    }
+
+    #[test]
+    fn only_a_comparison_decides() {
+        let other = |id: Option<&str>| Answer::Other(9, id.map(String::from));
+        for (answer, verdict) in [
+            (Answer::Swapped(8), Verdict::Done(8)),
+            (other(Some("mine")), Verdict::DoneEarlier(9)),
+            (other(Some("theirs")), Verdict::Deposed),
+            (other(None), Verdict::Deposed),
+            (Answer::Unclear, Verdict::Unknown),
+        ] {
+            assert_eq!(Verdict::of(&answer, "mine"), verdict);
+        }
+    }
+}

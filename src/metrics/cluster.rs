@@ -1,0 +1,87 @@
+//! What a server counts that is one of several.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::times::Times;
+use super::{KindLabel, SHORT};
+
+/// Counts, since the start of the process.
+#[derive(Debug)]
+pub struct ClusterMetrics {
+    active: Gauge,
+    tenures: Counter,
+    commit: Times,
+    unconfirmed: Gauge<f64, std::sync::atomic::AtomicU64>,
+    etcd_errors: Family<KindLabel, Counter>,
+    source: Source,
+}
+
+/// What there is at the moment at which the metrics are shown.
+#[derive(Debug, Default)]
+pub struct ClusterState {
+    /// How long ago the active server knew that it is; `None`: this is a standby.
+    pub unconfirmed: Option<Duration>,
+    /// How many attempts at etcd have failed, by kind.
+    pub etcd_errors: Vec<(&'static str, u64)>,
+}
+
+#[derive(Default)]
+struct Source(OnceLock<Box<dyn Fn() -> ClusterState + Send + Sync>>);
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Source")
+    }
+}
+
+impl ClusterMetrics {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let (active, unconfirmed) = (Gauge::default(), Gauge::default());
+        registry.register("rdlm_active", "Whether this server is the active one", active.clone());
+        let tenures = Counter::default();
+        let help = "How many times this server has taken over";
+        registry.register("rdlm_tenures", help, tenures.clone());
+        let commit = Times::new(&SHORT);
+        let help = "How long etcd took to write changes";
+        registry.register_with_unit("rdlm_commit", help, Unit::Seconds, commit.clone());
+        let help = "How long ago the active server was last confirmed by etcd; 0 on a standby";
+        registry.register_with_unit("rdlm_unconfirmed", help, Unit::Seconds, unconfirmed.clone());
+        let etcd_errors = Family::<KindLabel, Counter>::default();
+        let help = "Attempts at etcd that have failed, by how";
+        registry.register("rdlm_etcd_errors", help, etcd_errors.clone());
+        Self { active, tenures, commit, unconfirmed, etcd_errors, source: Source::default() }
+    }
+
+    /// Where the state comes from. Only the first one counts.
+    pub fn read_from(&self, source: impl Fn() -> ClusterState + Send + Sync + 'static) {
+        let _ = self.source.0.set(Box::new(source));
+    }
+
+    /// This server has taken over.
+    pub fn tenure(&self) {
+        self.tenures.inc();
+    }
+
+    /// Changes were written in this time.
+    pub fn commit(&self, took: Duration) {
+        self.commit.observe(took);
+    }
+
+    pub(super) fn refresh(&self) {
+        let Some(source) = self.source.0.get() else { return };
+        let ClusterState { unconfirmed, etcd_errors } = source();
+        self.active.set(i64::from(unconfirmed.is_some()));
+        self.unconfirmed.set(unconfirmed.unwrap_or_default().as_secs_f64());
+        for (kind, count) in etcd_errors {
+            let counter = self.etcd_errors.get_or_create_owned(&KindLabel { kind });
+            counter.inner().store(count, Ordering::Relaxed);
+        }
+    }
+}
