@@ -30,6 +30,12 @@ _rdlm() {
         --log-format)
             COMPREPLY=($(compgen -W "text json" -- "$current"))
             return ;;
+        --standby)
+            COMPREPLY=($(compgen -W "forward redirect" -- "$current"))
+            return ;;
+        --etcd-ca | --etcd-cert | --etcd-key | --etcd-password-file)
+            COMPREPLY=($(compgen -f -- "$current"))
+            return ;;
         --data-dir)
             COMPREPLY=($(compgen -d -- "$current"))
             return ;;
@@ -42,13 +48,15 @@ _rdlm() {
         --wait | --lifetime | --title | --limit | --kill-after | --timeout | --conflict-exit-code | --url | --port | --bind | \
             --base-url | --host | --trusted-proxy | --restart-grace | --reconnect-grace | --max-wait | --max-lifetime | \
             --fleetlock | --max-locks | --max-subscribers | --max-waiters | --max-waiters-per-resource | --max-connections | \
-            --idle-timeout)
+            --idle-timeout | --etcd | --etcd-prefix | --etcd-user | --advertise-url | --failover-after)
             return ;;
     esac
     case $command in
         "") options="$commands --help --version" ;;
         serve)
-            options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
+            options="--port --bind --data-dir --etcd --etcd-prefix --etcd-ca --etcd-cert --etcd-key
+                --etcd-user --etcd-password-file --advertise-url --failover-after --standby
+                --restart-grace --reconnect-grace --logging
                 --log-format --admin-userpass-file --base-url --host --trusted-proxy
                 --max-wait --max-lifetime
                 --max-locks --max-waiters --max-waiters-per-resource --max-connections --max-subscribers --fleetlock
