@@ -18,7 +18,7 @@ ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-.PHONY: all toolchain run test test-browser test-clients test-terraform check schedules fmt bench fuzz torture screenshots deb image \
+.PHONY: all toolchain run test test-browser test-clients test-terraform check schedules fmt bench fuzz torture torture-ha ha screenshots deb image \
     test-packages install install-systemd uninstall clean
 
 all: toolchain
@@ -104,6 +104,17 @@ torture: all
 	$(CARGO) test --locked --release --test torture every_mutant -- --ignored --nocapture
 	RDLM_TORTURE_TIME=$(TIME) $(CARGO) test --locked --release --test torture -- \
 	    --exact torture --ignored --nocapture
+
+# The same with three servers on three etcd, after servers that are broken on purpose; needs
+# etcd and etcdctl.
+torture-ha:
+	$(CARGO) test --locked --release --test torture each_mutant_of_several -- --ignored --nocapture
+	RDLM_TORTURE_TIME=$(TIME) $(CARGO) test --locked --release --test torture -- \
+	    --exact torture_ha --ignored --nocapture
+
+# Two servers on an etcd of three members on this machine, for a try-out; Ctrl-C ends all.
+ha: all
+	torture/ha.sh $(BINARY)
 
 # A minute for each target; needs cargo-fuzz and a nightly toolchain.
 FUZZ_SECONDS ?= 60

@@ -35,7 +35,13 @@ impl Server {
 
     /// Adds `--port 0` and waits until the server listens.
     pub(crate) fn start_command(command: &mut Command) -> Self {
-        let command = command.args(["--port", "0"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        Self::start_command_on(0, command)
+    }
+
+    /// Adds `--port` and waits until the server listens.
+    pub(crate) fn start_command_on(port: u16, command: &mut Command) -> Self {
+        let command =
+            command.args(["--port", &port.to_string()]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let mut log = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
@@ -181,6 +187,11 @@ impl Client {
         Self { stream: BufReader::new(stream), head: false }
     }
 
+    /// A connection to a server that may not be there.
+    pub(crate) fn try_connect(port: u16) -> Option<Self> {
+        TcpStream::connect(("127.0.0.1", port)).ok().map(Self::new)
+    }
+
     /// Sends bytes to a server that may have closed the connection.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.get_mut().write_all(bytes)
@@ -300,6 +311,26 @@ impl Client {
             "POST /locks/{resource} HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}"
         );
         self.stream.get_mut().write_all(request.as_bytes()).ok()?;
+        if self.is_closed() { None } else { Some(self.response()) }
+    }
+
+    /// Sends a request with these header lines; `None` if the connection ends without a byte of
+    /// an answer.
+    pub(crate) fn try_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &str,
+    ) -> Option<Response> {
+        let len = body.len();
+        self.try_send(
+            format!(
+                "{method} {target} HTTP/1.1\r\n{headers}\r\nContent-Length: {len}\r\n\r\n{body}"
+            )
+            .as_bytes(),
+        )
+        .ok()?;
         if self.is_closed() { None } else { Some(self.response()) }
     }
 

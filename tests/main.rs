@@ -11,6 +11,7 @@ mod harness;
 mod admin;
 mod bad_input;
 mod client;
+mod cluster;
 mod connections;
 mod crash;
 mod daemon;

@@ -27,7 +27,10 @@ fn make(built: &Path, args: &[&str]) -> Option<Output> {
 #[test]
 fn the_manifest_names_the_image_that_make_builds() {
     let image = format!("rdlm:{VERSION}");
-    assert!(file("packaging/kubernetes.yaml").contains(&format!("image: {image} ")));
+    for manifest in ["kubernetes.yaml", "kubernetes-ha.yaml", "compose.yaml"] {
+        let manifest = file(&format!("packaging/{manifest}")).replace('\n', " ");
+        assert!(manifest.contains(&format!("image: {image} ")));
+    }
     let dir = TempDir::new();
     let Some(output) = make(dir.path(), &["-n", "image"]) else { return };
     let commands = String::from_utf8(output.stdout).unwrap();

@@ -14,7 +14,8 @@ const WAIT: Duration = Duration::from_secs(10);
 fn start(scratch: &Scratch) -> Server {
     let data_dir = Some(scratch.path().join("data"));
     let binary = env!("CARGO_BIN_EXE_rdlm").into();
-    Server::start(Setup { binary, data_dir, restart_grace: Duration::from_secs(1) })
+    let restart_grace = Duration::from_secs(1);
+    Server::start(Setup { binary, data_dir, restart_grace, options: Vec::new() })
 }
 
 /// A client with a key leaves the line, and the lock comes free. It comes back while the disk

@@ -191,12 +191,41 @@ pub(crate) enum FaultKind {
     DiskRefuses,
     /// A real file system without room.
     DiskFull,
+    /// The active one of several servers, for three times `--failover-after`.
+    StopServerForLong,
+    /// The active server and etcd: nothing passes between them.
+    CutOffFromEtcd,
+    /// What etcd says does not come to the active server, which it hears.
+    EtcdIsHeardNoMore,
+    OneMemberSwallows,
+    /// SIGKILL to a member of etcd, and the same one again.
+    MemberKilled,
+    /// SIGSTOP to the leader of etcd.
+    LeaderFrozen,
+    /// SIGSTOP to all members but one.
+    MajorityAway,
+    EtcdSlow,
+    StandbyKilled,
+    /// etcd forgets its history.
+    Compacted,
+    /// etcd has used up its quota, and is given room again.
+    EtcdFull,
 }
 
 impl FaultKind {
     /// The server is another process afterwards.
     pub(crate) fn is_restart(self) -> bool {
-        matches!(self, Self::Kill | Self::Terminate)
+        match self {
+            Self::StopServer
+            | Self::StopClient
+            | Self::CutConnections
+            | Self::DelayConnections
+            | Self::Blackhole
+            | Self::DiskRefuses
+            | Self::DiskFull => false,
+            // With several servers, another one may be active.
+            _ => true,
+        }
     }
 }
 

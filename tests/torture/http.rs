@@ -127,6 +127,12 @@ impl Answer {
         self.outcome_of(action).unwrap_or(Outcome::Unknown)
     }
 
+    /// The server says that it does not know what it has done.
+    fn is_unknown(&self) -> bool {
+        let problem: Option<Value> = serde_json::from_slice(&self.body).ok();
+        problem.is_some_and(|problem| problem["outcome"] == "unknown")
+    }
+
     fn outcome_of(&self, action: &Action) -> Option<Outcome> {
         Some(match (self.status, action) {
             (201, Action::Acquire(_)) => {
@@ -143,6 +149,7 @@ impl Answer {
                 Outcome::Shown(locks.iter().map(seen).collect::<Option<_>>()?)
             }
             (200..300, _) => Outcome::Done,
+            (503, _) if self.is_unknown() => return None,
             (status, _) => Outcome::Refused(status),
         })
     }

@@ -10,9 +10,14 @@
     reason = "helpers outside of #[test] functions may fail a test, too"
 )]
 
+mod auditor;
 mod client;
+#[path = "../cluster/etcd.rs"]
+#[allow(dead_code, reason = "the tests of several servers use the rest")]
+mod etcd;
 mod facts;
 mod found;
+mod ha;
 mod history;
 mod http;
 mod made_up;
@@ -30,6 +35,7 @@ use std::env;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ha::HaPlan;
 use history::FaultKind;
 use report::Report;
 use run::{Plan, VICTIM};
@@ -45,6 +51,9 @@ const HISTORY: &str = "RDLM_TORTURE_HISTORY";
 
 /// How long one run is.
 const RUN: Duration = Duration::from_secs(10);
+
+/// The same of several servers, where a fault takes longer.
+const HA_RUN: Duration = Duration::from_secs(30);
 
 fn short_run(durable: bool, faults: &[FaultKind]) {
     let plan = Plan::new(fastrand::u64(..), Duration::from_secs(4), durable, faults);
@@ -89,6 +98,46 @@ fn torture() {
             }
         }
     }
+    report.print();
+    assert_eq!(report.violations(), 0);
+}
+
+fn ha_run(plan: &HaPlan, report: &mut Report) -> bool {
+    println!("seed {}: {:?}", plan.seed, plan.faults);
+    let Some((outcome, audit)) = ha::run(plan) else {
+        println!("skipped: etcd is not installed");
+        return false;
+    };
+    let of_one = Plan::new(plan.seed, plan.time, true, &plan.faults);
+    report.add(&of_one, &outcome);
+    if let Some(audit) = audit {
+        report.add_audit(plan.seed, &audit);
+    }
+    true
+}
+
+#[test]
+fn several_servers_keep_the_rules() {
+    use FaultKind::{CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong};
+    let faults = [CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong];
+    let plan = HaPlan::new(fastrand::u64(..), Duration::from_secs(10), &faults);
+    let mut report = Report::default();
+    if ha_run(&plan, &mut report) {
+        report.print();
+        assert_eq!(report.violations(), 0);
+    }
+}
+
+/// Runs of half a minute, each with a seed and so a plan of its own.
+#[test]
+#[ignore = "long; make torture-ha runs it"]
+fn torture_ha() {
+    let time = env::var(TIME).map_or(HA_RUN, |time| humantime::parse_duration(&time).unwrap());
+    let seed = env::var(SEED).ok().map(|seed| seed.parse().unwrap());
+    let (end, mut report) = (Instant::now() + time, Report::default());
+    while ha_run(&HaPlan::random(seed.unwrap_or_else(|| fastrand::u64(..)), HA_RUN), &mut report)
+        && Instant::now() < end
+    {}
     report.print();
     assert_eq!(report.violations(), 0);
 }

@@ -6,10 +6,12 @@
 
 use std::env;
 use std::fs;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::ha::{self, HaPlan};
 use crate::history::FaultKind;
 use crate::rules::{self, Rule};
 use crate::run::{self, Plan};
@@ -280,7 +282,7 @@ const MUTANTS: &[Mutant] = &[
         let number = COMMITS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if number.is_multiple_of(2) {
             std::thread::sleep(Duration::from_millis(20));
-            return Ok(Err(NotWritten(\"refused\".into())));
+            return Ok(Err(NotWritten::Refused(\"refused\".into())));
         }
         let written = refusal(self.store.commit(batch, grace))?;",
             ),
@@ -344,6 +346,149 @@ const MUTANTS: &[Mutant] = &[
     ),
 ];
 
+/// A mutant of several servers.
+struct OfSeveral {
+    name: &'static str,
+    by: By,
+    edits: &'static [Edit],
+}
+
+/// What has to catch it.
+enum By {
+    /// A rule or the audit, in runs with these faults.
+    Run(&'static [FaultKind]),
+    /// `cargo test` with these arguments.
+    Tests(&'static [&'static str]),
+}
+
+const TENURE: &str = "src/cluster/tenure.rs";
+const FRONT: &str = "src/cluster/front.rs";
+
+const OF_SEVERAL: &[OfSeveral] = &[
+    OfSeveral {
+        name: "a write compares nothing",
+        by: By::Run(&[FaultKind::StopServerForLong, FaultKind::CutOffFromEtcd]),
+        edits: &[edit(
+            "src/cluster/etcd/wire.rs",
+            r#""result":"EQUAL","mod_revision":"{revision}""#,
+            r#""result":"GREATER","mod_revision":"-1""#,
+        )],
+    },
+    OfSeveral {
+        name: "a server answers however long it has not been confirmed",
+        by: By::Run(&[FaultKind::CutOffFromEtcd, FaultKind::EtcdIsHeardNoMore]),
+        edits: &[edit(
+            TENURE,
+            "now.saturating_sub(sent) < self.confidence()",
+            "now.saturating_sub(sent) < self.confidence() * 1000",
+        )],
+    },
+    OfSeveral {
+        name: "a standby takes over too early",
+        by: By::Tests(&["--lib", "cluster::model"]),
+        edits: &[edit(
+            TENURE,
+            "self.silent >= self.pace.failover_after",
+            "self.silent * 10 >= self.pace.failover_after * 3",
+        )],
+    },
+    OfSeveral {
+        name: "silence is counted while etcd is away",
+        by: By::Tests(&["--test", "tests", "an_etcd_that_is_away_costs"]),
+        edits: &[
+            edit(TENURE, "        self.latest = None;\n", ""),
+            edit(TENURE, "interval.min(self.pace.interval())", "interval"),
+        ],
+    },
+    OfSeveral {
+        name: "a write that is sent again is another one",
+        by: By::Tests(&["--test", "tests", "a_lost_answer_of_etcd"]),
+        edits: &[edit(
+            TENURE,
+            "Some(other)) if other == id",
+            "Some(other)) if other.len() == id.len() + 1",
+        )],
+    },
+    OfSeveral {
+        name: "tokens begin anew with each tenure",
+        by: By::Run(&[FaultKind::Kill]),
+        edits: &[edit(
+            TABLE,
+            "Numbers::after(last_token, SystemTime::now());",
+            "Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
+        )],
+    },
+    OfSeveral {
+        name: "lifetimes end by the wall clock",
+        by: By::Tests(&["--test", "tests", "wall_clock_time_decides_nothing"]),
+        edits: &[edit(
+            "src/cluster/clock.rs",
+            "    let time = clock_gettime(ClockId::Boottime);",
+            "    let _ = std::time::SystemTime::now();\n    let time = clock_gettime(ClockId::Realtime);",
+        )],
+    },
+    OfSeveral {
+        name: "the rest of one answer is taken for the next",
+        by: By::Run(&[FaultKind::EtcdIsHeardNoMore, FaultKind::CutOffFromEtcd]),
+        edits: &[edit(
+            FRONT,
+            "Relayed::NotDone => Sent::NotDone,",
+            "Relayed::NotDone => {\n forwarding.0 = Some(upstream);\n Sent::NotDone\n}",
+        )],
+    },
+];
+
+impl OfSeveral {
+    /// Says what has caught it, or that nothing did.
+    fn run(&self, tree: &Path) -> Result<String, String> {
+        let faults = match self.by {
+            By::Run(faults) => faults,
+            By::Tests(args) => {
+                let failed = !tested(tree, args);
+                let args = args.join(" ");
+                return if failed {
+                    Ok(format!("caught by {args}"))
+                } else {
+                    Err(format!("not caught by {args}"))
+                };
+            }
+        };
+        let binary = build(tree);
+        for attempt in 1..=ATTEMPTS {
+            let plan = HaPlan::new(fastrand::u64(..), Duration::from_secs(12), faults);
+            let plan = HaPlan { binary: binary.clone(), ..plan };
+            // Servers that do not recover are caught, too.
+            let run = panic::catch_unwind(|| ha::run(&plan));
+            let Ok(run) = run else { return Ok(format!("caught in run {attempt}: no recovery")) };
+            let (outcome, audit) = run.ok_or("etcd is not installed")?;
+            let verdicts = rules::check_all(&outcome.history);
+            let broken = verdicts.iter().filter(|(_, verdict)| !verdict.violations.is_empty());
+            let broken: Vec<_> = broken.map(|(rule, _)| rule.to_string()).collect();
+            let faults = audit.map(|audit| audit.faults).unwrap_or_default();
+            if !broken.is_empty() || !faults.is_empty() {
+                let (rules, first) = (broken.join(", "), faults.first().map_or("", |f| f));
+                return Ok(format!(
+                    "caught in run {attempt} by {rules}; audit: {} {first}",
+                    faults.len()
+                ));
+            }
+        }
+        Err(format!("not caught in {ATTEMPTS} runs"))
+    }
+}
+
+fn tested(tree: &Path, args: &[&str]) -> bool {
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--quiet", "--locked"])
+        .args(args)
+        .current_dir(tree)
+        .env("CARGO_TARGET_DIR", tree.join("target"))
+        .env_remove("CARGO_BUILD_TARGET")
+        .output()
+        .unwrap();
+    output.status.success()
+}
+
 /// How often a run is tried: some faults meet a mutant by chance.
 const ATTEMPTS: u32 = 8;
 
@@ -354,27 +499,27 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Changes the copy of the tree; says what does not fit.
+fn apply(edits: &[Edit], tree: &Path) -> Result<(), String> {
+    for Edit { file, text, replacement } in edits {
+        let path = tree.join(file);
+        let source = fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        let found = source.matches(text).count();
+        if found != 1 {
+            return Err(format!("{text:?} is {found} times in {file}"));
+        }
+        fs::write(path, source.replace(text, replacement)).unwrap();
+    }
+    Ok(())
+}
+
+fn revert(edits: &[Edit], tree: &Path) {
+    for edit in edits {
+        fs::copy(root().join(edit.file), tree.join(edit.file)).unwrap();
+    }
+}
+
 impl Mutant {
-    /// Changes the copy of the tree; says what does not fit.
-    fn apply(&self, tree: &Path) -> Result<(), String> {
-        for Edit { file, text, replacement } in self.edits {
-            let path = tree.join(file);
-            let source = fs::read_to_string(&path).map_err(|error| error.to_string())?;
-            let found = source.matches(text).count();
-            if found != 1 {
-                return Err(format!("{}: {text:?} is {found} times in {file}", self.name));
-            }
-            fs::write(path, source.replace(text, replacement)).unwrap();
-        }
-        Ok(())
-    }
-
-    fn revert(&self, tree: &Path) {
-        for edit in self.edits {
-            fs::copy(root().join(edit.file), tree.join(edit.file)).unwrap();
-        }
-    }
-
     /// Runs until the rule catches it; returns what is to be said of that, or that it was not.
     fn run(&self, binary: &Path) -> Result<String, String> {
         let began = Instant::now();
@@ -433,10 +578,12 @@ fn build(tree: &Path) -> PathBuf {
 
 #[test]
 fn every_mutant_still_fits_the_sources() {
-    for mutant in MUTANTS {
-        for Edit { file, text, .. } in mutant.edits {
+    let one = MUTANTS.iter().map(|mutant| (mutant.name, mutant.edits));
+    let several = OF_SEVERAL.iter().map(|mutant| (mutant.name, mutant.edits));
+    for (name, edits) in one.chain(several) {
+        for Edit { file, text, .. } in edits {
             let source = fs::read_to_string(root().join(file)).unwrap();
-            assert_eq!(source.matches(text).count(), 1, "{}: {text:?} in {file}", mutant.name);
+            assert_eq!(source.matches(text).count(), 1, "{name}: {text:?} in {file}");
         }
     }
     for (rule, _) in Rule::ALL {
@@ -452,9 +599,26 @@ fn every_mutant_is_caught() {
     let only = env::var(ONLY).unwrap_or_default();
     let mut missed = 0;
     for mutant in MUTANTS.iter().filter(|mutant| mutant.name.contains(&only)) {
-        mutant.apply(&tree).unwrap();
+        apply(mutant.edits, &tree).unwrap();
         let result = mutant.run(&build(&tree));
-        mutant.revert(&tree);
+        revert(mutant.edits, &tree);
+        missed += u32::from(result.is_err());
+        println!("mutant: {}: {}", mutant.name, result.unwrap_or_else(|missed| missed));
+    }
+    assert_eq!(missed, 0, "mutants were not caught");
+}
+
+#[test]
+#[ignore = "long; make torture-ha runs it"]
+fn each_mutant_of_several_servers_is_caught() {
+    let tree = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("torture-mutants");
+    copy_tree(&tree);
+    let only = env::var(ONLY).unwrap_or_default();
+    let mut missed = 0;
+    for mutant in OF_SEVERAL.iter().filter(|mutant| mutant.name.contains(&only)) {
+        apply(mutant.edits, &tree).unwrap();
+        let result = mutant.run(&tree);
+        revert(mutant.edits, &tree);
         missed += u32::from(result.is_err());
         println!("mutant: {}: {}", mutant.name, result.unwrap_or_else(|missed| missed));
     }

@@ -82,6 +82,7 @@ impl Nemesis<'_> {
                 self.server.limit_file_size(None);
             }
             FaultKind::DiskFull => self.fill_the_disk(),
+            other => unreachable!("{other:?} is for several servers"),
         }
         true
     }

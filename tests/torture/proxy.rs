@@ -18,6 +18,7 @@ struct Shared {
     server: SocketAddr,
     delay_ms: AtomicU64,
     swallows: AtomicBool,
+    swallows_answers: AtomicBool,
     ended: AtomicBool,
     connections: Mutex<Vec<Arc<Pair>>>,
 }
@@ -45,6 +46,7 @@ impl Proxy {
             server,
             delay_ms: AtomicU64::new(0),
             swallows: AtomicBool::new(false),
+            swallows_answers: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             connections: Mutex::default(),
         });
@@ -68,6 +70,11 @@ impl Proxy {
     /// Nothing goes through any more, and nobody is told.
     pub(crate) fn swallow(&self, swallows: bool) {
         self.shared.swallows.store(swallows, Ordering::Relaxed);
+    }
+
+    /// Nothing that the server says goes through any more, and nobody is told.
+    pub(crate) fn swallow_answers(&self, swallows: bool) {
+        self.shared.swallows_answers.store(swallows, Ordering::Relaxed);
     }
 
     /// Cuts the connections that `choose` takes: at once, or in the middle of the next message.
@@ -127,7 +134,7 @@ impl Shared {
                         true => (&pair.client, &pair.server),
                         false => (&pair.server, &pair.client),
                     };
-                    shared.pump(from, to, &pair);
+                    shared.pump(from, to, to_server, &pair);
                     pair.cut();
                     shared.connections().retain(|other| !Arc::ptr_eq(other, &pair));
                 });
@@ -135,11 +142,12 @@ impl Shared {
         }
     }
 
-    fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, pair: &Pair) {
+    fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, to_server: bool, pair: &Pair) {
         let mut bytes = [0; 16 * 1024];
         while let Ok(len @ 1..) = from.read(&mut bytes) {
             thread::sleep(Duration::from_millis(self.delay_ms.load(Ordering::Relaxed)));
-            if self.swallows.load(Ordering::Relaxed) {
+            let of_answers = !to_server && self.swallows_answers.load(Ordering::Relaxed);
+            if of_answers || self.swallows.load(Ordering::Relaxed) {
                 // What follows would make no sense without it.
                 pair.is_doomed.store(true, Ordering::Relaxed);
                 continue;

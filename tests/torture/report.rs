@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::auditor::Audit;
 use crate::facts::Facts;
 use crate::history::{FaultKind, History, Outcome as Answered};
 use crate::rules::{self, Rule};
@@ -22,6 +23,8 @@ pub(crate) struct Report {
     rules: BTreeMap<Rule, (u64, u64)>,
     /// Servers that ended by themselves, or did not start again.
     ended: u64,
+    /// Of etcd's history: writes, tenures, locks, and what was wrong.
+    audited: [u64; 4],
 }
 
 impl Report {
@@ -60,8 +63,20 @@ impl Report {
         }
     }
 
+    /// What an audit of etcd's history has found.
+    pub(crate) fn add_audit(&mut self, seed: u64, audit: &Audit) {
+        let Audit { writes, tenures, locks, faults } = audit;
+        let counts = [*writes, *tenures, *locks, faults.len() as u64];
+        self.audited.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        for fault in faults.iter().take(5) {
+            println!("seed {seed}: AUDIT: {fault}");
+        }
+    }
+
     pub(crate) fn violations(&self) -> u64 {
-        self.rules.values().map(|(_, violations)| violations).sum::<u64>() + self.ended
+        self.rules.values().map(|(_, violations)| violations).sum::<u64>()
+            + self.ended
+            + self.audited[3]
     }
 
     pub(crate) fn print(&self) {
@@ -77,6 +92,10 @@ impl Report {
         println!("faults: {faults}");
         for (rule, (judged, violations)) in &self.rules {
             println!("{rule:12} {judged:9} judged, {violations} violations");
+        }
+        let [writes, tenures, locks, wrong] = self.audited;
+        if writes > 0 {
+            println!("audited: {writes} writes, {tenures} tenures, {locks} locks; {wrong} wrong");
         }
         if self.ended > 0 {
             println!("{} servers ended by themselves or did not start again", self.ended);

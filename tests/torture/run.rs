@@ -103,7 +103,12 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     faults.retain(|kind| *kind != FaultKind::DiskFull || scratch.is_small());
     let data_dir = plan.durable.then(|| scratch.path().join("data"));
     let restart_grace = Duration::from_secs(1);
-    let mut server = Server::start(Setup { binary: plan.binary.clone(), data_dir, restart_grace });
+    let mut server = Server::start(Setup {
+        binary: plan.binary.clone(),
+        data_dir,
+        restart_grace,
+        options: Vec::new(),
+    });
     let proxy = Proxy::start(server.address());
     let pid = server.pid();
     let (log, ended) = (Log::default(), AtomicBool::new(false));
@@ -147,7 +152,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
 }
 
 /// Sets the mark when it is dropped.
-struct Ending<'a>(&'a AtomicBool);
+pub(crate) struct Ending<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {

@@ -18,6 +18,8 @@ pub(crate) struct Setup {
     pub(crate) binary: PathBuf,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) restart_grace: Duration,
+    /// More of the command line.
+    pub(crate) options: Vec<String>,
 }
 
 pub(crate) struct Server {
@@ -104,6 +106,7 @@ fn spawn(setup: &Setup, port: u16, log: &Arc<Mutex<Vec<String>>>) -> Option<(Chi
     let grace = setup.restart_grace.as_secs_f64().to_string();
     command.args(["serve", "--bind", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--restart-grace", &grace]);
+    command.args(&setup.options);
     if let Some(dir) = &setup.data_dir {
         command.arg("--data-dir").arg(dir);
     }
@@ -119,7 +122,7 @@ fn spawn(setup: &Setup, port: u16, log: &Arc<Mutex<Vec<String>>>) -> Option<(Chi
     let address = address.parse().unwrap();
     let log = Arc::clone(log);
     thread::spawn(move || {
-        for line in lines.filter(|line| !line.contains(" INFO ")) {
+        for line in lines.filter(|line| !line.contains(" INFO ") || line.contains("cluster::")) {
             log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     });

@@ -41,8 +41,12 @@ fn check_resource(facts: &Facts<'_>, resource: &Resource<'_>, verdict: &mut Verd
             before.seated < lock.asked || was_locked_out(facts, resource, lock, before.seated)
         });
         let before: Vec<_> = before.collect();
-        let overtakes =
-            |before: &&&Earlier<'_>| lock.token < before.token && lock.granted() < before.until;
+        // Over a restart a place is kept at best, and one that is kept is passed over.
+        let overtakes = |before: &&&Earlier<'_>| {
+            lock.token < before.token
+                && lock.granted() < before.until
+                && !facts.is_killed_between(before.seen, lock.granted())
+        };
         let overtaken = before.iter().find(overtakes);
         if !before.is_empty() {
             let what = || {

@@ -1,0 +1,91 @@
+//! Several servers on a real etcd. Without one installed, each test says that it was skipped.
+
+mod etcd;
+mod failover;
+mod faults;
+mod front;
+mod proxy;
+mod start;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{PATIENCE, Response, Server, wait_until};
+use etcd::Etcd;
+
+/// Skips the test where etcd is not installed.
+macro_rules! etcd_or_skip {
+    ($members:expr) => {
+        match crate::cluster::etcd::Etcd::start($members) {
+            Some(etcd) => etcd,
+            None => {
+                println!("skipped: etcd is not installed");
+                return;
+            }
+        }
+    };
+}
+pub(crate) use etcd_or_skip;
+
+/// `--failover-after` of the tests: as short as it goes.
+const FAILOVER: Duration = Duration::from_secs(1);
+
+/// A server on this etcd, by way of these endpoints.
+fn join_by(endpoints: &str, options: &[&str]) -> Server {
+    join_on(0, endpoints, options)
+}
+
+fn join_on(port: u16, endpoints: &str, options: &[&str]) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    command.args(["serve", "--bind", "127.0.0.1", "--etcd", endpoints, "--failover-after", "1"]);
+    Server::start_command_on(port, command.args(options))
+}
+
+fn join(etcd: &Etcd) -> Server {
+    join_by(&etcd.endpoints(), &[])
+}
+
+fn health(server: &Server) -> Value {
+    let response = server.get("/health");
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()
+}
+
+fn url(server: &Server) -> String {
+    format!("http://127.0.0.1:{}", server.port())
+}
+
+/// The first is active, the second knows it.
+fn two(etcd: &Etcd) -> (Server, Server) {
+    let active = join(etcd);
+    wait_until("one is active", || health(&active)["role"] == "active");
+    let standby = join(etcd);
+    wait_until("the other knows it", || health(&standby)["active"] == url(&active).as_str());
+    (active, standby)
+}
+
+/// The value of a metric.
+fn metric(server: &Server, name: &str) -> f64 {
+    let response = server.get("/metrics");
+    let line = response.text().lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().parse().unwrap()
+}
+
+/// Asks again until there is an answer other than 503, as a client does that is told so.
+fn acquire_patiently(server: &Server, resource: &str) -> Response {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let response = server.acquire(resource, 0.0, 600.0);
+        if response.status != 503 {
+            return response;
+        }
+        assert!(Instant::now() < end, "still {}", response.text());
+    }
+}
+
+fn tokens(server: &Server, resource: &str) -> Vec<u64> {
+    let held = server.locks(resource).into_iter().filter(|lock| lock["active"] == true);
+    held.map(|lock| lock["fencing_token"].as_u64().unwrap()).collect()
+}

@@ -1,0 +1,351 @@
+//! The same with three servers on three etcd: clients at every server, every link to etcd by way
+//! of a proxy, and an audit of all that was ever written.
+
+use std::env;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::auditor::{self, Audit};
+use crate::client::Client;
+use crate::etcd::Etcd;
+use crate::history::{Fault, FaultKind, Log, Outcome as Answered, Span, Time};
+use crate::proxy::{Cut, Proxy};
+use crate::run::{Ending, Outcome};
+use crate::server::{Server, Setup};
+use crate::witness;
+use crate::workloads::{self, Round};
+
+/// How many clients do what; they are spread over the servers.
+const CLIENTS: [(u32, Round); 8] = [
+    (6, workloads::mixed),
+    (2, workloads::line),
+    (1, workloads::keys),
+    (1, workloads::comeback),
+    (2, workloads::expiry),
+    (3, workloads::keeper),
+    (3, workloads::deletion),
+    (1, workloads::observer),
+];
+
+/// Another build of the server, to put that to the torture.
+const BINARY: &str = "RDLM_TORTURE_BINARY";
+
+const SERVERS: usize = 3;
+const MEMBERS: usize = 3;
+
+/// `--failover-after`
+const FAILOVER: Duration = Duration::from_secs(1);
+
+/// Those of every run; some only in some, because nothing can be audited after them.
+const FAULTS: [FaultKind; 13] = [
+    FaultKind::Kill,
+    FaultKind::Terminate,
+    FaultKind::StopServer,
+    FaultKind::StopServerForLong,
+    FaultKind::CutOffFromEtcd,
+    FaultKind::EtcdIsHeardNoMore,
+    FaultKind::OneMemberSwallows,
+    FaultKind::MemberKilled,
+    FaultKind::LeaderFrozen,
+    FaultKind::MajorityAway,
+    FaultKind::EtcdSlow,
+    FaultKind::CutConnections,
+    FaultKind::StandbyKilled,
+];
+
+/// How one run goes.
+#[derive(Debug, Clone)]
+pub(crate) struct HaPlan {
+    pub(crate) binary: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) time: Duration,
+    pub(crate) faults: Vec<FaultKind>,
+}
+
+impl HaPlan {
+    pub(crate) fn new(seed: u64, time: Duration, faults: &[FaultKind]) -> Self {
+        let binary = env::var_os(BINARY).unwrap_or(env!("CARGO_BIN_EXE_rdlm").into()).into();
+        Self { binary, seed, time, faults: faults.to_vec() }
+    }
+
+    /// As the seed says.
+    pub(crate) fn random(seed: u64, time: Duration) -> Self {
+        let mut faults = FAULTS.to_vec();
+        if Rng::with_seed(seed).u8(..3) == 0 {
+            faults.extend([FaultKind::Compacted, FaultKind::EtcdFull]);
+        }
+        Self::new(seed, time, &faults)
+    }
+}
+
+/// Servers with their ways to etcd.
+struct Cluster {
+    etcd: Etcd,
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    server: Server,
+    /// One to each member.
+    proxies: Vec<Proxy>,
+}
+
+/// `None` where etcd is not installed.
+pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
+    let quota = plan.faults.contains(&FaultKind::EtcdFull);
+    let options: &[&str] = if quota { &["--quota-backend-bytes", "33554432"] } else { &[] };
+    let etcd = Etcd::start_with(MEMBERS, options)?;
+    let nodes = (0..SERVERS).map(|_| Node::start(&etcd, &plan.binary)).collect();
+    let mut cluster = Cluster { etcd, nodes };
+    cluster.wait_until_well();
+    let (log, ended) = (Log::default(), AtomicBool::new(false));
+    let end = Instant::now() + plan.time;
+    let mut rng = Rng::with_seed(plan.seed);
+    let addresses: Vec<_> = cluster.nodes.iter().map(|node| node.server.address()).collect();
+    let faults = thread::scope(|scope| {
+        let ending = Ending(&ended);
+        scope.spawn(|| witness::watch_the_processor(&log, &ended));
+        let clients: Vec<_> = clients(&log, &addresses, &mut rng)
+            .into_iter()
+            .map(|(mut client, number, round)| {
+                scope.spawn(move || {
+                    while Instant::now() < end {
+                        round(&mut client, number);
+                    }
+                })
+            })
+            .collect();
+        let faults = cluster.rage(rng.fork(), &plan.faults, end);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        drop(ending);
+        faults
+    });
+    let ended = cluster.nodes.iter_mut().any(|node| !node.server.is_running());
+    let history = log.into_history(true, Duration::ZERO, faults);
+    let granted = history.calls.iter().filter_map(|call| match call.outcome {
+        Answered::Granted { token, .. } => Some(token),
+        _ => None,
+    });
+    let granted: Vec<_> = granted.collect();
+    let lost = history
+        .faults
+        .iter()
+        .any(|fault| matches!(fault.kind, FaultKind::Compacted | FaultKind::EtcdFull));
+    let audit = (!lost).then(|| auditor::audit(&cluster.etcd, &granted));
+    let said = cluster.nodes.iter().flat_map(|node| node.server.log()).collect();
+    Some((Outcome { history, log: said, ended }, audit))
+}
+
+fn clients<'r>(
+    log: &'r Log,
+    addresses: &[SocketAddr],
+    rng: &mut Rng,
+) -> Vec<(Client<'r>, u32, Round)> {
+    let kinds = CLIENTS.iter().enumerate();
+    let each =
+        kinds.flat_map(|(kind, (count, round))| (0..*count).map(move |n| (kind as u32, n, *round)));
+    let clients = each.enumerate().map(|(place, (kind, n, round))| {
+        let address = addresses[place % addresses.len()];
+        (Client::new(log, (kind + 1) * 100 + n, address, false, rng.u64(..)), n, round)
+    });
+    clients.collect()
+}
+
+impl Node {
+    fn start(etcd: &Etcd, binary: &std::path::Path) -> Self {
+        let proxies: Vec<_> = addresses(etcd).into_iter().map(Proxy::start).collect();
+        let urls = proxies.iter().map(|proxy| format!("http://{}", proxy.address()));
+        let urls = urls.collect::<Vec<_>>().join(",");
+        let options = ["--etcd", &urls, "--failover-after", "1"].map(String::from).to_vec();
+        let (binary, data_dir, restart_grace) = (binary.into(), None, Duration::ZERO);
+        let server = Server::start(Setup { binary, data_dir, restart_grace, options });
+        Self { server, proxies }
+    }
+
+    /// What `/health` says of its role, if it answers.
+    fn role(&self) -> Option<String> {
+        let timeout = Duration::from_secs(1);
+        let mut stream = TcpStream::connect_timeout(&self.server.address(), timeout).ok()?;
+        stream.set_read_timeout(Some(timeout)).ok()?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let answer: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1)?).ok()?;
+        // A standby is well if it knows who is active.
+        let known = answer["active"].is_string();
+        known.then(|| answer["role"].as_str().unwrap_or_default().into())
+    }
+}
+
+impl Cluster {
+    /// Until one is active and all know it.
+    fn wait_until_well(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let roles: Vec<_> = self.nodes.iter().filter_map(Node::role).collect();
+            let active = roles.iter().filter(|role| *role == "active").count();
+            if roles.len() == self.nodes.len() && active == 1 {
+                return;
+            }
+            assert!(Instant::now() < end, "the servers do not recover: {roles:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn active(&self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.role().as_deref() == Some("active"))
+    }
+
+    fn rage(&mut self, mut rng: Rng, kinds: &[FaultKind], end: Instant) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        while !kinds.is_empty() {
+            let quiet = Duration::from_millis(rng.u64(300..1500));
+            if Instant::now() + quiet + FAILOVER * 3 > end {
+                break;
+            }
+            thread::sleep(quiet);
+            let kind = kinds[rng.usize(..kinds.len())];
+            let from = Time::now();
+            self.inflict(kind, &mut rng);
+            self.wait_until_well();
+            // What was on its way has come to an end.
+            thread::sleep(Duration::from_millis(300));
+            faults.push(Fault { kind, span: Span { from, to: Time::now() } });
+        }
+        faults
+    }
+
+    fn inflict(&mut self, kind: FaultKind, rng: &mut Rng) {
+        let Some(active) = self.active() else { return };
+        let member = rng.usize(..MEMBERS);
+        let for_a_while = |shares: u32| thread::sleep(FAILOVER * shares / 2);
+        let node = &mut self.nodes[active];
+        match kind {
+            FaultKind::Kill => assert!(node.server.restart(Signal::KILL)),
+            FaultKind::Terminate => assert!(node.server.restart(Signal::TERM)),
+            FaultKind::StandbyKilled => {
+                let standby = (active + 1 + rng.usize(..SERVERS - 1)) % SERVERS;
+                assert!(self.nodes[standby].server.restart(Signal::KILL));
+            }
+            FaultKind::StopServer | FaultKind::StopServerForLong => {
+                node.server.signal(Signal::STOP);
+                for_a_while(if kind == FaultKind::StopServer { 1 } else { 6 });
+                node.server.signal(Signal::CONT);
+            }
+            FaultKind::CutOffFromEtcd => {
+                node.proxies.iter().for_each(|proxy| proxy.swallow(true));
+                for_a_while(6);
+                node.mend();
+            }
+            FaultKind::EtcdIsHeardNoMore => {
+                node.proxies.iter().for_each(|proxy| proxy.swallow_answers(true));
+                for_a_while(rng.u32(2..7));
+                node.mend();
+            }
+            FaultKind::OneMemberSwallows => {
+                node.proxies[member].swallow(true);
+                for_a_while(3);
+                node.mend();
+            }
+            FaultKind::CutConnections => {
+                for proxy in &node.proxies {
+                    let kinds = [None, Some(Cut::AtOnce), Some(Cut::InTheNextMessage)];
+                    proxy.cut(|| kinds[rng.usize(..3)]);
+                }
+            }
+            FaultKind::EtcdSlow => {
+                let delay = Duration::from_millis(rng.u64(20..400));
+                let all = self.nodes.iter().flat_map(|node| &node.proxies);
+                all.clone().for_each(|proxy| proxy.delay(delay));
+                for_a_while(4);
+                all.for_each(|proxy| proxy.delay(Duration::ZERO));
+            }
+            FaultKind::MemberKilled => {
+                self.etcd.kill(member);
+                for_a_while(2);
+                self.etcd.start_again(member);
+            }
+            FaultKind::LeaderFrozen => {
+                let leader = leader(&self.etcd).unwrap_or(member);
+                self.etcd.signal(leader, "-STOP");
+                for_a_while(4);
+                self.etcd.signal(leader, "-CONT");
+            }
+            FaultKind::MajorityAway => {
+                let away = [member, (member + 1) % MEMBERS];
+                away.iter().for_each(|member| self.etcd.signal(*member, "-STOP"));
+                for_a_while(rng.u32(2..10));
+                away.iter().for_each(|member| self.etcd.signal(*member, "-CONT"));
+            }
+            FaultKind::Compacted => compact(&self.etcd),
+            FaultKind::EtcdFull => {
+                fill(&self.etcd);
+                for_a_while(2);
+                make_room(&self.etcd);
+            }
+            other => unreachable!("{other:?} is not for several servers"),
+        }
+    }
+}
+
+impl Node {
+    fn mend(&self) {
+        for proxy in &self.proxies {
+            proxy.swallow(false);
+            proxy.swallow_answers(false);
+            proxy.cut(|| Some(Cut::AtOnce));
+        }
+    }
+}
+
+/// Which member leads, if that can be told.
+fn leader(etcd: &Etcd) -> Option<usize> {
+    let status = etcd.ctl(&["endpoint", "status", "-w", "json"])?;
+    let status: Value = serde_json::from_str(&status).ok()?;
+    let leads = |of: &&Value| of["Status"]["leader"] == of["Status"]["header"]["member_id"];
+    let leader = status.as_array()?.iter().find(leads)?;
+    let leader = leader["Endpoint"].as_str()?.to_string();
+    etcd.endpoints().split(',').position(|endpoint| endpoint == leader)
+}
+
+/// Has it forget all but the latest revision.
+fn compact(etcd: &Etcd) {
+    let revision = etcd.ctl(&["get", "/", "-w", "json"]).and_then(|answer| {
+        let answer: Value = serde_json::from_str(&answer).ok()?;
+        answer["header"]["revision"].as_u64()
+    });
+    // It may not answer at this moment.
+    if let Some(revision) = revision {
+        etcd.ctl(&["compact", &revision.to_string()]);
+    }
+}
+
+/// Writes until there is no room any more.
+fn fill(etcd: &Etcd) {
+    let ballast = "x".repeat(100_000);
+    let put = |n: u32| etcd.ctl(&["put", &format!("/ballast/{n}"), &ballast]).is_some();
+    let full = (0..1000).position(|n| !put(n));
+    assert!(full.is_some(), "etcd is never full");
+}
+
+/// As docs/high-availability.md says.
+fn make_room(etcd: &Etcd) {
+    etcd.ctl(&["del", "--prefix", "/ballast/"]);
+    compact(etcd);
+    etcd.ctl(&["defrag"]);
+    etcd.ctl(&["alarm", "disarm"]);
+}
+
+fn addresses(etcd: &Etcd) -> Vec<SocketAddr> {
+    let endpoints = etcd.endpoints();
+    let each = endpoints.split(',').filter_map(|endpoint| endpoint.strip_prefix("http://"));
+    each.map(|address| address.parse().unwrap()).collect()
+}
