@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::etcd_or_skip;
 use super::{FAILOVER, acquire_patiently, health, join, metric, tokens, two, url};
-use crate::harness::{Server, wait_until};
+use crate::harness::{Server, lock_body, wait_until};
 
 #[test]
 fn what_was_granted_survives_kill_9_with_its_token() {
@@ -195,14 +195,16 @@ fn a_place_in_line_survives_for_a_client_that_asks_again_with_its_key() {
     active.signal("-KILL");
     wait_until("the other is active", || health(&standby)["role"] == "active");
     // They come back in the other order.
-    let mut second = standby.connect();
-    second.send_acquire_with_key("a", "second");
-    let mut first = standby.connect();
-    first.send_acquire_with_key("a", "first");
-    let wait_since = |lock: &serde_json::Value| lock["wait_since"].is_string();
-    wait_until("both wait", || {
-        standby.locks("a").iter().filter(|lock| wait_since(lock)).count() == 2
-    });
+    let ask_again = |key: &str| {
+        let mut client = standby.connect();
+        let headers = format!("Host: localhost\r\nIdempotency-Key: {key}");
+        client.send_with_headers("POST", "/locks/a", &headers, &lock_body(500, 600));
+        client
+    };
+    let (mut second, mut first) = (ask_again("second"), ask_again("first"));
+    // A place that is kept has the wait of the request that is gone.
+    let is_back = |lock: &serde_json::Value| lock["wait"] == 500;
+    wait_until("both wait", || standby.locks("a").iter().filter(|lock| is_back(lock)).count() == 2);
     assert_eq!(standby.delete(&held).status, 204);
     let next = first.response().lock_path();
     assert_eq!(standby.delete(&next).status, 204);

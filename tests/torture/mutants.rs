@@ -40,7 +40,7 @@ const TABLE: &str = "src/lock/table.rs";
 const CHANGE: &str = "src/lock/table/change.rs";
 const JOURNAL: &str = "src/lock/journal.rs";
 const DEADLINES: &str = "src/lock/deadlines.rs";
-const LOCKS: &str = "src/doors/rest.rs";
+const LOCKS: &str = "src/doors/acquire.rs";
 const DEPARTURES: &str = "src/http/departures.rs";
 
 /// In memory and without faults, with one edit, unless it says otherwise.
@@ -96,8 +96,8 @@ const MUTANTS: &[Mutant] = &[
         Rule::Lifetime,
         &[edit(
             HOLDERS,
-            "self.ends = now + self.grant.lifetime + ANSWER_GRACE;",
-            "self.ends = now + self.grant.lifetime.mul_f64(0.7);",
+            "self.ends = lifetime.map(|lifetime| now + lifetime + ANSWER_GRACE);",
+            "self.ends = lifetime.map(|lifetime| now + lifetime.mul_f64(0.7));",
         )],
     ),
     mutant(
