@@ -29,6 +29,7 @@ pub(super) struct Tenure {
     pub(super) record: TenureRecord,
     /// When the latest `head` that was acknowledged had been sent, in nanoseconds.
     confirmed: AtomicU64,
+    closed: AtomicBool,
     over: AtomicBool,
 }
 
@@ -37,7 +38,19 @@ impl Tenure {
         let random = || Uuid::new_v4().simple().to_string();
         let record =
             TenureRecord { by: random(), url: url.into(), secret: random(), vacant: false };
-        Self { pace, record, confirmed: AtomicU64::new(0), over: AtomicBool::new(false) }
+        let (closed, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { pace, record, confirmed: AtomicU64::new(0), closed, over }
+    }
+
+    /// From now on the locks that this server shows are not all there are.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether what this server has looked at is what there is: no other server can have taken
+    /// over yet, and this one has its locks.
+    pub(super) fn may_show(&self) -> bool {
+        self.may_answer() && !self.closed.load(Ordering::SeqCst)
     }
 
     /// Whether no other server can have taken over yet.

@@ -79,7 +79,10 @@ impl Member {
                 View::Active(tenancy) => {
                     drop(watch);
                     let field = from_server.as_deref();
-                    return self.answer_as_active(&tenancy, exchange, field, service);
+                    match self.answer_as_active(&tenancy, exchange, field, service) {
+                        Some(answered) => return answered,
+                        None => continue,
+                    }
                 }
                 View::Standby(_) if from_server.is_some() => {
                     return Answered::Response(not_active().header(NOT_DONE, "1"));
@@ -110,35 +113,39 @@ impl Member {
     }
 
     /// An answer is worked out first, and given if nobody else can have become active until then.
+    /// `None`: another server has to be asked.
     fn answer_as_active(
         &self,
         tenancy: &Arc<Tenancy>,
         exchange: &Exchange<'_>,
         forwarded: Option<&str>,
         service: &Service,
-    ) -> Answered {
+    ) -> Option<Answered> {
         let Exchange { request, client, .. } = exchange;
         let address = forwarded.and_then(|field| forward::believed(field, tenancy.secret()));
         let address = address.map(SmolStr::new);
         let client = address.as_ref().map_or(*client, |address| client.at(address));
         let response = service.answer(request, client);
-        if tenancy.may_answer() {
+        if tenancy.tenure.may_show() {
             // A stream is made while it is sent.
             let tenure = Arc::clone(&tenancy.tenure);
-            return Answered::Response(response.only_if(move || tenure.may_answer()));
+            return Some(Answered::Response(response.only_if(move || tenure.may_show())));
         }
-        if response.unknown {
-            return Answered::Response(response);
+        let done = !is_look(request) && (200..300).contains(&response.status.code());
+        if response.unknown || done && tenancy.may_answer() {
+            return Some(Answered::Response(response));
         }
-        let changes = !matches!(request.method, "GET" | "HEAD");
-        if changes && (200..300).contains(&response.status.code()) {
-            return Answered::Instead(unknown(), response);
+        if done {
+            return Some(Answered::Instead(unknown(), response));
+        }
+        if is_look(request) && forwarded.is_none() && !matches!(self.view(), View::Active(_)) {
+            return None;
         }
         let refusal = not_active();
-        Answered::Response(match forwarded {
+        Some(Answered::Response(match forwarded {
             Some(_) => refusal.header(NOT_DONE, "1"),
             None => refusal,
-        })
+        }))
     }
 
     fn forward(

@@ -201,7 +201,8 @@ impl Loop {
         } else {
             warn!("another server has taken over: this one is a standby from now on");
         }
-        // Whoever comes from now on is not served here.
+        // Whoever comes from now on is not served here, and whoever is just looking sees nothing.
+        tenancy.tenure.close();
         self.member.show(View::Standby(None));
         tenancy.table.dismiss();
         self.member.events.dismiss();
