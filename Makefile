@@ -18,8 +18,7 @@ ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-.PHONY: all toolchain run test test-browser test-clients test-terraform check schedules fmt bench fuzz torture torture-ha ha \
-    screenshots deb image \
+.PHONY: all toolchain run test test-browser test-clients test-terraform check schedules fmt bench fuzz torture torture-ha ha screenshots deb image \
     test-packages install install-systemd uninstall clean
 
 all: toolchain

@@ -211,3 +211,36 @@ fn a_place_in_line_survives_for_a_client_that_asks_again_with_its_key() {
     assert_eq!(second.response().status, 201);
     wait_until("no place is left behind", || written() == 0);
 }
+
+#[test]
+fn a_list_shows_what_is_held_also_while_the_active_server_ends() {
+    let etcd = etcd_or_skip!(1);
+    for _ in 0..3 {
+        let (active, standby) = two(&etcd);
+        let lock = standby.hold("a");
+        // So many that one is just looking when the other server takes over.
+        let mut lists: Vec<_> = (0..24).map(|_| active.connect()).collect();
+        lists.push(standby.connect());
+        thread::scope(|scope| {
+            for mut client in lists {
+                scope.spawn(move || {
+                    let looks = |client: &mut crate::harness::Client| {
+                        client.try_request("GET", "/resources/a", "Host: localhost", "")
+                    };
+                    while let Some(answer) = looks(&mut client).filter(|list| list.status == 200) {
+                        let locks = &answer.json()["_embedded"]["locks"];
+                        assert!(locks[0]["active"] == true, "{answer:?}");
+                        if locks[0]["lifetime"] == 1 {
+                            break;
+                        }
+                    }
+                });
+            }
+            active.signal("-TERM");
+            wait_until("the other is active", || health(&standby)["role"] == "active");
+            // The sign for the client at the other server to end.
+            assert_eq!(standby.request("PATCH", &lock, r#"{"lifetime":1}"#).status, 200);
+        });
+        assert_eq!(standby.delete(&lock).status, 204);
+    }
+}

@@ -394,7 +394,7 @@ const OF_SEVERAL: &[OfSeveral] = &[
     },
     OfSeveral {
         name: "silence is counted while etcd is away",
-        by: By::Tests(&["--test", "tests", "an_etcd_that_is_away_costs"]),
+        by: By::Tests(&["--lib", "cluster::tenure"]),
         edits: &[
             edit(TENURE, "        self.latest = None;\n", ""),
             edit(TENURE, "interval.min(self.pace.interval())", "interval"),
