@@ -80,7 +80,8 @@ pub(super) fn lock_row(resource: &str, lock: &Value, now: Option<SystemTime>) ->
         Some(limit) if limit > 1 => format!("{} of {limit}", text("mode")),
         _ => text("mode"),
     };
-    let has_no_end = waits_for_ever(lock) || (active && lock.get("lifetime").is_some_and(Value::is_null));
+    let has_no_end =
+        waits_for_ever(lock) || (active && lock.get("lifetime").is_some_and(Value::is_null));
     let ends = if has_no_end { "–".into() } else { span(left) };
     vec![printable(resource), state, text("title"), mode, text("client"), span(age), ends]
 }
