@@ -102,7 +102,8 @@ For administrators:
   --version           print the version and exit
 
 The server that commands talk to is that of --url or RDLM_URL
-[http://localhost:8888], or several of them, separated by commas; RDLM_USER and RDLM_PASSWORD are for administrators.
+[http://localhost:8888], or several of them, separated by commas. Where it asks
+who you are: RDLM_USER and RDLM_PASSWORD, or RDLM_TOKEN, or a certificate.
 
 Try it:
   rdlm serve &

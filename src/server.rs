@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use ipnet::IpNet;
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -25,7 +25,8 @@ use crate::doors::access::{Access, UserFileError};
 use crate::doors::event_log::EventLog;
 use crate::doors::{RequestLimits, Service, Settings, Slots};
 use crate::http::Status;
-use crate::http::connection::{Connection, Next};
+use crate::http::certificates::{CertificateError, CertificateFiles, Certificates};
+use crate::http::connection::{Connection, Next, NotEncrypted};
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::Metrics;
@@ -41,6 +42,8 @@ pub struct Options {
     pub bind: Option<IpAddr>,
     /// The port; 0: any free one.
     pub port: u16,
+    /// The certificate of the port; `None`: it speaks HTTP as it is.
+    pub certificates: Option<CertificateFiles>,
     /// Who may send administrative requests.
     pub access: Access,
     /// Limits of what clients ask for.
@@ -78,6 +81,8 @@ pub enum Error {
     Bind(SocketAddr, io::Error),
     /// The file of administrators is not as it should be.
     UserFile(UserFileError),
+    /// The certificate of the port is not as it should be.
+    Certificate(CertificateError),
     /// The data directory is not as it should be.
     Journal(OpenError),
     /// The file of events cannot be opened.
@@ -95,6 +100,7 @@ impl fmt::Display for Error {
         match self {
             Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::UserFile(error) => write!(f, "--admin-userpass-file: {error}"),
+            Self::Certificate(error) => write!(f, "TLS: {error}"),
             Self::Journal(error) => write!(f, "--data-dir: {error}"),
             Self::EventLog(path, error) => {
                 write!(f, "--event-log: cannot open {}: {error}", path.display())
@@ -111,6 +117,12 @@ impl std::error::Error for Error {}
 impl From<UserFileError> for Error {
     fn from(error: UserFileError) -> Self {
         Self::UserFile(error)
+    }
+}
+
+impl From<CertificateError> for Error {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(error)
     }
 }
 
@@ -132,12 +144,15 @@ const DRAIN: Duration = Duration::from_millis(900);
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves until SIGTERM, SIGINT or SIGHUP; that opens the file of events again if there is one.
+/// Serves until SIGTERM, SIGINT or SIGHUP. If there are files that it can take anew, SIGHUP does
+/// that instead.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn serve(options: Options) -> Result<(), Error> {
     options.access.validate()?;
+    let certificates = options.certificates.clone().map(Certificates::load).transpose()?;
+    let certificates = certificates.map(Arc::new);
     let signals = signals()?;
     let max_connections = limits::max_connections(options.max_connections);
     let lock_limits = Limits {
@@ -197,6 +212,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
     let server = Arc::new(Server {
         service: Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics)),
         metrics,
+        certificates: certificates.clone(),
         connections,
         in_flight: InFlight::new(),
     });
@@ -217,10 +233,12 @@ pub fn serve(options: Options) -> Result<(), Error> {
             recv(signals) -> signal => signal.unwrap_or(SIGTERM),
             recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
         };
-        match &event_log {
-            Some(event_log) if signal == SIGHUP => event_log.reopen(),
-            _ => break signal,
+        let reloads = event_log.is_some() || certificates.is_some();
+        if signal != SIGHUP || !reloads {
+            break signal;
         }
+        event_log.iter().for_each(EventLog::reopen);
+        certificates.iter().for_each(|certificates| certificates.look());
     };
     info!("stopping on signal {signal}");
     server.service.shut_down();
@@ -296,6 +314,7 @@ impl Observer for CoreObserver {
 struct Server {
     service: Service,
     metrics: Arc<Metrics>,
+    certificates: Option<Arc<Certificates>>,
     connections: Connections,
     in_flight: InFlight,
 }
@@ -336,6 +355,16 @@ impl Server {
     }
 
     fn serve(&self, mut connection: Connection, permit: &Permit) {
+        match self.certificates.as_ref().map(|certificates| connection.encrypt(certificates)) {
+            None | Some(Ok(())) => {}
+            Some(Err(NotEncrypted::NotTls)) => {
+                return connection.refuse(&self.service.refuse_unencrypted());
+            }
+            Some(Err(NotEncrypted::Failed(error))) => {
+                debug!("a TLS handshake failed: {error}");
+                return connection.linger();
+            }
+        }
         loop {
             permit.idle();
             let incoming = match connection.next_request() {

@@ -11,6 +11,7 @@ use pico_args::Arguments;
 use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
 use crate::doors::access::Access;
 use crate::doors::{RequestLimits, Slots};
+use crate::http::certificates::CertificateFiles;
 use crate::http::request::is_host;
 use crate::lock::Limits;
 use crate::logging::{self, Format};
@@ -46,6 +47,11 @@ Options:
   --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
                               no: nobody; FILE: HTTP Basic, one user:password a
                               line, plain or as from `htpasswd -nB USER` [yes]
+  --tls-cert FILE             speak TLS, with this certificate and those up to its
+                              authority (PEM); taken anew when it changes
+  --tls-key FILE              its key (PEM)
+  --tls-client-ca FILE        clients need a certificate of this authority (PEM),
+                              which names the user
   --base-url URL              start of the lock URLs, for use behind a proxy
                               [http:// and the Host of the request]
   --host NAME                 a name of this server, for browsers; may be
@@ -93,6 +99,7 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         // RDLM's spelling.
         None => setting(&mut args, "--admin_userpass_file", access)?,
     };
+    let certificates = certificates(&mut args)?;
     let max_wait = setting(&mut args, "--max-wait", |text| seconds(text, true))?;
     let max_lifetime = setting(&mut args, "--max-lifetime", |text| seconds(text, false))?;
     let longest = Duration::from_secs_f64(MAX_SECONDS);
@@ -102,6 +109,7 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         bind: setting(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
         port: setting(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
             .unwrap_or(DEFAULT_PORT),
+        certificates,
         access: access.unwrap_or(Access::Open),
         limits: RequestLimits {
             max_wait: max_wait.unwrap_or(longest),
@@ -132,6 +140,20 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
     };
     nothing_left(args, "serve")?;
     Ok(Command::Serve { options, log })
+}
+
+fn certificates(args: &mut Arguments) -> Result<Option<CertificateFiles>, UsageError> {
+    let certificate = setting(args, "--tls-cert", file)?;
+    let key = setting(args, "--tls-key", file)?;
+    let client_authority = setting(args, "--tls-client-ca", file)?;
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            Ok(Some(CertificateFiles { certificate, key, client_authority }))
+        }
+        (None, None) if client_authority.is_none() => Ok(None),
+        (None, None) => Err(UsageError::new("--tls-client-ca goes with --tls-cert and --tls-key")),
+        _ => Err(UsageError::new("--tls-cert and --tls-key go together")),
+    }
 }
 
 /// The value of an option, or else that of its variable in the environment.

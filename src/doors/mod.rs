@@ -150,6 +150,14 @@ impl Service {
         response
     }
 
+    /// The response to whoever does not encrypt where that is needed.
+    pub fn refuse_unencrypted(&self) -> Response {
+        debug!("a request that was not encrypted was refused");
+        let text = "This port speaks HTTPS (TLS): the URL begins with https://\n";
+        uncached(Response::new(Status::BadRequest))
+            .body("text/plain; charset=utf-8", text.as_bytes())
+    }
+
     fn call(
         &self,
         route: Result<Route, Problem>,
