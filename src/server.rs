@@ -374,7 +374,8 @@ impl Server {
             };
             permit.busy();
             if incoming.lacks_body()
-                && let Some(refusal) = self.service.answer_to_head(&incoming.request)
+                && let Some(refusal) =
+                    self.service.answer_to_head(&incoming.request, incoming.client())
             {
                 if incoming.refuse(&refusal).is_ok() {
                     connection.linger();

@@ -6,6 +6,7 @@
     reason = "helpers outside of #[test] functions may fail a test, too"
 )]
 
+mod authority;
 mod harness;
 
 mod admin;
@@ -30,3 +31,4 @@ mod recipes;
 mod resources_used;
 mod retries;
 mod tidy;
+mod tls;

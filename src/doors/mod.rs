@@ -135,11 +135,11 @@ impl Service {
     }
 
     /// The response to a request whatever its body is, if its head alone has a mistake.
-    pub fn answer_to_head(&self, request: &Request<'_>) -> Option<Response> {
+    pub fn answer_to_head(&self, request: &Request<'_>, client: Client<'_>) -> Option<Response> {
         let began = Instant::now();
         let route = Route::parse(request.target);
         let (kind, error) = (kind(&route, request.method), error(&route));
-        let problem = self.admit(route, request).err()?;
+        let problem = self.admit(route, request, client).err()?;
         Some(self.finish(request, kind, began, error(problem)))
     }
 
@@ -164,7 +164,7 @@ impl Service {
         request: &Request<'_>,
         client: Client<'_>,
     ) -> Answer {
-        let route = self.admit(route, request)?;
+        let route = self.admit(route, request, client)?;
         let Some(operation) = route.operation(request.method) else {
             return Ok(Response::no_content().header("Allow", route.allow()));
         };
@@ -178,9 +178,10 @@ impl Service {
         &self,
         route: Result<Route, Problem>,
         request: &Request<'_>,
+        client: Client<'_>,
     ) -> Result<Route, Problem> {
         origin::require_one_host(request)?;
-        self.site.admit(request)?;
+        self.site.admit(request, client.is_encrypted())?;
         let route = route?;
         if matches!(route, Route::FleetLock(_)) && self.settings.fleetlock.is_none() {
             return Err(routes::not_found());

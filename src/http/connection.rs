@@ -131,6 +131,11 @@ pub struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
+    /// Who sends it.
+    pub fn client(&self) -> Client<'_> {
+        Client::new(&self.input.transport, self.client, self.departures)
+    }
+
     /// Whether the client has still to send some of the body.
     pub fn lacks_body(&self) -> bool {
         match self.length {
