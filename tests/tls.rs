@@ -191,7 +191,8 @@ fn whoever_leaves_leaves_the_line_however_it_leaves() {
     let mut observer = authority.connect(&server, None);
     let (status, ..) = observer.request("POST", "/locks/foo", &lock_body(0, 600)).unwrap();
     assert_eq!(status, 201);
-    let leave: [(&str, fn(&mut Secured)); 4] = [
+    type Leave = (&'static str, fn(&mut Secured));
+    let leave: [Leave; 4] = [
         ("says so, and keeps the connection", |client| {
             client.0.conn.send_close_notify();
             client.0.flush().unwrap();
