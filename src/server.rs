@@ -23,6 +23,7 @@ use signal_hook::iterator::Signals;
 
 use crate::doors::access::{Access, UserFileError};
 use crate::doors::event_log::EventLog;
+use crate::doors::users::{UserFile, UsersError};
 use crate::doors::{RequestLimits, Service, Settings, Slots};
 use crate::http::Status;
 use crate::http::certificates::{CertificateError, CertificateFiles, Certificates};
@@ -46,6 +47,10 @@ pub struct Options {
     pub certificates: Option<CertificateFiles>,
     /// Who may send administrative requests.
     pub access: Access,
+    /// Who there is and may do what; in place of that.
+    pub users: Option<UserFile>,
+    /// Whether everybody may read metrics, also where there are users.
+    pub open_metrics: bool,
     /// Limits of what clients ask for.
     pub limits: RequestLimits,
     /// What precedes `/locks/…` in a Location.
@@ -81,6 +86,8 @@ pub enum Error {
     Bind(SocketAddr, io::Error),
     /// The file of administrators is not as it should be.
     UserFile(UserFileError),
+    /// The file of users is not as it should be.
+    Users(UsersError),
     /// The certificate of the port is not as it should be.
     Certificate(CertificateError),
     /// The data directory is not as it should be.
@@ -100,6 +107,7 @@ impl fmt::Display for Error {
         match self {
             Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::UserFile(error) => write!(f, "--admin-userpass-file: {error}"),
+            Self::Users(error) => write!(f, "--users: {error}"),
             Self::Certificate(error) => write!(f, "TLS: {error}"),
             Self::Journal(error) => write!(f, "--data-dir: {error}"),
             Self::EventLog(path, error) => {
@@ -123,6 +131,12 @@ impl From<UserFileError> for Error {
 impl From<CertificateError> for Error {
     fn from(error: CertificateError) -> Self {
         Self::Certificate(error)
+    }
+}
+
+impl From<UsersError> for Error {
+    fn from(error: UsersError) -> Self {
+        Self::Users(error)
     }
 }
 
@@ -151,7 +165,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// See [`Error`].
 pub fn serve(options: Options) -> Result<(), Error> {
     options.access.validate()?;
-    let certificates = options.certificates.clone().map(Certificates::load).transpose()?;
+    let users = options.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
+    let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
     let certificates = certificates.map(Arc::new);
     let signals = signals()?;
     let max_connections = limits::max_connections(options.max_connections);
@@ -197,6 +212,8 @@ pub fn serve(options: Options) -> Result<(), Error> {
     hosts.push(uname().nodename().to_string_lossy().into());
     let settings = Settings {
         access: options.access,
+        users: users.clone(),
+        open_metrics: options.open_metrics,
         limits: options.limits,
         base_url: options.base_url,
         hosts,
@@ -233,12 +250,13 @@ pub fn serve(options: Options) -> Result<(), Error> {
             recv(signals) -> signal => signal.unwrap_or(SIGTERM),
             recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
         };
-        let reloads = event_log.is_some() || certificates.is_some();
+        let reloads = event_log.is_some() || certificates.is_some() || users.is_some();
         if signal != SIGHUP || !reloads {
             break signal;
         }
         event_log.iter().for_each(EventLog::reopen);
         certificates.iter().for_each(|certificates| certificates.look());
+        users.iter().for_each(|users| users.look());
     };
     info!("stopping on signal {signal}");
     server.service.shut_down();

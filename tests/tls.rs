@@ -367,7 +367,7 @@ fn a_certificate_that_is_no_good_at_the_start_is_an_error_in_a_line() {
             "no certificate",
             &["--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", key],
         ),
-        (1, "longer than", &["--tls-cert", "/dev/zero", "--tls-key", key]),
+        (1, "is longer than", &["--tls-cert", "/dev/zero", "--tls-key", key]),
         (2, "go together", &["--tls-cert", certificate]),
         (2, "go together", &["--tls-key", key]),
         (2, "goes with", &["--tls-client-ca", certificate]),

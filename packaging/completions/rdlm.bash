@@ -33,7 +33,7 @@ _rdlm() {
         --data-dir)
             COMPREPLY=($(compgen -d -- "$current"))
             return ;;
-        --event-log | --tls-cert | --tls-key | --tls-client-ca | --ca | --cert | --key)
+        --event-log | --users | --tls-cert | --tls-key | --tls-client-ca | --ca | --cert | --key)
             COMPREPLY=($(compgen -f -- "$current"))
             return ;;
         --admin-userpass-file)
@@ -49,7 +49,7 @@ _rdlm() {
         "") options="$commands --help --version" ;;
         serve)
             options="--port --bind --data-dir --restart-grace --reconnect-grace --logging
-                --log-format --admin-userpass-file --tls-cert --tls-key --tls-client-ca --base-url --host --trusted-proxy
+                --log-format --admin-userpass-file --users --open-metrics --tls-cert --tls-key --tls-client-ca --base-url --host --trusted-proxy
                 --max-wait --max-lifetime
                 --max-locks --max-waiters --max-waiters-per-resource --max-connections --max-subscribers --fleetlock
                 --event-log --idle-timeout --help --version" ;;

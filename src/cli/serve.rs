@@ -10,6 +10,7 @@ use pico_args::Arguments;
 
 use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
 use crate::doors::access::Access;
+use crate::doors::users::UserFile;
 use crate::doors::{RequestLimits, Slots};
 use crate::http::certificates::CertificateFiles;
 use crate::http::request::is_host;
@@ -47,6 +48,9 @@ Options:
   --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
                               no: nobody; FILE: HTTP Basic, one user:password a
                               line, plain or as from `htpasswd -nB USER` [yes]
+  --users FILE                who there is and may do what, in TOML; in place of
+                              --admin-userpass-file; taken anew when it changes
+  --open-metrics              everybody may read /metrics, also with --users
   --tls-cert FILE             speak TLS, with this certificate and those up to its
                               authority (PEM); taken anew when it changes
   --tls-key FILE              its key (PEM)
@@ -100,6 +104,10 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         None => setting(&mut args, "--admin_userpass_file", access)?,
     };
     let certificates = certificates(&mut args)?;
+    let users = setting(&mut args, "--users", file)?.map(UserFile);
+    if users.is_some() && access.is_some() {
+        return Err(UsageError::new("--users and --admin-userpass-file do not go together"));
+    }
     let max_wait = setting(&mut args, "--max-wait", |text| seconds(text, true))?;
     let max_lifetime = setting(&mut args, "--max-lifetime", |text| seconds(text, false))?;
     let longest = Duration::from_secs_f64(MAX_SECONDS);
@@ -110,6 +118,8 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         port: setting(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
             .unwrap_or(DEFAULT_PORT),
         certificates,
+        users,
+        open_metrics: flag(&mut args, "--open-metrics")?,
         access: access.unwrap_or(Access::Open),
         limits: RequestLimits {
             max_wait: max_wait.unwrap_or(longest),
@@ -187,6 +197,17 @@ fn settings<T>(
     };
     let wrong = |expected| UsageError::new(format!("{variable} {text:?}: expected {expected}"));
     text.split(',').map(|value| parse(value.trim()).map_err(wrong)).collect()
+}
+
+/// Whether an option without a value is given, or its variable says yes.
+fn flag(args: &mut Arguments, name: &'static str) -> Result<bool, UsageError> {
+    let variable = variable(name);
+    match environment(&variable)?.as_deref() {
+        _ if args.contains(name) => Ok(true),
+        None | Some("no") => Ok(false),
+        Some("yes") => Ok(true),
+        Some(text) => Err(UsageError::new(format!("{variable} {text:?}: expected yes or no"))),
+    }
 }
 
 fn variable(name: &str) -> String {

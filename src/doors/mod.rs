@@ -21,8 +21,10 @@ mod origin;
 mod page;
 mod refusals;
 mod rest;
+mod rights;
 mod routes;
 mod terraform;
+pub mod users;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -44,7 +46,8 @@ use events::Subscribers;
 pub use fleetlock::Slots;
 use gzip::Gzip;
 use origin::Site;
-use routes::Route;
+use routes::{Need, Route};
+use users::Users;
 
 /// What clients may ask for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,10 +64,14 @@ impl RequestLimits {
 }
 
 /// How requests are answered.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Settings {
     /// Who may send administrative requests.
     pub access: Access,
+    /// Who there is and may do what; in place of that.
+    pub users: Option<Arc<Users>>,
+    /// Whether everybody may read metrics, also where there are users.
+    pub open_metrics: bool,
     /// Limits of what clients ask for.
     pub limits: RequestLimits,
     /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
@@ -168,9 +175,13 @@ impl Service {
         let Some(operation) = route.operation(request.method) else {
             return Ok(Response::no_content().header("Allow", route.allow()));
         };
-        let (settings, passwords) = (&self.settings, &self.passwords);
-        let caller = Caller::admit(settings, passwords, operation.needs, request, client)?;
+        let needs = self.needs(operation.needs);
+        let caller = Caller::admit(self, needs, route.resource(), request, client)?;
         operation.run(&Call { service: self, request, caller })
+    }
+
+    fn needs(&self, needs: Need) -> Need {
+        if needs == routes::METRICS && self.settings.open_metrics { Need::Nothing } else { needs }
     }
 
     /// Refuses what is wrong with a request whatever its body is.
@@ -358,6 +369,8 @@ mod tests {
         let limits = RequestLimits { max_wait: limit, max_lifetime: limit };
         let settings = Settings {
             access: Access::Open,
+            users: None,
+            open_metrics: false,
             limits,
             base_url: None,
             hosts: Vec::new(),

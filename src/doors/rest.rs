@@ -10,8 +10,8 @@ use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
 pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let request = call.request;
-    let (limits, address) = (call.service.settings.limits, &call.caller.address);
-    let lock_request = body::lock_request(request.body, limits, address)?;
+    let (limits, requester) = (call.service.settings.limits, &call.caller.requester);
+    let lock_request = body::lock_request(request.body, limits, requester)?;
     let key = key(request)?;
     let grant = acquire(call, resource, lock_request, key).map_err(|refusal| match refusal {
         Refusal::TimedOut if prefers_409(request) => {

@@ -2,29 +2,27 @@
 //! change.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
-use log::{error, info};
-use ring::digest;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{RootCertStore, ServerConfig};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
+use crate::reloaded::{self, Reloaded, Source};
+
 /// How often a handshake looks whether the files have changed.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// A file that is longer is none of certificates, in bytes.
-const MAX_FILE: u64 = 1 << 20;
 
 /// Where a listener has its certificate from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,23 +35,14 @@ pub struct CertificateFiles {
     pub client_authority: Option<PathBuf>,
 }
 
-/// What the files have, as it was when it was last in order.
-pub struct Certificates {
-    files: CertificateFiles,
-    state: Mutex<State>,
-    /// Held by whoever looks at the files.
-    looking: Mutex<()>,
-}
+/// What they have, as it was when it was last in order.
+pub type Certificates = Reloaded<CertificateFiles>;
 
-struct State {
-    in_use: Arc<ServerConfig>,
-    /// Of what was looked at last, in order or not.
-    seen: Fingerprint,
-    looked: Instant,
+/// What a handshake needs, and until when the certificate is valid.
+pub struct Configured {
+    pub(super) config: Arc<ServerConfig>,
+    expires: SystemTime,
 }
-
-/// Of all the files together, or why they could not be read.
-type Fingerprint = Result<[u8; 32], String>;
 
 /// What is wrong with a file.
 #[derive(Debug)]
@@ -65,7 +54,6 @@ pub struct CertificateError {
 #[derive(Debug)]
 enum Fault {
     Unreadable(io::Error),
-    TooLong,
     NoCertificate,
     NoKey,
     Malformed(String),
@@ -81,7 +69,6 @@ impl fmt::Display for CertificateError {
         let path = self.path.display();
         match &self.fault {
             Fault::Unreadable(error) => write!(f, "cannot read {path}: {error}"),
-            Fault::TooLong => write!(f, "{path} is longer than {MAX_FILE} bytes"),
             Fault::NoCertificate => write!(f, "{path} has no certificate (PEM)"),
             Fault::NoKey => write!(f, "{path} has no private key (PEM) that is not encrypted"),
             Fault::Malformed(what) => write!(f, "{path} is malformed: {what}"),
@@ -105,153 +92,89 @@ fn seconds(time: SystemTime) -> impl fmt::Display {
     format_rfc3339_seconds(time)
 }
 
-impl Certificates {
-    /// Reads the files.
+impl CertificateFiles {
+    /// Reads them. From then on a handshake looks at them now and then.
     ///
     /// # Errors
     /// They are not as they should be.
-    pub fn load(files: CertificateFiles) -> Result<Self, CertificateError> {
-        let contents = Contents::read(&files)?;
-        let (config, expires) = contents.config(&files)?;
-        let path = files.certificate.display();
-        info!("the certificate in {path} is valid until {}", seconds(expires));
-        let seen = Ok(contents.fingerprint());
-        let state = State { in_use: Arc::new(config), seen, looked: Instant::now() };
-        Ok(Self { files, state: Mutex::new(state), looking: Mutex::default() })
+    pub fn load(self) -> Result<Certificates, CertificateError> {
+        Reloaded::load(self, LOOK)
     }
 
-    /// Looks at the files and takes what is new. If that is not in order the log says so, once, and
-    /// what was in use stays.
-    pub fn look(&self) {
-        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        self.look_alone();
-    }
-
-    /// What is to be used for a handshake. Now and then it looks at the files.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        let is_time = self.state().looked.elapsed() >= LOOK;
-        // One looks; the others go on meanwhile, as a disk may be slow.
-        if is_time && let Ok(_looking) = self.looking.try_lock() {
-            self.look_alone();
-        }
-        Arc::clone(&self.state().in_use)
-    }
-
-    fn look_alone(&self) {
-        let contents = Contents::read(&self.files);
-        let seen = match &contents {
-            Ok(contents) => Ok(contents.fingerprint()),
-            Err(error) => Err(error.to_string()),
-        };
-        let is_new = {
-            let mut state = self.state();
-            state.looked = Instant::now();
-            std::mem::replace(&mut state.seen, seen.clone()) != seen
-        };
-        if !is_new {
-            return;
-        }
-        match contents.and_then(|contents| contents.config(&self.files)) {
-            Ok((config, expires)) => {
-                self.state().in_use = Arc::new(config);
-                let path = self.files.certificate.display();
-                info!("taken anew: the certificate in {path} is valid until {}", seconds(expires));
-            }
-            Err(error) => error!("the certificate from before stays in use: {error}"),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // What is in there is whole at any moment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wrong(&self, fault: Fault) -> CertificateError {
+        CertificateError { path: self.certificate.clone(), fault }
     }
 }
 
-/// The bytes of the files.
-struct Contents {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-    client_authority: Option<Vec<u8>>,
-}
+impl Source for CertificateFiles {
+    type Value = Configured;
+    type Error = CertificateError;
 
-impl Contents {
-    fn read(files: &CertificateFiles) -> Result<Self, CertificateError> {
-        let client_authority = files.client_authority.as_deref().map(read).transpose()?;
-        Ok(Self {
-            certificate: read(&files.certificate)?,
-            key: read(&files.key)?,
-            client_authority,
-        })
+    fn read(&self) -> Result<Vec<Vec<u8>>, CertificateError> {
+        let paths = [&self.certificate, &self.key].into_iter().chain(&self.client_authority);
+        paths.map(|path| read(path)).collect()
     }
 
-    fn fingerprint(&self) -> [u8; 32] {
-        let mut context = digest::Context::new(&digest::SHA256);
-        let authority = self.client_authority.as_deref().unwrap_or_default();
-        for part in [&self.certificate, &self.key, authority] {
-            context.update(&part.len().to_be_bytes());
-            context.update(part);
-        }
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(context.finish().as_ref());
-        fingerprint
-    }
-
-    /// What a handshake needs, and until when the certificate is valid.
-    fn config(
-        &self,
-        files: &CertificateFiles,
-    ) -> Result<(ServerConfig, SystemTime), CertificateError> {
-        let wrong = |fault| CertificateError { path: files.certificate.clone(), fault };
-        let chain = certificates(&self.certificate, &files.certificate)?;
-        let expires = chain.first().map(valid_until).transpose().map_err(wrong)?;
-        let expires = expires.ok_or_else(|| wrong(Fault::NoCertificate))?;
-        let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|_| CertificateError { path: files.key.clone(), fault: Fault::NoKey })?;
-        let authority = match (&self.client_authority, &files.client_authority) {
-            (Some(pem), Some(path)) => Some(authority(pem, path)?),
-            _ => None,
+    fn understand(&self, contents: &[Vec<u8>]) -> Result<Configured, CertificateError> {
+        let [certificate, key, authorities @ ..] = contents else {
+            return Err(self.wrong(Fault::NoCertificate));
         };
+        let chain = certificates(certificate, &self.certificate)?;
+        let expires = chain.first().map(valid_until).transpose();
+        let expires = expires.map_err(|fault| self.wrong(fault))?;
+        let expires = expires.ok_or_else(|| self.wrong(Fault::NoCertificate))?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|_| CertificateError { path: self.key.clone(), fault: Fault::NoKey })?;
+        let unsuitable = |error| self.wrong(Fault::Unsuitable(error));
         let provider = Arc::new(default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
-        let versions = builder.with_safe_default_protocol_versions();
-        let builder = versions.map_err(|error| wrong(Fault::Unsuitable(error)))?;
-        let certificates_wanted = authority.is_some();
-        let builder = match (authority, &files.client_authority) {
-            (Some(roots), Some(path)) => {
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                let verifier = verifier.build().map_err(|error| CertificateError {
-                    path: path.clone(),
-                    fault: Fault::Malformed(error.to_string()),
-                })?;
-                builder.with_client_cert_verifier(verifier)
-            }
-            _ => builder.with_no_client_auth(),
+        let builder = builder.with_safe_default_protocol_versions().map_err(unsuitable)?;
+        let authority = authorities.first().zip(self.client_authority.as_deref());
+        let builder = match authority {
+            Some((pem, path)) => builder.with_client_cert_verifier(verifier(pem, path, provider)?),
+            None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => wrong(Fault::OtherKey(files.key.clone())),
-            error => wrong(Fault::Unsuitable(error)),
+            rustls::Error::InconsistentKeys(_) => self.wrong(Fault::OtherKey(self.key.clone())),
+            error => unsuitable(error),
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        if certificates_wanted {
-            // A session that goes on would bring back a certificate that has expired since.
-            config.send_tls13_tickets = 0;
-        } else {
-            config.ticketer = Ticketer::new().map_err(|error| wrong(Fault::Unsuitable(error)))?;
+        config.send_tls13_tickets = 0;
+        // A session that goes on would bring back a client's certificate that has expired since.
+        if authority.is_none() {
+            config.ticketer = Ticketer::new().map_err(unsuitable)?;
             config.send_tls13_tickets = 1;
         }
-        Ok((config, expires))
+        Ok(Configured { config: Arc::new(config), expires })
+    }
+
+    fn describe(&self, value: &Configured) -> String {
+        let (path, until) = (self.certificate.display(), seconds(value.expires));
+        format!("the certificate in {path} is valid until {until}")
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
-    let wrong = |fault| CertificateError { path: path.into(), fault };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| wrong(Fault::Unreadable(error)))?;
-    if bytes.len() as u64 > MAX_FILE { Err(wrong(Fault::TooLong)) } else { Ok(bytes) }
+    let wrong = |error| CertificateError { path: path.into(), fault: Fault::Unreadable(error) };
+    reloaded::read(path).map_err(wrong)
+}
+
+fn verifier(
+    pem: &[u8],
+    path: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+    let malformed = |error: String| {
+        let (path, fault) = (path.into(), Fault::Malformed(error));
+        CertificateError { path, fault }
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem, path)? {
+        roots.add(certificate).map_err(|error| malformed(error.to_string()))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    verifier.build().map_err(|error| malformed(error.to_string()))
 }
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
@@ -259,17 +182,6 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
     let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|error| wrong(Fault::Malformed(error.to_string())))?;
     if all.is_empty() { Err(wrong(Fault::NoCertificate)) } else { Ok(all) }
-}
-
-fn authority(pem: &[u8], path: &Path) -> Result<RootCertStore, CertificateError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem, path)? {
-        roots.add(certificate).map_err(|error| CertificateError {
-            path: path.into(),
-            fault: Fault::Malformed(error.to_string()),
-        })?;
-    }
-    Ok(roots)
 }
 
 /// Until when a certificate is valid, if it is.

@@ -70,7 +70,8 @@ impl Connection {
     pub fn encrypt(&mut self, certificates: &Certificates) -> Result<(), NotEncrypted> {
         let deadline = Instant::now() + RECEIVE_TIME;
         let Transport::Plain(socket) = &self.input.transport else { return Ok(()) };
-        let session = Tls::accept(Arc::clone(socket), certificates.current(), deadline);
+        let session =
+            Tls::accept(Arc::clone(socket), Arc::clone(&certificates.current().config), deadline);
         // A time-out of the socket is another one for the time being.
         self.input.hurried = true;
         match session {
