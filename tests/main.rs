@@ -32,3 +32,4 @@ mod resources_used;
 mod retries;
 mod tidy;
 mod tls;
+mod users;

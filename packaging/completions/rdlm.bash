@@ -2,7 +2,7 @@
 
 _rdlm() {
     local current=$2 previous=$3 command= word options=
-    local commands="serve run acquire renew release get resources locks delete watch events health help"
+    local commands="serve run acquire renew release get resources locks delete watch events health hash-password hash-token help"
     COMPREPLY=()
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         # Behind -- is the command of a run, with completions of its own.
