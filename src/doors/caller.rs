@@ -39,6 +39,11 @@ impl Sight {
         self.rights.allow(Right::See, resource)
     }
 
+    /// Whether it includes every resource.
+    pub(super) fn sees_all(&self) -> bool {
+        self.rights.allow_all(Right::See)
+    }
+
     /// Whether the uids of its locks may be known, which are the right to release them.
     pub(super) fn shows_uids(&self, resource: &ResourceName) -> bool {
         self.rights.allow(Right::Administrate, resource)

@@ -86,7 +86,7 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
     if !wanted.follow {
         let follower = events.follow(after);
         return Ok(Response::new(Status::Ok)
-            .stream(CONTENT_TYPE, move |out| write_kept(out, &wanted, shows_uid, follower)));
+            .stream(CONTENT_TYPE, move |out| write_kept(out, &wanted, &sight, follower)));
     }
     let place = call.service.subscribers.enter()?;
     let follower = events.follow(after);
@@ -191,7 +191,7 @@ impl Subscription {
 fn write_kept(
     out: &mut Outgoing<'_>,
     wanted: &Wanted,
-    shows_uid: bool,
+    sight: &Sight,
     mut follower: Follower,
 ) -> io::Result<()> {
     let mut count = 0;
@@ -199,8 +199,11 @@ fn write_kept(
         match follower.hear(BATCH, Instant::now()) {
             Heard::Events(events) => {
                 count += events.len();
-                let mut wanted = events.iter().filter(|event| wanted.has(&event.resource));
-                wanted.try_for_each(|event| write_event(out, event, shows_uid))?;
+                let has = |resource| wanted.has(resource) && sight.sees(resource);
+                let mut wanted = events.iter().filter(|event| has(&event.resource));
+                wanted.try_for_each(|event| {
+                    write_event(out, event, sight.shows_uids(&event.resource))
+                })?;
             }
             Heard::Missed(number) => write_reset(out, number)?,
             Heard::Nothing | Heard::End => break,

@@ -47,11 +47,14 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
         // After the locks: none of them is newer.
         let now = format_rfc3339_micros(SystemTime::now());
         write!(out, "],\"now\":\"{now}\"")?;
-        let Totals { resources, active, waiting, .. } = locks.totals();
-        write!(
-            out,
-            ",\"totals\":{{\"resources\":{resources},\"active\":{active},\"waiting\":{waiting}}}"
-        )?;
+        // They count what others may not see.
+        if sight.sees_all() {
+            let Totals { resources, active, waiting, .. } = locks.totals();
+            write!(
+                out,
+                ",\"totals\":{{\"resources\":{resources},\"active\":{active},\"waiting\":{waiting}}}"
+            )?;
+        }
         if let Some(next) = selection.next_page() {
             write!(out, ",\"_links\":{{\"next\":{{\"href\":\"{prefix}/status?{next}\"}}}}")?;
         }

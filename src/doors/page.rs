@@ -13,7 +13,7 @@ const PAGE: &str = include_str!("page.html");
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-k8YTr6btW28NiUyZe3g1S3eNVR9IauZGrBYNdzauaaE='; \
-    script-src 'sha256-eVij9h5ZiqEjo2EbyYupVvYx0WBnnaZee3sJ8mIgDac='; \
+    script-src 'sha256-uwz9ovUZH4D4QUqm3PmTOENmUMo7hr/eng0b2n+H3gE='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
