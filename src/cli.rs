@@ -14,7 +14,7 @@ use std::time::Duration;
 use pico_args::Arguments;
 
 use crate::client::Target;
-use crate::commands::{Become, Command as ClientCommand};
+use crate::commands::{Become, Command as ClientCommand, Secret};
 use crate::logging;
 use crate::server;
 use crate::url;
@@ -36,6 +36,8 @@ pub enum Command {
         /// To which one.
         target: Target,
     },
+    /// Print the hash of a secret, for the file of users.
+    Hash(Secret),
     /// Become the command of a `run`, which started this process for that.
     Become(Become),
     /// Lead the process group of that command.
@@ -97,16 +99,36 @@ For administrators:
   watch [RESOURCE]    the same as a live table, until Ctrl-C
   events [RESOURCE]   print what happens to locks, until Ctrl-C
 
+For the file of users:
+  hash-password       print the bcrypt hash of a password
+  hash-token          print the hash of a token
+
   COMMAND --help      print the options of a command
   --help              print this and exit
   --version           print the version and exit
 
 The server that commands talk to is that of --url or RDLM_URL
-[http://localhost:8888], or several of them, separated by commas; RDLM_USER and RDLM_PASSWORD are for administrators.
+[http://localhost:8888], or several of them, separated by commas. Where it asks
+who you are: RDLM_USER and RDLM_PASSWORD, or RDLM_TOKEN, or a certificate.
 
 Try it:
   rdlm serve &
   rdlm run demo -- sleep 5
+";
+
+const HASH_HELP: &str = "\
+Reads a password or a token, without showing it on a terminal, or a line from a
+pipe, and prints what --users FILE has in its place: a password is hashed by
+bcrypt, a token, which has to be long and random, by SHA-256.
+
+Usage: rdlm hash-password
+       rdlm hash-token
+
+Options:
+  --help              print this and exit
+
+Try it:
+  head -c 24 /dev/urandom | base64 | tee token | rdlm hash-token
 ";
 
 /// Understands a command line, the name of the program first.
@@ -142,6 +164,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             None => serve::parse(args),
             Some(_) => Err(UsageError::new("unexpected argument \"--\"")),
         },
+        Some(name @ ("hash-password" | "hash-token")) => {
+            nothing_left(args, name)?;
+            let is_token = name == "hash-token";
+            Ok(Command::Hash(if is_token { Secret::Token } else { Secret::Password }))
+        }
         Some("help") => help_about(args),
         Some(name) => commands::parse(name, args, behind),
         None => Err(UsageError::new("a command is missing; rdlm --help lists them")),
@@ -161,7 +188,11 @@ fn help_about(args: Arguments) -> Result<Command, UsageError> {
 
 /// The help text of a command.
 fn help_of(command: &str) -> Option<&'static str> {
-    if command == "serve" { Some(serve::HELP) } else { commands::help(command) }
+    match command {
+        "serve" => Some(serve::HELP),
+        "hash-password" | "hash-token" => Some(HASH_HELP),
+        _ => commands::help(command),
+    }
 }
 
 /// The words that are not the value of the option before them.

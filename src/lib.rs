@@ -17,6 +17,7 @@ pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod passwords;
+pub mod reloaded;
 pub mod server;
 pub mod signals;
 mod url;

@@ -33,6 +33,10 @@ fn main() -> ExitCode {
             Ok(ending) => code_of_ending(ending),
             Err(error) => complain(&error.to_string(), code_of_error(&error)),
         },
+        Ok(Command::Hash(secret)) => match commands::hash(secret) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error.to_string(), code_of_error(&error)),
+        },
         Ok(Command::Become(command)) => become_command(&command),
         Ok(Command::LeadGroup) => {
             commands::lead_group();

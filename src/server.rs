@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use ipnet::IpNet;
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -24,9 +24,11 @@ use signal_hook::iterator::Signals;
 use crate::cluster::{self, Answered, Forwarding, Member, Tables};
 use crate::doors::access::{Access, UserFileError};
 use crate::doors::event_log::EventLog;
+use crate::doors::users::{UserFile, UsersError};
 use crate::doors::{RequestLimits, Service, Settings, Slots};
 use crate::http::Status;
-use crate::http::connection::{Connection, Exchange, Next};
+use crate::http::certificates::{CertificateError, CertificateFiles, Certificates};
+use crate::http::connection::{Connection, Exchange, Next, NotEncrypted};
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::Metrics;
@@ -42,8 +44,14 @@ pub struct Options {
     pub bind: Option<IpAddr>,
     /// The port; 0: any free one.
     pub port: u16,
+    /// The certificate of the port; `None`: it speaks HTTP as it is.
+    pub certificates: Option<CertificateFiles>,
     /// Who may send administrative requests.
     pub access: Access,
+    /// Who there is and may do what; in place of that.
+    pub users: Option<UserFile>,
+    /// Whether everybody may read metrics, also where there are users.
+    pub open_metrics: bool,
     /// Limits of what clients ask for.
     pub limits: RequestLimits,
     /// What precedes `/locks/…` in a Location.
@@ -81,6 +89,10 @@ pub enum Error {
     Bind(SocketAddr, io::Error),
     /// The file of administrators is not as it should be.
     UserFile(UserFileError),
+    /// The file of users is not as it should be.
+    Users(UsersError),
+    /// The certificate of the port is not as it should be.
+    Certificate(CertificateError),
     /// The data directory is not as it should be.
     Journal(OpenError),
     /// The file of events cannot be opened.
@@ -100,6 +112,8 @@ impl fmt::Display for Error {
         match self {
             Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::UserFile(error) => write!(f, "--admin-userpass-file: {error}"),
+            Self::Users(error) => write!(f, "--users: {error}"),
+            Self::Certificate(error) => write!(f, "TLS: {error}"),
             Self::Journal(error) => write!(f, "--data-dir: {error}"),
             Self::EventLog(path, error) => {
                 write!(f, "--event-log: cannot open {}: {error}", path.display())
@@ -117,6 +131,18 @@ impl std::error::Error for Error {}
 impl From<UserFileError> for Error {
     fn from(error: UserFileError) -> Self {
         Self::UserFile(error)
+    }
+}
+
+impl From<CertificateError> for Error {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(error)
+    }
+}
+
+impl From<UsersError> for Error {
+    fn from(error: UsersError) -> Self {
+        Self::Users(error)
     }
 }
 
@@ -138,12 +164,16 @@ const DRAIN: Duration = Duration::from_millis(900);
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves until SIGTERM, SIGINT or SIGHUP; that opens the file of events again if there is one.
+/// Serves until SIGTERM, SIGINT or SIGHUP. If there are files that it can take anew, SIGHUP does
+/// that instead.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn serve(options: Options) -> Result<(), Error> {
     options.access.validate()?;
+    let users = options.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
+    let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
+    let certificates = certificates.map(Arc::new);
     let signals = signals()?;
     let max_connections = limits::max_connections(options.max_connections);
     let lock_limits = Limits {
@@ -205,6 +235,8 @@ pub fn serve(options: Options) -> Result<(), Error> {
     hosts.push(uname().nodename().to_string_lossy().into());
     let settings = Settings {
         access: options.access,
+        users: users.clone(),
+        open_metrics: options.open_metrics,
         limits: options.limits,
         base_url: options.base_url,
         hosts,
@@ -221,6 +253,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         service: Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics)),
         metrics,
         member: member.clone(),
+        certificates: certificates.clone(),
         connections,
         in_flight: InFlight::new(),
     });
@@ -243,10 +276,13 @@ pub fn serve(options: Options) -> Result<(), Error> {
             recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
             recv(loss) -> why => return Err(Error::Cluster(why.unwrap_or_default())),
         };
-        match &event_log {
-            Some(event_log) if signal == SIGHUP => event_log.reopen(),
-            _ => break signal,
+        let reloads = event_log.is_some() || certificates.is_some() || users.is_some();
+        if signal != SIGHUP || !reloads {
+            break signal;
         }
+        event_log.iter().for_each(EventLog::reopen);
+        certificates.iter().for_each(|certificates| certificates.look());
+        users.iter().for_each(|users| users.look());
     };
     info!("stopping on signal {signal}");
     server.service.shut_down();
@@ -332,6 +368,7 @@ struct Server {
     service: Service,
     metrics: Arc<Metrics>,
     member: Option<Arc<Member>>,
+    certificates: Option<Arc<Certificates>>,
     connections: Connections,
     in_flight: InFlight,
 }
@@ -379,6 +416,16 @@ impl Server {
     }
 
     fn serve(&self, mut connection: Connection, permit: &Permit) {
+        match self.certificates.as_ref().map(|certificates| connection.encrypt(certificates)) {
+            None | Some(Ok(())) => {}
+            Some(Err(NotEncrypted::NotTls)) => {
+                return connection.refuse(&self.service.refuse_unencrypted());
+            }
+            Some(Err(NotEncrypted::Failed(error))) => {
+                debug!("a TLS handshake failed: {error}");
+                return connection.linger();
+            }
+        }
         let mut forwarding = Forwarding::default();
         loop {
             permit.idle();
@@ -389,7 +436,8 @@ impl Server {
             };
             permit.busy();
             if incoming.lacks_body()
-                && let Some(refusal) = self.service.answer_to_head(&incoming.request)
+                && let Some(refusal) =
+                    self.service.answer_to_head(&incoming.request, incoming.client())
             {
                 if incoming.refuse(&refusal).is_ok() {
                     connection.linger();

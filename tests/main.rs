@@ -6,6 +6,7 @@
     reason = "helpers outside of #[test] functions may fail a test, too"
 )]
 
+mod authority;
 mod harness;
 
 mod admin;
@@ -31,3 +32,5 @@ mod recipes;
 mod resources_used;
 mod retries;
 mod tidy;
+mod tls;
+mod users;

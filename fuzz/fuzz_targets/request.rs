@@ -31,6 +31,8 @@ impl World {
         let max_wait = Duration::ZERO;
         let settings = Settings {
             access: Access::UserFile(users.into()),
+            users: None,
+            open_metrics: false,
             limits: RequestLimits { max_wait, max_lifetime: Duration::from_secs(1) },
             base_url: None,
             hosts: vec!["h".into()],

@@ -2,7 +2,7 @@
 
 _rdlm() {
     local current=$2 previous=$3 command= word options=
-    local commands="serve run acquire renew release get resources locks delete watch events health help"
+    local commands="serve run acquire renew release get resources locks delete watch events health hash-password hash-token help"
     COMPREPLY=()
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         # Behind -- is the command of a run, with completions of its own.
@@ -39,7 +39,7 @@ _rdlm() {
         --data-dir)
             COMPREPLY=($(compgen -d -- "$current"))
             return ;;
-        --event-log)
+        --event-log | --users | --tls-cert | --tls-key | --tls-client-ca | --ca | --cert | --key)
             COMPREPLY=($(compgen -f -- "$current"))
             return ;;
         --admin-userpass-file)
@@ -57,22 +57,23 @@ _rdlm() {
             options="--port --bind --data-dir --etcd --etcd-prefix --etcd-ca --etcd-cert --etcd-key
                 --etcd-user --etcd-password-file --advertise-url --failover-after --standby
                 --restart-grace --reconnect-grace --logging
-                --log-format --admin-userpass-file --base-url --host --trusted-proxy
+                --log-format --admin-userpass-file --users --open-metrics --tls-cert --tls-key
+                --tls-client-ca --base-url --host --trusted-proxy
                 --max-wait --max-lifetime
                 --max-locks --max-waiters --max-waiters-per-resource --max-connections --max-subscribers --fleetlock
                 --event-log --idle-timeout --help --version" ;;
         run) options="--wait --lifetime --title --mode --limit --kill-after --timeout
-                --conflict-exit-code --quiet --url --help --" ;;
-        acquire) options="--wait --lifetime --title --mode --limit --url --help" ;;
-        renew) options="--lifetime --url --help" ;;
-        release) options="--url --help" ;;
-        get) options="--json --url --help" ;;
-        resources) options="--json --url --help" ;;
-        locks) options="--json --url --help" ;;
-        delete) options="--all --url --help" ;;
-        health) options="--url --help" ;;
-        watch) options="--url --help" ;;
-        events) options="--json --url --help" ;;
+                --conflict-exit-code --quiet --url --ca --cert --key --help --" ;;
+        acquire) options="--wait --lifetime --title --mode --limit --url --ca --cert --key --help" ;;
+        renew) options="--lifetime --url --ca --cert --key --help" ;;
+        release) options="--url --ca --cert --key --help" ;;
+        get) options="--json --url --ca --cert --key --help" ;;
+        resources) options="--json --url --ca --cert --key --help" ;;
+        locks) options="--json --url --ca --cert --key --help" ;;
+        delete) options="--all --url --ca --cert --key --help" ;;
+        health) options="--url --ca --cert --key --help" ;;
+        watch) options="--url --ca --cert --key --help" ;;
+        events) options="--json --url --ca --cert --key --help" ;;
     esac
     COMPREPLY=($(compgen -W "$options" -- "$current"))
 }

@@ -2,12 +2,13 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pico_args::Arguments;
 
 use super::{Command, UsageError, environment, nothing_left, number, option, seconds, unexpected};
-use crate::client::{Credentials, LockOptions, ServerUrl, Target};
+use crate::client::{Credentials, LockOptions, PemFile, ServerUrl, Target, TlsFiles};
 use crate::commands::{BECOME, Become, Command as Client, LEAD, Run};
 use crate::url;
 
@@ -203,18 +204,45 @@ fn target(args: &mut Arguments) -> Result<Target, UsageError> {
             })?
         }
     };
-    let credentials = match (environment("RDLM_USER")?, environment("RDLM_PASSWORD")?) {
-        (Some(user), password) => {
-            Some(Credentials { user, password: password.unwrap_or_default() })
+    Ok(Target { servers, credentials: credentials()?, tls: tls_files(args)? })
+}
+
+fn credentials() -> Result<Option<Credentials>, UsageError> {
+    let (user, password) = (environment("RDLM_USER")?, environment("RDLM_PASSWORD")?);
+    match (user, password, environment("RDLM_TOKEN")?) {
+        (None, None, token) => Ok(token.map(Credentials::Token)),
+        (Some(_), _, Some(_)) => Err(UsageError::new("RDLM_USER and RDLM_TOKEN are both set")),
+        (Some(user), password, None) => {
+            let password = password.unwrap_or_default();
+            Ok(Some(Credentials::Password { user, password }))
         }
-        (None, Some(_)) => {
-            return Err(UsageError::new("RDLM_PASSWORD is set and RDLM_USER is not"));
-        }
-        (None, None) => None,
+        (None, Some(_), _) => Err(UsageError::new("RDLM_PASSWORD is set and RDLM_USER is not")),
+    }
+}
+
+fn tls_files(args: &mut Arguments) -> Result<TlsFiles, UsageError> {
+    let mut file = |option_name, variable| {
+        let given = option(args, option_name, |text| Ok(PathBuf::from(text)))?;
+        let given = given.map(|path| PemFile { path, named_by: option_name });
+        let set = || {
+            let path = env::var_os(variable).filter(|path| !path.is_empty())?;
+            Some(PemFile { path: path.into(), named_by: variable })
+        };
+        Ok(given.or_else(set))
     };
-    let root_certificates =
-        env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty()).map(Into::into);
-    Ok(Target { servers, credentials, root_certificates })
+    let authority = file("--ca", "RDLM_CA")?;
+    let own = match (file("--cert", "RDLM_CERT")?, file("--key", "RDLM_KEY")?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => {
+            return Err(UsageError::new("--cert and --key go together, as RDLM_CERT and RDLM_KEY"));
+        }
+    };
+    let of_system = || {
+        let path = env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty())?;
+        Some(PemFile { path: path.into(), named_by: "SSL_CERT_FILE" })
+    };
+    Ok(TlsFiles { authority: authority.or_else(of_system), own })
 }
 
 fn one(args: Arguments, command: &str, what: &str) -> Result<String, UsageError> {
@@ -271,6 +299,10 @@ Options:
   --kill-after SECONDS  when the lock is lost, or the time is out, CMD gets
                         SIGTERM, and SIGKILL so long after it [10]
   --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 
 SECONDS may be 90, 5m, 1h30m or 250ms.
@@ -301,6 +333,10 @@ Options:
   --limit N             up to N hold the resource at a time; all who use it name
                         the same N [1]
   --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -314,6 +350,10 @@ Options:
   --lifetime SECONDS    the lock expires after so long [60]
   --url URL             the server, if the lock's URL is just /locks/...
                         [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -325,6 +365,10 @@ Usage: rdlm release [OPTIONS] URL
 Options:
   --url URL             the server, if the lock's URL is just /locks/...
                         [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -337,6 +381,10 @@ Options:
   --json                print what the server answers
   --url URL             the server, if the lock's URL is just /locks/...
                         [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -349,6 +397,10 @@ Usage: rdlm resources [OPTIONS]
 Options:
   --json                print what the server answers
   --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -361,6 +413,10 @@ Usage: rdlm locks [OPTIONS] RESOURCE
 Options:
   --json                print what the server answers
   --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -375,6 +431,10 @@ Usage: rdlm delete [OPTIONS] RESOURCE
 Options:
   --all                 the locks of all resources
   --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -386,6 +446,10 @@ Usage: rdlm health [OPTIONS]
 
 Options:
   --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -399,6 +463,10 @@ Usage: rdlm events [OPTIONS] [RESOURCE]
 Options:
   --json                print a JSON object a line
   --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";
 
@@ -411,5 +479,9 @@ Usage: rdlm watch [OPTIONS] [RESOURCE]
 
 Options:
   --url URL             the server [RDLM_URL, or http://localhost:8888]
+  --ca FILE             certificates (PEM) to trust for https, in place of those
+                        that are built in [RDLM_CA, or SSL_CERT_FILE]
+  --cert FILE           a certificate (PEM) to show there [RDLM_CERT]
+  --key FILE            its key [RDLM_KEY]
   --help                print this and exit
 ";

@@ -11,7 +11,9 @@ use pico_args::Arguments;
 use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
 use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
+use crate::doors::users::UserFile;
 use crate::doors::{RequestLimits, Slots};
+use crate::http::certificates::CertificateFiles;
 use crate::http::request::is_host;
 use crate::lock::Limits;
 use crate::logging::{self, Format};
@@ -63,6 +65,14 @@ Options:
   --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
                               no: nobody; FILE: HTTP Basic, one user:password a
                               line, plain or as from `htpasswd -nB USER` [yes]
+  --users FILE                who there is and may do what, in TOML; in place of
+                              --admin-userpass-file; taken anew when it changes
+  --open-metrics              everybody may read /metrics, also with --users
+  --tls-cert FILE             speak TLS, with this certificate and those up to its
+                              authority (PEM); taken anew when it changes
+  --tls-key FILE              its key (PEM)
+  --tls-client-ca FILE        clients need a certificate of this authority (PEM),
+                              which names the user
   --base-url URL              start of the lock URLs, for use behind a proxy
                               [http:// and the Host of the request]
   --host NAME                 a name of this server, for browsers; may be
@@ -110,6 +120,11 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         // RDLM's spelling.
         None => setting(&mut args, "--admin_userpass_file", access)?,
     };
+    let certificates = certificates(&mut args)?;
+    let users = setting(&mut args, "--users", file)?.map(UserFile);
+    if users.is_some() && access.is_some() {
+        return Err(UsageError::new("--users and --admin-userpass-file do not go together"));
+    }
     let max_wait = setting(&mut args, "--max-wait", |text| seconds(text, true))?;
     let max_lifetime = setting(&mut args, "--max-lifetime", |text| seconds(text, false))?;
     let longest = Duration::from_secs_f64(MAX_SECONDS);
@@ -119,6 +134,9 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         bind: setting(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
         port: setting(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
             .unwrap_or(DEFAULT_PORT),
+        certificates,
+        users,
+        open_metrics: flag(&mut args, "--open-metrics")?,
         access: access.unwrap_or(Access::Open),
         limits: RequestLimits {
             max_wait: max_wait.unwrap_or(longest),
@@ -206,6 +224,20 @@ fn cluster(args: &mut Arguments) -> Result<Option<cluster::Options>, UsageError>
     }))
 }
 
+fn certificates(args: &mut Arguments) -> Result<Option<CertificateFiles>, UsageError> {
+    let certificate = setting(args, "--tls-cert", file)?;
+    let key = setting(args, "--tls-key", file)?;
+    let client_authority = setting(args, "--tls-client-ca", file)?;
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            Ok(Some(CertificateFiles { certificate, key, client_authority }))
+        }
+        (None, None) if client_authority.is_none() => Ok(None),
+        (None, None) => Err(UsageError::new("--tls-client-ca goes with --tls-cert and --tls-key")),
+        _ => Err(UsageError::new("--tls-cert and --tls-key go together")),
+    }
+}
+
 /// The value of an option, or else that of its variable in the environment.
 fn setting<T>(
     args: &mut Arguments,
@@ -237,6 +269,17 @@ fn settings<T>(
     };
     let wrong = |expected| UsageError::new(format!("{variable} {text:?}: expected {expected}"));
     text.split(',').map(|value| parse(value.trim()).map_err(wrong)).collect()
+}
+
+/// Whether an option without a value is given, or its variable says yes.
+fn flag(args: &mut Arguments, name: &'static str) -> Result<bool, UsageError> {
+    let variable = variable(name);
+    match environment(&variable)?.as_deref() {
+        _ if args.contains(name) => Ok(true),
+        None | Some("no") => Ok(false),
+        Some("yes") => Ok(true),
+        Some(text) => Err(UsageError::new(format!("{variable} {text:?}: expected yes or no"))),
+    }
 }
 
 fn variable(name: &str) -> String {

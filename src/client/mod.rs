@@ -37,7 +37,7 @@ pub(crate) use events::Event;
 pub use guard::{Guard, Lost};
 pub use request::Pending;
 pub(crate) use target::who;
-pub use target::{Credentials, ServerUrl, Target};
+pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles};
 pub(crate) use transport::{Answer, Failure};
 
 /// How a lock is asked for.

@@ -1,5 +1,6 @@
 //! Which servers a client talks to, and as whom.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -13,10 +14,28 @@ use crate::url;
 pub struct Target {
     /// Where it is; several, if any of them will do. There is at least one.
     pub servers: Vec<ServerUrl>,
-    /// For requests of administrators.
+    /// Who asks.
     pub credentials: Option<Credentials>,
-    /// A file of certificates (PEM) to trust in place of those that are built in.
-    pub root_certificates: Option<PathBuf>,
+    /// What TLS is spoken with.
+    pub tls: TlsFiles,
+}
+
+/// Files (PEM) for servers with https.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TlsFiles {
+    /// Certificates to trust in place of those that are built in.
+    pub authority: Option<PemFile>,
+    /// The client's own certificate and its key, for servers that want one.
+    pub own: Option<(PemFile, PemFile)>,
+}
+
+/// A file, and the option or variable that names it, for messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PemFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What named it.
+    pub named_by: &'static str,
 }
 
 /// Where a server is.
@@ -28,13 +47,28 @@ pub struct ServerUrl {
     pub credentials: Option<Credentials>,
 }
 
-/// A user of HTTP Basic.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Credentials {
-    /// The name.
-    pub user: String,
-    /// The password.
-    pub password: String,
+/// By what a user is known.
+#[derive(Clone, PartialEq)]
+pub enum Credentials {
+    /// A name and a password (HTTP Basic).
+    Password {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A bearer token.
+    Token(String),
+}
+
+/// Without what is secret.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Password { user, .. } => write!(f, "Password of {user:?}"),
+            Self::Token(_) => f.write_str("Token"),
+        }
+    }
 }
 
 /// The URLs of servers, separated by commas.
@@ -46,7 +80,7 @@ impl FromStr for Target {
             let urls = url::without_password(urls);
             Error::Usage(format!("{urls:?}: expected {expected}"))
         })?;
-        Ok(Self { servers, credentials: None, root_certificates: None })
+        Ok(Self { servers, credentials: None, tls: TlsFiles::default() })
     }
 }
 
@@ -69,7 +103,8 @@ impl ServerUrl {
         };
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
-        let credentials = Some(Credentials { user: decoded(user), password: decoded(password) });
+        let credentials =
+            Some(Credentials::Password { user: decoded(user), password: decoded(password) });
         Ok(Self { url: format!("{scheme}://{}", &rest[at + 1..]), credentials })
     }
 }

@@ -2,20 +2,20 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
 use super::events::Following;
 use super::socket::WithKeepalive;
+use super::target::{PemFile, TlsFiles};
 use super::{Credentials, Error, ServerUrl, Target};
 
 /// How long a connection may take to come about.
@@ -35,9 +35,11 @@ const MAX_BODY_BYTES: u64 = 1 << 28;
 pub(super) struct Transport {
     agent: Agent,
     pub(super) url: Arc<str>,
+    /// The servers that are sent what follows, and no others: a lock's URL may name any.
+    servers: Arc<[ServerUrl]>,
     authorization: Option<Arc<str>>,
     /// What the URL named: for whatever is in front of the server.
-    in_every_request: Option<Arc<str>>,
+    of_url: Option<Arc<str>>,
 }
 
 /// A request.
@@ -49,7 +51,7 @@ pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     pub(super) body: Option<Value>,
     pub(super) key: String,
-    /// Sent with the name and password.
+    /// What is in front of the server is not asked for this.
     pub(super) by_administrator: bool,
     pub(super) answer_within: Duration,
 }
@@ -154,19 +156,15 @@ impl Transport {
             .proxy(None)
             .user_agent(concat!("rdlm/", env!("CARGO_PKG_VERSION")))
             .accept("application/hal+json");
-        if let Some(file) = target.root_certificates.as_ref().filter(|_| tls) {
-            let roots = root_certificates(file)?;
-            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        if tls {
+            config = config.tls_config(tls_config(&target.tls)?);
         }
-        let basic = |credentials: &Credentials| {
-            let pair = format!("{}:{}", credentials.user, credentials.password);
-            format!("Basic {}", STANDARD.encode(pair)).into()
-        };
-        let authorization = target.credentials.as_ref().map(basic);
-        let in_every_request = server.credentials.as_ref().map(basic);
+        let authorization = target.credentials.as_ref().map(authorization_of);
+        let of_url = server.credentials.as_ref().map(authorization_of);
         let connector = ().chain(WithKeepalive).chain(RustlsConnector::default());
         let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
-        Ok(Self { agent, url: server.url.as_str().into(), authorization, in_every_request })
+        let (url, servers) = (server.url.as_str().into(), target.servers.as_slice().into());
+        Ok(Self { agent, url, servers, authorization, of_url })
     }
 
     /// Sends a request once.
@@ -219,11 +217,10 @@ impl Transport {
             .method(&call.method)
             .uri(url)
             .header("Idempotency-Key", &call.key);
-        let by_administrator = self.authorization.as_deref().filter(|_| call.by_administrator);
-        // Only for this server, not for one that the URL of a lock names.
-        let is_ours = call.base.is_none_or(|base| base == &*self.url);
-        let in_every_request = self.in_every_request.as_deref().filter(|_| is_ours);
-        if let Some(authorization) = by_administrator.or(in_every_request) {
+        let (own, of_url) = (self.authorization.as_deref(), self.of_url.as_deref());
+        let authorization = if call.by_administrator { own.or(of_url) } else { of_url.or(own) };
+        let is_ours = |base| self.servers.iter().any(|server| server.url == base);
+        if let Some(authorization) = authorization.filter(|_| call.base.is_none_or(is_ours)) {
             request = request.header("Authorization", authorization);
         }
         request
@@ -308,10 +305,19 @@ impl Transport {
     }
 
     fn not_accepted(&self, call: &Call<'_>) -> String {
-        if call.by_administrator && self.authorization.is_some() {
-            "the user and the password in RDLM_USER and RDLM_PASSWORD are not accepted".into()
-        } else {
-            "the server asks for an administrator: set RDLM_USER and RDLM_PASSWORD".into()
+        match &self.authorization {
+            Some(own) if own.starts_with("Bearer") => {
+                "the token in RDLM_TOKEN is not accepted".into()
+            }
+            Some(_) if call.by_administrator || self.of_url.is_none() => {
+                "the user and the password in RDLM_USER and RDLM_PASSWORD are not accepted".into()
+            }
+            _ if call.by_administrator => {
+                "the server asks for an administrator: set RDLM_USER and RDLM_PASSWORD".into()
+            }
+            _ => {
+                "the server asks who you are: set RDLM_USER and RDLM_PASSWORD, or RDLM_TOKEN".into()
+            }
         }
     }
 
@@ -369,17 +375,54 @@ fn names_rdlm(server: &http::HeaderValue) -> bool {
     products.split([' ', ',']).any(|product| product.starts_with("rdlm/"))
 }
 
-fn root_certificates(file: &Path) -> Result<RootCerts, Error> {
-    let wrong = |what: String| Error::Usage(format!("SSL_CERT_FILE {}: {what}", file.display()));
-    let pem = fs::read(file).map_err(|error| wrong(error.to_string()))?;
-    let certificates: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err(wrong("there is no certificate in it".into()));
+fn authorization_of(credentials: &Credentials) -> Arc<str> {
+    match credentials {
+        Credentials::Password { user, password } => {
+            format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))).into()
+        }
+        Credentials::Token(token) => format!("Bearer {token}").into(),
     }
-    Ok(RootCerts::Specific(Arc::new(certificates)))
+}
+
+fn tls_config(files: &TlsFiles) -> Result<TlsConfig, Error> {
+    let mut config = TlsConfig::builder();
+    if let Some(file) = &files.authority {
+        config = config.root_certs(RootCerts::Specific(Arc::new(certificates(file)?)));
+    }
+    if let Some((certificate, key)) = &files.own {
+        let own = ClientCert::new_with_certs(&certificates(certificate)?, private_key(key)?);
+        config = config.client_cert(Some(own));
+    }
+    Ok(config.build())
+}
+
+fn certificates(file: &PemFile) -> Result<Vec<Certificate<'static>>, Error> {
+    let certificate = |item| match item {
+        PemItem::Certificate(certificate) => Some(certificate),
+        _ => None,
+    };
+    let certificates: Vec<_> = items(file)?.into_iter().filter_map(certificate).collect();
+    if certificates.is_empty() {
+        return Err(file.is_wrong("there is no certificate in it"));
+    }
+    Ok(certificates)
+}
+
+fn private_key(file: &PemFile) -> Result<PrivateKey<'static>, Error> {
+    let key = items(file)?.into_iter().find_map(|item| match item {
+        PemItem::PrivateKey(key) => Some(key),
+        _ => None,
+    });
+    key.ok_or_else(|| file.is_wrong("there is no private key in it that is not encrypted"))
+}
+
+fn items(file: &PemFile) -> Result<Vec<PemItem<'static>>, Error> {
+    let pem = fs::read(&file.path).map_err(|error| file.is_wrong(&error.to_string()))?;
+    Ok(parse_pem(&pem).filter_map(Result::ok).collect())
+}
+
+impl PemFile {
+    fn is_wrong(&self, what: &str) -> Error {
+        Error::Usage(format!("{} {}: {what}", self.named_by, self.path.display()))
+    }
 }

@@ -68,7 +68,7 @@ impl Member {
         }
         let from_server = forward::forwarded(request);
         if matches!(self.view(), View::Standby(_))
-            && let Some(refusal) = service.answer_to_head(request)
+            && let Some(refusal) = service.answer_to_head(request, *client)
         {
             return Answered::Response(refusal);
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use crate::lock::{
-    Grant, Held, IdempotencyKey, KeptPlace, Lifetime, Limit, LockId, LockRequest, Mode,
+    Grant, Held, IdempotencyKey, KeptPlace, Lifetime, Limit, LockId, LockRequest, Mode, Requester,
     ResourceName,
 };
 
@@ -104,6 +104,8 @@ pub(crate) struct Row {
     key: Option<String>,
     title: String,
     client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
     mode: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
@@ -126,7 +128,8 @@ impl Row {
             id: grant.id.to_string(),
             key: key.as_ref().map(|key| key.as_str().into()),
             title: grant.title.to_string(),
-            client: grant.client.to_string(),
+            client: grant.client.address.to_string(),
+            user: grant.client.user.as_ref().map(ToString::to_string),
             mode: grant.mode.name().into(),
             limit: grant.mode.limit().map(Limit::get),
             wait: grant.wait,
@@ -143,7 +146,7 @@ impl Row {
         let grant = Grant {
             id: self.id.parse::<LockId>().ok()?,
             title: SmolStr::new(&self.title),
-            client: SmolStr::new(&self.client),
+            client: requester(&self.client, self.user.as_deref()),
             mode,
             wait: self.wait,
             lifetime: lifetime(self.lifetime),
@@ -171,6 +174,8 @@ pub(crate) struct PlaceRow {
     key: String,
     title: String,
     client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
     mode: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
@@ -191,7 +196,8 @@ impl PlaceRow {
             id: id.to_string(),
             key: key.as_str().into(),
             title: request.title.to_string(),
-            client: request.client.to_string(),
+            client: request.client.address.to_string(),
+            user: request.client.user.as_ref().map(ToString::to_string),
             mode: request.mode.name().into(),
             limit: request.mode.limit().map(Limit::get),
             wait: request.wait,
@@ -205,7 +211,7 @@ impl PlaceRow {
     pub(crate) fn place(&self) -> Option<KeptPlace> {
         let request = LockRequest {
             title: SmolStr::new(&self.title),
-            client: SmolStr::new(&self.client),
+            client: requester(&self.client, self.user.as_deref()),
             mode: mode(&self.mode, self.limit)?,
             wait: self.wait,
             lifetime: lifetime(self.lifetime),
@@ -220,6 +226,10 @@ impl PlaceRow {
             since: UNIX_EPOCH.checked_add(self.since)?,
         })
     }
+}
+
+fn requester(address: &str, user: Option<&str>) -> Requester {
+    Requester { address: address.into(), user: user.map(SmolStr::new) }
 }
 
 fn lifetime(duration: Option<Duration>) -> Lifetime {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, after};
 use serde_json::Value;
 
-use super::table::{printable, short};
+use super::table::{printable, requester, short};
 use super::{Ending, Error, print, say};
 use crate::client::{Client, Event, Failure};
 
@@ -78,6 +78,6 @@ fn line(event: &Event) -> String {
         Some(format!(", {what} for {}", short(span)))
     };
     let lasted = lasted("held").or_else(|| lasted("waited")).unwrap_or_default();
-    let (resource, title, client) = (text("resource"), text("title"), text("client"));
+    let (resource, title, client) = (text("resource"), text("title"), requester(&event.data));
     format!("{time}Z  {name:<9}  {resource}  {title} ({client}){lasted}\n")
 }

@@ -4,6 +4,7 @@
 mod acquire;
 mod child;
 mod events;
+mod hash;
 mod run;
 mod show;
 mod signals;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use crate::client::{self, Client, Failure, LockOptions, LockPath, Target};
 pub use child::{BECOME, Become, LEAD, become_command, lead_group};
+pub use hash::{Secret, hash};
 pub use run::Run;
 
 /// What to do.

@@ -5,7 +5,9 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::table::{FIELDS, LOCKS, RESOURCES, age, aligned, lock_row, printable, waits_for_ever};
+use super::table::{
+    FIELDS, LOCKS, RESOURCES, age, aligned, lock_row, printable, requester, waits_for_ever,
+};
 use super::{Ending, Error, print, terminal};
 use crate::client::{Answer, Client, Failure, LockPath};
 
@@ -43,8 +45,7 @@ fn what_lists_tell(client: &Client, resource: &str, lock: &Value) -> Vec<Vec<Str
         let holder = holder(&locks).map(|holder| printable(&holder));
         rows.extend(holder.map(|holder| vec!["resource is".into(), holder]));
     }
-    let client = listed.and_then(|listed| listed["client"].as_str());
-    rows.extend(client.map(|client| vec!["client".into(), printable(client)]));
+    rows.extend(listed.map(|listed| vec!["client".into(), requester(listed)]));
     rows
 }
 

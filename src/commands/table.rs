@@ -83,7 +83,16 @@ pub(super) fn lock_row(resource: &str, lock: &Value, now: Option<SystemTime>) ->
     let has_no_end =
         waits_for_ever(lock) || (active && lock.get("lifetime").is_some_and(Value::is_null));
     let ends = if has_no_end { "–".into() } else { span(left) };
-    vec![printable(resource), state, text("title"), mode, text("client"), span(age), ends]
+    vec![printable(resource), state, text("title"), mode, requester(lock), span(age), ends]
+}
+
+/// Who asked for a lock, and from where.
+pub(super) fn requester(lock: &Value) -> String {
+    let client = printable(lock["client"].as_str().unwrap_or("-"));
+    match lock["user"].as_str() {
+        Some(user) => format!("{} at {client}", printable(user)),
+        None => client,
+    }
 }
 
 /// How long a lock has been held, or waited for.

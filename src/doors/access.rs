@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use log::error;
+use smol_str::SmolStr;
 use subtle::ConstantTimeEq;
 
 use crate::http::{Problem, Status};
@@ -25,13 +26,6 @@ pub enum Access {
     /// password plain or as a bcrypt hash. Empty lines and those that begin with # are
     /// ignored.
     UserFile(PathBuf),
-}
-
-/// Who sends an administrative request, for the log.
-#[derive(Debug)]
-pub(super) enum Admin {
-    Anybody,
-    User(String),
 }
 
 impl Access {
@@ -53,9 +47,9 @@ impl Access {
         &self,
         passwords: &Passwords,
         authorization: Option<&str>,
-    ) -> Result<Admin, Problem> {
+    ) -> Result<Option<SmolStr>, Problem> {
         let path = match self {
-            Self::Open => return Ok(Admin::Anybody),
+            Self::Open => return Ok(None),
             Self::Denied => return Err(denied()),
             Self::UserFile(path) => path,
         };
@@ -70,15 +64,17 @@ impl Access {
         let stored = users.iter().filter(|user| user.has_name(&given.name));
         let stored: Vec<_> = stored.map(|user| &*user.password).collect();
         match passwords.check(&stored, &given.password, dearest(&users)) {
-            Verdict::Right => Ok(Admin::User(given.name)),
+            Verdict::Right => Ok(Some(given.name.into())),
             Verdict::Wrong => Err(unauthorized()),
-            Verdict::Busy => {
-                let detail = "too many passwords are being checked at the moment; try again later";
-                let problem = Problem::new(Status::ServiceUnavailable, detail);
-                Err(problem.with_header("Retry-After", "1"))
-            }
+            Verdict::Busy => Err(busy()),
         }
     }
+}
+
+/// The answer where too many passwords are being checked.
+pub(super) fn busy() -> Problem {
+    let detail = "too many passwords are being checked at the moment; try again later";
+    Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "1")
 }
 
 fn unauthorized() -> Problem {
@@ -100,15 +96,6 @@ fn dearest(users: &[Credentials]) -> u64 {
 /// The answer where nobody may send administrative requests.
 pub(super) fn denied() -> Problem {
     Problem::new(Status::Forbidden, "administrative requests are switched off on this server")
-}
-
-impl fmt::Display for Admin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Anybody => f.write_str("somebody"),
-            Self::User(name) => write!(f, "{name:?}"),
-        }
-    }
 }
 
 /// What is wrong with the file of administrators.
@@ -149,9 +136,10 @@ impl fmt::Display for UserFileError {
 
 impl std::error::Error for UserFileError {}
 
-struct Credentials {
-    name: String,
-    password: String,
+/// A name, and a password as it is sent, or as a file has it.
+pub(super) struct Credentials {
+    pub(super) name: String,
+    pub(super) password: String,
 }
 
 impl Credentials {
@@ -183,14 +171,14 @@ fn read_users(path: &PathBuf) -> Result<Vec<Credentials>, UserFileError> {
 
 /// Hashes of kinds that are not supported: taken as plain passwords they would let in
 /// whoever knows the hash and nobody who knows the password.
-fn is_unknown_hash(password: &str) -> bool {
+pub(super) fn is_unknown_hash(password: &str) -> bool {
     let unsupported = ["$apr1$", "$1$", "$5$", "$6$", "$argon2", "{SHA}"];
     unsupported.iter().any(|prefix| password.starts_with(prefix))
         || (is_bcrypt(password) && password.parse::<bcrypt::HashParts>().is_err())
 }
 
 /// RFC 7617.
-fn basic_credentials(authorization: &str) -> Option<Credentials> {
+pub(super) fn basic_credentials(authorization: &str) -> Option<Credentials> {
     let (scheme, encoded) = authorization.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;

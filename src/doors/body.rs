@@ -5,11 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use smol_str::SmolStr;
 
 use super::RequestLimits;
 use crate::http::Problem;
-use crate::lock::{Limit, LockRequest, Mode};
+use crate::lock::{Limit, LockRequest, Mode, Requester};
 
 /// The longest title, in bytes.
 const MAX_TITLE: usize = 1024;
@@ -22,7 +21,7 @@ const MAX_QUOTE: usize = 40;
 pub(super) fn lock_request(
     body: &[u8],
     limits: RequestLimits,
-    client: &SmolStr,
+    client: &Requester,
 ) -> Result<LockRequest, Problem> {
     let fields = parse(body, r#"{"title":"backup","wait":5,"lifetime":300}"#)?;
     Ok(LockRequest {

@@ -1,60 +1,213 @@
 //! Who sends a request, and what it may do: asked once, before anything is done.
 
+use std::fmt;
+use std::sync::Arc;
+
 use smol_str::SmolStr;
 
-use super::access::Admin;
-use super::routes::Right;
-use super::{Call, Settings, forwarded};
+use super::access::{self, Access};
+use super::rights::{Right, Rights};
+use super::routes::Need;
+use super::users::{Rules, Users};
+use super::{Call, Service, forwarded};
 use crate::http::departures::Client;
-use crate::http::{Problem, Request};
-use crate::passwords::Passwords;
+use crate::http::{Problem, Request, Status};
+use crate::lock::{Requester, ResourceName};
+use crate::passwords::Verdict;
 
 /// Whoever sends a request, and has the right to it.
 pub(super) struct Caller<'a> {
     /// The other end of the connection.
     pub(super) client: Client<'a>,
-    /// Where it is, as far as trusted proxies say.
-    pub(super) address: SmolStr,
-    admin: Admin,
-    /// The right that it was found to have.
-    needed: Right,
+    /// Who it is, and where, as far as trusted proxies say.
+    pub(super) requester: Requester,
+    /// What it may see.
+    pub(super) sight: Sight,
+}
+
+/// What somebody may see, for as long as the rules stay as they are.
+#[derive(Clone)]
+pub(super) struct Sight {
+    rights: Arc<Rights>,
+    /// Where there is a file of users, and what it said.
+    by: Option<(Arc<Users>, Arc<Rules>)>,
+}
+
+impl Sight {
+    /// Whether it includes this resource.
+    pub(super) fn sees(&self, resource: &ResourceName) -> bool {
+        self.rights.allow(Right::See, resource)
+    }
+
+    /// Whether it includes every resource.
+    pub(super) fn sees_all(&self) -> bool {
+        self.rights.allow_all(Right::See)
+    }
+
+    /// Whether the uids of its locks may be known, which are the right to release them.
+    pub(super) fn shows_uids(&self, resource: &ResourceName) -> bool {
+        self.rights.allow(Right::Administrate, resource)
+    }
+
+    /// Whether the rules are still those by which it was given.
+    pub(super) fn is_current(&self) -> bool {
+        self.by.as_ref().is_none_or(|(users, rules)| Arc::ptr_eq(&users.current(), rules))
+    }
 }
 
 impl<'a> Caller<'a> {
-    /// Lets a request that needs a right pass, or not.
+    /// Lets a request for this resource, or for none in particular, pass, or not.
     pub(super) fn admit(
-        settings: &Settings,
-        passwords: &Passwords,
-        needs: Right,
+        service: &Service,
+        needs: Need,
+        resource: Option<&ResourceName>,
         request: &Request<'_>,
         client: Client<'a>,
     ) -> Result<Self, Problem> {
-        let admin = match needs {
-            Right::Nothing => Admin::Anybody,
-            Right::See | Right::Administrate => {
-                settings.access.check(passwords, request.headers.only("Authorization")?)?
-            }
+        let (user, sight) = identify(service, needs, request, client)?;
+        let proxies = &service.settings.trusted_proxies;
+        let address = forwarded::client(request, client.address(), proxies);
+        let caller = Self { client, requester: Requester { address, user }, sight };
+        let rights = &caller.sight.rights;
+        let (is_allowed, right) = match (needs, resource) {
+            (Need::Nothing, _) => (true, Right::See),
+            (Need::Some(right), Some(resource)) => (rights.allow(right, resource), right),
+            (Need::Some(right), None) => (rights.allow_some(right), right),
+            (Need::All(right), _) => (rights.allow_all(right), right),
         };
-        let address = forwarded::client(request, client.address(), &settings.trusted_proxies);
-        Ok(Self { client, address, admin, needed: needs })
+        if is_allowed { Ok(caller) } else { Err(caller.lacks(right, resource)) }
     }
 
-    /// Whether it may end any lock, for which it has to know the uid. Whoever may see may do that,
-    /// too.
-    pub(super) fn may_administrate(&self) -> bool {
-        self.needed != Right::Nothing
+    /// The answer to whoever has not the right that is needed.
+    fn lacks(&self, right: Right, resource: Option<&ResourceName>) -> Problem {
+        let resource = resource.map_or("*", ResourceName::as_str);
+        match &self.requester.user {
+            Some(user) => {
+                let detail = format!("the user {user:?} lacks the right \"{right} {resource}\"");
+                Problem::new(Status::Forbidden, detail)
+            }
+            None => {
+                unauthorized(format!("this needs a user with the right \"{right} {resource}\""))
+            }
+        }
     }
 
     /// Its name, for the log.
-    pub(super) fn name(&self) -> &Admin {
-        &self.admin
+    pub(super) fn name(&self) -> Name<'_> {
+        Name(self.requester.user.as_ref())
+    }
+}
+
+/// A user's name, for the log.
+pub(super) struct Name<'a>(Option<&'a SmolStr>);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, "{name:?}"),
+            None => f.write_str("somebody"),
+        }
     }
 }
 
 impl Call<'_> {
-    /// Asks for the right to end any lock, where only its body tells that a request needs it.
-    pub(super) fn administrator(&self) -> Result<Admin, Problem> {
-        let authorization = self.request.headers.only("Authorization")?;
-        self.service.settings.access.check(&self.service.passwords, authorization)
+    /// Asks for a right where only the body of a request tells that it is needed, or for which
+    /// resource. Returns the user.
+    pub(super) fn require(
+        &self,
+        right: Right,
+        resource: &ResourceName,
+    ) -> Result<Option<SmolStr>, Problem> {
+        if self.caller.sight.rights.allow(right, resource) {
+            return Ok(self.caller.requester.user.clone());
+        }
+        if self.service.settings.users.is_none() && right != Right::Lock {
+            let authorization = self.request.headers.only("Authorization")?;
+            return self.service.settings.access.check(&self.service.passwords, authorization);
+        }
+        Err(self.caller.lacks(right, Some(resource)))
     }
+}
+
+/// Who sends a request, if it is known, and with which rights.
+fn identify(
+    service: &Service,
+    needs: Need,
+    request: &Request<'_>,
+    client: Client<'_>,
+) -> Result<(Option<SmolStr>, Sight), Problem> {
+    let settings = &service.settings;
+    let without_rules = |rights| Sight { rights, by: None };
+    if let Some(users) = &settings.users {
+        if needs == Need::Nothing {
+            return Ok((None, without_rules(Rights::none())));
+        }
+        let rules = users.current();
+        let (user, rights) = known(service, &rules, request, client)?;
+        return Ok((user, Sight { rights, by: Some((Arc::clone(users), rules)) }));
+    }
+    let certified = client.certified_user().cloned();
+    match needs {
+        Need::Nothing | Need::Some(Right::Lock) => {
+            let is_open = settings.access == Access::Open;
+            let rights = if is_open { Rights::all() } else { Rights::to_lock() };
+            Ok((certified, without_rules(rights)))
+        }
+        Need::All(Right::See) => Ok((certified, without_rules(Rights::all()))),
+        Need::Some(_) | Need::All(_) => {
+            let authorization = request.headers.only("Authorization")?;
+            let user = settings.access.check(&service.passwords, authorization)?;
+            Ok((user.or(certified), without_rules(Rights::all())))
+        }
+    }
+}
+
+/// Who it is by these rules: by what the request says or else by the client's certificate.
+fn known(
+    service: &Service,
+    rules: &Rules,
+    request: &Request<'_>,
+    client: Client<'_>,
+) -> Result<(Option<SmolStr>, Arc<Rights>), Problem> {
+    let name = match request.headers.only("Authorization")? {
+        Some(authorization) => authenticated(service, rules, authorization)?,
+        None => match client.certified_user() {
+            Some(name) => name.clone(),
+            None => return Ok((None, rules.anonymous())),
+        },
+    };
+    match rules.rights(&name) {
+        Some(rights) => Ok((Some(name), rights)),
+        None => Err(unauthorized("the certificate is that of no user".into())),
+    }
+}
+
+/// By a password or a token. Whether the name or the password is wrong is not told.
+fn authenticated(
+    service: &Service,
+    rules: &Rules,
+    authorization: &str,
+) -> Result<SmolStr, Problem> {
+    let wrong = || unauthorized("the user and password, or the token, are not accepted".into());
+    if let Some(token) = bearer_token(authorization) {
+        return rules.owner(token).cloned().ok_or_else(wrong);
+    }
+    let given = access::basic_credentials(authorization).ok_or_else(wrong)?;
+    let stored = rules.password(&given.name);
+    match service.passwords.check(stored.as_slice(), &given.password, rules.dearest) {
+        Verdict::Right => Ok(given.name.into()),
+        Verdict::Wrong => Err(wrong()),
+        Verdict::Busy => Err(access::busy()),
+    }
+}
+
+/// RFC 6750.
+fn bearer_token(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn unauthorized(detail: String) -> Problem {
+    let challenges = "Basic realm=\"Restricted\", Bearer realm=\"Restricted\"";
+    Problem::new(Status::Unauthorized, detail).with_header("WWW-Authenticate", challenges)
 }

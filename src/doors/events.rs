@@ -9,6 +9,7 @@ use humantime::format_rfc3339_micros;
 use log::warn;
 use serde::{Serialize, Serializer};
 
+use super::caller::Sight;
 use super::{Answer, Call};
 use crate::http::query::Query;
 use crate::http::{Outgoing, Problem, Response, Status};
@@ -71,11 +72,13 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
         // What is no number is not among those that are kept.
         id.parse().unwrap_or(0)
     });
-    let shows_uid = call.caller.may_administrate();
+    let sight = call.caller.sight.clone();
     let events = call.service.locks.events();
     let after = last.or_else(|| {
         let latest = wanted.latest?;
-        Some(events.before_latest(latest, |event| wanted.has(&event.resource)))
+        Some(events.before_latest(latest, |event| {
+            wanted.has(&event.resource) && sight.sees(&event.resource)
+        }))
     });
     if call.request.method == "HEAD" {
         return Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, |_| Ok(())));
@@ -83,7 +86,7 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
     if !wanted.follow {
         let follower = events.follow(after);
         return Ok(Response::new(Status::Ok)
-            .stream(CONTENT_TYPE, move |out| write_kept(out, &wanted, shows_uid, follower)));
+            .stream(CONTENT_TYPE, move |out| write_kept(out, &wanted, &sight, follower)));
     }
     let place = call.service.subscribers.enter()?;
     let follower = events.follow(after);
@@ -93,7 +96,7 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
         if let Err(error) = &watch {
             warn!("a client follows events and would not be noticed if it left: {error}");
         }
-        Subscription { wanted, shows_uid, place, follower }.send(out)
+        Subscription { wanted, sight, place, follower }.send(out)
     };
     Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, stream))
 }
@@ -137,7 +140,7 @@ impl Wanted {
 
 struct Subscription {
     wanted: Wanted,
-    shows_uid: bool,
+    sight: Sight,
     place: Place,
     follower: Follower,
 }
@@ -149,13 +152,15 @@ impl Subscription {
         out.write_all(b": events\n\n")?;
         out.flush()?;
         let mut silent_until = Instant::now() + SILENCE;
-        loop {
+        // Who may see less than before has to ask again.
+        while self.sight.is_current() {
             let sent = match self.follower.hear(self.place.share(), silent_until) {
                 Heard::Events(events) => {
-                    let wanted = events.iter().filter(|event| self.wanted.has(&event.resource));
+                    let has = |resource| self.wanted.has(resource) && self.sight.sees(resource);
+                    let wanted = events.iter().filter(|event| has(&event.resource));
                     let mut any = false;
                     for event in wanted {
-                        write_event(out, event, self.shows_uid)?;
+                        write_event(out, event, self.sight.shows_uids(&event.resource))?;
                         any = true;
                     }
                     any
@@ -178,6 +183,7 @@ impl Subscription {
             // At the end there is nothing to wait for, but perhaps something to send.
             let _ = self.follower.pause(now + PACE);
         }
+        Ok(())
     }
 }
 
@@ -185,7 +191,7 @@ impl Subscription {
 fn write_kept(
     out: &mut Outgoing<'_>,
     wanted: &Wanted,
-    shows_uid: bool,
+    sight: &Sight,
     mut follower: Follower,
 ) -> io::Result<()> {
     let mut count = 0;
@@ -193,8 +199,11 @@ fn write_kept(
         match follower.hear(BATCH, Instant::now()) {
             Heard::Events(events) => {
                 count += events.len();
-                let mut wanted = events.iter().filter(|event| wanted.has(&event.resource));
-                wanted.try_for_each(|event| write_event(out, event, shows_uid))?;
+                let has = |resource| wanted.has(resource) && sight.sees(resource);
+                let mut wanted = events.iter().filter(|event| has(&event.resource));
+                wanted.try_for_each(|event| {
+                    write_event(out, event, sight.shows_uids(&event.resource))
+                })?;
             }
             Heard::Missed(number) => write_reset(out, number)?,
             Heard::Nothing | Heard::End => break,
@@ -246,6 +255,8 @@ struct Data<'a> {
     uid: Option<LockId>,
     title: &'a str,
     client: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
     mode: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
@@ -270,7 +281,8 @@ impl<'a> Data<'a> {
             resource: event.resource.as_str(),
             uid: shows_uid.then_some(happening.id),
             title: &happening.title,
-            client: &happening.client,
+            client: &happening.client.address,
+            user: happening.client.user.as_deref(),
             mode: happening.mode.name(),
             limit: happening.mode.limit().map(Limit::get),
             fencing_token: happening.fencing_token,

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::acquire::acquire;
+use super::rights::Right;
 use super::{Answer, Call};
 use crate::http::{Problem, Response, Status};
 use crate::lock::{
@@ -68,6 +69,7 @@ fn is_group(text: &str) -> bool {
 /// again: one that does not come back holds the next one up, which is what the protocol is for.
 pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
     let node = Node::of(call)?;
+    call.require(Right::Lock, &node.resource)?;
     let slots = call.service.settings.fleetlock.as_ref().ok_or_else(super::routes::not_found)?;
     let limit = slots.of(&node.group);
     let request = LockRequest {
@@ -76,7 +78,7 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
         lifetime: Lifetime::Endless,
         mode: Mode::Exclusive { limit },
         other_limits: true,
-        client: call.caller.address.clone(),
+        client: call.caller.requester.clone(),
     };
     let grant =
         acquire(call, &node.resource, request, Some(node.key)).map_err(
@@ -93,6 +95,7 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
 /// `POST /v1/steady-state`: the node is up, and gives back the slot that it may have.
 pub(super) fn steady_state(call: &Call<'_>) -> Answer {
     let node = Node::of(call)?;
+    call.require(Right::Lock, &node.resource)?;
     match call.service.locks.release_by_key(&node.resource, &node.key) {
         Ok(()) | Err(Refusal::NoSuchLock) => {
             Ok(answer(Status::Ok, "success", &format!("{} has no slot now", node.id)))

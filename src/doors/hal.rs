@@ -8,7 +8,9 @@ use humantime::format_rfc3339_micros;
 use serde::{Serialize, Serializer};
 
 use crate::http::{Response, Status};
-use crate::lock::{Grant, Lifetime, Limit, Lock, LockId, LockRequest, Mode, ResourceName, Waiting};
+use crate::lock::{
+    Grant, Lifetime, Limit, Lock, LockId, LockRequest, Mode, Requester, ResourceName, Waiting,
+};
 
 /// A response with one lock.
 pub(super) fn lock(status: Status, prefix: &str, resource: &ResourceName, lock: &Lock) -> Response {
@@ -25,19 +27,22 @@ pub(super) fn held(
     hal(status, &LockView::held(prefix, resource, grant))
 }
 
-/// Writes a lock as lists show it; `position` if it waits.
+/// Writes a lock as lists show it; `position` if it waits. Who may not release it gets no uid.
 pub(super) fn write_listed(
     out: &mut dyn Write,
     prefix: &str,
     resource: &ResourceName,
     lock: &Lock,
     position: Option<usize>,
+    shows_uid: bool,
 ) -> io::Result<()> {
-    let lock = ListedLockView {
-        lock: LockView::new(prefix, resource, lock),
-        position,
-        client: lock.client(),
-    };
+    let Requester { address, user } = lock.client();
+    let mut view = LockView::new(prefix, resource, lock);
+    if !shows_uid {
+        view.uid = None;
+        view.links.own = None;
+    }
+    let lock = ListedLockView { lock: view, position, client: address, user: user.as_deref() };
     Ok(serde_json::to_writer(out, &lock)?)
 }
 
@@ -84,8 +89,8 @@ fn json(status: Status, content_type: &'static str, view: &impl Serialize) -> Re
 
 #[derive(Serialize)]
 struct LockView<'a> {
-    #[serde(serialize_with = "display")]
-    uid: LockId,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "display_some")]
+    uid: Option<LockId>,
     title: &'a str,
     #[serde(serialize_with = "lifetime")]
     lifetime: Lifetime,
@@ -110,6 +115,8 @@ struct ListedLockView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<usize>,
     client: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -139,8 +146,8 @@ struct ResourceView<'a> {
 
 #[derive(Serialize)]
 struct Links<'a> {
-    #[serde(rename = "self")]
-    own: Link<'a>,
+    #[serde(rename = "self", skip_serializing_if = "Option::is_none")]
+    own: Option<Link<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<Link<'a>>,
 }
@@ -166,7 +173,7 @@ impl fmt::Display for Href<'_> {
 impl<'a> Links<'a> {
     fn of_lock(prefix: &'a str, resource: &'a ResourceName, id: LockId) -> Self {
         Self {
-            own: Link::new(prefix, Path::Lock(resource, id)),
+            own: Some(Link::new(prefix, Path::Lock(resource, id))),
             resource: Some(Link::new(prefix, Path::Resource(resource))),
         }
     }
@@ -212,7 +219,7 @@ impl<'a> LockView<'a> {
         links: Links<'a>,
     ) -> Self {
         Self {
-            uid: id,
+            uid: Some(id),
             title,
             lifetime,
             wait,
@@ -227,13 +234,24 @@ impl<'a> LockView<'a> {
 
 impl<'a> ResourceView<'a> {
     fn new(prefix: &'a str, resource: &'a ResourceName) -> Self {
-        let links = Links { own: Link::new(prefix, Path::Resource(resource)), resource: None };
+        let links =
+            Links { own: Some(Link::new(prefix, Path::Resource(resource))), resource: None };
         Self { name: resource.as_str(), links }
     }
 }
 
 fn display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+fn display_some<S: Serializer>(
+    value: &Option<impl fmt::Display>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// A JSON number of seconds, whole ones without a fraction.

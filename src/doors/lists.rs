@@ -8,10 +8,11 @@ use std::time::SystemTime;
 use humantime::format_rfc3339_micros;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::caller::Sight;
 use super::{Answer, Call, hal};
 use crate::http::Problem;
 use crate::http::query::Query;
-use crate::lock::{Lock, LockManager, ResourceName, Totals};
+use crate::lock::{Lock, LockManager, Requester, ResourceName, Totals};
 
 /// How many names are taken from the lock core at a time.
 const NAMES: usize = 256;
@@ -25,10 +26,11 @@ const MAX_LIMIT: usize = 1000;
 /// `GET /status`: all locks of all resources, in plain JSON, and the time on the server's clock.
 pub(super) fn show_status(call: &Call<'_>) -> Answer {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
+    let sight = call.caller.sight.clone();
     let prefix = call.service.prefix.clone();
     Ok(call.service.gzip.stream(call.request, "application/json", move |out| {
         out.write_all(b"{\"resources\":[")?;
-        let mut selection = Selection::new(&*locks, &listing);
+        let mut selection = Selection::new(&*locks, &listing, &sight);
         let mut separator = Separator::default();
         while let Some(resource) = selection.next() {
             let first = locks.locks(&resource, None, LOCKS);
@@ -39,17 +41,20 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
             }
             separator.write(out)?;
             write!(out, "{{\"name\":\"{resource}\",\"locks\":[")?;
-            write_locks(out, &prefix, &*locks, &resource)?;
+            write_locks(out, &prefix, &*locks, &resource, sight.shows_uids(&resource))?;
             out.write_all(b"]}")?;
         }
         // After the locks: none of them is newer.
         let now = format_rfc3339_micros(SystemTime::now());
         write!(out, "],\"now\":\"{now}\"")?;
-        let Totals { resources, active, waiting, .. } = locks.totals();
-        write!(
-            out,
-            ",\"totals\":{{\"resources\":{resources},\"active\":{active},\"waiting\":{waiting}}}"
-        )?;
+        // They count what others may not see.
+        if sight.sees_all() {
+            let Totals { resources, active, waiting, .. } = locks.totals();
+            write!(
+                out,
+                ",\"totals\":{{\"resources\":{resources},\"active\":{active},\"waiting\":{waiting}}}"
+            )?;
+        }
         if let Some(next) = selection.next_page() {
             write!(out, ",\"_links\":{{\"next\":{{\"href\":\"{prefix}/status?{next}\"}}}}")?;
         }
@@ -60,10 +65,11 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
 /// `GET /resources`
 pub(super) fn list_resources(call: &Call<'_>) -> Answer {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
+    let sight = call.caller.sight.clone();
     let prefix = call.service.prefix.clone();
     Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
         out.write_all(b"{\"_embedded\":{\"resources\":[")?;
-        let mut selection = Selection::new(&*locks, &listing);
+        let mut selection = Selection::new(&*locks, &listing, &sight);
         let mut separator = Separator::default();
         while let Some(resource) = selection.next() {
             separator.write(out)?;
@@ -80,12 +86,13 @@ pub(super) fn list_resources(call: &Call<'_>) -> Answer {
 /// `GET /resources/{name}`: its locks, the active ones before the waiting ones.
 pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let (resource, locks) = (resource.clone(), Arc::clone(&call.service.locks));
+    let shows_uids = call.caller.sight.shows_uids(&resource);
     let prefix = call.service.prefix.clone();
     Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
         write!(out, "{{\"name\":\"{resource}\"")?;
         if !locks.locks(&resource, None, 1).locks.is_empty() {
             out.write_all(b",\"_embedded\":{\"locks\":[")?;
-            write_locks(out, &prefix, &*locks, &resource)?;
+            write_locks(out, &prefix, &*locks, &resource, shows_uids)?;
             out.write_all(b"]}")?;
         }
         write!(
@@ -103,6 +110,7 @@ fn write_locks(
     prefix: &str,
     locks: &dyn LockManager,
     resource: &ResourceName,
+    shows_uids: bool,
 ) -> io::Result<()> {
     let (mut after, mut waiting) = (None, 0);
     let mut separator = Separator::default();
@@ -117,6 +125,7 @@ fn write_locks(
                 resource,
                 lock,
                 Some(waiting).filter(|number| *number > 0),
+                shows_uids,
             )?;
         }
         match page.next {
@@ -218,7 +227,7 @@ impl Search {
         let mut after = None;
         loop {
             let page = locks.locks(resource, after, LOCKS);
-            if page.locks.iter().any(|lock| self.is_in(lock.title()) || self.is_in(lock.client())) {
+            if page.locks.iter().any(|lock| self.is_of(lock)) {
                 return true;
             }
             match page.next {
@@ -226,6 +235,12 @@ impl Search {
                 None => return false,
             }
         }
+    }
+
+    fn is_of(&self, lock: &Lock) -> bool {
+        let Requester { address, user } = lock.client();
+        let is_of_user = || user.as_ref().is_some_and(|user| self.is_in(user));
+        self.is_in(lock.title()) || self.is_in(address) || is_of_user()
     }
 
     fn is_in(&self, text: &str) -> bool {
@@ -245,6 +260,7 @@ impl Search {
 struct Selection<'a> {
     locks: &'a dyn LockManager,
     listing: &'a Listing,
+    sight: &'a Sight,
     names: std::vec::IntoIter<ResourceName>,
     /// The latest name that the lock core gave.
     latest: Option<ResourceName>,
@@ -254,10 +270,11 @@ struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    fn new(locks: &'a dyn LockManager, listing: &'a Listing) -> Self {
+    fn new(locks: &'a dyn LockManager, listing: &'a Listing, sight: &'a Sight) -> Self {
         let left = listing.limit.unwrap_or(usize::MAX);
         let latest = listing.after.clone();
-        Self { locks, listing, names: Vec::new().into_iter(), latest, given: None, left }
+        let names = Vec::new().into_iter();
+        Self { locks, listing, sight, names, latest, given: None, left }
     }
 
     fn next(&mut self) -> Option<ResourceName> {
@@ -284,7 +301,7 @@ impl<'a> Selection<'a> {
     fn find(&mut self) -> Option<ResourceName> {
         loop {
             for name in self.names.by_ref() {
-                if self.listing.has(self.locks, &name) {
+                if self.sight.sees(&name) && self.listing.has(self.locks, &name) {
                     return Some(name);
                 }
             }

@@ -21,8 +21,10 @@ mod origin;
 mod page;
 mod refusals;
 mod rest;
+mod rights;
 mod routes;
 mod terraform;
+pub mod users;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -44,7 +46,8 @@ use events::Subscribers;
 pub use fleetlock::Slots;
 use gzip::Gzip;
 use origin::Site;
-use routes::Route;
+use routes::{Need, Route};
+use users::Users;
 
 /// What clients may ask for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,10 +64,14 @@ impl RequestLimits {
 }
 
 /// How requests are answered.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Settings {
     /// Who may send administrative requests.
     pub access: Access,
+    /// Who there is and may do what; in place of that.
+    pub users: Option<Arc<Users>>,
+    /// Whether everybody may read metrics, also where there are users.
+    pub open_metrics: bool,
     /// Limits of what clients ask for.
     pub limits: RequestLimits,
     /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
@@ -135,11 +142,11 @@ impl Service {
     }
 
     /// The response to a request whatever its body is, if its head alone has a mistake.
-    pub fn answer_to_head(&self, request: &Request<'_>) -> Option<Response> {
+    pub fn answer_to_head(&self, request: &Request<'_>, client: Client<'_>) -> Option<Response> {
         let began = Instant::now();
         let route = Route::parse(request.target);
         let (kind, error) = (kind(&route, request.method), error(&route));
-        let problem = self.admit(route, request).err()?;
+        let problem = self.admit(route, request, client).err()?;
         Some(self.finish(request, kind, began, error(problem)))
     }
 
@@ -150,19 +157,31 @@ impl Service {
         response
     }
 
+    /// The response to whoever does not encrypt where that is needed.
+    pub fn refuse_unencrypted(&self) -> Response {
+        debug!("a request that was not encrypted was refused");
+        let text = "This port speaks HTTPS (TLS): the URL begins with https://\n";
+        uncached(Response::new(Status::BadRequest))
+            .body("text/plain; charset=utf-8", text.as_bytes())
+    }
+
     fn call(
         &self,
         route: Result<Route, Problem>,
         request: &Request<'_>,
         client: Client<'_>,
     ) -> Answer {
-        let route = self.admit(route, request)?;
+        let route = self.admit(route, request, client)?;
         let Some(operation) = route.operation(request.method) else {
             return Ok(Response::no_content().header("Allow", route.allow()));
         };
-        let (settings, passwords) = (&self.settings, &self.passwords);
-        let caller = Caller::admit(settings, passwords, operation.needs, request, client)?;
+        let needs = self.needs(operation.needs);
+        let caller = Caller::admit(self, needs, route.resource(), request, client)?;
         operation.run(&Call { service: self, request, caller })
+    }
+
+    fn needs(&self, needs: Need) -> Need {
+        if needs == routes::METRICS && self.settings.open_metrics { Need::Nothing } else { needs }
     }
 
     /// Refuses what is wrong with a request whatever its body is.
@@ -170,9 +189,10 @@ impl Service {
         &self,
         route: Result<Route, Problem>,
         request: &Request<'_>,
+        client: Client<'_>,
     ) -> Result<Route, Problem> {
         origin::require_one_host(request)?;
-        self.site.admit(request)?;
+        self.site.admit(request, client.is_encrypted())?;
         let route = route?;
         if matches!(route, Route::FleetLock(_)) && self.settings.fleetlock.is_none() {
             return Err(routes::not_found());
@@ -349,6 +369,8 @@ mod tests {
         let limits = RequestLimits { max_wait: limit, max_lifetime: limit };
         let settings = Settings {
             access: Access::Open,
+            users: None,
+            open_metrics: false,
             limits,
             base_url: None,
             hosts: Vec::new(),

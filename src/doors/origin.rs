@@ -53,7 +53,8 @@ impl Site {
     }
 
     /// Refuses what a browser sends for another site, or what it takes for this site and is not.
-    pub(super) fn admit(&self, request: &Request<'_>) -> Result<(), Problem> {
+    /// A page that was not encrypted may be anybody's where this server's own are.
+    pub(super) fn admit(&self, request: &Request<'_>, encrypted: bool) -> Result<(), Problem> {
         let changes = !matches!(request.method, "GET" | "HEAD");
         if changes && request.headers.only("Sec-Fetch-Site")? == Some("cross-site") {
             return Err(foreign());
@@ -62,7 +63,8 @@ impl Site {
         if self.origin.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(origin)) {
             return Ok(());
         }
-        if changes && !is_own_origin(origin, request.host) {
+        let downgraded = encrypted && !origin.starts_with("https://");
+        if changes && (downgraded || !is_own_origin(origin, request.host)) {
             return Err(foreign());
         }
         match request.host {

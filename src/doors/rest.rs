@@ -10,8 +10,8 @@ use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 /// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
 pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let request = call.request;
-    let (limits, address) = (call.service.settings.limits, &call.caller.address);
-    let lock_request = body::lock_request(request.body, limits, address)?;
+    let (limits, requester) = (call.service.settings.limits, &call.caller.requester);
+    let lock_request = body::lock_request(request.body, limits, requester)?;
     let key = key(request)?;
     let grant = acquire(call, resource, lock_request, key).map_err(|refusal| match refusal {
         Refusal::TimedOut if prefers_409(request) => {
@@ -72,7 +72,10 @@ fn created(call: &Call<'_>, resource: &ResourceName, grant: &Grant) -> Response 
 fn location(call: &Call<'_>, path: hal::Path<'_>) -> String {
     match (&call.service.settings.base_url, call.request.host) {
         (Some(base_url), _) => format!("{base_url}{path}"),
-        (None, Singleton::One(host)) if !host.is_empty() => format!("http://{host}{path}"),
+        (None, Singleton::One(host)) if !host.is_empty() => {
+            let scheme = if call.caller.client.is_encrypted() { "https" } else { "http" };
+            format!("{scheme}://{host}{path}")
+        }
         // A client in HTTP/1.0 that names no host gets a relative reference.
         _ => path.to_string(),
     }

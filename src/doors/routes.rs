@@ -2,6 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
+use super::rights::Right;
 use super::{Answer, Call, admin, events, fleetlock, health, lists, page, rest, terraform};
 use crate::http::{Problem, Status};
 use crate::lock::{LockId, ResourceName};
@@ -10,72 +11,86 @@ use crate::metrics::Kind;
 /// What can be done with a path.
 pub(super) struct Operation<H> {
     method: &'static str,
-    needs: Right,
+    needs: Need,
     kind: Kind,
     handler: H,
 }
 
 /// What a caller needs for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Right {
-    /// Nothing.
+pub(super) enum Need {
+    /// Nothing: nobody is asked who it is.
     Nothing,
-    /// To see all locks.
-    See,
-    /// To end any lock.
-    Administrate,
+    /// A right to the resource that the path names; to some, if it names none.
+    Some(Right),
+    /// A right to every resource.
+    All(Right),
 }
+
+impl Need {
+    /// Whether it is for those who may see or end what is not theirs.
+    fn is_administrative(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Some(Right::Lock) | METRICS)
+    }
+}
+
+const LOCK_IT: Need = Need::Some(Right::Lock);
+const SEE: Need = Need::Some(Right::See);
+const END: Need = Need::Some(Right::Administrate);
+const END_ALL: Need = Need::All(Right::Administrate);
+/// They tell of all resources, but of none by its name.
+pub(super) const METRICS: Need = Need::All(Right::See);
 
 type Plain = fn(&Call<'_>) -> Answer;
 type OfResource = fn(&Call<'_>, &ResourceName) -> Answer;
 type OfLock = fn(&Call<'_>, &ResourceName, LockId) -> Answer;
 
-const fn op<H>(method: &'static str, needs: Right, kind: Kind, handler: H) -> Operation<H> {
+const fn op<H>(method: &'static str, needs: Need, kind: Kind, handler: H) -> Operation<H> {
     Operation { method, needs, kind, handler }
 }
 
 /// Paths without a name in them.
 const PLAIN: [(&str, &[Operation<Plain>]); 7] = [
-    ("/", &[op("GET", Right::Nothing, Kind::Other, page::home)]),
-    ("/openapi.json", &[op("GET", Right::Nothing, Kind::Other, health::openapi)]),
-    ("/health", &[op("GET", Right::Nothing, Kind::Other, health::health)]),
-    ("/metrics", &[op("GET", Right::Nothing, Kind::Other, health::metrics)]),
-    ("/events", &[op("GET", Right::See, Kind::Admin, events::subscribe)]),
-    ("/status", &[op("GET", Right::See, Kind::Admin, lists::show_status)]),
+    ("/", &[op("GET", Need::Nothing, Kind::Other, page::home)]),
+    ("/openapi.json", &[op("GET", Need::Nothing, Kind::Other, health::openapi)]),
+    ("/health", &[op("GET", Need::Nothing, Kind::Other, health::health)]),
+    ("/metrics", &[op("GET", METRICS, Kind::Other, health::metrics)]),
+    ("/events", &[op("GET", SEE, Kind::Admin, events::subscribe)]),
+    ("/status", &[op("GET", SEE, Kind::Admin, lists::show_status)]),
     (
         "/resources",
         &[
-            op("GET", Right::See, Kind::Admin, lists::list_resources),
-            op("DELETE", Right::Administrate, Kind::Admin, admin::delete_all),
+            op("GET", SEE, Kind::Admin, lists::list_resources),
+            op("DELETE", END_ALL, Kind::Admin, admin::delete_all),
         ],
     ),
 ];
 
 /// The protocol of FleetLock: what a node asks for before and after it reboots.
 const FLEETLOCK: [(&str, &[Operation<Plain>]); 2] = [
-    ("/v1/pre-reboot", &[op("POST", Right::Nothing, Kind::Fleetlock, fleetlock::pre_reboot)]),
-    ("/v1/steady-state", &[op("POST", Right::Nothing, Kind::Fleetlock, fleetlock::steady_state)]),
+    ("/v1/pre-reboot", &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::pre_reboot)]),
+    ("/v1/steady-state", &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::steady_state)]),
 ];
 
 /// `/locks/{resource}`
 const LOCKS: &[Operation<OfResource>] = &[
-    op("POST", Right::Nothing, Kind::Acquire, rest::acquire_lock),
-    op("DELETE", Right::Nothing, Kind::Release, rest::release_by_key),
-    op("LOCK", Right::Nothing, Kind::Terraform, terraform::lock),
-    op("UNLOCK", Right::Nothing, Kind::Terraform, terraform::unlock),
+    op("POST", LOCK_IT, Kind::Acquire, rest::acquire_lock),
+    op("DELETE", LOCK_IT, Kind::Release, rest::release_by_key),
+    op("LOCK", LOCK_IT, Kind::Terraform, terraform::lock),
+    op("UNLOCK", LOCK_IT, Kind::Terraform, terraform::unlock),
 ];
 
 /// `/locks/{resource}/{uid}`
 const LOCK: &[Operation<OfLock>] = &[
-    op("GET", Right::Nothing, Kind::Look, rest::get_lock),
-    op("PATCH", Right::Nothing, Kind::Renew, rest::renew_lock),
-    op("DELETE", Right::Nothing, Kind::Release, rest::release_lock),
+    op("GET", LOCK_IT, Kind::Look, rest::get_lock),
+    op("PATCH", LOCK_IT, Kind::Renew, rest::renew_lock),
+    op("DELETE", LOCK_IT, Kind::Release, rest::release_lock),
 ];
 
 /// `/resources/{resource}`
 const RESOURCE: &[Operation<OfResource>] = &[
-    op("GET", Right::See, Kind::Admin, lists::list_locks),
-    op("DELETE", Right::Administrate, Kind::Admin, admin::delete_resource),
+    op("GET", SEE, Kind::Admin, lists::list_locks),
+    op("DELETE", END, Kind::Admin, admin::delete_resource),
 ];
 
 /// What a target names.
@@ -92,7 +107,7 @@ pub(super) enum Route {
 
 /// An operation on what a target names.
 pub(super) struct Found<'r> {
-    pub(super) needs: Right,
+    pub(super) needs: Need,
     pub(super) kind: Kind,
     run: Run<'r>,
 }
@@ -180,6 +195,14 @@ impl Route {
         }
     }
 
+    /// The resource that it names.
+    pub(super) fn resource(&self) -> Option<&ResourceName> {
+        match self {
+            Self::Server | Self::Plain(_) | Self::FleetLock(_) => None,
+            Self::OfResource(_, resource) | Self::OfLock(_, resource, _) => Some(resource),
+        }
+    }
+
     /// The supported methods, as the Allow header lists them.
     pub(super) fn allow(&self) -> String {
         match self {
@@ -198,7 +221,7 @@ fn find<H>(all: &'static [Operation<H>], method: &str) -> Option<&'static Operat
 }
 
 fn needs_right<H>(all: &[Operation<H>]) -> bool {
-    all.iter().any(|operation| operation.needs != Right::Nothing)
+    all.iter().any(|operation| operation.needs.is_administrative())
 }
 
 fn allow<H>(all: &[Operation<H>]) -> String {

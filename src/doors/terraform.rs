@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
 use super::acquire::acquire;
+use super::rights::Right;
 use super::{Answer, Call, RequestLimits};
 use crate::http::query::Query;
 use crate::http::{Problem, Response, Status};
@@ -57,7 +58,7 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
         lifetime,
         mode: Mode::EXCLUSIVE,
         other_limits: false,
-        client: call.caller.address.clone(),
+        client: call.caller.requester.clone(),
     };
     let grant =
         acquire(call, resource, request, Some(info.key()?)).map_err(|refusal| match refusal {
@@ -113,7 +114,8 @@ fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
 /// `force-unlock`, which Terraform sends without a body: for administrators. It ends what is
 /// held, not what waits.
 fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> Answer {
-    let administrator = call.administrator()?;
+    let administrator = call.require(Right::Administrate, resource)?;
+    let administrator = administrator.map_or("somebody".into(), |name| format!("{name:?}"));
     let id = holder.ok_or(Refusal::NoSuchLock)?;
     call.service.locks.release(resource, id)?;
     info!("{administrator} unlocked {resource} by Terraform");
@@ -143,7 +145,7 @@ fn taken(call: &Call<'_>, resource: &ResourceName, status: Status) -> Problem {
         Some((grant, key)) => {
             let id = key.as_ref().and_then(|key| key.id_at_door(DOOR));
             // Titles of others are for those who may see lists.
-            let who = if id.is_some() || call.administrator().is_ok() {
+            let who = if id.is_some() || call.require(Right::See, resource).is_ok() {
                 None
             } else {
                 Some("another client")

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{debug, error};
 use smol_str::{SmolStr, ToSmolStr};
 
+use super::certificates::Certificates;
 use super::chunked::ChunkedBody;
 use super::departures::{Client, Departures};
 use super::head::{BodyLength, Head, HeadScan};
 use super::outgoing::Outgoing;
 use super::request::{Request, Unreadable};
 use super::response::{Response, Stream};
+pub use super::tls::NotEncrypted;
+use super::tls::Tls;
 use super::transport::{HangUp, RECEIVE_SIZE, Transport};
 
 /// How long a head may take to come in, and then a body, however steadily it trickles.
@@ -58,6 +61,28 @@ impl Connection {
         // An IPv4 address looks like one, also on a socket for both.
         let client = client.to_canonical().to_smolstr();
         Ok(Self { input, head: Vec::new(), body: Vec::new(), client, departures })
+    }
+
+    /// Has the bytes encrypted from now on. The client is given as much time as for a head.
+    ///
+    /// # Errors
+    /// It sends something else than a handshake, or that fails.
+    pub fn encrypt(&mut self, certificates: &Certificates) -> Result<(), NotEncrypted> {
+        let deadline = Instant::now() + RECEIVE_TIME;
+        let Transport::Plain(socket) = &self.input.transport else { return Ok(()) };
+        let session =
+            Tls::accept(Arc::clone(socket), Arc::clone(&certificates.current().config), deadline);
+        // A time-out of the socket is another one for the time being.
+        self.input.hurried = true;
+        match session {
+            Ok(session) => {
+                self.input.transport = Transport::Tls(Arc::new(session));
+                let timeouts = self.input.transport.set_timeouts(self.input.idle_timeout);
+                self.input.hurried = false;
+                timeouts.map_err(NotEncrypted::Failed)
+            }
+            Err(refused) => Err(refused),
+        }
     }
 
     /// By which it is ended.
@@ -107,6 +132,11 @@ pub struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
+    /// Who sends it.
+    pub fn client(&self) -> Client<'_> {
+        Client::new(&self.input.transport, self.client, self.departures)
+    }
+
     /// Whether the client has still to send some of the body.
     pub fn lacks_body(&self) -> bool {
         match self.length {

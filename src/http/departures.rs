@@ -9,10 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::listener::KEEPALIVE;
+use super::tls::Tls;
 use super::transport::Transport;
 use log::error;
 use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, epoll::EventFlags, poll};
 use smol_str::SmolStr;
 use socket2::{SockRef, TcpKeepalive};
 
@@ -44,8 +45,27 @@ struct Watched {
 
 #[derive(Default)]
 struct Clients {
-    farewells: HashMap<u64, Farewell>,
+    watched: HashMap<u64, Present>,
     last: u64,
+}
+
+/// A client that has not left.
+struct Present {
+    farewell: Farewell,
+    /// By which it may say that it leaves, before its connection ends.
+    tls: Option<Arc<Tls>>,
+}
+
+impl Present {
+    /// What is to be reported of it, once; errors and resets always are.
+    fn interest(&self) -> EventFlags {
+        let input = match &self.tls {
+            // What it has to say is told when that is read, and not before.
+            Some(tls) if !tls.has_received() => EventFlags::IN,
+            _ => EventFlags::empty(),
+        };
+        input | EventFlags::RDHUP | EventFlags::ONESHOT
+    }
 }
 
 impl Departures {
@@ -77,12 +97,30 @@ impl Watched {
                 return;
             }
             for event in events.drain(..) {
-                let farewell = self.clients().farewells.remove(&event.data.u64());
-                if let Some(farewell) = farewell {
+                let flags = event.flags;
+                let connection_ends = flags != EventFlags::IN;
+                if let Some(farewell) = self.departed(event.data.u64(), connection_ends) {
                     farewell();
                 }
             }
         }
+    }
+
+    /// What is to be called for a client of which something was reported, if it has left. Under
+    /// the mutex, or its thread could begin to receive at the same time.
+    fn departed(&self, id: u64, connection_ends: bool) -> Option<Farewell> {
+        let mut clients = self.clients();
+        let present = clients.watched.get(&id)?;
+        if let Some(tls) = &present.tls
+            && !connection_ends
+            && !tls.has_ended()
+        {
+            let data = epoll::EventData::new_u64(id);
+            // Fails at what fails when it is read.
+            let _ = epoll::modify(&self.epoll, tls.socket(), data, present.interest());
+            return None;
+        }
+        clients.watched.remove(&id).map(|present| present.farewell)
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
@@ -116,6 +154,16 @@ impl<'a> Client<'a> {
     /// Where it is.
     pub fn address(self) -> &'a SmolStr {
         self.address
+    }
+
+    /// Whether nobody on the way can read what is sent.
+    pub fn is_encrypted(self) -> bool {
+        self.transport.tls().is_some()
+    }
+
+    /// Whom its certificate names, if it has shown one.
+    pub fn certified_user(self) -> Option<&'a SmolStr> {
+        self.transport.user()
     }
 
     /// The connection to it.
@@ -155,17 +203,22 @@ impl<'a> Client<'a> {
         let Some(socket) = self.transport.socket() else { return Ok(None) };
         SockRef::from(socket).set_tcp_user_timeout(Some(silence))?;
         let watched = &*self.departures.0;
+        let tls = self.transport.tls().cloned();
+        if tls.as_ref().is_some_and(|tls| tls.has_ended()) {
+            farewell();
+            return Ok(None);
+        }
+        let present = Present { farewell: Box::new(farewell), tls };
+        let interest = present.interest();
         let id = {
             let mut clients = watched.clients();
             clients.last += 1;
             let id = clients.last;
-            clients.farewells.insert(id, Box::new(farewell));
+            clients.watched.insert(id, present);
             id
         };
         let watch = Watch { id, watched, socket };
-        // Errors and resets are always reported.
-        let flags = epoll::EventFlags::RDHUP | epoll::EventFlags::ONESHOT;
-        epoll::add(&watched.epoll, socket, epoll::EventData::new_u64(id), flags)?;
+        epoll::add(&watched.epoll, socket, epoll::EventData::new_u64(id), interest)?;
         Ok(Some(watch))
     }
 
@@ -175,6 +228,7 @@ impl<'a> Client<'a> {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut socket = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
         poll(&mut socket, Some(&at_once)).is_ok_and(|events| events > 0)
+            || self.transport.tls().is_some_and(|tls| tls.has_ended())
     }
 }
 
@@ -187,7 +241,7 @@ pub struct Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.watched.clients().farewells.remove(&self.id);
+        self.watched.clients().watched.remove(&self.id);
         // Fails if it was never added.
         let _ = epoll::delete(&self.watched.epoll, self.socket);
         // A client that does not wait may be silent for longer. Fails if it is gone.

@@ -4,6 +4,7 @@
 //! thread of the connection could stand on it. ARCHITECTURE.md says why there is no library.
 
 pub mod accept;
+pub mod certificates;
 pub mod chunked;
 pub mod connection;
 pub mod departures;
@@ -15,6 +16,7 @@ pub mod problem;
 pub mod query;
 pub mod request;
 pub mod response;
+mod tls;
 pub mod transport;
 
 pub use outgoing::Outgoing;

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, SendFlags};
+use smol_str::SmolStr;
+
+use super::tls::Tls;
 
 /// How long a client may take to accept a piece of its response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,12 +18,14 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const RECEIVE_SIZE: usize = 2048;
 
 /// How much is sent at a time, in bytes. Most responses are smaller.
-const SEND_SIZE: usize = 64 * 1024;
+pub(super) const SEND_SIZE: usize = 64 * 1024;
 
 /// One end of a connection.
 pub enum Transport {
     /// A socket, with the bytes as they are.
     Plain(Arc<TcpStream>),
+    /// A socket, with the bytes encrypted.
+    Tls(Arc<Tls>),
     /// What is received is there already, and what is sent is kept: for tests.
     Memory(Memory),
 }
@@ -75,9 +80,8 @@ impl Memory {
 impl Transport {
     /// Limits how long a call may wait for the client.
     pub(super) fn set_timeouts(&self, read: Duration) -> io::Result<()> {
-        match self {
-            Self::Plain(socket) => socket.set_write_timeout(Some(WRITE_TIMEOUT))?,
-            Self::Memory(_) => {}
+        if let Some(socket) = self.socket() {
+            socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
         }
         self.set_read_timeout(read)
     }
@@ -85,6 +89,7 @@ impl Transport {
     pub(super) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.set_read_timeout(Some(timeout)),
+            Self::Tls(tls) => tls.set_read_timeout(timeout),
             Self::Memory(_) => Ok(()),
         }
     }
@@ -97,6 +102,7 @@ impl Transport {
                 rustix::net::recv(socket, spare_capacity(into), RecvFlags::empty())
             })?
             .1),
+            Self::Tls(tls) => tls.receive(into),
             Self::Memory(memory) => {
                 let input = &mut memory.exchanged().input;
                 input.take(RECEIVE_SIZE as u64).read_to_end(into)
@@ -110,6 +116,7 @@ impl Transport {
             Self::Plain(socket) => {
                 bytes.chunks(SEND_SIZE).try_for_each(|piece| send_piece(socket, piece))
             }
+            Self::Tls(tls) => tls.send(bytes),
             Self::Memory(memory) => {
                 memory.exchanged().output.extend_from_slice(bytes);
                 Ok(())
@@ -121,6 +128,7 @@ impl Transport {
     pub(super) fn end_sending(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.shutdown(Shutdown::Write),
+            Self::Tls(tls) => tls.end_sending(),
             Self::Memory(_) => Ok(()),
         }
     }
@@ -129,6 +137,7 @@ impl Transport {
     pub(super) fn hang_up(&self) -> HangUp {
         match self {
             Self::Plain(socket) => HangUp(Some(Arc::clone(socket))),
+            Self::Tls(tls) => HangUp(Some(Arc::clone(tls.socket()))),
             Self::Memory(_) => HangUp(None),
         }
     }
@@ -137,12 +146,26 @@ impl Transport {
     pub(super) fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(socket) => Some(socket),
+            Self::Tls(tls) => Some(tls.socket()),
             Self::Memory(_) => None,
         }
     }
+
+    /// The session, if the bytes are encrypted.
+    pub(super) fn tls(&self) -> Option<&Arc<Tls>> {
+        match self {
+            Self::Tls(tls) => Some(tls),
+            Self::Plain(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// Whom the client's certificate names.
+    pub(super) fn user(&self) -> Option<&SmolStr> {
+        self.tls()?.user()
+    }
 }
 
-fn send_piece(socket: &TcpStream, mut piece: &[u8]) -> io::Result<()> {
+pub(super) fn send_piece(socket: &TcpStream, mut piece: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + WRITE_TIMEOUT;
     loop {
         let sent =

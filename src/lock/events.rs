@@ -13,7 +13,7 @@ use smol_str::SmolStr;
 
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
-use super::{End, LockId, Mode, ResourceName};
+use super::{End, LockId, Mode, Requester, ResourceName};
 
 /// How many events are kept.
 pub const KEPT: usize = if cfg!(shuttle) { 4 } else { 4096 };
@@ -40,8 +40,8 @@ pub struct Happening {
     pub id: LockId,
     /// Who asked for it, in the client's words.
     pub title: SmolStr,
-    /// The address that it was asked for from.
-    pub client: SmolStr,
+    /// Who asked for it, as far as the server knows.
+    pub client: Requester,
     /// Its mode.
     pub mode: Mode,
     /// That of the lock; a request that waits has none.

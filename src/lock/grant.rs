@@ -1,10 +1,35 @@
 //! What a client asks for, what it is granted, and what waits.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use smol_str::SmolStr;
 
 use super::{Lifetime, LockId, Mode};
+
+/// Who has asked for a lock, for display.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requester {
+    /// The address that the request came from.
+    pub address: SmolStr,
+    /// The user that the client is known as, if it is known.
+    pub user: Option<SmolStr>,
+}
+
+impl From<&str> for Requester {
+    fn from(address: &str) -> Self {
+        Self { address: address.into(), user: None }
+    }
+}
+
+impl fmt::Display for Requester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "{user:?} at {}", self.address),
+            None => f.write_str(&self.address),
+        }
+    }
+}
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -20,8 +45,8 @@ pub struct LockRequest {
     /// The locks that are there may have another limit. They keep it, and this one has its own:
     /// for a semaphore whose size is somebody's setting, which may change.
     pub other_limits: bool,
-    /// The address that the request came from, for display.
-    pub client: SmolStr,
+    /// Who asks, as far as the server knows.
+    pub client: Requester,
 }
 
 /// A lock that is held. The times are wall clock and only for display.
@@ -31,8 +56,8 @@ pub struct Grant {
     pub id: LockId,
     /// Who holds it, in the client's words.
     pub title: SmolStr,
-    /// The address that it was asked for from.
-    pub client: SmolStr,
+    /// Who asked for it, as far as the server knows.
+    pub client: Requester,
     /// Which other locks may be held beside it.
     pub mode: Mode,
     /// How long the client was ready to wait.
@@ -88,8 +113,8 @@ impl Lock {
         }
     }
 
-    /// The address that it was asked for from.
-    pub fn client(&self) -> &str {
+    /// Who asked for it, as far as the server knows.
+    pub fn client(&self) -> &Requester {
         match self {
             Self::Held(grant) => &grant.client,
             Self::Waiting(waiting) => &waiting.request.client,

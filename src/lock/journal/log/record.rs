@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use crate::lock::journal::store::Held;
-use crate::lock::{Grant, IdempotencyKey, Lifetime, Limit, LockId, Mode, ResourceName};
+use crate::lock::{Grant, IdempotencyKey, Lifetime, Limit, LockId, Mode, Requester, ResourceName};
 
 /// The end of a lock that has none.
 pub(super) const NO_END: Duration = Duration::MAX;
@@ -77,6 +77,7 @@ pub(super) struct Row<'a> {
     lifetime: Duration,
     /// When it was granted, since the epoch.
     since: Duration,
+    user: Option<&'a str>,
 }
 
 impl<'a> Row<'a> {
@@ -91,12 +92,13 @@ impl<'a> Row<'a> {
             id: grant.id.to_u128().to_be_bytes(),
             key: key.as_ref().map(|key| key.as_str()),
             title: &grant.title,
-            client: &grant.client,
+            client: &grant.client.address,
             mode: grant.mode.name(),
             limit: grant.mode.limit().map_or(0, Limit::get),
             wait: grant.wait,
             lifetime: grant.lifetime.duration().unwrap_or_default(),
             since: grant.since.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            user: grant.client.user.as_deref(),
         }
     }
 
@@ -119,7 +121,10 @@ impl<'a> Row<'a> {
         let grant = Grant {
             id: LockId::from_u128(u128::from_be_bytes(self.id)),
             title: SmolStr::new(self.title),
-            client: SmolStr::new(self.client),
+            client: Requester {
+                address: SmolStr::new(self.client),
+                user: self.user.map(SmolStr::new),
+            },
             mode,
             wait: self.wait,
             lifetime,
@@ -192,14 +197,16 @@ pub(super) mod tests {
     prop_compose! {
         fn lock()(
             resource in "[A-Za-z0-9._:~@-]{1,255}", key in prop::option::of("[!-~]{1,128}"),
-            title in ".{0,100}", client in "[0-9a-f.:]{0,40}", mode in mode(), token: u64,
+            title in ".{0,100}", client in "[0-9a-f.:]{0,40}",
+            user in prop::option::of(".{1,40}"), mode in mode(), token: u64,
             wait in 0..1_000_000_000_000_000_000u64, lifetime in 1..1_000_000_000_000_000_000u64,
             since in 0..4_000_000_000_000_000_000u64,
         ) -> (ResourceName, Held) {
             let since = UNIX_EPOCH + Duration::from_nanos(since);
             let lifetime = Duration::from_nanos(lifetime);
             let grant = Grant {
-                id: LockId::random(), title: title.into(), client: client.into(), mode,
+                id: LockId::random(), title: title.into(), mode,
+                client: Requester { address: client.into(), user: user.map(SmolStr::from) },
                 wait: Duration::from_nanos(wait), since, expires: Some(since + lifetime),
                 lifetime: lifetime.into(),
                 fencing_token: token,

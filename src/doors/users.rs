@@ -1,0 +1,234 @@
+//! The file of users: who there is, how each is known, and what each may do.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::str;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use smol_str::SmolStr;
+use toml::Spanned;
+
+use super::access::is_unknown_hash;
+use super::rights::Rights;
+use crate::passwords;
+use crate::reloaded::{self, Reloaded, Source};
+
+/// How often a request looks whether the file has changed, at most.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The file, and what it says.
+pub type Users = Reloaded<UserFile>;
+
+/// Where the users are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserFile(pub PathBuf);
+
+/// What it says.
+pub struct Rules {
+    anonymous: Arc<Rights>,
+    users: HashMap<SmolStr, User>,
+    tokens: HashMap<Digest, SmolStr>,
+    /// How much it costs to find that a password is not the one of a name, at the dearest name.
+    pub(super) dearest: u64,
+}
+
+struct User {
+    password: Option<String>,
+    rights: Arc<Rights>,
+}
+
+type Digest = [u8; 32];
+
+impl Rules {
+    /// What those may do who do not say who they are.
+    pub(super) fn anonymous(&self) -> Arc<Rights> {
+        Arc::clone(&self.anonymous)
+    }
+
+    /// What the user may do; `None` if there is no such user.
+    pub(super) fn rights(&self, name: &str) -> Option<Arc<Rights>> {
+        self.users.get(name).map(|user| Arc::clone(&user.rights))
+    }
+
+    /// The password of a user, plain or hashed.
+    pub(super) fn password(&self, name: &str) -> Option<&str> {
+        self.users.get(name)?.password.as_deref()
+    }
+
+    /// Whose token it is.
+    pub(super) fn owner(&self, token: &str) -> Option<&SmolStr> {
+        self.tokens.get(&hashed(token))
+    }
+}
+
+/// What is known of a token, in place of the token.
+fn hashed(token: &str) -> Digest {
+    let mut hash = Digest::default();
+    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    hash
+}
+
+/// What is wrong with the file.
+#[derive(Debug)]
+pub struct UsersError {
+    path: PathBuf,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    Unreadable(io::Error),
+    /// At this line and column, from 1.
+    At(usize, usize, String),
+}
+
+impl fmt::Display for UsersError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.fault {
+            Fault::Unreadable(error) => write!(f, "cannot read {path}: {error}"),
+            Fault::At(line, column, what) => {
+                write!(f, "{path}, line {line}, column {column}: {what}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for UsersError {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    anonymous: Option<Anonymous>,
+    #[serde(default)]
+    user: BTreeMap<Spanned<String>, Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Anonymous {
+    may: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    password: Option<Spanned<String>>,
+    token: Option<Spanned<String>>,
+    may: Vec<Spanned<String>>,
+}
+
+/// What is wrong, and with which bytes.
+struct Mistake(Range<usize>, String);
+
+impl UserFile {
+    /// Reads it. From then on a request looks at it now and then.
+    ///
+    /// # Errors
+    /// It is not as it should be.
+    pub fn load(self) -> Result<Users, UsersError> {
+        Reloaded::load(self, LOOK)
+    }
+}
+
+impl Source for UserFile {
+    type Value = Rules;
+    type Error = UsersError;
+
+    fn read(&self) -> Result<Vec<Vec<u8>>, UsersError> {
+        let unreadable =
+            |error| UsersError { path: self.0.clone(), fault: Fault::Unreadable(error) };
+        Ok(vec![reloaded::read(&self.0).map_err(unreadable)?])
+    }
+
+    fn understand(&self, contents: &[Vec<u8>]) -> Result<Rules, UsersError> {
+        let bytes = contents.first().map(Vec::as_slice).unwrap_or_default();
+        let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+        let rules = str::from_utf8(bytes)
+            .map_err(|error| {
+                Mistake(error.valid_up_to()..error.valid_up_to(), "it is not UTF-8".into())
+            })
+            .and_then(rules);
+        rules.map_err(|Mistake(at, what)| {
+            let (line, column) = place(bytes, at.start);
+            UsersError { path: self.0.clone(), fault: Fault::At(line, column, what) }
+        })
+    }
+
+    fn describe(&self, rules: &Rules) -> String {
+        format!("users of {}: {}", self.0.display(), rules.users.len())
+    }
+}
+
+fn rules(text: &str) -> Result<Rules, Mistake> {
+    let document: Document = toml::from_str(text).map_err(|error| {
+        let what = error.message().replace(char::is_control, " ");
+        Mistake(error.span().unwrap_or(0..0), what)
+    })?;
+    let anonymous = document.anonymous.map_or(Ok(Rights::none()), |it| rights(it.may))?;
+    let (mut users, mut tokens) = (HashMap::new(), HashMap::new());
+    for (name, Entry { password, token, may }) in document.user {
+        let (at, name) = (name.span(), SmolStr::from(name.into_inner()));
+        if name.is_empty() || (name.contains(':') && password.is_some()) {
+            let what = "a user's name is not empty, and has no colon if there is a password";
+            return Err(Mistake(at, what.into()));
+        }
+        let password = password.map(checked_password).transpose()?;
+        if let Some(token) = token {
+            let (at, hash) = (token.span(), token_hash(token.as_ref()));
+            let expected = "expected sha256: and 64 hex digits, as rdlm hash-token prints them";
+            let hash = hash.ok_or_else(|| Mistake(at.clone(), expected.into()))?;
+            if tokens.insert(hash, name.clone()).is_some() {
+                return Err(Mistake(at, "another user has this token".into()));
+            }
+        }
+        users.insert(name, User { password, rights: rights(may)? });
+    }
+    let passwords = users.values().filter_map(|user| user.password.as_deref());
+    let dearest = passwords.map(|password| passwords::work([password])).max().unwrap_or(0);
+    Ok(Rules { anonymous, users, tokens, dearest })
+}
+
+fn rights(may: Vec<Spanned<String>>) -> Result<Arc<Rights>, Mistake> {
+    let mut rights = Rights::default();
+    for rule in may {
+        let expected = |what| Mistake(rule.span(), format!("expected {what}"));
+        rights.add(rule.as_ref()).map_err(expected)?;
+    }
+    Ok(Arc::new(rights))
+}
+
+fn checked_password(password: Spanned<String>) -> Result<String, Mistake> {
+    if password.as_ref().is_empty() || is_unknown_hash(password.as_ref()) {
+        let what = "a password is plain or a bcrypt hash, as rdlm hash-password prints it, and not \
+                    empty";
+        return Err(Mistake(password.span(), what.into()));
+    }
+    Ok(password.into_inner())
+}
+
+fn token_hash(text: &str) -> Option<Digest> {
+    let hex = text.strip_prefix("sha256:")?;
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut hash = Digest::default();
+    for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(hash)
+}
+
+/// The line and column of a byte, from 1.
+fn place(text: &[u8], at: usize) -> (usize, usize) {
+    let before = &text[..at.min(text.len())];
+    let line = before.split(|byte| *byte == b'\n').count();
+    let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    (line, String::from_utf8_lossy(&before[begin..]).chars().count() + 1)
+}

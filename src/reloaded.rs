@@ -1,0 +1,147 @@
+//! What files say, taken anew when they change. Whoever asks looks at them now and then: nothing
+//! is done while nobody asks.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{error, info};
+use ring::digest;
+
+/// The longest file, in bytes.
+pub const MAX_FILE: u64 = 1 << 20;
+
+/// Files, and what they mean.
+pub trait Source: Send + Sync {
+    /// What they mean.
+    type Value: Send + Sync;
+    /// What is wrong with them, in a line.
+    type Error: Display;
+
+    /// The bytes of each.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn read(&self) -> Result<Vec<Vec<u8>>, Self::Error>;
+
+    /// What these bytes mean.
+    ///
+    /// # Errors
+    /// They are not as they should be.
+    fn understand(&self, contents: &[Vec<u8>]) -> Result<Self::Value, Self::Error>;
+
+    /// What it is, for the log.
+    fn describe(&self, value: &Self::Value) -> String;
+}
+
+/// What the files said when they were last in order.
+pub struct Reloaded<S: Source> {
+    source: S,
+    /// How often they are looked at, at most.
+    every: Duration,
+    state: Mutex<State<S::Value>>,
+    /// Held by whoever looks.
+    looking: Mutex<()>,
+}
+
+struct State<V> {
+    value: Arc<V>,
+    /// Of what was seen last, in order or not.
+    seen: Fingerprint,
+    looked: Instant,
+}
+
+/// Of all the files together, or why they could not be read.
+type Fingerprint = Result<[u8; 32], String>;
+
+impl<S: Source> Reloaded<S> {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// They are not as they should be.
+    pub fn load(source: S, every: Duration) -> Result<Self, S::Error> {
+        let contents = source.read()?;
+        let value = Arc::new(source.understand(&contents)?);
+        info!("{}", source.describe(&value));
+        let state = State { value, seen: Ok(fingerprint(&contents)), looked: Instant::now() };
+        Ok(Self { source, every, state: Mutex::new(state), looking: Mutex::default() })
+    }
+
+    /// Looks at the files and takes what is new. If that is not in order the log says so, once, and
+    /// what was in use stays.
+    pub fn look(&self) {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look_alone();
+    }
+
+    /// What is to be used now.
+    pub fn current(&self) -> Arc<S::Value> {
+        {
+            let state = self.state();
+            if state.looked.elapsed() < self.every {
+                return Arc::clone(&state.value);
+            }
+        }
+        // One looks; the others go on meanwhile, as a disk may be slow.
+        if let Ok(_looking) = self.looking.try_lock() {
+            self.look_alone();
+        }
+        Arc::clone(&self.state().value)
+    }
+
+    fn look_alone(&self) {
+        let contents = self.source.read();
+        let seen = match &contents {
+            Ok(contents) => Ok(fingerprint(contents)),
+            Err(error) => Err(error.to_string()),
+        };
+        let is_new = {
+            let mut state = self.state();
+            state.looked = Instant::now();
+            std::mem::replace(&mut state.seen, seen.clone()) != seen
+        };
+        if !is_new {
+            return;
+        }
+        match contents.and_then(|contents| self.source.understand(&contents)) {
+            Ok(value) => {
+                info!("taken anew: {}", self.source.describe(&value));
+                self.state().value = Arc::new(value);
+            }
+            Err(error) => error!("what was in use before stays: {error}"),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<S::Value>> {
+        // What is in there is whole at any moment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a file, up to [`MAX_FILE`] and a byte.
+///
+/// # Errors
+/// As the operating system gives them; [`io::ErrorKind::FileTooLarge`] if there is more.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        let what = format!("it is longer than {MAX_FILE} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(bytes)
+}
+
+fn fingerprint(contents: &[Vec<u8>]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for bytes in contents {
+        context.update(&bytes.len().to_be_bytes());
+        context.update(bytes);
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(context.finish().as_ref());
+    fingerprint
+}
