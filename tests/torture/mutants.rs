@@ -362,7 +362,6 @@ enum By {
 }
 
 const TENURE: &str = "src/cluster/tenure.rs";
-const FRONT: &str = "src/cluster/front.rs";
 
 const OF_SEVERAL: &[OfSeveral] = &[
     OfSeveral {
@@ -425,15 +424,6 @@ const OF_SEVERAL: &[OfSeveral] = &[
             "src/cluster/clock.rs",
             "    let time = clock_gettime(ClockId::Boottime);",
             "    let _ = std::time::SystemTime::now();\n    let time = clock_gettime(ClockId::Realtime);",
-        )],
-    },
-    OfSeveral {
-        name: "the rest of one answer is taken for the next",
-        by: By::Run(&[FaultKind::EtcdIsHeardNoMore, FaultKind::CutOffFromEtcd]),
-        edits: &[edit(
-            FRONT,
-            "Relayed::NotDone => Sent::NotDone,",
-            "Relayed::NotDone => {\n forwarding.0 = Some(upstream);\n Sent::NotDone\n}",
         )],
     },
 ];
