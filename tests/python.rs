@@ -28,7 +28,9 @@ fn the_python_client_keeps_its_promises() {
     // All at once: most of the time they wait.
     let run = |name: String| {
         let child = Command::new("timeout")
-            .args([PATIENCE, python, "-m", "unittest", "discover", "-s", "tests", "-p", &name])
+            .args([
+                PATIENCE, python, "-m", "unittest", "discover", "-v", "-s", "tests", "-p", &name,
+            ])
             .current_dir(&client)
             .env("RDLM_BINARY", env!("CARGO_BIN_EXE_rdlm"))
             .env("PYTHONDONTWRITEBYTECODE", "1")

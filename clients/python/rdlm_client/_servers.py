@@ -86,7 +86,7 @@ class Servers:
         uid, token = granted.get("uid"), granted.get("fencing_token")
         is_uid = isinstance(uid, str) and re.fullmatch("[0-9a-f]{32}", uid)
         if not is_uid or not isinstance(token, int):
-            raise Failure(Kind.FOREIGN, f"{url} is no rdlm server: its answer names no lock")
+            raise _names_no_lock(url)
         return Lease(f"{url}{path}/{uid}", f"{path}/{uid}", token)
 
     def renew(
@@ -94,7 +94,9 @@ class Servers:
     ) -> None:
         """Lets a lock live for its lifetime from now on; asks once."""
         request = _request("PATCH", lease.path, 200, {"lifetime": lifetime_s})
-        self._send(request, answer_s, connection)
+        url, renewed = self._send(request, answer_s, connection)
+        if renewed.get("uid") != lease.path.rpartition("/")[2]:
+            raise _names_no_lock(url)
 
     def release(self, lease: Lease, answer_s: float, connection: Connection) -> None:
         """Asks once."""
@@ -176,6 +178,10 @@ def basic(user: str, password: str) -> str:
     """The value of an Authorization header."""
     pair = f"{user}:{password}".encode()
     return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+def _names_no_lock(url: str) -> Failure:
+    return Failure(Kind.FOREIGN, f"{url} is no rdlm server: its answer does not name the lock")
 
 
 def _request(

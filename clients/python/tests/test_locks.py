@@ -6,13 +6,15 @@ import asyncio
 import gc
 import logging
 import re
+import subprocess
+import sys
 import threading
 import time
 import unittest
 import urllib.error
 from typing import Any
 
-from harness import Server, TestCase, answer, wait_until
+from harness import HERE, PATIENCE_S, Server, TestCase, answer, wait_until
 
 from rdlm_client import Client, LockLost, NotGranted, ServerError
 
@@ -210,6 +212,10 @@ class Lost(TestCase):
 
 
 class Said(TestCase):
+    def test_it_needs_nothing_but_python(self) -> None:
+        code = f"import sys; sys.path.insert(0, {str(HERE.parent)!r}); import rdlm_client.aio"
+        subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, timeout=PATIENCE_S)
+
     def test_what_cannot_be_meant_is_refused(self) -> None:
         client = Client()
         for wrong in (

@@ -60,7 +60,7 @@ class TheServer(TestCase):
         with self.assertLogs("rdlm_client", "WARNING") as logs:
             with Client(server.url).lock("a"):
                 server.kill()
-        self.assertIn("is not released, it expires", logs.output[0])
+        self.assertIn("the lock on a is not released, it expires", logs.output[0])
 
 
 class SeveralServers(TestCase):
