@@ -15,6 +15,12 @@ pub(crate) fn recent() -> Option<&'static str> {
 }
 
 #[test]
+fn the_python_client_has_the_version_of_the_server() {
+    let module = include_str!("../clients/python/rdlm_client/__init__.py");
+    assert!(module.contains(concat!("__version__ = \"", env!("CARGO_PKG_VERSION"), "\"\n")));
+}
+
+#[test]
 fn the_python_client_keeps_its_promises() {
     let Some(python) = recent() else {
         println!("skipped: there is no python3, of version 3.9 or newer");

@@ -8,6 +8,7 @@ Only a withdrawal is sent beside it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -22,8 +23,8 @@ from ._clock import clock
 from ._errors import Failure, Kind, LockLost
 from ._http import Connection
 from ._lost import Lost
-from ._once import Once
 from ._servers import Ask, Lease, Servers
+from ._threads import Once, begin
 
 # A request is sent again for so long, also if there is nothing to wait for.
 TRIES_S = 2.0
@@ -96,11 +97,10 @@ class Holder:
 
     def start(self, on_lost: Callable[[], object]) -> None:
         """Begins to ask; `granted` tells what becomes of it."""
-        name = f"rdlm {self.resource}"
         try:
             if sys.is_finalizing():
                 raise RuntimeError("no lock can be taken while the interpreter ends")
-            threading.Thread(target=self._run, args=(on_lost,), name=name, daemon=True).start()
+            begin(functools.partial(self._run, on_lost))
         except RuntimeError as error:
             self.granted.happen(error)
 

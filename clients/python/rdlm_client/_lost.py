@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ._clock import clock
-from ._once import Once
+from ._threads import Once
 
 
 class Lost:

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import inspect
 import math
-import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -23,7 +22,7 @@ from ._base import BaseClient, Mode, Options, ask_for
 from ._clock import clock
 from ._errors import LockLost, NotGranted, ServerError
 from ._holder import Holder, log
-from ._once import Once
+from ._threads import Once, begin
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -234,7 +233,7 @@ def _begin(function: Callable[[], None]) -> asyncio.Future[None]:
         except BaseException as error:
             once.happen(error)
 
-    threading.Thread(target=run, name="rdlm withdrawal", daemon=True).start()
+    begin(run)
     return future
 
 

@@ -247,6 +247,11 @@ def problem(status: str, detail: str, *headers: str) -> bytes:
     return answer(status, *fields, body=json.dumps({"detail": detail}))
 
 
+def moved(url: str) -> bytes:
+    """The bytes of a redirection, from any path to the same one there."""
+    return answer("307 Temporary Redirect", "Server: rdlm/1.0.0", f"Location: {url}{{path}}")
+
+
 class Script:
     """A client that is a process of its own; it tells what happens a line at a time."""
 
@@ -298,7 +303,8 @@ class TestCase(unittest.TestCase):
     """Ends what a test has started, and looks that it has left nothing."""
 
     def setUp(self) -> None:
-        self.addCleanup(self._nothing_is_left, set(threading.enumerate()))
+        before = threads()
+        self.addCleanup(wait_until, "the threads end", lambda: threads() <= before)
 
     def server(self, *options: str) -> Server:
         server = Server(*options)
@@ -320,9 +326,7 @@ class TestCase(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         return Path(directory.name)
 
-    def _nothing_is_left(self, before: set[threading.Thread]) -> None:
-        def of_locks() -> list[threading.Thread]:
-            now = threading.enumerate()
-            return [t for t in now if t not in before and t.name.startswith("rdlm")]
 
-        wait_until("the threads of the locks end", lambda: not of_locks())
+def threads() -> int:
+    """How many the kernel knows."""
+    return len(os.listdir("/proc/self/task"))

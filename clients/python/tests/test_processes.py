@@ -240,7 +240,6 @@ class Resources(TestCase):
         script = self.script(
             server.url,
             """
-import threading
 client = Client()
 def use():
     with client.lock("a", lifetime=60):
@@ -250,12 +249,14 @@ def use():
         except NotGranted:
             pass
 use()
-before = len(os.listdir("/proc/self/fd")), threading.active_count()
+def things():
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+before = things()
 for _ in range(50):
     use()
 ends = time.monotonic() + 60
-while (len(os.listdir("/proc/self/fd")), threading.active_count()) != before:
-    assert time.monotonic() < ends, (os.listdir("/proc/self/fd"), threading.enumerate())
+while things() != before:
+    assert time.monotonic() < ends, (before, things())
 print("nothing")
 """,
         )

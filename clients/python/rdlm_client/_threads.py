@@ -1,17 +1,23 @@
-"""Something that happens once."""
+"""Threads, and waiting for them, where a signal may raise an exception at any moment.
+
+`threading.Thread` and `Event`, and a `Future`, are made of mutexes that such an exception can leave
+locked in whoever starts a thread or waits for it, and that the other thread then waits for.
+"""
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 
 
-class Once:
-    """Something that happens once, on another thread, and may end with an error.
+def begin(function: Callable[[], None]) -> None:
+    """Runs a function on a thread of its own, which ends with the process."""
+    _thread.start_new_thread(function, ())
 
-    In contrast to a `Future` or an `Event`, an exception that a signal raises in whoever waits
-    cannot leave a mutex locked that the other thread needs.
-    """
+
+class Once:
+    """Something that happens once, on another thread, and may end with an error."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
