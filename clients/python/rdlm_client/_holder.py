@@ -7,7 +7,6 @@ Only a withdrawal is sent beside it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import math
@@ -36,10 +35,8 @@ LONGEST_PAUSE_S = 2.0
 # How long a withdrawal may take if the server does not help.
 WITHDRAWAL_S = 3.0
 
-# How long to wait for the end of a request before it is taken over once more, and how long a lock
-# lives that is granted to who takes over.
-TAKE_OVER_S = 0.2
-TAKEN_OVER_LIFETIME_S = 1.0
+# How long to wait for the end of a request before it is withdrawn once more.
+WITHDRAWN_S = 0.2
 
 # An answer that took longer comes from behind something on the way.
 AT_ONCE_S = 1.0
@@ -127,16 +124,18 @@ class Holder:
         """Ends the wait, and leaves nothing on the server.
 
         To close the connection is not enough: by its key, the request keeps its place for a while.
-        So the same request without a wait takes over the place and gives it up, or gets the lock
-        if that was granted by now. The request that is taken over may still be on its way: that
-        it has been answered is the proof that nothing is left.
+        So what the key has is released, be it a place in line or, by now, the lock. The request may
+        still be on its way: that it has been answered is the proof that nothing is left.
         """
         self._words.put(None)
         until = clock() + WITHDRAWAL_S
         try:
             while not self.granted.is_done() and clock() < until:
-                self._take_over(until - clock())
-                self.granted.wait(TAKE_OVER_S)
+                try:
+                    self._servers.withdraw(self._ask, self._key, until - clock(), Connection())
+                except Failure as failure:
+                    log.debug("the request for %s is withdrawn: %s", self.resource, failure)
+                self.granted.wait(WITHDRAWN_S)
         finally:
             # Also if somebody cannot wait for that: then the place is kept for a while, not for
             # the whole wait.
@@ -144,18 +143,6 @@ class Holder:
         if self.granted.is_done() and self.granted.error is None:
             # Granted in the last moment: the thread releases it.
             self.released.wait(until - clock())
-
-    def _take_over(self, answer_s: float) -> None:
-        """Asks without a wait, with the key of the request that waits."""
-        # If it is granted and the answer does not come in time, that is soon over.
-        lifetime_s = min(self._ask.lifetime_s, TAKEN_OVER_LIFETIME_S)
-        ask = dataclasses.replace(self._ask, lifetime_s=lifetime_s)
-        connection = Connection()
-        try:
-            lease = self._servers.ask(ask, self._key, 0.0, answer_s, connection)
-            self._servers.release(lease, answer_s, connection)
-        except Failure as failure:
-            log.debug("the request for %s is withdrawn: %s", self.resource, failure)
 
     def _run(self, on_lost: Callable[[], object]) -> None:
         """The body of the thread."""

@@ -80,7 +80,7 @@ class Servers:
             "limit": ask.limit,
         }
         body = {name: value for name, value in fields.items() if value is not None}
-        path = "/locks/" + urllib.parse.quote(ask.resource, safe=IN_PATH)
+        path = _path(ask)
         request = _request("POST", path, 201, body, {"Idempotency-Key": key})
         url, granted = self._send(request, wait_s + answer_s, connection)
         uid, token = granted.get("uid"), granted.get("fencing_token")
@@ -88,6 +88,11 @@ class Servers:
         if not is_uid or not isinstance(token, int):
             raise _names_no_lock(url)
         return Lease(f"{url}{path}/{uid}", f"{path}/{uid}", token)
+
+    def withdraw(self, ask: Ask, key: str, answer_s: float, connection: Connection) -> None:
+        """Releases what a request with this key has: its place in line, or the lock; asks once."""
+        request = _request("DELETE", _path(ask), 204, None, {"Idempotency-Key": key})
+        self._send(request, answer_s, connection)
 
     def renew(
         self, lease: Lease, lifetime_s: float, answer_s: float, connection: Connection
@@ -178,6 +183,10 @@ def basic(user: str, password: str) -> str:
     """The value of an Authorization header."""
     pair = f"{user}:{password}".encode()
     return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+def _path(ask: Ask) -> str:
+    return "/locks/" + urllib.parse.quote(ask.resource, safe=IN_PATH)
 
 
 def _names_no_lock(url: str) -> Failure:

@@ -139,6 +139,7 @@ class Proxy:
     | SWALLOW | reads the request and never answers |
     | CUT_ANSWER | passes the request on, and closes the connection when the answer comes |
     | SWALLOW_ANSWER | passes the request on, but not the answer |
+    | DELAY | passes everything on, but not before `go_on` is set |
     | any other bytes | answers with them, and the path of the request for `{path}` |
     """
 
@@ -147,12 +148,14 @@ class Proxy:
     SWALLOW = b"swallow"
     CUT_ANSWER = b"cut the answer"
     SWALLOW_ANSWER = b"swallow the answer"
+    DELAY = b"delay"
 
     def __init__(self, to: Server | None, *steps: bytes) -> None:
         self.steps = list(steps or [self.PASS])
         # Those that came, each with the moment when.
         self.requests: list[str] = []
         self.times: list[float] = []
+        self.go_on = threading.Event()
         self._to = to
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -189,6 +192,9 @@ class Proxy:
             request = read_request(client)
             self.times.append(time.monotonic())
             self.requests.append(request.decode())
+            if step == self.DELAY:
+                self.go_on.wait(PATIENCE_S)
+                step = self.PASS
             if step == self.SWALLOW:
                 client.recv(1)
             elif step in (self.PASS, self.CUT_ANSWER, self.SWALLOW_ANSWER):
