@@ -18,7 +18,8 @@ ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-.PHONY: all toolchain run test test-browser test-clients test-terraform check schedules fmt bench fuzz torture torture-ha ha screenshots deb image \
+.PHONY: all toolchain run test test-browser test-clients test-python test-terraform check schedules fmt bench fuzz torture torture-ha ha \
+    screenshots deb image \
     test-packages install install-systemd uninstall clean
 
 all: toolchain
@@ -50,6 +51,11 @@ test-browser:
 test-clients:
 	$(CARGO) build --locked
 	python3 tests/clients/run.py $$(ls -t $(TARGET_DIR)/*/debug/rdlm | head -1) $(TARGET_DIR)/test-clients
+
+# The Python client: types, lints, and its tests on every Python that is installed.
+test-python:
+	$(CARGO) build --locked
+	clients/python/check.sh
 
 # A real Terraform; it is installed from PyPI into target/.
 test-terraform:

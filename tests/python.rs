@@ -7,13 +7,25 @@ use std::process::{Child, Command, Stdio};
 /// A file of tests that takes longer hangs; with its servers, it is ended. In seconds.
 const PATIENCE: &str = "120";
 
+/// A Python that the client supports, if there is one.
+pub(crate) fn recent() -> Option<&'static str> {
+    let check = ["-c", "import sys; sys.exit(sys.version_info < (3, 9))"];
+    let status = Command::new("python3").args(check).status();
+    status.is_ok_and(|status| status.success()).then_some("python3")
+}
+
+#[test]
+fn the_python_client_has_the_version_of_the_server() {
+    let module = include_str!("../clients/python/rdlm_client/__init__.py");
+    assert!(module.contains(concat!("__version__ = \"", env!("CARGO_PKG_VERSION"), "\"\n")));
+}
+
 #[test]
 fn the_python_client_keeps_its_promises() {
-    let recent = ["-c", "import sys; sys.exit(sys.version_info < (3, 9))"];
-    if !Command::new("python3").args(recent).status().is_ok_and(|status| status.success()) {
+    let Some(python) = recent() else {
         println!("skipped: there is no python3, of version 3.9 or newer");
         return;
-    }
+    };
     let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python");
     let files = fs::read_dir(client.join("tests")).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -22,7 +34,9 @@ fn the_python_client_keeps_its_promises() {
     // All at once: most of the time they wait.
     let run = |name: String| {
         let child = Command::new("timeout")
-            .args([PATIENCE, "python3", "-m", "unittest", "discover", "-s", "tests", "-p", &name])
+            .args([
+                PATIENCE, python, "-m", "unittest", "discover", "-v", "-s", "tests", "-p", &name,
+            ])
             .current_dir(&client)
             .env("RDLM_BINARY", env!("CARGO_BIN_EXE_rdlm"))
             .env("PYTHONDONTWRITEBYTECODE", "1")

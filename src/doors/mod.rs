@@ -1,7 +1,7 @@
 //! Doors: what clients ask of the locks, each door a file over [`http`](crate::http) and the
 //! [`LockManager`].
 //!
-//! [`Service`] takes a request to its door: [`routes`] knows which one that is, [`caller`] who
+//! [`Service`] takes a request to its door: `routes` knows which one that is, `caller` who
 //! may pass.
 
 pub mod access;

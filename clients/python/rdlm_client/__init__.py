@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import inspect
 from collections.abc import Callable
@@ -80,10 +79,11 @@ class Client(BaseClient):
 class Lock:
     """A lock for one ``with`` block; any thread may look at it."""
 
+    _is_used = False
+
     def __init__(self, holder: Holder, on_lost: Callable[[], object]) -> None:
         self._holder = holder
         self._on_lost = on_lost
-        self._is_used = False
 
     def __enter__(self) -> Lock:
         if self._is_used:
@@ -91,7 +91,9 @@ class Lock:
         self._is_used = True
         try:
             self._holder.start(self._on_lost)
-            self._holder.granted.result()
+            self._holder.granted.wait()
+            if self._holder.granted.error is not None:
+                raise self._holder.granted.error
             return self
         except BaseException:
             # Ctrl-C, too.
@@ -114,13 +116,15 @@ class Lock:
     def _await_release(self) -> None:
         released = self._holder.released
         try:
-            released.result(self._holder.release_s)
-        except concurrent.futures.TimeoutError:
-            log.warning("%s is still being released", self.url)
+            released.wait(self._holder.release_s)
         except BaseException:
             # Ctrl-C, which would end the thread with the process.
-            concurrent.futures.wait([released], LAST_MOMENT_S)
+            released.wait(LAST_MOMENT_S)
             raise
+        if released.error is not None:
+            raise released.error
+        if not released.is_done():
+            log.warning("the lock on %s is still being released", self._holder.resource)
 
     def __del__(self) -> None:
         # Nobody can leave it any more, as after an exception that a signal raised between

@@ -13,14 +13,14 @@ MAX_RETRY_AFTER_S = 10.0
 
 
 def body_of(answer: Answer, url: str, expected: int) -> dict[str, Any]:
-    """The body of an answer with the expected status. Raises `Failure` for any other answer."""
-    of_rdlm = _is_of_rdlm(answer)
-    media_type = answer.headers.get_content_type()
+    """The body of an answer with the expected status, or nothing if that is no JSON object.
+
+    Raises `Failure` for any other answer.
+    """
     if answer.status == expected:
-        body = _json(answer) if media_type in ("application/hal+json", "application/json") else {}
-        if of_rdlm or body or expected == 204:
-            return body
-    is_problem = of_rdlm and media_type == "application/problem+json"
+        return _json(answer)
+    media_type = answer.headers.get_content_type()
+    is_problem = _is_of_rdlm(answer) and media_type == "application/problem+json"
     problem = _json(answer) if is_problem else {}
     if isinstance(problem.get("detail"), str):
         raise _refusal(url, answer, problem)
@@ -79,7 +79,7 @@ def _is_of_rdlm(answer: Answer) -> bool:
 def _json(answer: Answer) -> dict[str, Any]:
     try:
         body = json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

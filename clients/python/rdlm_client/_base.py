@@ -67,7 +67,7 @@ class BaseClient:
         urls = [url.strip() for url in urls]
         if not urls:
             raise ValueError("expected the URL of a server")
-        if not timeout > 0:
+        if not 0 < timeout < float("inf"):
             raise ValueError("timeout: expected seconds, more than 0")
         authorization = _authorization(user, password, token)
         tls = None

@@ -7,7 +7,7 @@ Only a withdrawal is sent beside it.
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
 import logging
 import math
 import os
@@ -23,6 +23,7 @@ from ._errors import Failure, Kind, LockLost
 from ._http import Connection
 from ._lost import Lost
 from ._servers import Ask, Lease, Servers
+from ._threads import Once, begin
 
 # A request is sent again for so long, also if there is nothing to wait for.
 TRIES_S = 2.0
@@ -34,8 +35,8 @@ LONGEST_PAUSE_S = 2.0
 # How long a withdrawal may take if the server does not help.
 WITHDRAWAL_S = 3.0
 
-# How long to wait for the end of a request before it is taken over once more.
-TAKE_OVER_S = 0.2
+# How long to wait for the end of a request before it is withdrawn once more.
+WITHDRAWN_S = 0.2
 
 # An answer that took longer comes from behind something on the way.
 AT_ONCE_S = 1.0
@@ -47,8 +48,8 @@ class Holder:
     """Asks for a lock, holds and releases it."""
 
     def __init__(self, servers: Servers, ask: Ask, answer_s: float) -> None:
-        self.granted: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self.released: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.granted = Once()
+        self.released = Once()
         self.lost = Lost()
         self._servers = servers
         self._ask = ask
@@ -62,6 +63,10 @@ class Holder:
         # The word to stop. Of all queues, the one that a finalizer may use.
         self._words: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_stopped = False
+
+    @property
+    def resource(self) -> str:
+        return self._ask.resource
 
     @property
     def lease(self) -> Lease:
@@ -83,22 +88,18 @@ class Holder:
     def check(self) -> None:
         """Raises `LockLost` unless the lock is held."""
         if self.lost.is_set():
-            raise LockLost(f"the lock on {self._ask.resource} is lost: {self.lost.why}")
+            raise LockLost(f"the lock on {self.resource} is lost: {self.lost.why}")
         if self._lease is None or self._is_left:
-            raise LockLost(f"the lock on {self._ask.resource} is not held outside of its block")
+            raise LockLost(f"the lock on {self.resource} is not held outside of its block")
 
     def start(self, on_lost: Callable[[], object]) -> None:
         """Begins to ask; `granted` tells what becomes of it."""
-        # From now on nobody can cancel it.
-        self.granted.set_running_or_notify_cancel()
-        name = f"rdlm {self._ask.resource}"
         try:
             if sys.is_finalizing():
                 raise RuntimeError("no lock can be taken while the interpreter ends")
-            threading.Thread(target=self._run, args=(on_lost,), name=name, daemon=True).start()
+            begin(functools.partial(self._run, on_lost))
         except RuntimeError as error:
-            self.granted.set_exception(error)
-            raise
+            self.granted.happen(error)
 
     def leave(self) -> None:
         """Begins to release a lock that was granted; `released` tells when that is done.
@@ -108,11 +109,12 @@ class Holder:
         self.lost.end()
         self._is_left = True
         self._words.put(None)
-        self._connection.cut()
         if sys.is_finalizing():
-            # Threads do not run any more.
+            # The thread does not run any more, and may have stopped with a mutex.
             self._release(self.lease)
-            self.released.set_result(None)
+            self.released.happen()
+        else:
+            self._connection.cut()
 
     def abandon(self) -> None:
         """Has a lock released that nobody knows of any more. A finalizer may call this."""
@@ -122,40 +124,40 @@ class Holder:
         """Ends the wait, and leaves nothing on the server.
 
         To close the connection is not enough: by its key, the request keeps its place for a while.
-        So the same request without a wait takes over the place and gives it up, or gets the lock
-        if that was granted by now. The request that is taken over may still be on its way: that
-        it has been answered is the proof that nothing is left.
+        So what the key has is released, be it a place in line or, by now, the lock. The request may
+        still be on its way: that it has been answered is the proof that nothing is left.
         """
         self._words.put(None)
         until = clock() + WITHDRAWAL_S
-        while not self.granted.done() and clock() < until:
-            left_s = until - clock()
-            connection = Connection()
-            try:
-                lease = self._servers.ask(self._ask, self._key, 0.0, left_s, connection)
-                self._servers.release(lease, left_s, connection)
-            except Failure as failure:
-                log.debug("the request for %s is withdrawn: %s", self._ask.resource, failure)
-            concurrent.futures.wait([self.granted], timeout=TAKE_OVER_S)
-        self._connection.cut()
-        if self.granted.done() and self.granted.exception() is None:
+        try:
+            while not self.granted.is_done() and clock() < until:
+                try:
+                    self._servers.withdraw(self._ask, self._key, until - clock(), Connection())
+                except Failure as failure:
+                    log.debug("the request for %s is withdrawn: %s", self.resource, failure)
+                self.granted.wait(WITHDRAWN_S)
+        finally:
+            # Also if somebody cannot wait for that: then the place is kept for a while, not for
+            # the whole wait.
+            self._connection.cut()
+        if self.granted.is_done() and self.granted.error is None:
             # Granted in the last moment: the thread releases it.
-            concurrent.futures.wait([self.released], timeout=max(until - clock(), 0.0))
+            self.released.wait(until - clock())
 
     def _run(self, on_lost: Callable[[], object]) -> None:
         """The body of the thread."""
         try:
             lease = self._lease = self._acquire()
         except BaseException as error:
-            self.granted.set_exception(error)
+            self.granted.happen(error)
             return
-        self.granted.set_result(None)
+        self.granted.happen()
         try:
             self._hold(lease, on_lost)
             self._release(lease)
-            self.released.set_result(None)
+            self.released.happen()
         except BaseException as error:
-            self.released.set_exception(error)
+            self.released.happen(error)
 
     def _acquire(self) -> Lease:
         """Asks, and again with what is left of the wait as long as it may help: by its key, the
@@ -185,7 +187,7 @@ class Holder:
                 is_last = failure.kind is Kind.REFUSED or (pause_s > 0 and sent >= until)
                 if not is_last and not self._stops_before(min(clock() + pause_s, until)):
                     continue
-                if lease is not None:
+                if lease is not None and failure.kind is not Kind.GONE:
                     self._release(lease)
                 raise failure.error from None
 
@@ -211,14 +213,14 @@ class Holder:
         while not self._stops_before(min(due, self.lost.until)):
             sent = clock()
             if self.lost.is_set():
-                return self._lose(None, on_lost)
+                return self._lose("no renewal got through for its whole lifetime", on_lost)
             answer_s = min(self._answer_s, third_s, self.lost.until - sent)
             try:
                 self._servers.renew(lease, lifetime_s, answer_s, self._connection)
             except Failure as failure:
                 if failure.kind is Kind.GONE:
                     return self._lose("it was deleted, or has expired", on_lost)
-                log.info("the lock on %s is not renewed: %s", self._ask.resource, failure)
+                log.info("the lock on %s is not renewed: %s", self.resource, failure)
                 due = clock() + min(tries.pause_s(failure), third_s)
             else:
                 self.lost.renewed(sent + lifetime_s)
@@ -226,16 +228,17 @@ class Holder:
                 tries = Tries(len(self._servers))
         return None
 
-    def _lose(self, why: str | None, on_lost: Callable[[], object]) -> None:
+    def _lose(self, why: str, on_lost: Callable[[], object]) -> None:
         """Tells that the lock is lost, and waits until it is left."""
         self.lost.lose(why)
         if self._stops_before(clock()):
             return
-        log.warning("the lock on %s is lost: %s", self._ask.resource, self.lost.why)
         try:
             on_lost()
-        except Exception:
-            log.exception("on_lost of the lock on %s failed", self._ask.resource)
+        except BaseException:
+            # An exit, too, would end this thread and nothing else.
+            log.exception("on_lost of the lock on %s failed", self.resource)
+        log.warning("the lock on %s is lost: %s", self.resource, self.lost.why)
         self._stops_before(math.inf)
 
     def _release(self, lease: Lease) -> None:
@@ -244,11 +247,11 @@ class Holder:
         A lock that is lost may still be there, if the answer to a renewal was lost.
         """
         self.lost.end()
-        may_be_done = self.lost.is_set()
-        until = clock() if may_be_done else clock() + TRIES_S
-        tries = Tries(len(self._servers))
+        was_lost = may_be_done = self.lost.is_set()
+        until = clock() if was_lost else clock() + TRIES_S
         # After its lifetime it is not there any more, so nothing has to be waited for.
-        answer_s = min(self._answer_s, self._ask.lifetime_s)
+        answer_s = min(self._answer_s, self._ask.lifetime_s, TRIES_S if was_lost else math.inf)
+        tries = Tries(len(self._servers))
         while True:
             sent = clock()
             try:
@@ -261,9 +264,10 @@ class Holder:
                 may_be_done = may_be_done or failure.may_have_been_done
                 pause_s = tries.pause_s(failure)
                 if not failure.may_pass or (pause_s > 0 and sent >= until):
-                    log.warning("%s is not released, it expires: %s", lease.path, failure)
+                    words = "the lock on %s is not released, it expires: %s"
+                    log.warning(words, self.resource, failure)
                     return None
-                time.sleep(pause_s)
+                time.sleep(min(pause_s, max(until - clock(), 0.0)))
 
     def _stops_before(self, until: float) -> bool:
         """Waits until then, or until it is told to stop; tells whether it was."""

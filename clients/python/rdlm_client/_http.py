@@ -158,7 +158,7 @@ def _connect(address: Address, deadline: float, connection: Connection) -> socke
         return secured
     except ssl.SSLCertVerificationError as error:
         detail = f"{address.url} is not to be trusted: {error.verify_message}"
-        raise Failure(Kind.REFUSED, detail) from error
+        raise Failure(Kind.FOREIGN, detail) from error
     except (OSError, UnicodeError) as error:
         detail = f"cannot reach {address.url}: {error}"
         raise Failure(Kind.UNREACHABLE, detail) from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
 
 from ._clock import clock
+from ._threads import Once
 
 
 class Lost:
@@ -21,7 +21,7 @@ class Lost:
         self._has_ended = False
         self._why = "no renewal got through for its whole lifetime"
         # There is nothing to be waited for any more.
-        self._over = threading.Event()
+        self._over = Once()
 
     def is_set(self) -> bool:
         """Whether the lock is lost."""
@@ -35,9 +35,8 @@ class Lost:
         Tells whether it is lost.
         """
         ends = math.inf if timeout is None else clock() + timeout
-        while not (self.is_set() or self._over.is_set() or clock() >= ends):
-            left_s = min(self._until, ends) - clock()
-            self._over.wait(min(max(left_s, 0.0), threading.TIMEOUT_MAX))
+        while not (self.is_set() or self._over.is_done() or clock() >= ends):
+            self._over.wait(min(self._until, ends) - clock())
         return self.is_set()
 
     @property
@@ -53,13 +52,13 @@ class Lost:
         """The lock is held until then; unless that comes too late."""
         self._until = until
 
-    def lose(self, why: str | None = None) -> None:
-        self._why = why or self._why
+    def lose(self, why: str) -> None:
+        self._why = why
         self._is_set = True
-        self._over.set()
+        self._over.happen()
 
     def end(self) -> None:
         """The lock is left: what was not lost by now is not lost by the clock any more."""
         self.is_set()
         self._has_ended = True
-        self._over.set()
+        self._over.happen()

@@ -80,21 +80,28 @@ class Servers:
             "limit": ask.limit,
         }
         body = {name: value for name, value in fields.items() if value is not None}
-        path = "/locks/" + urllib.parse.quote(ask.resource, safe=IN_PATH)
+        path = _path(ask)
         request = _request("POST", path, 201, body, {"Idempotency-Key": key})
         url, granted = self._send(request, wait_s + answer_s, connection)
         uid, token = granted.get("uid"), granted.get("fencing_token")
         is_uid = isinstance(uid, str) and re.fullmatch("[0-9a-f]{32}", uid)
         if not is_uid or not isinstance(token, int):
-            raise Failure(Kind.FOREIGN, f"{url} is no rdlm server: its answer names no lock")
+            raise _names_no_lock(url)
         return Lease(f"{url}{path}/{uid}", f"{path}/{uid}", token)
+
+    def withdraw(self, ask: Ask, key: str, answer_s: float, connection: Connection) -> None:
+        """Releases what a request with this key has: its place in line, or the lock; asks once."""
+        request = _request("DELETE", _path(ask), 204, None, {"Idempotency-Key": key})
+        self._send(request, answer_s, connection)
 
     def renew(
         self, lease: Lease, lifetime_s: float, answer_s: float, connection: Connection
     ) -> None:
         """Lets a lock live for its lifetime from now on; asks once."""
         request = _request("PATCH", lease.path, 200, {"lifetime": lifetime_s})
-        self._send(request, answer_s, connection)
+        url, renewed = self._send(request, answer_s, connection)
+        if renewed.get("uid") != lease.path.rpartition("/")[2]:
+            raise _names_no_lock(url)
 
     def release(self, lease: Lease, answer_s: float, connection: Connection) -> None:
         """Asks once."""
@@ -176,6 +183,14 @@ def basic(user: str, password: str) -> str:
     """The value of an Authorization header."""
     pair = f"{user}:{password}".encode()
     return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+def _path(ask: Ask) -> str:
+    return "/locks/" + urllib.parse.quote(ask.resource, safe=IN_PATH)
+
+
+def _names_no_lock(url: str) -> Failure:
+    return Failure(Kind.FOREIGN, f"{url} is no rdlm server: its answer does not name the lock")
 
 
 def _request(

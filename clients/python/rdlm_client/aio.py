@@ -9,12 +9,10 @@ Each lock has a thread of its own, which renews it also while the event loop is 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import inspect
 import math
-import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -24,11 +22,15 @@ from ._base import BaseClient, Mode, Options, ask_for
 from ._clock import clock
 from ._errors import LockLost, NotGranted, ServerError
 from ._holder import Holder, log
+from ._threads import Once, begin
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["Client", "Lock", "LockLost", "Mode", "NotGranted", "ServerError"]
+
+# Not each event loop knows longer timers.
+MAX_TIMER_S = 3600.0
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -80,23 +82,26 @@ class Client(BaseClient):
 class Lock:
     """A lock for one ``async with`` block."""
 
+    _is_used = False
+
     def __init__(self, holder: Holder, on_lost: Callable[[], object] | None) -> None:
         self._holder = holder
         self._lost = Lost(holder.lost, on_lost)
-        self._is_used = False
+        self._released: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Lock:
         if self._is_used:
             raise RuntimeError("a lock is for one block: ask the client for another one")
         self._is_used = True
+        granted = _future_of(self._holder.granted)
+        self._released = _future_of(self._holder.released)
         self._holder.start(self._lost.follow())
-        granted = self._holder.granted
         try:
-            await asyncio.wrap_future(granted)
+            await granted
             return self
         except BaseException:
             # Cancellation, too.
-            if not granted.done() or granted.exception() is None:
+            if self._holder.granted.error is None:
                 await _end_of(_begin(self._holder.withdraw))
             raise
 
@@ -106,16 +111,17 @@ class Lock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._holder.is_of_this_process:
+        if not self._holder.is_of_this_process or self._released is None:
             return
         self._holder.leave()
-        released = self._holder.released
-        await _end_of(released, self._holder.release_s)
-        self._lost.end()
-        if released.done():
-            released.result()
+        try:
+            await _end_of(self._released, self._holder.release_s)
+        finally:
+            self._lost.end()
+        if self._released.done():
+            self._released.result()
         else:
-            log.warning("%s is still being released", self.url)
+            log.warning("the lock on %s is still being released", self._holder.resource)
         if self._holder.lost.is_set() and error is None:
             self._holder.check()
 
@@ -167,7 +173,7 @@ class Lost:
         while not (self.is_set() or self._over.is_set() or clock() >= ends):
             left_s = min(self._lost.until, ends) - clock()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._over.wait(), max(left_s, 0.0))
+                await asyncio.wait_for(self._over.wait(), min(max(left_s, 0.0), MAX_TIMER_S))
         return self.is_set()
 
     def follow(self) -> Callable[[], None]:
@@ -193,27 +199,48 @@ class Lost:
             self._on_lost()
 
 
-def _begin(function: Callable[[], None]) -> concurrent.futures.Future[None]:
+def _future_of(once: Once) -> asyncio.Future[None]:
+    """What the loop can wait for; to be called before the thread starts in which it happens."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def happen() -> None:
+        if future.done():
+            return
+        if once.error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(once.error)
+
+    def tell() -> None:
+        # The loop may be closed by now.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(happen)
+
+    once.then(tell)
+    return future
+
+
+def _begin(function: Callable[[], None]) -> asyncio.Future[None]:
     """Runs a function on a thread of its own: those of the loop may all be busy."""
-    result: concurrent.futures.Future[None] = concurrent.futures.Future()
-    result.set_running_or_notify_cancel()
+    once = Once()
+    future = _future_of(once)
 
     def run() -> None:
         try:
             function()
-            result.set_result(None)
+            once.happen()
         except BaseException as error:
-            result.set_exception(error)
+            once.happen(error)
 
-    threading.Thread(target=run, name="rdlm withdrawal", daemon=True).start()
-    return result
+    begin(run)
+    return future
 
 
-async def _end_of(future: concurrent.futures.Future[None], timeout: float | None = None) -> None:
+async def _end_of(future: asyncio.Future[None], timeout: float | None = None) -> None:
     """Waits until it is done, or for so many seconds; a cancellation meanwhile comes after that."""
-    done = [asyncio.wrap_future(future)]
     try:
-        await asyncio.wait(done, timeout=timeout)
+        await asyncio.wait([future], timeout=timeout)
     except asyncio.CancelledError:
-        await asyncio.wait(done, timeout=timeout)
+        await asyncio.wait([future], timeout=timeout)
         raise

@@ -139,6 +139,7 @@ class Proxy:
     | SWALLOW | reads the request and never answers |
     | CUT_ANSWER | passes the request on, and closes the connection when the answer comes |
     | SWALLOW_ANSWER | passes the request on, but not the answer |
+    | DELAY | passes everything on, but not before `go_on` is set |
     | any other bytes | answers with them, and the path of the request for `{path}` |
     """
 
@@ -147,12 +148,14 @@ class Proxy:
     SWALLOW = b"swallow"
     CUT_ANSWER = b"cut the answer"
     SWALLOW_ANSWER = b"swallow the answer"
+    DELAY = b"delay"
 
     def __init__(self, to: Server | None, *steps: bytes) -> None:
         self.steps = list(steps or [self.PASS])
         # Those that came, each with the moment when.
         self.requests: list[str] = []
         self.times: list[float] = []
+        self.go_on = threading.Event()
         self._to = to
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -189,6 +192,9 @@ class Proxy:
             request = read_request(client)
             self.times.append(time.monotonic())
             self.requests.append(request.decode())
+            if step == self.DELAY:
+                self.go_on.wait(PATIENCE_S)
+                step = self.PASS
             if step == self.SWALLOW:
                 client.recv(1)
             elif step in (self.PASS, self.CUT_ANSWER, self.SWALLOW_ANSWER):
@@ -247,6 +253,11 @@ def problem(status: str, detail: str, *headers: str) -> bytes:
     return answer(status, *fields, body=json.dumps({"detail": detail}))
 
 
+def moved(url: str) -> bytes:
+    """The bytes of a redirection, from any path to the same one there."""
+    return answer("307 Temporary Redirect", "Server: rdlm/1.0.0", f"Location: {url}{{path}}")
+
+
 class Script:
     """A client that is a process of its own; it tells what happens a line at a time."""
 
@@ -298,7 +309,8 @@ class TestCase(unittest.TestCase):
     """Ends what a test has started, and looks that it has left nothing."""
 
     def setUp(self) -> None:
-        self.addCleanup(self._nothing_is_left, set(threading.enumerate()))
+        before = threads()
+        self.addCleanup(wait_until, "the threads end", lambda: threads() <= before)
 
     def server(self, *options: str) -> Server:
         server = Server(*options)
@@ -320,9 +332,7 @@ class TestCase(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         return Path(directory.name)
 
-    def _nothing_is_left(self, before: set[threading.Thread]) -> None:
-        def of_locks() -> list[threading.Thread]:
-            now = threading.enumerate()
-            return [t for t in now if t not in before and t.name.startswith("rdlm")]
 
-        wait_until("the threads of the locks end", lambda: not of_locks())
+def threads() -> int:
+    """How many the kernel knows."""
+    return len(os.listdir("/proc/self/task"))

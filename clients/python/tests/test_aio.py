@@ -137,6 +137,23 @@ class Aio(TestCase):
 
         run(main())
 
+    def test_a_request_that_is_still_on_its_way_is_withdrawn_too(self) -> None:
+        server = self.server()
+        server.hold("a")
+        proxy = self.proxy(server, Proxy.DELAY, Proxy.PASS)
+
+        async def main() -> None:
+            waiting = asyncio.create_task(enter(Client(proxy.url).lock("a", wait=60)))
+            await asyncio.to_thread(wait_until, "it is sent", lambda: len(proxy.requests) == 1)
+            waiting.cancel()
+            await asyncio.to_thread(wait_until, "it is withdrawn", lambda: len(proxy.requests) > 1)
+            proxy.go_on.set()
+            with self.assertRaises(asyncio.CancelledError):
+                await waiting
+            self.assertEqual(len(await locks(server, "a")), 1)
+
+        run(main())
+
     def test_a_wait_that_nobody_answers_can_be_cancelled(self) -> None:
         proxy = self.proxy(self.server(), Proxy.SWALLOW)
 

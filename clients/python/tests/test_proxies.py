@@ -28,7 +28,7 @@ class Proxies(TestCase):
         server = self.server()
         for step in (Proxy.CUT_ANSWER, Proxy.SWALLOW_ANSWER):
             proxy = self.proxy(server, step, Proxy.PASS)
-            with Client(proxy.url, timeout=0.5).lock("a", wait=0) as lock:
+            with Client(proxy.url, timeout=1.5).lock("a", wait=0) as lock:
                 (held,) = server.locks("a")
                 self.assertEqual(held["fencing_token"], lock.token)
             self.assertEqual(server.locks("a"), [])
@@ -45,6 +45,7 @@ class Proxies(TestCase):
             answer("200 OK", "Content-Type: text/html", body="<h1>Sign in</h1>"),
             answer("404 Not Found", "Server: traefik"),
             answer("201 Created", "Content-Type: application/json", body="{}"),
+            answer("201 Created", "Server: rdlm/1.0.0", body="[" * 500_000),
             b"SSH-2.0-OpenSSH_9.2\r\n",
         ]
         for other in others:
@@ -90,13 +91,13 @@ class Proxies(TestCase):
         server.hold("a")
         proxy = self.proxy(server, Proxy.SWALLOW_ANSWER, Proxy.PASS)
         with self.assertRaises(NotGranted):
-            Client(proxy.url, timeout=0.5).lock("a", wait=1).__enter__()
+            Client(proxy.url, timeout=1.5).lock("a", wait=1).__enter__()
         self.assertEqual(len(server.locks("a")), 1)
 
     def test_an_answer_that_trickles_is_late_all_the_same(self) -> None:
         server = self.server()
         proxy = self.proxy(server, b"HTTP/1.1 201 Created\r\n", Proxy.PASS)
-        with Client(proxy.url, timeout=0.5).lock("a", wait=0):
+        with Client(proxy.url, timeout=1.5).lock("a", wait=0):
             self.assertEqual(len(server.locks("a")), 1)
 
     def test_a_release_whose_answer_is_lost_is_no_loss(self) -> None:

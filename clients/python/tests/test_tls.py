@@ -99,12 +99,18 @@ class Tls(TestCase):
             self.assertEqual(len(server.locks("a")), 1)
             self.assertTrue(lock.url.startswith(proxy.url))
         self.assertEqual(server.locks("a"), [])
-        for client in (Client(proxy.url), Client(proxy.url, ca_file=other)):
-            with self.assertRaisesRegex(ServerError, "not to be trusted"):
-                client.lock("a").__enter__()
         by_address = proxy.url.replace("localhost", "127.0.0.1")
-        with self.assertRaisesRegex(ServerError, "not to be trusted"):
-            Client(by_address, ca_file=own).lock("a").__enter__()
+        for client in (
+            Client(proxy.url),
+            Client(proxy.url, ca_file=other),
+            Client(by_address, ca_file=own),
+        ):
+            with self.assertRaisesRegex(ServerError, "not to be trusted"):
+                client.lock("a", wait=0).__enter__()
+        self.assertEqual(server.locks("a"), [])
+        # Another server is asked then.
+        with Client([by_address, proxy.url], ca_file=own).lock("a", wait=0):
+            self.assertEqual(len(server.locks("a")), 1)
 
     def test_the_client_shows_its_certificate(self) -> None:
         server = self.server()
