@@ -18,7 +18,7 @@ ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-.PHONY: all toolchain run test test-browser test-clients test-python test-terraform check schedules fmt bench fuzz torture torture-ha ha \
+.PHONY: all toolchain run test test-browser test-clients test-python test-terraform tiny-http check schedules fmt bench fuzz torture torture-ha ha \
     screenshots deb image \
     test-packages install install-systemd uninstall clean
 
@@ -62,6 +62,14 @@ test-terraform:
 	$(CARGO) build --locked
 	tests/terraform/run.sh $$(ls -t $(TARGET_DIR)/*/debug/rdlm | head -1) $(TARGET_DIR)/test-terraform
 
+# Which tests of the edge fail with the library tiny_http in place of rdlm's own listener.
+tiny-http:
+	$(CARGO) build --locked --example tiny_http
+	$(CARGO) test --locked --no-run --test tests
+	-@RDLM_SERVER=$$(ls -t $(TARGET_DIR)/*/debug/examples/tiny_http | head -1) timeout 900 \
+	    $(CARGO) test --locked --quiet --test tests -- --format pretty http_conformance edge 2>&1 | \
+	    grep -E '^test (http_conformance|edge|result)' | sort
+
 # The pictures in docs/.
 screenshots:
 	$(CARGO) build --locked
@@ -88,6 +96,7 @@ fmt:
 
 # Beside redis-server and etcd where they are installed; says what it skipped.
 bench:
+	$(CARGO) build --locked --release --example tiny_http
 	$(CARGO) bench --locked --bench lock_servers
 
 # Kills of the server, damaged files, made-up requests, slow clients, and mixed load with

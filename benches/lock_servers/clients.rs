@@ -26,7 +26,7 @@ pub(crate) fn connect(server: &Server) -> Box<dyn Client> {
 pub(crate) fn connect_for(server: &Server, fields: &'static str) -> Box<dyn Client> {
     let stream = BufReader::new(connect_stream(server.address));
     match server.kind {
-        Kind::Rdlm | Kind::RdlmOnDisk | Kind::NoOp => {
+        Kind::Rdlm | Kind::RdlmOnDisk | Kind::NoOp | Kind::TinyHttp => {
             Box::new(Rdlm { http: Http { stream }, fields })
         }
         Kind::Redis | Kind::RedisOnDisk => Box::new(Redis { stream, tokens: 0 }),

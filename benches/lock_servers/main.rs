@@ -28,8 +28,11 @@ fn main() {
 }
 
 fn in_memory() {
-    use Kind::{Etcd, NoOp, Rdlm, Redis};
-    let table = Table::begin(&[Rdlm, NoOp, Redis, Etcd], "rdlm | no-op | Redis | etcd");
+    use Kind::{Etcd, NoOp, Rdlm, Redis, TinyHttp};
+    let table = Table::begin(
+        &[Rdlm, NoOp, TinyHttp, Redis, Etcd],
+        "rdlm | no-op | on tiny_http | Redis | etcd",
+    );
     for (clients, who) in CLIENTS {
         let what = format!("acquire and release/s, {who}");
         table.line(&what, &table.kinds, &|server| pairs(server, clients, Sharing::Nothing));

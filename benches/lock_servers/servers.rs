@@ -17,6 +17,8 @@ pub(crate) const NO_OP: &str = "no-op-server";
 pub(crate) enum Kind {
     Rdlm,
     NoOp,
+    /// examples/tiny_http.rs
+    TinyHttp,
     Redis,
     Etcd,
     /// With each change on disk before it is answered.
@@ -51,6 +53,13 @@ impl Server {
             Kind::NoOp => {
                 let mut command = Command::new(env::current_exe().unwrap());
                 command.args([NO_OP, &port]);
+                command
+            }
+            Kind::TinyHttp => {
+                let built = env::current_exe().unwrap();
+                let built = built.ancestors().nth(2).unwrap().join("examples/tiny_http");
+                let mut command = Command::new(built);
+                command.args(["serve", "--port", &port]);
                 command
             }
             Kind::Redis | Kind::RedisOnDisk => {
