@@ -68,8 +68,8 @@ Options:
   --users FILE                who there is and may do what, in TOML; in place of
                               --admin-userpass-file; taken anew when it changes
   --open-metrics              everybody may read /metrics, also with --users
-  --tls-cert FILE             speak TLS, with this certificate and those up to its
-                              authority (PEM); taken anew when it changes
+  --tls-cert FILE             speak TLS, with this certificate and those up to
+                              its authority (PEM); taken anew when it changes
   --tls-key FILE              its key (PEM)
   --tls-client-ca FILE        clients need a certificate of this authority (PEM),
                               which names the user
