@@ -68,8 +68,8 @@ Options:
   --users FILE                who there is and may do what, in TOML; in place of
                               --admin-userpass-file; taken anew when it changes
   --open-metrics              everybody may read /metrics, also with --users
-  --tls-cert FILE             speak TLS, with this certificate and those up to its
-                              authority (PEM); taken anew when it changes
+  --tls-cert FILE             speak TLS, with this certificate and those up to
+                              its authority (PEM); taken anew when it changes
   --tls-key FILE              its key (PEM)
   --tls-client-ca FILE        clients need a certificate of this authority (PEM),
                               which names the user
@@ -166,6 +166,11 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         idle_timeout: setting(&mut args, "--idle-timeout", |text| seconds(text, false))?
             .unwrap_or(DEFAULT_IDLE_TIMEOUT),
     };
+    let forwards = options.cluster.as_ref().is_some_and(|it| it.standby == Standby::Forward);
+    if options.certificates.is_some() && forwards {
+        let why = "with --tls-cert, a standby cannot pass requests on: use --standby redirect";
+        return Err(UsageError::new(why));
+    }
     if options.data_dir.is_some() && options.cluster.is_some() {
         let why = "--data-dir and --etcd: locks are kept in one of them, not in both";
         return Err(UsageError::new(why));
