@@ -71,8 +71,8 @@ Options:
   --tls-cert FILE             speak TLS, with this certificate and those up to
                               its authority (PEM); taken anew when it changes
   --tls-key FILE              its key (PEM)
-  --tls-client-ca FILE        clients need a certificate of this authority (PEM),
-                              which names the user
+  --tls-client-ca FILE        clients need a certificate of this authority
+                              (PEM), which names the user
   --base-url URL              start of the lock URLs, for use behind a proxy
                               [http:// and the Host of the request]
   --host NAME                 a name of this server, for browsers; may be
