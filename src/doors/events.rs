@@ -152,9 +152,13 @@ impl Subscription {
         out.write_all(b": events\n\n")?;
         out.flush()?;
         let mut silent_until = Instant::now() + SILENCE;
-        // Who may see less than before has to ask again.
-        while self.sight.is_current() {
-            let sent = match self.follower.hear(self.place.share(), silent_until) {
+        loop {
+            let heard = self.follower.hear(self.place.share(), silent_until);
+            // Who may see less than before has to ask again.
+            if !self.sight.is_current() {
+                return Ok(());
+            }
+            let sent = match heard {
                 Heard::Events(events) => {
                     let has = |resource| self.wanted.has(resource) && self.sight.sees(resource);
                     let wanted = events.iter().filter(|event| has(&event.resource));
@@ -183,7 +187,6 @@ impl Subscription {
             // At the end there is nothing to wait for, but perhaps something to send.
             let _ = self.follower.pause(now + PACE);
         }
-        Ok(())
     }
 }
 
