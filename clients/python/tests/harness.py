@@ -140,6 +140,7 @@ class Proxy:
     | CUT_ANSWER | passes the request on, and closes the connection when the answer comes |
     | SWALLOW_ANSWER | passes the request on, but not the answer |
     | DELAY | passes everything on, but not before `go_on` is set |
+    | DELAY_ANSWER | passes the request on, and the answer when `go_on` is set |
     | any other bytes | answers with them, and the path of the request for `{path}` |
     """
 
@@ -149,6 +150,7 @@ class Proxy:
     CUT_ANSWER = b"cut the answer"
     SWALLOW_ANSWER = b"swallow the answer"
     DELAY = b"delay"
+    DELAY_ANSWER = b"delay the answer"
 
     def __init__(self, to: Server | None, *steps: bytes) -> None:
         self.steps = list(steps or [self.PASS])
@@ -197,7 +199,7 @@ class Proxy:
                 step = self.PASS
             if step == self.SWALLOW:
                 client.recv(1)
-            elif step in (self.PASS, self.CUT_ANSWER, self.SWALLOW_ANSWER):
+            elif step in (self.PASS, self.CUT_ANSWER, self.SWALLOW_ANSWER, self.DELAY_ANSWER):
                 self._pass_on(client, request, step)
             elif step != self.CUT:
                 client.sendall(step.replace(b"{path}", request.split()[1]))
@@ -213,7 +215,9 @@ class Proxy:
                 answer = server.recv(65536)
                 if not answer:
                     break
-                if step == self.PASS:
+                if step == self.DELAY_ANSWER:
+                    self.go_on.wait(PATIENCE_S)
+                if step in (self.PASS, self.DELAY_ANSWER):
                     client.sendall(answer)
                 ready = select.select([client, server], [], [], PATIENCE_S)[0]
             if step == self.SWALLOW_ANSWER:

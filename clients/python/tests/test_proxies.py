@@ -10,6 +10,13 @@ from harness import Proxy, TestCase, answer, keys, problem, wait_until
 
 from rdlm_client import Client, NotGranted, ServerError
 
+UNKNOWN = answer(
+    "503 Service Unavailable",
+    "Server: rdlm/1.0.0",
+    "Content-Type: application/problem+json",
+    body=json.dumps({"detail": "it is not known", "outcome": "unknown"}),
+)
+
 
 class Proxies(TestCase):
     def test_a_request_is_sent_again_with_its_key_and_each_lock_has_its_own(self) -> None:
@@ -78,11 +85,8 @@ class Proxies(TestCase):
 
     def test_an_unknown_outcome_is_asked_for_again(self) -> None:
         server = self.server()
-        body = json.dumps({"detail": "it is not known", "outcome": "unknown"})
-        fields = ("Server: rdlm/1.0.0", "Content-Type: application/problem+json")
-        unknown = answer("503 Service Unavailable", *fields, body=body)
         superseded = problem("409 Conflict", "superseded")
-        proxy = self.proxy(server, unknown, superseded, Proxy.PASS)
+        proxy = self.proxy(server, UNKNOWN, superseded, Proxy.PASS)
         with Client(proxy.url).lock("a", wait=0):
             self.assertEqual(len(set(keys(proxy))), 1)
 
@@ -106,6 +110,15 @@ class Proxies(TestCase):
         with Client(proxy.url).lock("a"):
             pass
         self.assertEqual([r.split()[0] for r in proxy.requests], ["POST", "DELETE", "DELETE"])
+
+    def test_a_release_of_unknown_outcome_is_no_loss(self) -> None:
+        server = self.server()
+        proxy = self.proxy(server)
+        with Client(proxy.url).lock("a", lifetime=60):
+            # As if the server had done it, and could not say so.
+            server.delete("a")
+            proxy.steps = [UNKNOWN, Proxy.PASS]
+        self.assertEqual(proxy.requests[-1].split()[0], "DELETE")
 
     def test_a_renewal_that_hangs_does_not_hold_up_the_release(self) -> None:
         server = self.server()

@@ -6,7 +6,7 @@ import threading
 import time
 import unittest
 
-from harness import Proxy, TestCase, answer
+from harness import Proxy, TestCase, answer, wait_until
 
 from rdlm_client import Client, LockLost
 
@@ -37,7 +37,19 @@ class Renewals(TestCase):
             lock.check()
         self.assertEqual(server.locks("a"), [])
 
-    def test_the_loss_counts_from_when_a_renewal_was_sent(self) -> None:
+    def test_the_loss_counts_from_when_the_last_renewal_was_sent(self) -> None:
+        server = self.server()
+        proxy = self.proxy(server)
+        with self.assertRaises(LockLost), Client(proxy.url).lock("a", lifetime=3) as lock:
+            before = len(proxy.requests)
+            proxy.steps = [Proxy.DELAY_ANSWER, Proxy.SWALLOW]
+            wait_until("a renewal", lambda: len(proxy.requests) > before)
+            time.sleep(0.5)
+            proxy.go_on.set()
+            with Client(server.url).lock("a", wait=60):
+                self.assertTrue(lock.lost.is_set())
+
+    def test_renewals_whose_answers_do_not_come_do_not_count(self) -> None:
         server = self.server()
         proxy = self.proxy(server)
         before = time.monotonic()

@@ -6,7 +6,7 @@ import threading
 import time
 import unittest
 
-from harness import TestCase
+from harness import Proxy, TestCase, problem
 
 from rdlm_client import Client, ServerError
 
@@ -54,6 +54,12 @@ class TheServer(TestCase):
             Client(server.url).lock("a", wait=2.5).__enter__()
         self.assertGreaterEqual(time.monotonic() - begun, 2.5)
         self.assertIsNone(error.exception.status)
+
+    def test_a_server_that_asks_for_a_long_pause_is_asked_again_all_the_same(self) -> None:
+        later = problem("503 Service Unavailable", "no room", "Retry-After: 100000")
+        proxy = self.proxy(self.server(), later, Proxy.PASS)
+        with Client(proxy.url).lock("a", wait=3600):
+            self.assertEqual(len(proxy.requests), 2)
 
     def test_a_block_whose_lock_cannot_be_released_has_run_all_the_same(self) -> None:
         server = self.server()
