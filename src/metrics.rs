@@ -34,6 +34,9 @@ pub struct Metrics {
     renewals: Counter,
     /// In the order of [`Refusal::OF_RENEWALS`].
     failed_renewals: [Counter; Refusal::OF_RENEWALS.len()],
+    converted: Counter,
+    /// In the order of [`Refusal::OF_CONVERSIONS`].
+    unconverted: [Counter; Refusal::OF_CONVERSIONS.len()],
     releases: Counter,
     expiries: Counter,
     admin_deletions: Counter,
@@ -144,6 +147,11 @@ impl Metrics {
         let failed_renewals = Refusal::OF_RENEWALS.map(reason);
         let help = "Renewals that were refused, by the reason";
         registry.register("rdlm_failed_renewals", help, failures);
+        let conversions = Family::<OutcomeLabel, Counter>::default();
+        let outcome = |outcome| conversions.get_or_create_owned(&OutcomeLabel { outcome });
+        let (converted, unconverted) = (outcome("converted"), Refusal::OF_CONVERSIONS.map(outcome));
+        let help = "Requests for another mode of a lock, by what became of them";
+        registry.register("rdlm_conversions", help, conversions);
         let new_times: fn() -> Times = || Times::new(&SHORT);
         let requests = Family::<KindLabel, Times, _>::new_with_constructor(new_times);
         let kinds = KINDS.map(|kind| requests.get_or_create_owned(&KindLabel { kind }));
@@ -157,6 +165,8 @@ impl Metrics {
             granted,
             refused,
             failed_renewals,
+            converted,
+            unconverted,
             requests: kinds,
             resources: add
                 .gauge("rdlm_resources", "Resources that have a lock or a waiting request"),
@@ -209,17 +219,21 @@ impl Metrics {
             self.granted.inc();
             return self.wait.observe(waited);
         };
-        let mut counted = Refusal::OF_ACQUISITIONS.iter().zip(&self.refused);
-        if let Some((_, counter)) = counted.find(|(name, _)| **name == refusal.name()) {
-            counter.inc();
-        }
+        count(&Refusal::OF_ACQUISITIONS, &self.refused, refusal);
     }
 
     /// A renewal was refused.
     pub fn renewal_failed(&self, refusal: &Refusal) {
-        let mut counted = Refusal::OF_RENEWALS.iter().zip(&self.failed_renewals);
-        if let Some((_, counter)) = counted.find(|(name, _)| **name == refusal.name()) {
-            counter.inc();
+        count(&Refusal::OF_RENEWALS, &self.failed_renewals, refusal);
+    }
+
+    /// A request for another mode of a lock has ended like this.
+    pub fn conversion(&self, outcome: Result<(), &Refusal>) {
+        match outcome {
+            Ok(()) => {
+                self.converted.inc();
+            }
+            Err(refusal) => count(&Refusal::OF_CONVERSIONS, &self.unconverted, refusal),
         }
     }
 
@@ -324,6 +338,14 @@ impl Adder<'_> {
         let times = Times::new(&LONG);
         self.0.register_with_unit(name, help, Unit::Seconds, times.clone());
         times
+    }
+}
+
+/// Counts a refusal by its name, if it is one of these.
+fn count(names: &[&str], counters: &[Counter], refusal: &Refusal) {
+    let mut counted = names.iter().zip(counters);
+    if let Some((_, counter)) = counted.find(|(name, _)| **name == refusal.name()) {
+        counter.inc();
     }
 }
 

@@ -14,6 +14,7 @@ mod bad_input;
 mod client;
 mod cluster;
 mod connections;
+mod conversions;
 mod crash;
 mod daemon;
 mod doors;

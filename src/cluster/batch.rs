@@ -99,7 +99,7 @@ fn ops(change: &Change, keys: &Keys, clock: Duration) -> Vec<Op> {
     let ended = ended.iter().filter(|token| !begun.contains(token));
     let ended = ended.map(|token| Op::Delete(keys.lock(resource, *token)));
     let held = held.iter().map(|held| {
-        let end = held.grant.lifetime.duration().map(|lifetime| clock.saturating_add(lifetime));
+        let end = held.remaining.map(|remaining| clock.saturating_add(remaining));
         let row = Row::new(resource, held, end);
         Op::Put(keys.lock(resource, held.grant.fencing_token), bytes(&row))
     });

@@ -14,8 +14,8 @@ use super::tenure::Pace;
 use super::upstream::Ending;
 use super::{Options, Standby};
 use crate::lock::{
-    Ages, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId, LockManager,
-    LockRequest, LockTable, NotWritten, Observer, Page, Refusal, ResourceName, Totals,
+    Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId,
+    LockManager, LockRequest, LockTable, NotWritten, Observer, Page, Refusal, ResourceName, Totals,
 };
 use crate::metrics::{ClusterMetrics, ClusterState};
 
@@ -301,6 +301,19 @@ impl LockManager for Member {
         lifetime: Duration,
     ) -> Result<Grant, Refusal> {
         self.or_refused()?.table.renew(resource, id, lifetime)
+    }
+
+    fn convert(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        conversion: Conversion,
+        on_wait: &mut dyn FnMut(Departure),
+    ) -> Result<Grant, Refusal> {
+        match self.or_refused()?.table.convert(resource, id, conversion, on_wait) {
+            Err(Refusal::ShuttingDown) => Err(NOT_ACTIVE),
+            converted => converted,
+        }
     }
 
     fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName> {

@@ -121,7 +121,7 @@ pub(crate) struct Row {
 
 impl Row {
     pub(crate) fn new(resource: &ResourceName, held: &Held, end: Option<Duration>) -> Self {
-        let Held { grant, key } = held;
+        let Held { grant, key, remaining: _ } = held;
         Self {
             resource: resource.to_string(),
             token: grant.fencing_token,
@@ -139,8 +139,8 @@ impl Row {
         }
     }
 
-    /// The lock; `None` if no server has written such a row.
-    pub(crate) fn lock(&self) -> Option<(ResourceName, Held)> {
+    /// The lock, which lives for `remaining`; `None` if no server has written such a row.
+    pub(crate) fn lock(&self, remaining: Option<Duration>) -> Option<(ResourceName, Held)> {
         let mode = mode(&self.mode, self.limit)?;
         let since = UNIX_EPOCH.checked_add(self.since)?;
         let grant = Grant {
@@ -161,7 +161,7 @@ impl Row {
             Some(key) => Some(IdempotencyKey::stored(key)?),
             None => None,
         };
-        Some((self.resource.parse().ok()?, Held { grant, key }))
+        Some((self.resource.parse().ok()?, Held { grant, key, remaining }))
     }
 }
 
@@ -265,7 +265,8 @@ pub(crate) mod tests {
             expires: Some(since + Duration::from_nanos(1)),
             fencing_token: token,
         };
-        Held { grant, key: key.map(|key| key.parse().unwrap()) }
+        let remaining = grant.lifetime.duration();
+        Held { grant, key: key.map(|key| key.parse().unwrap()), remaining }
     }
 
     #[test]
@@ -277,7 +278,7 @@ pub(crate) mod tests {
             let held = held(mode, key, (1 << 53) - 1);
             let row = bytes(&Row::new(&resource, &held, Some(Duration::MAX)));
             let row: Row = serde_json::from_slice(&row).unwrap();
-            let (name, read) = row.lock().unwrap();
+            let (name, read) = row.lock(held.remaining).unwrap();
             assert_eq!((name, format!("{read:?}")), (resource.clone(), format!("{held:?}")));
             assert_eq!(row.end, Some(Duration::MAX));
         }

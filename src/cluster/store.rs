@@ -124,10 +124,10 @@ impl Store for EtcdStore {
     fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
         let locks = self.chain.keys.locks();
         self.each(&locks, |clock, key, row: Row| {
-            let (resource, held) = row.lock().ok_or_else(|| foreign(key))?;
             let now = clock.at(super::clock::now());
             let remaining = row.end.map(|end| end.saturating_sub(now));
-            restore(Restored { resource, held, remaining }).map_err(|_| foreign(key))
+            let (resource, held) = row.lock(remaining).ok_or_else(|| foreign(key))?;
+            restore(Restored { resource, held }).map_err(|_| foreign(key))
         })?;
         Ok(self.chain.last_token())
     }

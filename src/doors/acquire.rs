@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::Call;
-use crate::lock::{Grant, IdempotencyKey, LockRequest, Refusal, ResourceName};
+use crate::lock::{
+    Conversion, Departure, Grant, IdempotencyKey, LockId, LockRequest, Refusal, ResourceName,
+};
 
 /// A grant that took longer, also without a wait (the disk may), is only for a client that is
 /// still there.
@@ -20,23 +22,46 @@ pub(super) fn acquire(
     key: Option<IdempotencyKey>,
 ) -> Result<Grant, Refusal> {
     let (service, client) = (call.service, call.caller.client);
-    let mut watch = None;
     let began = Instant::now();
     let has_key = key.is_some();
-    let acquired = service.locks.acquire(resource, request, key, &mut |departure| {
-        watch = Some(client.watch(move || departure.leave()));
-    });
+    let (acquired, has_waited) =
+        watched(call, |on_wait| service.locks.acquire(resource, request, key, on_wait));
     let took = began.elapsed();
     service.metrics.acquisition(acquired.as_ref().map(drop), took);
-    if let Some(Err(error)) = &watch {
-        warn!("a client waits and would not be noticed if it left: {error}");
-    }
     let grant = acquired?;
     // A retry may come when its client has gone on to another one.
-    let may_have_left = watch.is_some() || has_key || took >= PATIENCE;
+    let may_have_left = has_waited || has_key || took >= PATIENCE;
     if may_have_left && client.has_left() {
         service.locks.abandon(resource, grant.id);
         return Err(Refusal::Departed);
     }
     Ok(grant)
+}
+
+/// Returns when the lock has its new mode or the wait is over. A client that has left meanwhile has
+/// the lock all the same, in one mode or the other.
+pub(super) fn convert(
+    call: &Call<'_>,
+    resource: &ResourceName,
+    id: LockId,
+    conversion: Conversion,
+) -> Result<Grant, Refusal> {
+    let service = call.service;
+    let (converted, _) =
+        watched(call, |on_wait| service.locks.convert(resource, id, conversion, on_wait));
+    service.metrics.conversion(converted.as_ref().map(drop));
+    converted
+}
+
+/// Does what may wait while the client is watched, which ends the wait if it leaves; also, whether
+/// it has waited.
+fn watched<T>(call: &Call<'_>, act: impl FnOnce(&mut dyn FnMut(Departure)) -> T) -> (T, bool) {
+    let mut watch = None;
+    let done = act(&mut |departure| {
+        watch = Some(call.caller.client.watch(move || departure.leave()));
+    });
+    if let Some(Err(error)) = &watch {
+        warn!("a client waits and would not be noticed if it left: {error}");
+    }
+    (done, watch.is_some())
 }

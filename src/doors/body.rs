@@ -1,4 +1,4 @@
-//! The JSON body of a request for a lock, or for its renewal.
+//! The JSON body of a request for a lock, or for its renewal or conversion.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use super::RequestLimits;
 use crate::http::Problem;
-use crate::lock::{Limit, LockRequest, Mode, Requester};
+use crate::lock::{Conversion, Limit, LockRequest, Mode, Requester};
 
 /// The longest title, in bytes.
 const MAX_TITLE: usize = 1024;
@@ -34,9 +34,32 @@ pub(super) fn lock_request(
     })
 }
 
-/// Reads `{"lifetime": …}`. Other fields are ignored.
-pub(super) fn renewal(body: &[u8], limits: RequestLimits) -> Result<Duration, Problem> {
-    lifetime(parse(body, r#"{"lifetime":300}"#)?.lifetime, limits.max_lifetime)
+/// What a lock is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It is to expire this long from now.
+    Renewal(Duration),
+    Conversion(Conversion),
+}
+
+/// Reads `{"lifetime": …}`, or `{"mode": …}` with perhaps `"wait"` and `"lifetime"`. Other fields
+/// are ignored.
+pub(super) fn change(body: &[u8], limits: RequestLimits) -> Result<Change, Problem> {
+    let fields = parse(body, r#"{"lifetime":300} or {"mode":"PR"}"#)?;
+    if let Field::Missing = fields.mode {
+        return lifetime(fields.lifetime, limits.max_lifetime).map(Change::Renewal);
+    }
+    Ok(Change::Conversion(Conversion {
+        mode: mode(fields.mode, fields.limit)?,
+        wait: match fields.wait {
+            Field::Missing => Duration::ZERO,
+            given => wait(given, limits.max_wait)?,
+        },
+        lifetime: match fields.lifetime {
+            Field::Missing => None,
+            given => Some(lifetime(given, limits.max_lifetime)?),
+        },
+    }))
 }
 
 #[derive(serde::Deserialize)]

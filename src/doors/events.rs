@@ -274,7 +274,7 @@ impl<'a> Data<'a> {
         let happening = &event.happening;
         // With milliseconds.
         let lasted = (event.lasted().as_secs_f64() * 1000.0).round() / 1000.0;
-        let was_held = matches!(happening.kind, Kind::Ended(_));
+        let was_held = matches!(happening.kind, Kind::Ended(_) | Kind::Converted);
         let has_waited = !was_held && happening.kind != Kind::Waiting;
         Self {
             time: event.time,

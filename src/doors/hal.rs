@@ -27,13 +27,14 @@ pub(super) fn held(
     hal(status, &LockView::held(prefix, resource, grant))
 }
 
-/// Writes a lock as lists show it; `position` if it waits. Who may not release it gets no uid.
+/// Writes a lock as lists show it: its position if it waits, and the mode that it waits for if it
+/// is held in another. Who may not release it gets no uid.
 pub(super) fn write_listed(
     out: &mut dyn Write,
     prefix: &str,
     resource: &ResourceName,
     lock: &Lock,
-    position: Option<usize>,
+    (position, converting_to): (Option<usize>, Option<Mode>),
     shows_uid: bool,
 ) -> io::Result<()> {
     let Requester { address, user } = lock.client();
@@ -42,7 +43,13 @@ pub(super) fn write_listed(
         view.uid = None;
         view.links.own = None;
     }
-    let lock = ListedLockView { lock: view, position, client: address, user: user.as_deref() };
+    let lock = ListedLockView {
+        lock: view,
+        position,
+        converting_to: converting_to.map(Mode::name),
+        client: address,
+        user: user.as_deref(),
+    };
     Ok(serde_json::to_writer(out, &lock)?)
 }
 
@@ -114,6 +121,8 @@ struct ListedLockView<'a> {
     /// In line; 1 is next.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    converting_to: Option<&'static str>,
     client: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,

@@ -119,14 +119,10 @@ fn write_locks(
         for lock in &page.locks {
             separator.write(out)?;
             waiting += usize::from(matches!(lock, Lock::Waiting(_)));
-            hal::write_listed(
-                out,
-                prefix,
-                resource,
-                lock,
-                Some(waiting).filter(|number| *number > 0),
-                shows_uids,
-            )?;
+            let position = Some(waiting).filter(|number| *number > 0);
+            let converting_to = page.converting.get(&lock.id()).copied();
+            let waits = (position, converting_to);
+            hal::write_listed(out, prefix, resource, lock, waits, shows_uids)?;
         }
         match page.next {
             Some(next) => after = Some(next),

@@ -260,8 +260,8 @@ mod tests {
     use crate::http::departures::Departures;
     use crate::http::transport::Transport;
     use crate::lock::{
-        Ages, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockRequest,
-        NotWritten, Page, Refusal, ResourceName, Totals,
+        Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
+        LockRequest, NotWritten, Page, Refusal, ResourceName, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -317,6 +317,15 @@ mod tests {
         }
         fn renew(&self, _: &ResourceName, _: LockId, _: Duration) -> Result<Grant, Refusal> {
             panic!("renew")
+        }
+        fn convert(
+            &self,
+            _: &ResourceName,
+            _: LockId,
+            _: Conversion,
+            _: &mut dyn FnMut(Departure),
+        ) -> Result<Grant, Refusal> {
+            panic!("convert")
         }
         fn resources(&self, _: Option<&ResourceName>, _: usize) -> Vec<ResourceName> {
             panic!("resources")

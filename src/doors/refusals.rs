@@ -19,8 +19,14 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
             Refusal::TimedOut | Refusal::Departed => Status::RequestTimeout,
-            Refusal::Deleted | Refusal::Superseded | Refusal::StillWaiting => Status::Conflict,
-            Refusal::OtherLimit(_) | Refusal::OtherMode(_) => Status::UnprocessableContent,
+            Refusal::Deleted
+            | Refusal::Superseded
+            | Refusal::StillWaiting
+            | Refusal::Converting
+            | Refusal::Deadlock => Status::Conflict,
+            Refusal::OtherLimit(_) | Refusal::OtherMode(_) | Refusal::NotConvertible => {
+                Status::UnprocessableContent
+            }
             Refusal::NoSuchLock => Status::NotFound,
             Refusal::TooManyWaiting
             | Refusal::TooManyLocks

@@ -1,8 +1,8 @@
-//! Requests that every client may send: acquire, look at, renew and release a lock.
+//! Requests that every client may send: acquire, look at, renew, convert and release a lock.
 
 use std::sync::Arc;
 
-use super::acquire::acquire;
+use super::acquire::{acquire, convert};
 use super::{Answer, Call, body, hal};
 use crate::http::{Problem, Request, Response, Singleton, Status};
 use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
@@ -47,10 +47,14 @@ pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> 
 }
 
 /// `PATCH /locks/{resource}/{uid}`
-pub(super) fn renew_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
-    let lifetime = body::renewal(call.request.body, call.service.settings.limits)?;
-    let renewed = call.service.locks.renew(resource, id, lifetime);
-    let grant = renewed.inspect_err(|refusal| call.service.metrics.renewal_failed(refusal))?;
+pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
+    let grant = match body::change(call.request.body, call.service.settings.limits)? {
+        body::Change::Renewal(lifetime) => {
+            let renewed = call.service.locks.renew(resource, id, lifetime);
+            renewed.inspect_err(|refusal| call.service.metrics.renewal_failed(refusal))?
+        }
+        body::Change::Conversion(conversion) => convert(call, resource, id, conversion)?,
+    };
     Ok(hal::held(Status::Ok, &call.service.prefix, resource, &grant))
 }
 

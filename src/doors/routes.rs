@@ -83,7 +83,7 @@ const LOCKS: &[Operation<OfResource>] = &[
 /// `/locks/{resource}/{uid}`
 const LOCK: &[Operation<OfLock>] = &[
     op("GET", LOCK_IT, Kind::Look, rest::get_lock),
-    op("PATCH", LOCK_IT, Kind::Renew, rest::renew_lock),
+    op("PATCH", LOCK_IT, Kind::Renew, rest::change_lock),
     op("DELETE", LOCK_IT, Kind::Release, rest::release_lock),
 ];
 

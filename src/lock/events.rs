@@ -57,6 +57,8 @@ pub enum Kind {
     Waiting,
     /// A lock is held from now on.
     Granted,
+    /// A lock is held in another mode from now on.
+    Converted,
     /// A lock, or one lease on it, has ended.
     Ended(End),
     /// A request that waited was deleted.
@@ -73,6 +75,7 @@ impl Kind {
         match self {
             Self::Waiting => "waiting",
             Self::Granted => "granted",
+            Self::Converted => "converted",
             Self::Ended(End::Renewed) => "renewed",
             Self::Ended(End::Released) => "released",
             Self::Ended(End::Expired) => "expired",

@@ -49,6 +49,17 @@ pub struct LockRequest {
     pub client: Requester,
 }
 
+/// What a lock that is held is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conversion {
+    /// Its mode from then on.
+    pub mode: Mode,
+    /// How long to wait for it at most, from when the request came; zero: not at all.
+    pub wait: Duration,
+    /// A lifetime that begins anew with the mode; `None`: it ends when it would have.
+    pub lifetime: Option<Duration>,
+}
+
 /// A lock that is held. The times are wall clock and only for display.
 #[derive(Debug, Clone)]
 pub struct Grant {

@@ -1,10 +1,12 @@
 //! The interface of the core: what can be asked of it, and what it tells.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Events, Grant, IdempotencyKey, Lock, LockId, LockRequest, NotWritten, Refusal, ResourceName,
+    Conversion, Events, Grant, IdempotencyKey, Lock, LockId, LockRequest, Mode, NotWritten,
+    Refusal, ResourceName,
 };
 
 /// Grants locks on named resources, strictly in order of arrival.
@@ -63,6 +65,21 @@ pub trait LockManager: Send + Sync {
         lifetime: Duration,
     ) -> Result<Grant, Refusal>;
 
+    /// Converts a lock to another mode. It stays the same lock, and is held in its old mode until
+    /// the new one fits beside the other locks, which is waited for up to `conversion.wait`,
+    /// before everybody in line. If it has to wait, `on_wait` is called with the means to end the
+    /// wait early.
+    ///
+    /// # Errors
+    /// The lock is held as before, unless it is gone.
+    fn convert(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        conversion: Conversion,
+        on_wait: &mut dyn FnMut(Departure),
+    ) -> Result<Grant, Refusal>;
+
     /// At most `limit` resources that have locks, in order of their names, from behind `after`.
     fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName>;
 
@@ -107,7 +124,10 @@ pub trait LockManager: Send + Sync {
 pub struct Page {
     /// Those that are held first, then those that wait, each in order.
     pub locks: Vec<Lock>,
-    /// How many wait on this resource, with the places that are kept, on this page or not.
+    /// The modes that the locks on this page wait for.
+    pub converting: HashMap<LockId, Mode>,
+    /// How many wait on this resource, for a lock or for another mode, with the places that are
+    /// kept, on this page or not.
     pub waiting: usize,
     /// Where the next page begins; `None` if this is the last.
     pub next: Option<Cursor>,

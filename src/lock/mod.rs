@@ -20,7 +20,7 @@ mod sync;
 mod table;
 
 pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
-pub use grant::{Grant, Lock, LockRequest, Requester, Waiting};
+pub use grant::{Conversion, Grant, Lock, LockRequest, Requester, Waiting};
 pub use journal::FileStore;
 pub use journal::store::{
     Change, Held, KeptPlace, Misfit, OpenError, PlaceNote, Restore, Restored, Store, StoreError,

@@ -32,6 +32,12 @@ pub enum Refusal {
     NoSuchLock,
     /// The request still waits: its lifetime begins with the grant.
     StillWaiting,
+    /// The lock waits for another mode already.
+    Converting,
+    /// An earlier conversion waits for this lock, which would wait behind it.
+    Deadlock,
+    /// A semaphore, or a lock that is to be one, has no other mode.
+    NotConvertible,
 }
 
 impl Refusal {
@@ -54,6 +60,21 @@ impl Refusal {
     pub const OF_RENEWALS: [&str; 3] =
         [Self::NoSuchLock.name(), Self::StillWaiting.name(), "not_written"];
 
+    /// The names of what can become of a conversion that is not made.
+    pub const OF_CONVERSIONS: [&str; 11] = [
+        Self::TimedOut.name(),
+        Self::Departed.name(),
+        Self::OtherLimit(Limit::ONE).name(),
+        Self::TooManyWaiting.name(),
+        "not_written",
+        Self::ShuttingDown.name(),
+        Self::NoSuchLock.name(),
+        Self::StillWaiting.name(),
+        Self::Converting.name(),
+        Self::Deadlock.name(),
+        Self::NotConvertible.name(),
+    ];
+
     /// A short name, for the label of a metric.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -68,6 +89,9 @@ impl Refusal {
             Self::ShuttingDown => "shutting_down",
             Self::NoSuchLock => "no_such_lock",
             Self::StillWaiting => "still_waiting",
+            Self::Converting => "converting",
+            Self::Deadlock => "deadlock",
+            Self::NotConvertible => "not_convertible",
         }
     }
 }
@@ -107,6 +131,15 @@ impl fmt::Display for Refusal {
             ),
             Self::StillWaiting => f.write_str(
                 "the request still waits for the lock; its lifetime begins with the grant",
+            ),
+            Self::Converting => f.write_str("this lock waits for another mode already"),
+            Self::Deadlock => f.write_str(
+                "deadlock: an earlier conversion on this resource waits for this lock, which would \
+                 wait behind it; release this lock, or convert it to a mode that fits",
+            ),
+            Self::NotConvertible => f.write_str(
+                "a semaphore has no other mode: only locks with a limit of 1 are converted, and \
+                 only to such",
             ),
         }
     }

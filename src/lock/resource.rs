@@ -5,6 +5,7 @@
 //! decided ([`Resource::decide`] changes nothing), then made.
 
 mod compatibility;
+mod conversions;
 mod decision;
 mod holders;
 mod line;
@@ -13,14 +14,17 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::numbers::Numbers;
 use super::{
-    Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, LockRequest, Page, Refusal,
+    Conversion, Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, LockRequest,
+    Page, Refusal,
 };
 #[cfg(all(test, shuttle))]
 pub(super) use compatibility::can_be_held_together;
+use conversions::Conversions;
 pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};
 pub(super) use holders::Holder;
 use holders::Holders;
@@ -30,12 +34,13 @@ use line::{Line, Waiter};
 /// The state of one resource. `W` is how a client that waits is told of its end; a resource
 /// hands it back in [`Outcome`].
 ///
-/// Between two events: what is held fits together, and whoever is first in line does not fit
-/// beside it, unless the plan to grant it is being written or could not be, or what made room was
+/// Between two events: what is held fits together, the first conversion that waits does not fit
+/// beside the other locks, and if none waits, whoever is first in line does not either; unless the plan to grant it is being written or could not be, or what made room was
 /// a fact beside a plan: then it is granted as soon as that is written.
 #[derive(Debug)]
 pub(super) struct Resource<W> {
     holders: Holders,
+    conversions: Conversions<W>,
     line: Line<W>,
 }
 
@@ -50,6 +55,8 @@ pub(super) enum Event<W> {
     ReleaseByKey(IdempotencyKey),
     /// The lock is to expire this long from now.
     Renew(LockId, Duration),
+    /// A lock is to have another mode; `W`, if it has to wait.
+    Convert(Box<Wish>, W),
     /// The client that waits by this claim has gone. With a key, its place is kept so long.
     Withdraw(Claim, Duration),
     /// The wait of this claim is over.
@@ -72,6 +79,16 @@ pub(super) struct Asked {
     pub(super) id: LockId,
     pub(super) request: LockRequest,
     pub(super) key: Option<IdempotencyKey>,
+    /// When it came: its wait is counted from then.
+    pub(super) came: Instant,
+}
+
+/// The wish for another mode, as it comes to a resource.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    /// The lock.
+    pub(super) id: LockId,
+    pub(super) wanted: Conversion,
     /// When it came: its wait is counted from then.
     pub(super) came: Instant,
 }
@@ -106,7 +123,7 @@ pub(super) struct Tally {
 
 impl<W> Resource<W> {
     pub(super) fn new() -> Self {
-        Self { holders: Holders::default(), line: Line::new() }
+        Self { holders: Holders::default(), conversions: Conversions::new(), line: Line::new() }
     }
 
     /// Adds a lock that has been held since before a restart of the server, for `remaining` from
@@ -161,7 +178,7 @@ impl<W> Resource<W> {
 
     /// Makes the facts of a decision.
     pub(super) fn note(&mut self, facts: Facts<W>, outcome: &mut Outcome<W>) {
-        let Facts { joined, left, kept, given_up, unheard } = facts;
+        let Facts { joined, left, converting, unconverted, kept, given_up, unheard } = facts;
         for id in given_up {
             outcome.happened.extend(self.of_place(id, Kind::Withdrawn));
             self.take_out(id, outcome);
@@ -174,6 +191,13 @@ impl<W> Resource<W> {
             outcome.happened.extend(self.of_place(id, kind));
             let waiter = self.take_out(id, outcome);
             outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(refusal))));
+        }
+        for (id, refusal) in unconverted {
+            let waiting = self.conversions.remove(id);
+            outcome.told.extend(waiting.map(|w| (w.handle, Reply::Refused(refusal))));
+        }
+        if let Some(converting) = converting {
+            self.conversions.join(*converting);
         }
         if let Some((id, until, until_wall)) = kept {
             let gone = self.line.keep(id, until, until_wall);
@@ -198,20 +222,17 @@ impl<W> Resource<W> {
 
     /// Makes the plan of a decision. Lifetimes begin now.
     pub(super) fn apply(&mut self, plan: Plan, now: Now<'_>, outcome: &mut Outcome<W>) {
-        let Plan { ended, granted, renewed, told_again, deleted } = plan;
+        let Plan { ended, granted, changed, told_again, deleted } = plan;
         for ending in ended {
             let holder = self.holders.remove(ending.id);
             let happening = |holder: Holder| of_grant(holder.grant, Kind::Ended(ending.end));
             outcome.happened.extend(holder.map(happening));
+            let waiting = self.conversions.remove(ending.id);
+            let word = Reply::Refused(Refusal::NoSuchLock);
+            outcome.told.extend(waiting.map(|w| (w.handle, word)));
         }
-        if let Some(mut renewed) = renewed {
-            renewed.begin(now.instant, now.wall);
-            // Whoever renews it knows of it.
-            renewed.add_answer();
-            let earlier = self.holders.remove(renewed.grant.id);
-            let happening = |holder: Holder| of_grant(holder.grant, Kind::Ended(End::Renewed));
-            outcome.happened.extend(earlier.map(happening));
-            self.holders.insert(*renewed);
+        for changing in changed {
+            self.change(changing, now, outcome);
         }
         if let Some(id) = told_again {
             self.holders.update(id, Holder::add_answer);
@@ -236,6 +257,30 @@ impl<W> Resource<W> {
             self.holders.insert(holder);
         }
         debug_assert!(self.holders.counts().fit_together(), "{:?}", self.holders);
+    }
+
+    /// Renews a lock, or converts it, and tells the client that waits for that.
+    fn change(&mut self, changing: decision::Changing, now: Now<'_>, outcome: &mut Outcome<W>) {
+        let decision::Changing { holder: changed, begins, has_waited } = changing;
+        let Some(mut holder) = self.holders.remove(changed.grant.id) else { return };
+        let kind = match holder.grant.mode == changed.grant.mode {
+            true => Kind::Ended(End::Renewed),
+            false => Kind::Converted,
+        };
+        holder.grant.mode = changed.grant.mode;
+        if begins {
+            holder.grant.lifetime = changed.grant.lifetime;
+            holder.begin(now.instant, now.wall);
+        }
+        // Whoever changes it knows of it.
+        holder.add_answer();
+        outcome.happened.push(of_grant(holder.grant.clone(), kind));
+        if has_waited {
+            let waiting = self.conversions.remove(holder.grant.id);
+            let word = Reply::Granted(holder.grant.clone());
+            outcome.told.extend(waiting.map(|w| (w.handle, word)));
+        }
+        self.holders.insert(holder);
     }
 
     /// What happens to a place in line.
@@ -290,10 +335,12 @@ impl<W> Resource<W> {
             Some(Cursor::Waiting(arrival)) => (Some(u64::MAX), Some(arrival)),
         };
         let mut next = after;
-        let mut locks = Vec::new();
+        let (mut locks, mut converting) = (Vec::new(), HashMap::new());
         let held = self.holders.behind(token).filter(|holder| is_held(holder, plan, now));
         for Holder { grant, .. } in held.take(limit) {
             next = Some(Cursor::Held(grant.fencing_token));
+            let wanted = self.conversions.of(grant.id).map(|waiting| waiting.wanted.mode);
+            converting.extend(wanted.map(|mode| (grant.id, mode)));
             locks.push(Lock::Held(grant.clone()));
         }
         for (arrival, waiting) in self.line.behind(arrival, limit - locks.len()) {
@@ -301,8 +348,8 @@ impl<W> Resource<W> {
             locks.push(Lock::Waiting(waiting));
         }
         let is_full = locks.len() == limit;
-        let waiting = self.line.waiting() + self.line.kept();
-        Page { locks, waiting, next: next.filter(|_| is_full) }
+        let waiting = self.conversions.len() + self.line.waiting() + self.line.kept();
+        Page { locks, converting, waiting, next: next.filter(|_| is_full) }
     }
 
     /// Whether any lock is held or waited for at this moment.
@@ -323,15 +370,28 @@ impl<W> Resource<W> {
     /// When [`Event::Expire`] has something to do. Somebody who waits and fits has been due
     /// since its request came: the plan to grant it could not be written.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let first = self.line.first();
-        let overdue = first.filter(|first| self.holders.counts().allow(first.place.request.mode));
-        let overdue = overdue.map(|first| first.came);
         let due = self.holders.next_due().into_iter().chain(self.line.next_given_up());
-        due.chain(overdue).min()
+        due.chain(self.overdue_conversion()).chain(self.overdue_waiter()).min()
+    }
+
+    /// Since when the first conversion has been due, if it fits.
+    fn overdue_conversion(&self) -> Option<Instant> {
+        let first = self.conversions.iter().next()?;
+        let mut others = self.holders.counts();
+        others.remove(self.holders.get(first.id)?.grant.mode);
+        others.allow(first.wanted.mode).then_some(first.came)
+    }
+
+    /// Since when the first in line has been due, if it fits and no conversion is before it.
+    fn overdue_waiter(&self) -> Option<Instant> {
+        let first = self.line.first().filter(|_| self.conversions.is_empty());
+        let overdue = first.filter(|first| self.holders.counts().allow(first.place.request.mode));
+        overdue.map(|first| first.came)
     }
 
     pub(super) fn tally(&self) -> Tally {
-        Tally { held: self.holders.len(), waiting: self.line.waiting(), kept: self.line.kept() }
+        let waiting = self.line.waiting() + self.conversions.len();
+        Tally { held: self.holders.len(), waiting, kept: self.line.kept() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -342,7 +402,7 @@ impl<W> Resource<W> {
 /// Whether a look at this moment shows the lock. One whose renewal `plan` is about to be written
 /// does not come and go.
 fn is_held(holder: &Holder, plan: Option<&Plan>, now: Instant) -> bool {
-    !holder.is_due(now) || plan.is_some_and(|plan| plan.renews(holder.grant.id))
+    !holder.is_due(now) || plan.is_some_and(|plan| plan.goes_on(holder.grant.id))
 }
 
 /// What happens to a lock.

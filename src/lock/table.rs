@@ -20,16 +20,16 @@ use super::journal::store::{Held, KeptPlace, Misfit, OpenError, PlaceNote, Resto
 use super::journal::{self, Journal};
 use super::numbers::Numbers;
 use super::reaper;
-use super::resource::{Asked, Claim, Place, Plan, Reply};
+use super::resource::{Asked, Claim, Place, Plan, Reply, Wish};
 use super::sharded::Sharded;
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now, poisoned};
 use super::{
-    Ages, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager, LockRequest,
-    NotWritten, Observer, Page, Refusal, ResourceName, Totals,
+    Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager,
+    LockRequest, NotWritten, Observer, Page, Refusal, ResourceName, Totals,
 };
-use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
+use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket, Unheard};
 use slot::{Event, Gate, Sleeper, Slot, State, Woken};
 
 /// How much there may be at a time, as requests come: those that come at the same moment may
@@ -151,14 +151,8 @@ impl LockManager for LockTable {
                 Err(again) => event = again,
             }
         };
-        let reply = match begun {
-            Begun::Done(reply) => reply,
-            Begun::Asked(asker) => self.shared.hear_until(&slot, &asker, at_the_gate, id),
-        };
-        let Reply::InLine(claim, deadline) = reply else { return granted(reply) };
-        let place = InLine { shared: &self.shared, resource, slot, claim, sleeper };
-        on_wait(place.departure());
-        granted(place.wait(deadline))
+        let asks = (at_the_gate, Unheard::GivesUp(id), sleeper);
+        self.shared.await_grant(resource, slot, begun, asks, on_wait)
     }
 
     fn abandon(&self, resource: &ResourceName, id: LockId) {
@@ -194,6 +188,23 @@ impl LockManager for LockTable {
     ) -> Result<Grant, Refusal> {
         let reply = self.shared.run_on(resource, Event::Renew(id, lifetime));
         granted(reply.unwrap_or(Reply::Refused(Refusal::NoSuchLock)))
+    }
+
+    fn convert(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        wanted: Conversion,
+        on_wait: &mut dyn FnMut(Departure),
+    ) -> Result<Grant, Refusal> {
+        let came = now();
+        let at_the_gate = came + wanted.wait.max(GATE_PATIENCE);
+        let sleeper = Arc::<Sleeper>::default();
+        let event = Event::Convert(Box::new(Wish { id, wanted, came }), Arc::clone(&sleeper));
+        let slot = self.shared.slot(resource).ok_or(Refusal::NoSuchLock)?;
+        let begun = self.shared.begin(resource, &slot, event).map_err(|_| Refusal::NoSuchLock)?;
+        let asks = (at_the_gate, Unheard::NeverWas, sleeper);
+        self.shared.await_grant(resource, slot, begun, asks, on_wait)
     }
 
     fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName> {
@@ -313,7 +324,7 @@ struct Shared {
     shutting_down: AtomicBool,
 }
 
-/// A request in line, and its thread.
+/// A request that waits, and its thread.
 struct InLine<'a> {
     shared: &'a Shared,
     resource: &'a ResourceName,
@@ -328,6 +339,15 @@ impl InLine<'_> {
         Departure::new(move || slot.leave(&sleeper))
     }
 
+    /// What becomes of the end of the wait if nobody hears of it. A lock whose conversion ends is
+    /// held all the same.
+    fn unheard(&self) -> Unheard {
+        match self.claim {
+            Claim::Place { id, .. } => Unheard::GivesUp(id),
+            Claim::Conversion { .. } => Unheard::Stays,
+        }
+    }
+
     /// Sleeps until the wait is over.
     fn wait(&self, deadline: std::time::Instant) -> Reply {
         let event = match self.slot.sleep(&self.sleeper, Some(deadline)) {
@@ -338,7 +358,7 @@ impl InLine<'_> {
         let begun = self.shared.begin(self.resource, &self.slot, event);
         if let Ok(Begun::Asked(asker)) = begun
             && let unknown @ Reply::Refused(_) =
-                self.shared.hear(&self.slot, &asker, Some(self.claim.id()))
+                self.shared.hear(&self.slot, &asker, self.unheard())
         {
             return unknown;
         }
@@ -362,6 +382,26 @@ impl Drop for InLine<'_> {
 }
 
 impl Shared {
+    /// Waits for what was begun: at a closed gate until then, and as long as the request may.
+    /// `sleeper` is by whom it waits.
+    fn await_grant(
+        &self,
+        resource: &ResourceName,
+        slot: Arc<Slot>,
+        begun: Begun,
+        (at_the_gate, unheard, sleeper): (std::time::Instant, Unheard, Arc<Sleeper>),
+        on_wait: &mut dyn FnMut(Departure),
+    ) -> Result<Grant, Refusal> {
+        let reply = match begun {
+            Begun::Done(reply) => reply,
+            Begun::Asked(asker) => self.hear_until(&slot, &asker, at_the_gate, unheard),
+        };
+        let Reply::InLine(claim, deadline) = reply else { return granted(reply) };
+        let place = InLine { shared: self, resource, slot, claim, sleeper };
+        on_wait(place.departure());
+        granted(place.wait(deadline))
+    }
+
     /// Runs an event on a resource; `None` when it has no locks.
     fn run_on(&self, resource: &ResourceName, event: Event) -> Option<Reply> {
         self.run(resource, &self.slot(resource)?, event)
@@ -393,7 +433,7 @@ impl Shared {
         let refused = asked.into_iter().filter_map(|(resource, slot, begun)| {
             let reply = match begun {
                 Begun::Done(reply) => reply,
-                Begun::Asked(asker) => self.hear(&slot, &asker, None),
+                Begun::Asked(asker) => self.hear(&slot, &asker, Unheard::NeverWas),
             };
             match reply {
                 Reply::Refused(refusal @ Refusal::NotWritten(_)) => Some((resource, refusal)),
@@ -444,7 +484,7 @@ impl Shared {
 
     /// Enters a lock that was held before the server started.
     fn restore(&self, restored: Restored) -> Result<(), Misfit> {
-        let Restored { resource, held: Held { grant, key }, remaining } = restored;
+        let Restored { resource, held: Held { grant, key, remaining } } = restored;
         let slot = self.slot_or_new(&resource);
         let mut entry = slot.enter();
         let (before, due) = (entry.state.tally(), entry.state.next_due());

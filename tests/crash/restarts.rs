@@ -86,6 +86,34 @@ fn a_renewal_survives_a_crash() {
 }
 
 #[test]
+fn a_conversion_survives_a_crash_and_one_that_waits_does_not() {
+    let host = Host::new();
+    let server = host.start();
+    let reader = r#""mode":"PR","wait":0,"lifetime":600"#;
+    let [path, other] = [(), ()].map(|()| server.acquire_with("r", reader).lock_path());
+    let converted = server.request("PATCH", &other, r#"{"mode":"CR"}"#).json();
+    let mut waits = server.connect();
+    waits.send_request("PATCH", &path, r#"{"mode":"EX","wait":600}"#);
+    wait_until("it waits", || {
+        server.locks("r").iter().any(|lock| lock.get("converting_to").is_some())
+    });
+    server.signal("-KILL");
+    drop(server);
+
+    let server = host.start();
+    assert_eq!(server.get(&path).json()["mode"], "PR");
+    let found = server.get(&other).json();
+    for field in ["uid", "mode", "fencing_token", "lifetime", "active_since"] {
+        assert_eq!(found[field], converted[field], "{field}");
+    }
+    server.acquire_with("r", r#""mode":"PW","wait":0,"lifetime":600"#).detail(408);
+    assert_eq!(server.request("PATCH", &path, r#"{"mode":"PW"}"#).status, 200, "beside CR");
+    server.signal("-KILL");
+    drop(server);
+    assert_eq!(host.start().get(&path).json()["mode"], "PW");
+}
+
+#[test]
 fn a_server_that_was_stopped_in_order_keeps_its_locks_too() {
     let host = Host::new();
     let mut server = host.start();

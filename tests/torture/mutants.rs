@@ -103,7 +103,11 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "a renewal renews nothing",
         Rule::Lifetime,
-        &[edit(RESOURCE, "renewed.begin(now.instant, now.wall);\n", "")],
+        &[edit(
+            RESOURCE,
+            "= changed.grant.lifetime;\n            holder.begin(now.instant, now.wall);\n",
+            "= changed.grant.lifetime;\n",
+        )],
     ),
     on_disk(
         "a release that could not be written is done all the same",
@@ -147,8 +151,8 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             CHANGE,
-            "Change::of(&plan, resource));",
-            "Change::of(&plan, resource)).filter(|change| !change.ended.is_empty());",
+            "Change::of(&plan, resource, now.instant));",
+            "Change::of(&plan, resource, now.instant)).filter(|change| !change.ended.is_empty());",
         )],
     ),
     on_disk(
@@ -212,8 +216,8 @@ const MUTANTS: &[Mutant] = &[
             edit(DECISION, "draft.promote(Some(id)).done()", "draft.done()"),
             edit(
                 RESOURCE,
-                "let overdue = overdue.map(|first| first.came);",
-                "let overdue = overdue.map(|first| first.came).filter(|_| false);",
+                "overdue.map(|first| first.came)",
+                "overdue.map(|first| first.came).filter(|_| false)",
             ),
         ],
     ),

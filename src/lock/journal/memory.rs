@@ -74,8 +74,7 @@ impl Store for Memory {
         let contents = locked(&self.0.contents);
         for ((resource, _), held) in &contents.rows {
             let (resource, held) = (resource.clone(), held.clone());
-            let remaining = held.grant.lifetime.duration();
-            assert!(restore(Restored { resource, held, remaining }).is_ok(), "held together");
+            assert!(restore(Restored { resource, held }).is_ok(), "held together");
         }
         Ok(contents.rows.keys().map(|(_, token)| *token).max().unwrap_or(0))
     }

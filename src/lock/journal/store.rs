@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::lock::resource::{Holder, Plan};
 use crate::lock::{Grant, IdempotencyKey, LockId, LockRequest, ResourceName};
@@ -95,16 +95,14 @@ pub struct Restored {
     pub resource: ResourceName,
     /// The lock.
     pub held: Held,
-    /// How long it lives from now on; `None`: until it is released.
-    pub remaining: Option<Duration>,
 }
 
 /// A lock cannot be held beside others that were restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Misfit;
 
-/// Some locks on a resource are held no more, others are from now on. A lock that is renewed is
-/// one of both.
+/// Some locks on a resource are held no more, others are from now on. A lock that is renewed
+/// or converted is one of both.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The resource.
@@ -122,6 +120,8 @@ pub struct Held {
     pub grant: Grant,
     /// The key that it was asked for with.
     pub key: Option<IdempotencyKey>,
+    /// How long it lives from now on; `None`: until it is released.
+    pub remaining: Option<Duration>,
 }
 
 /// The place in line of a request with a key, which is the client's again when it asks again.
@@ -152,9 +152,9 @@ pub enum PlaceNote {
 
 impl Change {
     /// `None` if the plan is not about locks that are held.
-    pub(in crate::lock) fn of(plan: &Plan, resource: &ResourceName) -> Option<Self> {
-        let (ended, held): (Vec<_>, Vec<_>) =
-            (plan.ended_tokens().collect(), plan.holders().map(Held::from).collect());
+    pub(in crate::lock) fn of(plan: &Plan, resource: &ResourceName, now: Instant) -> Option<Self> {
+        let held: Vec<_> = plan.holders().map(|holder| Held::of(holder, now)).collect();
+        let ended: Vec<_> = plan.ended_tokens().collect();
         let nothing = ended.is_empty() && held.is_empty();
         (!nothing).then(|| Self { resource: resource.clone(), ended, held })
     }
@@ -165,9 +165,10 @@ impl Change {
     }
 }
 
-impl From<&Holder> for Held {
-    fn from(holder: &Holder) -> Self {
-        Self { grant: holder.grant.clone(), key: holder.key().cloned() }
+impl Held {
+    fn of(holder: &Holder, now: Instant) -> Self {
+        let (grant, key) = (holder.grant.clone(), holder.key().cloned());
+        Self { grant, key, remaining: holder.remaining(now) }
     }
 }
 

@@ -8,10 +8,13 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::compatibility::Counts;
+use super::conversions::{Converting, is_waited_for};
 use super::holders::Holder;
 use super::line::{Claim, Place, Waiter};
-use super::{Asked, Event, Now, Resource};
-use crate::lock::{End, Grant, IdempotencyKey, Limit, LockId, LockRequest, Mode, Refusal};
+use super::{Asked, Event, Now, Resource, Wish};
+use crate::lock::{
+    Conversion, End, Grant, IdempotencyKey, Limit, LockId, LockRequest, Mode, Refusal,
+};
 
 /// What becomes of a resource by an event, and of whoever caused it.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub(in crate::lock) enum Answer {
 pub(in crate::lock) enum AtOnce {
     /// It is noted.
     Noted,
-    /// The request is in line, until this moment at most.
+    /// The request waits, until this moment at most.
     InLine(Claim, Instant),
     /// It is not done, and why.
     Refused(Refusal),
@@ -50,7 +53,7 @@ pub(in crate::lock) enum Reply {
     Done,
     /// The lock is held.
     Granted(Grant),
-    /// The request is in line, until this moment at most.
+    /// The request waits, until this moment at most.
     InLine(Claim, Instant),
     /// It is not done, and why.
     Refused(Refusal),
@@ -73,6 +76,10 @@ pub(in crate::lock) struct Facts<W> {
     pub(super) joined: Option<Box<Waiter<W>>>,
     /// Clients whose wait is over without a lock, in order.
     pub(super) left: Vec<(LockId, Refusal)>,
+    /// A lock that waits for another mode from now on.
+    pub(super) converting: Option<Box<Converting<W>>>,
+    /// Locks that wait for another mode no more, in order.
+    pub(super) unconverted: Vec<(LockId, Refusal)>,
     /// A client that has gone, whose place is kept until then.
     pub(super) kept: Option<(LockId, Instant, SystemTime)>,
     /// Kept places whose time is over.
@@ -88,8 +95,8 @@ pub(in crate::lock) struct Plan {
     pub(super) ended: Vec<Ending>,
     /// Locks that are granted, in order. Their lifetimes begin when the plan is made.
     pub(super) granted: Vec<Granting>,
-    /// A lock that is renewed, as it is then. Its lifetime begins when the plan is made.
-    pub(super) renewed: Option<Box<Holder>>,
+    /// Locks that are renewed or converted, in order.
+    pub(super) changed: Vec<Changing>,
     /// A lock that one more answer tells of.
     pub(super) told_again: Option<LockId>,
     /// Requests in line that are deleted, in order.
@@ -111,6 +118,16 @@ pub(super) struct Granting {
     pub(super) to_newcomer: bool,
 }
 
+#[derive(Debug)]
+pub(super) struct Changing {
+    /// The lock, as it is then.
+    pub(super) holder: Holder,
+    /// Its lifetime begins when the plan is made.
+    pub(super) begins: bool,
+    /// It has waited for that, with its client.
+    pub(super) has_waited: bool,
+}
+
 impl<W> Decision<W> {
     /// Nothing happens.
     pub(in crate::lock) fn refused(refusal: Refusal) -> Self {
@@ -121,7 +138,8 @@ impl<W> Decision<W> {
     /// Whether one more client waits then.
     pub(in crate::lock) fn lengthens_line(&self, resource: &Resource<W>) -> bool {
         let joined = self.facts.joined.as_ref();
-        joined.is_some_and(|waiter| resource.line.waiter_with(waiter.place.id).is_none())
+        let joins = |waiter: &Waiter<W>| resource.line.waiter_with(waiter.place.id).is_none();
+        joined.is_some_and(|waiter| joins(waiter)) || self.facts.converting.is_some()
     }
 
     /// Whether there are more locks for the request that came: it is granted one, and neither does
@@ -136,32 +154,54 @@ impl<W> Decision<W> {
 
 impl<W> Default for Facts<W> {
     fn default() -> Self {
-        Self { joined: None, left: Vec::new(), kept: None, given_up: Vec::new(), unheard: None }
+        Self {
+            joined: None,
+            left: Vec::new(),
+            converting: None,
+            unconverted: Vec::new(),
+            kept: None,
+            given_up: Vec::new(),
+            unheard: None,
+        }
     }
 }
 
 impl Plan {
-    /// Whether the plan is about this request in line: what becomes of it is open until the
-    /// plan is made or forgotten.
-    pub(super) fn concerns(&self, id: LockId) -> bool {
+    /// Whether the plan is about the client that waits for this: what becomes of it is open
+    /// until the plan is made or forgotten.
+    pub(super) fn concerns(&self, claim: Claim) -> bool {
+        match claim {
+            Claim::Place { id, .. } => self.is_about_place(id),
+            Claim::Conversion { id, .. } => self.converts(id),
+        }
+    }
+
+    fn is_about_place(&self, id: LockId) -> bool {
         self.granted.iter().any(|granting| granting.holder.grant.id == id)
             || self.deleted.contains(&id)
     }
 
-    pub(super) fn renews(&self, id: LockId) -> bool {
-        self.renewed.as_ref().is_some_and(|holder| holder.grant.id == id)
+    /// Whether the wait of this lock for another mode ends with the plan.
+    fn converts(&self, id: LockId) -> bool {
+        let waited = self.changed.iter().filter(|changing| changing.has_waited);
+        waited.map(|changing| &changing.holder).any(|holder| holder.grant.id == id)
+    }
+
+    /// Whether this lock is held by the plan, renewed or in another mode.
+    pub(super) fn goes_on(&self, id: LockId) -> bool {
+        self.changed.iter().any(|changing| changing.holder.grant.id == id)
     }
 
     /// The fencing tokens of the locks that are not held as before any more.
     pub(in crate::lock) fn ended_tokens(&self) -> impl Iterator<Item = u64> {
-        let renewed = self.renewed.iter().map(|holder| holder.grant.fencing_token);
-        self.ended.iter().map(|ending| ending.fencing_token).chain(renewed)
+        let changed = self.changed.iter().map(|changing| changing.holder.grant.fencing_token);
+        self.ended.iter().map(|ending| ending.fencing_token).chain(changed)
     }
 
     /// The locks that are held from then on.
     pub(in crate::lock) fn holders(&self) -> impl Iterator<Item = &Holder> {
         let granted = self.granted.iter().map(|granting| &granting.holder);
-        granted.chain(self.renewed.as_deref())
+        granted.chain(self.changed.iter().map(|changing| &changing.holder))
     }
 }
 
@@ -172,6 +212,7 @@ pub(super) fn decide<W>(resource: &Resource<W>, event: Event<W>, now: Now<'_>) -
         Event::Release(id) => release(resource, id, now),
         Event::ReleaseByKey(key) => release_by_key(resource, &key, now),
         Event::Renew(id, lifetime) => renew(resource, id, lifetime, now),
+        Event::Convert(wish, handle) => convert(resource, *wish, handle, now),
         Event::Withdraw(claim, grace) => {
             let facts = withdrawn(resource, claim, grace, now);
             depart(resource, claim, facts, now)
@@ -195,7 +236,7 @@ pub(super) fn facts_beside<W>(
     now: Now<'_>,
 ) -> Option<Facts<W>> {
     match event {
-        Event::Withdraw(claim, _) | Event::TimeOut(claim) if plan.concerns(claim.id) => None,
+        Event::Withdraw(claim, _) | Event::TimeOut(claim) if plan.concerns(*claim) => None,
         Event::Withdraw(claim, grace) => Some(withdrawn(resource, *claim, *grace, now)),
         Event::TimeOut(claim) => Some(timed_out(resource, *claim)),
         Event::Dismiss => Some(dismissed(resource, plan)),
@@ -264,60 +305,122 @@ fn release<W>(resource: &Resource<W>, id: LockId, now: Now<'_>) -> Decision<W> {
 
 /// Starts a lifetime anew. At its end, a lock is either renewed or gone, never both.
 fn renew<W>(resource: &Resource<W>, id: LockId, lifetime: Duration, now: Now<'_>) -> Decision<W> {
-    let Some(holder) = resource.holders.get(id) else {
-        let waits = resource.line.place(id).is_some();
-        return Decision::refused(if waits { Refusal::StillWaiting } else { Refusal::NoSuchLock });
+    let holder = match held(resource, id, now) {
+        Ok(holder) => holder,
+        Err(refusal) => return Decision::refused(refusal),
     };
-    if holder.is_due(now.instant) {
-        return Decision::refused(Refusal::NoSuchLock);
-    }
-    let mut renewed = Box::new(holder.clone());
-    renewed.grant.lifetime = lifetime.into();
     let mut draft = Draft::new(resource, now);
-    draft.plan.renewed = Some(renewed);
+    draft.change(holder, None, Some(lifetime), false);
     draft.promote_all().decision(Answer::Granted(id))
+}
+
+/// The lock with this id, or why it is none that can be changed.
+fn held<'r, W>(resource: &'r Resource<W>, id: LockId, now: Now<'_>) -> Result<&'r Holder, Refusal> {
+    match resource.holders.get(id) {
+        Some(holder) if !holder.is_due(now.instant) => Ok(holder),
+        None if resource.line.place(id).is_some() => Err(Refusal::StillWaiting),
+        _ => Err(Refusal::NoSuchLock),
+    }
+}
+
+/// Converts a lock at once if its new mode fits beside the other locks, whoever waits; else puts
+/// it behind the other conversions, unless one of them waits for this very lock.
+fn convert<W>(resource: &Resource<W>, wish: Wish, handle: W, now: Now<'_>) -> Decision<W> {
+    let Wish { id, wanted, came } = wish;
+    let holder = match held(resource, id, now) {
+        Ok(holder) => holder,
+        Err(refusal) => return Decision::refused(refusal),
+    };
+    let (from, Conversion { mode, wait, lifetime }) = (holder.grant.mode, wanted);
+    let is_semaphore = |mode: Mode| mode.limit().is_some_and(|limit| limit != Limit::ONE);
+    if is_semaphore(from) || is_semaphore(mode) {
+        return Decision::refused(Refusal::NotConvertible);
+    }
+    if resource.conversions.of(id).is_some() {
+        return Decision::refused(Refusal::Converting);
+    }
+    let mut draft = Draft::new(resource, now);
+    if let Some(theirs) = draft.other_limit(mode) {
+        return Decision::refused(Refusal::OtherLimit(theirs));
+    }
+    draft.convert_each(None);
+    if mode == from && lifetime.is_none() {
+        draft.plan.told_again = Some(id);
+        return draft.promote_all().decision(Answer::Granted(id));
+    }
+    if draft.allows_conversion(from, mode) {
+        draft.change(holder, Some(mode), lifetime, false);
+        return draft.promote_all().decision(Answer::Granted(id));
+    }
+    let deadline = came + wait;
+    if deadline <= now.instant || is_waited_for(from, draft.wanted) {
+        let refusal = if deadline <= now.instant { Refusal::TimedOut } else { Refusal::Deadlock };
+        return draft.promote_all().decision(Answer::Now(AtOnce::Refused(refusal)));
+    }
+    let arrival = now.numbers.next();
+    let converting = Converting { id, wanted, arrival, handle, came, deadline };
+    let answer = Answer::Now(AtOnce::InLine(converting.claim(), deadline));
+    draft.facts.converting = Some(Box::new(converting));
+    draft.decision(answer)
 }
 
 /// The wait of this claim is over, as the facts say.
 fn depart<W>(resource: &Resource<W>, claim: Claim, facts: Facts<W>, now: Now<'_>) -> Decision<W> {
     let mut draft = Draft::new(resource, now);
-    if resource.line.waiter(claim).is_none() {
+    if resource.line.waiter(claim).is_none() && resource.conversions.with(claim).is_none() {
         return draft.promote_all().decision(Answer::Now(AtOnce::Noted));
     }
-    let Facts { left, kept, .. } = facts;
-    (draft.facts.left, draft.facts.kept) = (left, kept);
-    draft.promote(Some(claim.id)).decision(Answer::Now(AtOnce::Noted))
+    let Facts { left, unconverted, kept, .. } = facts;
+    (draft.facts.left, draft.facts.unconverted, draft.facts.kept) = (left, unconverted, kept);
+    draft.promote(Some(claim.id())).decision(Answer::Now(AtOnce::Noted))
 }
 
 fn withdrawn<W>(resource: &Resource<W>, claim: Claim, grace: Duration, now: Now<'_>) -> Facts<W> {
     let mut facts = Facts::default();
     match resource.line.waiter(claim) {
         Some(waiter) if waiter.place.key.is_some() && !grace.is_zero() => {
-            facts.kept = Some((claim.id, now.instant + grace, now.wall + grace));
+            facts.kept = Some((claim.id(), now.instant + grace, now.wall + grace));
         }
-        Some(_) => facts.left.push((claim.id, Refusal::Departed)),
-        None => {}
+        Some(_) => facts.left.push((claim.id(), Refusal::Departed)),
+        None => facts.unconverted.extend(unconverted(resource, claim, Refusal::Departed)),
     }
     facts
 }
 
 fn timed_out<W>(resource: &Resource<W>, claim: Claim) -> Facts<W> {
     let waits = resource.line.waiter(claim).is_some();
-    let left = waits.then_some((claim.id, Refusal::TimedOut)).into_iter().collect();
-    Facts { left, ..Facts::default() }
+    let left = waits.then_some((claim.id(), Refusal::TimedOut)).into_iter().collect();
+    let unconverted = unconverted(resource, claim, Refusal::TimedOut).into_iter().collect();
+    Facts { left, unconverted, ..Facts::default() }
+}
+
+/// The conversion that waits by this claim does so no more, and its lock is held as before.
+fn unconverted<W>(
+    resource: &Resource<W>,
+    claim: Claim,
+    refusal: Refusal,
+) -> Option<(LockId, Refusal)> {
+    resource.conversions.with(claim).map(|waiting| (waiting.id, refusal))
 }
 
 /// Nobody waits any more, but for those whom `plan` is about.
 fn dismissed<W>(resource: &Resource<W>, plan: &Plan) -> Facts<W> {
-    let ids = resource.line.waiters(..).map(|waiter| waiter.place.id);
-    let left = ids.filter(|id| !plan.concerns(*id)).map(|id| (id, Refusal::ShuttingDown));
-    Facts { left: left.collect(), ..Facts::default() }
+    let open = |claim: &Claim| !plan.concerns(*claim);
+    let told = |claim: Claim| (claim.id(), Refusal::ShuttingDown);
+    let in_line = resource.line.waiters(..).map(|waiter| waiter.place.claim());
+    let converting = resource.conversions.iter().map(Converting::claim);
+    Facts {
+        left: in_line.filter(open).map(told).collect(),
+        unconverted: converting.filter(open).map(told).collect(),
+        ..Facts::default()
+    }
 }
 
 /// An answer that tells of a lock could not be delivered. If no other does, the lock is
 /// released; with a key it is kept for `grace`.
 fn abandon<W>(resource: &Resource<W>, id: LockId, grace: Duration, now: Now<'_>) -> Decision<W> {
     let mut draft = Draft::new(resource, now);
+    let mut ends = None;
     if let Some(holder) = resource.holders.get(id)
         && !holder.is_due(now.instant)
     {
@@ -325,9 +428,10 @@ fn abandon<W>(resource: &Resource<W>, id: LockId, grace: Duration, now: Now<'_>)
         draft.facts.unheard = Some((id, now.instant + kept));
         if kept.is_zero() && holder.has_one_answer() {
             draft.end(holder, End::Abandoned);
+            ends = Some(id);
         }
     }
-    draft.promote_all().done()
+    draft.promote(ends).done()
 }
 
 /// Ends every lock and every wait.
@@ -348,6 +452,10 @@ struct Draft<'r, 'n, W> {
     resource: &'r Resource<W>,
     now: Now<'n>,
     held: Counts,
+    /// The first conversion that is not worked out yet, by its arrival.
+    next_conversion: u64,
+    /// The modes that locks wait for.
+    wanted: Counts,
     facts: Facts<W>,
     plan: Plan,
 }
@@ -358,7 +466,9 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         let held = resource.holders.counts();
         let facts =
             Facts { given_up: resource.line.given_up(now.instant).collect(), ..Facts::default() };
-        let mut draft = Self { resource, now, held, facts, plan: Plan::default() };
+        let (next_conversion, wanted) = (0, resource.conversions.wanted());
+        let plan = Plan::default();
+        let mut draft = Self { resource, now, held, next_conversion, wanted, facts, plan };
         for holder in resource.holders.due(now.instant) {
             let expired = holder.has_expired(now.instant);
             draft.end(holder, if expired { End::Expired } else { End::Abandoned });
@@ -377,6 +487,9 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
     fn end(&mut self, holder: &Holder, end: End) {
         let Grant { id, mode, fencing_token, .. } = holder.grant;
         self.held.remove(mode);
+        if let Some(waiting) = self.resource.conversions.of(id) {
+            self.wanted.remove(waiting.wanted.mode);
+        }
         self.plan.ended.push(Ending { id, fencing_token, end });
     }
 
@@ -384,11 +497,75 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         self.promote(None)
     }
 
-    /// Grants everybody at the head of the line who fits then and whose wait is not over,
-    /// but for the one that leaves it.
+    /// Converts every lock at the head of the conversions, and then, if none of them waits any
+    /// more, grants everybody at the head of the line who fits then and whose wait is not over,
+    /// but for the one that leaves.
     fn promote(mut self, leaves: Option<LockId>) -> Self {
-        self.grant_each(self.resource.line.waiters(..), leaves);
+        if self.convert_each(leaves) {
+            self.grant_each(self.resource.line.waiters(..), leaves);
+        }
         self
+    }
+
+    /// Converts one lock after the other until the new mode of one does not fit, which is
+    /// `false`.
+    fn convert_each(&mut self, leaves: Option<LockId>) -> bool {
+        let instant = self.now.instant;
+        for waiting in self.resource.conversions.from(self.next_conversion) {
+            let Converting { id, wanted: Conversion { mode, lifetime, .. }, .. } = *waiting;
+            let holder = self.resource.holders.get(id).filter(|holder| !holder.is_due(instant));
+            match holder.filter(|_| leaves != Some(id)) {
+                // The lock ends, or waits no more.
+                None => {}
+                Some(_) if waiting.deadline <= instant => {
+                    self.facts.unconverted.push((id, Refusal::TimedOut));
+                    self.wanted.remove(mode);
+                }
+                Some(holder) if self.allows_conversion(holder.grant.mode, mode) => {
+                    self.change(holder, Some(mode), lifetime, true);
+                    self.wanted.remove(mode);
+                }
+                Some(_) => return false,
+            }
+            self.next_conversion = waiting.arrival + 1;
+        }
+        true
+    }
+
+    /// Whether a lock that is held in the mode `from` can be held in `to`, beside the others.
+    fn allows_conversion(&self, from: Mode, to: Mode) -> bool {
+        let mut others = self.held;
+        others.remove(from);
+        others.allow(to)
+    }
+
+    /// Changes the mode of a lock, starts its lifetime anew, or both; `has_waited`, if that is
+    /// what its client waits for.
+    fn change(
+        &mut self,
+        holder: &Holder,
+        mode: Option<Mode>,
+        lifetime: Option<Duration>,
+        has_waited: bool,
+    ) {
+        let is_it = |changing: &Changing| changing.holder.grant.id == holder.grant.id;
+        // The lock that is renewed, which is the first then, may be converted by the same event.
+        let mut changing = match self.plan.changed.first().is_some_and(is_it) {
+            true => self.plan.changed.remove(0),
+            false => Changing { holder: holder.clone(), begins: false, has_waited: false },
+        };
+        changing.has_waited |= has_waited;
+        if let Some(mode) = mode {
+            self.held.remove(changing.holder.grant.mode);
+            self.held.add(mode);
+            changing.holder.grant.mode = mode;
+        }
+        if let Some(lifetime) = lifetime {
+            changing.holder.grant.lifetime = lifetime.into();
+            changing.holder.begin(self.now.instant, self.now.wall);
+            changing.begins = true;
+        }
+        self.plan.changed.push(changing);
     }
 
     /// Grants a request that came if it fits and nobody is before it in line; else puts it
@@ -397,7 +574,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         let LockRequest { mode, wait, .. } = place.request;
         let (id, line, arrival) = (place.id, &self.resource.line, place.arrival);
         let (instant, deadline) = (self.now.instant, came + wait);
-        let first = self.grant_each(line.waiters(..arrival), None);
+        let first = self.convert_each(None) && self.grant_each(line.waiters(..arrival), None);
         if (first || mode == Mode::Null) && self.held.allow(mode) {
             self.grant(&place, true);
             if first {
@@ -467,7 +644,9 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
     /// of this mode has another.
     fn other_limit(&self, mode: Mode) -> Option<Limit> {
         let own = mode.limit()?;
-        let held = self.resource.holders.limit().filter(|_| self.held.exclusive() > 0);
-        held.or_else(|| self.resource.line.limit()).filter(|theirs| *theirs != own)
+        let Resource { holders, line, .. } = self.resource;
+        let held = holders.limit().filter(|_| self.held.exclusive() > 0);
+        let wanted = (self.wanted.exclusive() > 0).then_some(Limit::ONE);
+        held.or(wanted).or_else(|| line.limit()).filter(|theirs| *theirs != own)
     }
 }

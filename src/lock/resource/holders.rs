@@ -57,6 +57,11 @@ impl Holder {
         self.grant.expires = lifetime.map(|lifetime| wall + lifetime);
     }
 
+    /// How long it lives from now on, as its client may count on; `None`: without an end.
+    pub(in crate::lock) fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.ends.map(|ends| ends.saturating_duration_since(now + ANSWER_GRACE))
+    }
+
     /// One more answer tells of the lock.
     pub(super) fn add_answer(&mut self) {
         if let Some(answers) = &mut self.answers {

@@ -6,12 +6,23 @@ use std::time::{Instant, SystemTime};
 
 use crate::lock::{IdempotencyKey, Limit, LockId, LockRequest, Mode, Waiting};
 
-/// What one sending of a request has of its place in line. When the request is sent again with
-/// the same key, the earlier claims are worth nothing any more.
+/// What a client that waits has, by which its wait ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::lock) struct Claim {
-    pub(in crate::lock) id: LockId,
-    pub(super) attempt: u32,
+pub(in crate::lock) enum Claim {
+    /// What one sending of a request has of its place in line. When the request is sent again
+    /// with the same key, the earlier claims are worth nothing any more.
+    Place { id: LockId, attempt: u32 },
+    /// What a lock has that waits for another mode. Its next conversion has another arrival.
+    Conversion { id: LockId, arrival: u64 },
+}
+
+impl Claim {
+    /// Of the lock, or of the request for it.
+    pub(super) fn id(self) -> LockId {
+        match self {
+            Self::Place { id, .. } | Self::Conversion { id, .. } => id,
+        }
+    }
 }
 
 /// A request with its place in line.
@@ -49,15 +60,9 @@ pub(super) struct Kept {
     pub(super) until_wall: SystemTime,
 }
 
-impl Claim {
-    pub(in crate::lock) fn id(self) -> LockId {
-        self.id
-    }
-}
-
 impl Place {
     pub(super) fn claim(&self) -> Claim {
-        Claim { id: self.id, attempt: self.attempt }
+        Claim::Place { id: self.id, attempt: self.attempt }
     }
 
     fn shown(&self, expires: SystemTime) -> Waiting {
@@ -156,7 +161,7 @@ impl<W> Line<W> {
 
     /// The client that has this claim, if it still waits.
     pub(super) fn waiter(&self, claim: Claim) -> Option<&Waiter<W>> {
-        self.waiter_with(claim.id).filter(|waiter| waiter.place.claim() == claim)
+        self.waiter_with(claim.id()).filter(|waiter| waiter.place.claim() == claim)
     }
 
     /// The client that waits for the lock with this id, by whatever claim.

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
+use super::conversions::Converting;
 use super::*;
 use crate::lock::{Limit, Mode, NotWritten};
 
@@ -46,6 +47,12 @@ enum Step {
         number: usize,
         lifetime_ms: u64,
     },
+    Convert {
+        number: usize,
+        mode: (&'static str, u32),
+        wait_ms: u64,
+        lifetime_ms: Option<u64>,
+    },
     /// The client that waits is gone.
     Withdraw(usize),
     /// The answer to this sending, which tells of a grant, cannot be delivered.
@@ -56,6 +63,10 @@ enum Step {
     },
 }
 
+/// The words after which all is as it was.
+const NOTHING_HAPPENS: [&str; 5] =
+    ["still_waiting", "no_such_lock", "not_convertible", "converting", "mismatch"];
+
 /// What somebody hears: the number of its sending, and the word.
 type Heard = (usize, &'static str);
 
@@ -64,6 +75,8 @@ struct Model {
     now: u64,
     /// In order of their grants.
     held: Vec<ModelLock>,
+    /// In order of arrival.
+    converting: Vec<ModelConversion>,
     /// In order of arrival.
     line: Vec<ModelLock>,
     /// How many sendings there were.
@@ -90,17 +103,112 @@ struct ModelLock {
     lost: Option<u64>,
 }
 
+/// The wish for another mode, which waits.
+#[derive(Debug, Clone)]
+struct ModelConversion {
+    sender: usize,
+    /// The first sending of the lock.
+    number: usize,
+    mode: (&'static str, u32),
+    lifetime_ms: Option<u64>,
+    /// Of the wait.
+    end: u64,
+}
+
+fn beside(one: &str, other: &str) -> bool {
+    match (one, other) {
+        ("NL", _) | (_, "NL") => true,
+        ("CR", other) | (other, "CR") => other != "EX",
+        ("CW", "CW") | ("PR", "PR") => true,
+        _ => false,
+    }
+}
+
 impl Model {
     fn fits(&self, mode: (&str, u32)) -> bool {
-        let beside = |held: &str| match (held, mode.0) {
-            ("NL", _) | (_, "NL") => true,
-            ("CR", other) | (other, "CR") => other != "EX",
-            ("CW", "CW") | ("PR", "PR") => true,
-            _ => false,
-        };
         let exclusive = self.held.iter().filter(|lock| lock.mode.0 == "EX").count();
         let room = mode.0 == "EX" && exclusive < mode.1 as usize;
-        self.held.iter().all(|lock| beside(lock.mode.0) || (lock.mode.0 == "EX" && room))
+        let fits = |held: &str| beside(held, mode.0) || (held == "EX" && room);
+        self.held.iter().all(|lock| fits(lock.mode.0))
+    }
+
+    /// Converts those at the head that fit; whether none is left.
+    fn convert_each(&mut self) -> bool {
+        self.drop_conversions();
+        while let Some(first) = self.converting.first() {
+            let mut others = self.held.iter().filter(|lock| lock.number != first.number);
+            if !others.all(|lock| beside(lock.mode.0, first.mode.0)) {
+                return false;
+            }
+            let first = self.converting.remove(0);
+            self.convert_now(&first);
+        }
+        true
+    }
+
+    /// Those whose lock is gone are gone.
+    fn drop_conversions(&mut self) {
+        let Self { held, converting, heard, .. } = self;
+        converting.retain(|waiting| {
+            let is_held = held.iter().any(|lock| lock.number == waiting.number);
+            if !is_held {
+                heard.push((waiting.sender, "no_such_lock"));
+            }
+            is_held
+        });
+    }
+
+    fn convert_now(&mut self, to: &ModelConversion) {
+        let now = self.now;
+        let lock = self.held.iter_mut().find(|lock| lock.number == to.number).unwrap();
+        lock.mode = to.mode;
+        if let Some(lifetime_ms) = to.lifetime_ms {
+            lock.end = now + lifetime_ms + 1;
+        }
+        lock.answers += 1;
+        lock.lost = None;
+        self.told.insert(to.sender, to.number);
+        self.heard.push((to.sender, "granted"));
+    }
+
+    fn convert(
+        &mut self,
+        number: usize,
+        mode: (&'static str, u32),
+        wait_ms: u64,
+        lifetime_ms: Option<u64>,
+    ) {
+        let sender = self.sent;
+        self.sent += 1;
+        let Some(lock) = self.held.iter().find(|lock| lock.number == number) else {
+            let waits = self.line.iter().any(|lock| lock.number == number);
+            let word = if waits { "still_waiting" } else { "no_such_lock" };
+            return self.heard.push((sender, word));
+        };
+        let from = lock.mode;
+        if from.1 > 1 || mode.1 > 1 {
+            return self.heard.push((sender, "not_convertible"));
+        }
+        if self.converting.iter().any(|waiting| waiting.number == number) {
+            return self.heard.push((sender, "converting"));
+        }
+        if mode.0 == "EX" && self.held.iter().chain(&self.line).any(|lock| lock.mode.1 > 1) {
+            return self.heard.push((sender, "mismatch"));
+        }
+        self.convert_each();
+        let mut others = self.held.iter().filter(|lock| lock.number != number);
+        let end = self.now + wait_ms;
+        let to = ModelConversion { sender, number, mode, lifetime_ms, end };
+        if others.all(|lock| beside(lock.mode.0, mode.0)) {
+            self.convert_now(&to);
+        } else if wait_ms == 0 {
+            self.heard.push((sender, "timed_out"));
+        } else if self.converting.iter().any(|waiting| !beside(waiting.mode.0, from.0)) {
+            self.heard.push((sender, "deadlock"));
+        } else {
+            self.converting.push(to);
+        }
+        self.promote();
     }
 
     fn hold(&mut self, mut lock: ModelLock) {
@@ -112,6 +220,9 @@ impl Model {
     }
 
     fn promote(&mut self) {
+        if !self.convert_each() {
+            return;
+        }
         while let Some(first) = self.line.iter().position(|lock| lock.lost.is_none())
             && self.fits(self.line[first].mode)
         {
@@ -122,6 +233,9 @@ impl Model {
 
     /// Grants those whose grant was refused before, up to the place of this key.
     fn promote_before(&mut self, key: Option<u8>) {
+        if !self.convert_each() {
+            return;
+        }
         while let Some(first) = self.line.iter().position(|lock| lock.lost.is_none())
             && (key.is_none() || self.line[..=first].iter().all(|lock| lock.key != key))
             && self.fits(self.line[first].mode)
@@ -135,6 +249,10 @@ impl Model {
         self.now += 1;
         let now = self.now;
         self.held.retain(|lock| lock.end > now && lock.lost.is_none_or(|until| until > now));
+        self.drop_conversions();
+        let timed_out = self.converting.iter().filter(|waiting| waiting.end <= now);
+        self.heard.extend(timed_out.map(|waiting| (waiting.sender, "timed_out")));
+        self.converting.retain(|waiting| waiting.end > now);
         let over = |lock: &ModelLock| lock.lost.unwrap_or(lock.end) <= now;
         let timed_out = self.line.iter().filter(|lock| over(lock) && lock.lost.is_none());
         self.heard.extend(timed_out.map(|lock| (lock.sender, "timed_out")));
@@ -184,12 +302,15 @@ impl Model {
                 self.heard.push((earlier.sender, "superseded"));
             }
         } else {
-            let mut limits = self.held.iter().chain(&self.line).filter(|lock| lock.mode.0 == "EX");
-            if mode.0 == "EX" && limits.any(|lock| lock.mode != mode) {
+            let locks = self.held.iter().chain(&self.line).map(|lock| lock.mode);
+            let wanted = self.converting.iter().map(|waiting| waiting.mode);
+            let mut limits = locks.chain(wanted).filter(|mode| mode.0 == "EX");
+            if mode.0 == "EX" && limits.any(|theirs| theirs != mode) {
                 return self.heard.push((number, "mismatch"));
             }
         }
-        let behind = self.line[..place].iter().any(|lock| lock.lost.is_none());
+        let behind = self.line[..place].iter().any(|lock| lock.lost.is_none())
+            || !self.converting.is_empty();
         if self.fits(mode) && (!behind || mode.0 == "NL") {
             self.hold(lock);
         } else if wait_ms == 0 {
@@ -201,6 +322,10 @@ impl Model {
     }
 
     fn withdraw(&mut self, number: usize) {
+        if let Some(place) = self.converting.iter().position(|waiting| waiting.sender == number) {
+            self.converting.remove(place);
+            return self.heard.push((number, "departed"));
+        }
         let theirs = |lock: &ModelLock| lock.sender == number && lock.lost.is_none();
         let Some(place) = self.line.iter().position(theirs) else { return };
         if self.line[place].key.is_some() {
@@ -250,11 +375,23 @@ impl ReferenceStateMachine for Model {
                 Step::Acquire { mode, wait_ms, lifetime_ms, key }
             },
         );
+        let mode = proptest::sample::select(&MODES[..]);
+        let wait_ms = prop_oneof![Just(0), 1..200_u64];
+        let lifetime_ms = proptest::option::weighted(0.3, 1..300_u64);
+        let convert = (number.clone(), mode, wait_ms, lifetime_ms).prop_map(
+            |(number, mode, wait_ms, lifetime_ms)| Step::Convert {
+                number,
+                mode,
+                wait_ms,
+                lifetime_ms,
+            },
+        );
         let step = prop_oneof![
             8 => acquire,
             4 => number.clone().prop_map(Step::Release),
             1 => (number.clone(), 1..300_u64)
                 .prop_map(|(number, lifetime_ms)| Step::Renew { number, lifetime_ms }),
+            5 => convert,
             2 => number.clone().prop_map(Step::Withdraw),
             1 => number.prop_map(Step::Abandon),
             4 => (1..80_u64).prop_map(|ms| Step::Pass { ms }),
@@ -286,6 +423,14 @@ impl Model {
                 self.acquire(mode, wait_ms, lifetime_ms, key);
                 if let Some(mismatch) = self.heard.iter().find(|heard| heard.1 == "mismatch") {
                     return Self { heard: vec![*mismatch], sent: self.sent, ..before };
+                }
+            }
+            Step::Convert { number, mode, wait_ms, lifetime_ms } => {
+                let sender = self.sent;
+                self.convert(number, mode, wait_ms, lifetime_ms);
+                let word = self.heard.iter().find(|heard| heard.0 == sender);
+                if let Some(word) = word.filter(|heard| NOTHING_HAPPENS.contains(&heard.1)) {
+                    return Self { heard: vec![*word], sent: self.sent, ..before };
                 }
             }
             Step::Release(number)
@@ -324,6 +469,7 @@ impl Model {
                 let connected = self.line.iter().filter(|lock| lock.lost.is_none());
                 self.heard.extend(connected.map(|lock| (lock.sender, "deleted")));
                 (self.held, self.line) = (Vec::new(), Vec::new());
+                self.drop_conversions();
             }
             Step::Pass { ms } => (0..ms).for_each(|_| self.tick()),
         }
@@ -334,10 +480,19 @@ impl Model {
     fn refused(mut self, step: &Step) -> Self {
         let written = self.clone().written(step);
         let holders = |model: &Self| {
-            model.held.iter().map(|lock| (lock.number, lock.end)).collect::<Vec<_>>()
+            let held = model.held.iter().map(|lock| (lock.number, lock.mode, lock.end));
+            held.collect::<Vec<_>>()
         };
-        let renews = matches!(step, Step::Renew { number, .. }
-            if self.held.iter().any(|lock| lock.number == *number && !lock.is_over(self.now)));
+        let renews = match step {
+            Step::Renew { number, .. } => {
+                let renewed = |lock: &ModelLock| lock.number == *number && !lock.is_over(self.now);
+                self.held.iter().any(renewed)
+            }
+            Step::Convert { lifetime_ms: Some(_), .. } => {
+                written.heard.contains(&(self.sent, "granted"))
+            }
+            _ => false,
+        };
         if holders(&self) == holders(&written) && !renews {
             return written;
         }
@@ -363,6 +518,17 @@ impl Model {
                     self.line.insert(place.unwrap_or(self.line.len()), joined.clone());
                 }
             }
+            Step::Convert { .. } => {
+                let newcomer = self.sent;
+                self.sent += 1;
+                let theirs = written.heard.iter().filter(|heard| heard.0 == newcomer);
+                self.heard.extend(theirs.map(|(sender, word)| match *word {
+                    "granted" => (*sender, "not_written"),
+                    word => (*sender, word),
+                }));
+                let joined = written.converting.iter().find(|waiting| waiting.sender == newcomer);
+                self.converting.extend(joined.cloned());
+            }
             Step::Withdraw(number) => self.withdraw(number),
             Step::Abandon(number) => self.abandon(number),
             Step::Release(_) | Step::Renew { .. } | Step::Clear | Step::Pass { .. } => {}
@@ -377,6 +543,7 @@ impl Model {
             Step::Release(_) => held() || self.line.iter().any(|lock| lock.number == number),
             Step::Withdraw(_) => {
                 self.line.iter().any(|lock| lock.sender == number && lock.lost.is_none())
+                    || self.converting.iter().any(|waiting| waiting.sender == number)
             }
             Step::Abandon(_) => self.told.contains_key(&number),
             _ => held(),
@@ -394,6 +561,13 @@ impl ModelLock {
     /// Held by nobody who knows of it, and not kept any longer.
     fn is_over(&self, now: u64) -> bool {
         self.lost.is_some_and(|until| until <= now)
+    }
+}
+
+fn real_mode((name, limit): (&str, u32)) -> Mode {
+    match Limit::new(limit) {
+        Some(limit) => Mode::Exclusive { limit },
+        None => Mode::named(name).unwrap(),
     }
 }
 
@@ -450,7 +624,7 @@ impl Checked {
             Reply::Refused(refusal) => refusal.name(),
             Reply::InLine(claim, _) => {
                 self.claims.insert(number, *claim);
-                self.numbers_of.entry(claim.id).or_insert(number);
+                self.numbers_of.entry(claim.id()).or_insert(number);
                 return;
             }
             Reply::Done => panic!("{number} heard {word:?}"),
@@ -468,6 +642,15 @@ impl Checked {
         self.hear(number, &reply);
     }
 
+    fn convert(&mut self, number: usize, wanted: Conversion) {
+        let sender = self.sent;
+        self.sent += 1;
+        let id = self.id(number).unwrap_or_else(LockId::random);
+        let came = self.start + Duration::from_millis(self.now_ms);
+        let reply = self.happen(Event::Convert(Box::new(Wish { id, wanted, came }), sender));
+        self.hear(sender, &reply);
+    }
+
     /// The lock that was first asked for by this sending.
     fn id(&self, number: usize) -> Option<LockId> {
         let mut numbers = self.numbers_of.iter();
@@ -481,7 +664,14 @@ impl Checked {
             let now = self.start + Duration::from_millis(self.now_ms);
             let over = self.resource.line.waiters(..).filter(|waiter| waiter.deadline <= now);
             let over: Vec<_> = over.map(|waiter| waiter.place.claim()).collect();
-            for claim in over {
+            let conversions = self.resource.conversions.iter();
+            let conversions = conversions.filter(|waiting| waiting.deadline <= now);
+            let conversions: Vec<_> = conversions.map(Converting::claim).collect();
+            if !conversions.is_empty() {
+                // A lock that ends now takes its conversion with it.
+                self.happen(Event::Expire);
+            }
+            for claim in over.into_iter().chain(conversions) {
                 self.happen(Event::TimeOut(claim));
             }
             if self.resource.next_due().is_some_and(|due| due <= now) {
@@ -517,11 +707,8 @@ impl StateMachineTest for Checked {
         let ms = Duration::from_millis;
         let grace = ms(GRACE_MS);
         match step {
-            Step::Acquire { mode: (name, limit), wait_ms, lifetime_ms, key } => {
-                let mode = match Limit::new(limit) {
-                    Some(limit) => Mode::Exclusive { limit },
-                    None => Mode::named(name).unwrap(),
-                };
+            Step::Acquire { mode, wait_ms, lifetime_ms, key } => {
+                let mode = real_mode(mode);
                 let (title, client) = ("".into(), "".into());
                 let (wait, lifetime) = (ms(wait_ms), ms(lifetime_ms).into());
                 let other_limits = false;
@@ -539,9 +726,17 @@ impl StateMachineTest for Checked {
                     checked.happen(Event::Renew(id, lifetime));
                 }
             }
+            Step::Convert { number, mode, wait_ms, lifetime_ms } => {
+                let (mode, wait) = (real_mode(mode), ms(wait_ms));
+                let lifetime = lifetime_ms.map(ms);
+                checked.convert(number, Conversion { mode, wait, lifetime });
+            }
             Step::Withdraw(number) => {
                 let claim = checked.claims.get(&number).copied();
-                let waits = |claim: &Claim| checked.resource.line.waiter(*claim).is_some();
+                let Resource { line, conversions, .. } = &checked.resource;
+                let waits = |claim: &Claim| {
+                    line.waiter(*claim).is_some() || conversions.with(*claim).is_some()
+                };
                 if let Some(claim) = claim.filter(waits) {
                     checked.happen(Event::Withdraw(claim, grace));
                 }
@@ -576,5 +771,13 @@ impl StateMachineTest for Checked {
         let held = model.held.iter().filter(|lock| !lock.is_over(model.now));
         let expected: Vec<_> = held.chain(&model.line).map(|lock| lock.number).collect();
         assert_eq!(locks, expected, "the locks in order, the held ones first");
+        for lock in model.held.iter().filter(|lock| !lock.is_over(model.now)) {
+            let id = checked.id(lock.number).unwrap();
+            let mode = checked.resource.holders.get(id).unwrap().grant.mode;
+            assert_eq!(mode, real_mode(lock.mode), "the mode of {}", lock.number);
+        }
+        let converting = checked.resource.conversions.iter().map(|waiting| waiting.handle);
+        let expected = model.converting.iter().map(|waiting| waiting.sender);
+        assert_eq!(converting.collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "conversions");
     }
 }

@@ -1,5 +1,7 @@
 //! The rules of one resource, as tables of steps.
 
+mod conversions;
+
 use super::*;
 use crate::lock::{Limit, Mode};
 
@@ -183,7 +185,7 @@ fn claim(reply: Reply) -> Claim {
 
 /// The claim of the first sending of a request.
 fn first(id: LockId) -> Claim {
-    Claim { id, attempt: 0 }
+    Claim::Place { id, attempt: 0 }
 }
 
 impl<W> Resource<W> {
@@ -193,9 +195,26 @@ impl<W> Resource<W> {
         assert!(counts.fit_together(), "cannot be held together: {:?}", self.holders);
         let limit = self.holders.limit().map_or(0, Limit::get);
         assert!(counts.exclusive() <= limit, "more than the limit: {:?}", self.holders);
-        let first = self.line.first();
+        let first = self.line.first().filter(|_| self.conversions.is_empty());
         let fits = first.is_some_and(|first| counts.allow(first.place.request.mode));
         assert!(!fits, "somebody waits for a free lock");
+        self.check_conversions();
+    }
+
+    /// The first waits for another lock, and none for one behind it.
+    fn check_conversions(&self) {
+        let mut before = compatibility::Counts::default();
+        for super::conversions::Converting { id, wanted, .. } in self.conversions.iter() {
+            let held = self.holders.get(*id).expect("what is converted is held").grant.mode;
+            let mut others = self.holders.counts();
+            others.remove(held);
+            let fits = others.allow(wanted.mode);
+            let first = before == compatibility::Counts::default();
+            assert!(!first || !fits, "a conversion waits for nothing");
+            assert!(before.allow(held), "a deadlock");
+            before.add(wanted.mode);
+        }
+        assert_eq!(before, self.conversions.wanted());
     }
 }
 
@@ -475,7 +494,7 @@ fn facts_pass_a_plan_that_is_not_about_them() {
     };
     assert_eq!(beside(&Event::TimeOut(b)), None, "it may be granted");
     assert_eq!(beside(&Event::Withdraw(b, GRACE)), None);
-    assert_eq!(beside(&Event::Release(c.id)), None);
+    assert_eq!(beside(&Event::Release(c.id())), None);
     assert_eq!(beside(&Event::TimeOut(c)), Some("c timed out".into()));
     assert_eq!(beside(&Event::Dismiss), Some(String::new()), "b hears later");
     let mut outcome = Outcome::default();
@@ -509,7 +528,7 @@ fn a_return_to_a_place_that_is_refused_leaves_the_place() {
     assert_eq!(scene.refuse(acquires(asked)), "");
     assert_eq!(scene.locks(), ["b"]);
     let (back, _) = scene.acquire_with("k", "d");
-    assert_eq!(claim(back).id, gone.id);
+    assert_eq!(claim(back).id(), gone.id());
 }
 
 #[test]
@@ -537,7 +556,7 @@ fn an_answer_that_is_refused_does_not_count() {
         scene.asked(request(semaphore(2), who, 50.0, lifetime), key)
     };
     let asked = ask(&scene, "a", 100.0, Some("k"));
-    let unknown = claim(scene.ask(asked).0).id;
+    let unknown = claim(scene.ask(asked).0).id();
     let asked = ask(&scene, "b", 1.0, None);
     scene.ask(asked);
     assert_eq!(scene.abandon(unknown), "");
@@ -748,7 +767,7 @@ fn the_same_key_gets_the_same_lock() {
     assert_eq!(scene.locks(), ["a"]);
     assert_eq!(scene.release(first.id), (true, String::new()));
     let (new, _) = scene.acquire_with("k", "c");
-    assert_ne!(claim(new).id, first.id, "after that it is a new request");
+    assert_ne!(claim(new).id(), first.id, "after that it is a new request");
 }
 
 /// A request that was held up in the network arrives when its client holds the lock already,
@@ -757,9 +776,9 @@ fn the_same_key_gets_the_same_lock() {
 fn a_lock_that_one_answer_tells_of_is_kept_when_another_is_lost() {
     for lost in 0..=3 {
         let mut scene = Scene::new();
-        let lock = claim(scene.acquire_with("k", "a").0).id;
+        let lock = claim(scene.acquire_with("k", "a").0).id();
         for _ in 0..2 {
-            assert_eq!(claim(scene.acquire_with("k", "b").0).id, lock);
+            assert_eq!(claim(scene.acquire_with("k", "b").0).id(), lock);
         }
         for _ in 0..lost {
             assert_eq!(scene.abandon(lock), "");
@@ -776,7 +795,7 @@ fn the_same_key_takes_over_the_place_in_line() {
     scene.acquire("c", 50.0, 100.0);
     let (again, told) = scene.acquire_with("k", "d");
     let again = claim(again);
-    assert_eq!((told.as_str(), again.id), ("b superseded", first.id));
+    assert_eq!((told.as_str(), again.id()), ("b superseded", first.id()));
     assert_eq!(scene.withdraw(first), "", "a superseded claim is worth nothing");
     assert_eq!(scene.time_out(first), "");
     assert_eq!(scene.locks(), ["a", "d", "c"]);
@@ -811,7 +830,7 @@ fn a_kept_place_is_passed_over_until_its_client_returns() {
     assert_eq!(scene.release(a), (true, "c granted".into()));
     // Back in time, it is before d again.
     let (back, told) = scene.at(5.9).acquire_with("k", "e");
-    assert_eq!((claim(back).id, told.as_str()), (gone.id, ""));
+    assert_eq!((claim(back).id(), told.as_str()), (gone.id(), ""));
     assert_eq!(scene.at(9.0).release(c), (true, "e granted".into()));
 }
 
@@ -827,7 +846,7 @@ fn a_kept_place_is_given_up_at_the_end_of_the_grace() {
     assert_eq!(scene.at(5.0).expire(), "");
     assert_eq!(scene.locks(), ["a"]);
     let (new, _) = scene.acquire_with("k", "b");
-    assert_ne!(claim(new).id, gone.id);
+    assert_ne!(claim(new).id(), gone.id());
 }
 
 #[test]
@@ -843,7 +862,7 @@ fn who_returns_to_a_free_lock_has_it_at_once() {
         let asked = scene.asked(request, Some("k"));
         let (back, _) = scene.ask(asked);
         let Reply::Granted(back) = back else { panic!("{back:?}") };
-        assert_eq!(back.id, gone.id);
+        assert_eq!(back.id, gone.id());
     }
 }
 
@@ -863,13 +882,13 @@ fn whoever_comes_again_without_waiting_gives_up_its_place() {
 #[test]
 fn a_grant_that_nobody_has_heard_of_is_kept_for_the_grace() {
     let mut scene = Scene::new();
-    let granted = claim(scene.acquire_with("k", "a").0).id;
+    let granted = claim(scene.acquire_with("k", "a").0).id();
     scene.acquire("b", 90.0, 100.0);
     assert_eq!(scene.abandon(granted), "");
     assert_eq!(scene.at(4.9).expire(), "");
     // Its client returns, and has it for the rest of the lifetime.
     let (back, _) = scene.acquire_with("k", "c");
-    let back = claim(back).id;
+    let back = claim(back).id();
     assert_eq!(scene.at(60.0).expire(), "");
     assert_eq!(scene.abandon(back), "");
     assert_eq!(scene.at(65.0).expire(), "a abandoned, b granted");
@@ -888,8 +907,8 @@ fn a_grant_without_a_key_that_nobody_has_heard_of_is_released() {
 fn whoever_renews_a_lock_knows_of_it() {
     let mut scene = Scene::new();
     let granted = claim(scene.acquire_with("k", "a").0);
-    scene.abandon(granted.id);
-    assert!(scene.at(1.0).renew(granted.id, 20).0);
+    scene.abandon(granted.id());
+    assert!(scene.at(1.0).renew(granted.id(), 20).0);
     assert_eq!(scene.at(20.9).expire(), "");
     assert_eq!(scene.at(21.1).expire(), "a expired");
 }

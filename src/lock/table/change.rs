@@ -32,6 +32,17 @@ pub(super) enum Begun {
     Asked(Arc<Sleeper>),
 }
 
+/// What becomes of an event at a closed gate when whoever caused it waits no longer for the word.
+#[derive(Clone, Copy)]
+pub(super) enum Unheard {
+    /// It never was, if it still stands there.
+    NeverWas,
+    /// It has its turn.
+    Stays,
+    /// It has its turn, and then this lock is given up: nobody knows of it.
+    GivesUp(LockId),
+}
+
 /// What is left to do when the mutex of the resource has been given up.
 #[derive(Default)]
 struct Afterwards {
@@ -51,7 +62,7 @@ impl Shared {
     ) -> Option<Reply> {
         Some(match self.begin(resource, slot, event).ok()? {
             Begun::Done(reply) => reply,
-            Begun::Asked(asker) => self.hear(slot, &asker, None),
+            Begun::Asked(asker) => self.hear(slot, &asker, Unheard::NeverWas),
         })
     }
 
@@ -141,9 +152,8 @@ impl Shared {
     }
 
     /// Sleeps until the word comes. If nobody knows for too long what was written, that is the
-    /// word: an event that still stands at the gate never was, and of a plan that is made later
-    /// the lock `unheard` is given up.
-    pub(super) fn hear(&self, slot: &Slot, asker: &Arc<Sleeper>, unheard: Option<LockId>) -> Reply {
+    /// word, and `unheard` says what becomes of the event.
+    pub(super) fn hear(&self, slot: &Slot, asker: &Arc<Sleeper>, unheard: Unheard) -> Reply {
         let deadline = self.patience.map(|patience| now() + patience);
         if let Woken::Told(reply) = slot.sleep(asker, deadline) {
             return reply;
@@ -157,27 +167,27 @@ impl Shared {
             return slot.hear(asker);
         };
         match unheard {
-            Some(id) => {
+            Unheard::GivesUp(id) => {
                 let event = Event::Abandon(id, self.reconnect_grace);
                 writing.turns.push_back(Turn { event, asker: Arc::default() });
             }
-            None if writing.withdraw(asker) => {
+            Unheard::NeverWas if writing.withdraw(asker) => {
                 return Reply::Refused(Refusal::NotWritten(NotWritten::Deposed));
             }
-            None => {}
+            Unheard::NeverWas | Unheard::Stays => {}
         }
         writing.asker.take_if(|(_, asks)| Arc::ptr_eq(asks, asker));
         Reply::Refused(Refusal::NotWritten(NotWritten::Unknown))
     }
 
     /// Like [`Shared::hear`], but only until the deadline if the event still stands at the gate
-    /// then: it never was. The event is a request for the lock `id`.
+    /// then: it never was.
     pub(super) fn hear_until(
         &self,
         slot: &Slot,
         asker: &Arc<Sleeper>,
         deadline: Instant,
-        id: LockId,
+        unheard: Unheard,
     ) -> Reply {
         match slot.sleep(asker, Some(deadline)) {
             Woken::Told(reply) => return reply,
@@ -190,7 +200,7 @@ impl Shared {
             return Reply::Refused(Refusal::TimedOut);
         }
         drop(entry);
-        self.hear(slot, asker, Some(id))
+        self.hear(slot, asker, unheard)
     }
 
     /// Decides an event and makes of it what can be made at once. If its plan has to be written,
@@ -207,7 +217,7 @@ impl Shared {
     ) -> (Begun, Option<Change>) {
         let now = self.now();
         let Decision { facts, plan, answer } = self.decide(&entry.state, event, now);
-        let change = self.journal.as_ref().and_then(|_| Change::of(&plan, resource));
+        let change = self.journal.as_ref().and_then(|_| Change::of(&plan, resource, now.instant));
         let made = (resource, now.wall);
         let unwritten = self.make(made, &mut entry.state, afterwards, |state, outcome| {
             state.note(facts, outcome);
@@ -261,7 +271,9 @@ impl Shared {
     /// Decides an event within the limits. What would exceed one is refused, and nothing of it
     /// has happened.
     fn decide(&self, state: &State, event: Event, now: Now<'_>) -> Decision<Arc<Sleeper>> {
-        if matches!(event, Event::Acquire(..)) && self.shutting_down.load(Ordering::SeqCst) {
+        if matches!(event, Event::Acquire(..) | Event::Convert(..))
+            && self.shutting_down.load(Ordering::SeqCst)
+        {
             return Decision::refused(Refusal::ShuttingDown);
         }
         let decision = state.decide(self.within_limits(event), now);

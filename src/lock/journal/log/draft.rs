@@ -38,9 +38,9 @@ impl Draft {
                 self.entry(&Entry::Ended(*token))?;
             }
             for held in &change.held {
-                let lifetime = held.grant.lifetime.duration();
-                let end = lifetime
-                    .map_or(NO_END, |lifetime| now.saturating_add(lifetime).saturating_add(grace));
+                let end = held.remaining.map_or(NO_END, |remaining| {
+                    now.saturating_add(remaining).saturating_add(grace)
+                });
                 self.entry(&Entry::Held(Row::new(&change.resource, held, end)))?;
             }
         }

@@ -83,7 +83,7 @@ pub(super) struct Row<'a> {
 impl<'a> Row<'a> {
     /// A lock that ends at `end`.
     pub(super) fn new(resource: &'a ResourceName, held: &'a Held, end: Duration) -> Self {
-        let Held { grant, key } = held;
+        let Held { grant, key, remaining: _ } = held;
         Self {
             token: grant.fencing_token,
             end,
@@ -107,8 +107,8 @@ impl<'a> Row<'a> {
         Self { end, graced, ..self }
     }
 
-    /// The lock; `None` if no server has written such a row.
-    pub(super) fn lock(&self) -> Option<(ResourceName, Held)> {
+    /// The lock, which lives for `remaining`; `None` if no server has written such a row.
+    pub(super) fn lock(&self, remaining: Option<Duration>) -> Option<(ResourceName, Held)> {
         let mode = match Mode::named(self.mode)? {
             Mode::Exclusive { .. } => Mode::Exclusive { limit: Limit::new(self.limit)? },
             mode => mode,
@@ -136,7 +136,7 @@ impl<'a> Row<'a> {
             Some(key) => Some(IdempotencyKey::stored(key)?),
             None => None,
         };
-        Some((self.resource.parse().ok()?, Held { grant, key }))
+        Some((self.resource.parse().ok()?, Held { grant, key, remaining }))
     }
 }
 
@@ -212,7 +212,8 @@ pub(super) mod tests {
                 fencing_token: token,
             };
             let key = key.map(|key| key.parse().unwrap());
-            (resource.parse().unwrap(), Held { grant, key })
+            let remaining = Some(lifetime);
+            (resource.parse().unwrap(), Held { grant, key, remaining })
         }
     }
 
@@ -245,7 +246,7 @@ pub(super) mod tests {
             prop_assert_eq!(&read, &written);
             for (entry, (resource, held)) in read.iter().zip(&locks) {
                 let Entry::Held(row) = entry else { panic!("{entry:?}") };
-                let (read_resource, read) = row.lock().unwrap();
+                let (read_resource, read) = row.lock(held.remaining).unwrap();
                 prop_assert_eq!(&read_resource, resource);
                 prop_assert_eq!(format!("{read:?}"), format!("{held:?}"));
             }
@@ -256,7 +257,7 @@ pub(super) mod tests {
             let _ = Stamp::read(&bytes);
             for (_, entry) in entries(&bytes, 0..bytes.len()).flatten() {
                 if let Entry::Held(row) = entry {
-                    let _ = row.lock();
+                    let _ = row.lock(None);
                 }
             }
         }

@@ -232,11 +232,11 @@ impl Reader<'_> {
                 }
                 let ends_sometime = remaining.is_none_or(|remaining| remaining <= MAX_REMAINING);
                 let makes_sense = ends_sometime && row.token <= MAX_TOKEN;
-                let Some((resource, held)) = row.lock().filter(|_| makes_sense) else {
+                let Some((resource, held)) = row.lock(remaining).filter(|_| makes_sense) else {
                     failed = Some("it has a lock that makes no sense".into());
                     return;
                 };
-                let restored = Restored { resource, held, remaining };
+                let restored = Restored { resource, held };
                 let name = restored.resource.clone();
                 if restore(restored) == Err(Misfit) {
                     failed = Some(format!("it has locks on {name} that cannot be held together"));

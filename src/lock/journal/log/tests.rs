@@ -107,7 +107,7 @@ fn grant(resource: &str, fencing_token: u64) -> Change {
         expires: None,
         fencing_token,
     };
-    let held = Held { grant, key: Some("a-key".parse().unwrap()) };
+    let held = Held { grant, key: Some("a-key".parse().unwrap()), remaining: Some(seconds(3600)) };
     Change { resource: resource.parse().unwrap(), ended: vec![], held: vec![held] }
 }
 
@@ -116,6 +116,7 @@ fn long(fencing_token: u64, lifetime: Duration) -> Change {
     let mut change = grant(&format!("r{fencing_token}"), fencing_token);
     change.held[0].grant.title = "x".repeat(1_000).into();
     change.held[0].grant.lifetime = lifetime.into();
+    change.held[0].remaining = Some(lifetime);
     change
 }
 
@@ -338,7 +339,7 @@ fn a_lifetime_goes_on_while_no_server_runs_and_stands_still_while_no_host_does()
     store.checkpoint().unwrap();
     host.passes(seconds(50));
     drop(store);
-    let remaining = || host.start().unwrap().1[0].remaining;
+    let remaining = || host.start().unwrap().1[0].held.remaining;
     assert_eq!(remaining(), Some(seconds(451)));
     host.passes(seconds(50));
     assert_eq!(remaining(), Some(seconds(401)));
@@ -349,6 +350,24 @@ fn a_lifetime_goes_on_while_no_server_runs_and_stands_still_while_no_host_does()
     assert_eq!(remaining(), Some(seconds(400)));
 }
 
+/// A conversion begins no lifetime: it is written with what is left of it.
+#[test]
+fn a_lock_that_is_written_again_in_the_middle_of_its_lifetime_has_what_was_left() {
+    let host = Host::new();
+    let (mut store, _) = host.start().unwrap();
+    store.commit(&[long(1, seconds(600))], GRACE).unwrap();
+    host.passes(seconds(500));
+    let mut converted = long(1, seconds(600));
+    (converted.ended, converted.held[0].remaining) = (vec![1], Some(seconds(100)));
+    converted.held[0].grant.mode = Mode::ProtectedRead;
+    store.commit(&[converted], GRACE).unwrap();
+    drop(store);
+    let (_, restored) = host.start().unwrap();
+    assert_eq!(restored[0].held.remaining, Some(seconds(101)));
+    let grant = &restored[0].held.grant;
+    assert_eq!((grant.mode, grant.lifetime), (Mode::ProtectedRead, seconds(600).into()));
+}
+
 #[test]
 fn a_lock_gets_the_grace_once() {
     let host = Host::new();
@@ -357,11 +376,11 @@ fn a_lock_gets_the_grace_once() {
     drop(store);
     host.passes(seconds(500));
     let (store, restored) = host.start().unwrap();
-    assert_eq!(restored[0].remaining, Some(RESTART_GRACE));
-    assert_eq!(restored[1].remaining, Some(seconds(501)));
+    assert_eq!(restored[0].held.remaining, Some(RESTART_GRACE));
+    assert_eq!(restored[1].held.remaining, Some(seconds(501)));
     drop(store);
     host.passes(seconds(2));
-    assert_eq!(host.start().unwrap().1[0].remaining, Some(seconds(3)));
+    assert_eq!(host.start().unwrap().1[0].held.remaining, Some(seconds(3)));
     host.passes(seconds(3));
     assert_eq!(tokens(&host.start_with(seconds(100)).unwrap().1), [2]);
     assert_eq!(tokens(&host.start_with(seconds(100)).unwrap().1), [2]);
@@ -386,7 +405,7 @@ fn a_repeat_has_the_longer_grace() {
     store.commit(&batch, GRACE).unwrap();
     store.repeat(&batch, seconds(8)).unwrap();
     drop(store);
-    assert_eq!(host.start().unwrap().1[0].remaining, Some(seconds(608)));
+    assert_eq!(host.start().unwrap().1[0].held.remaining, Some(seconds(608)));
 }
 
 /// Many megabytes go through a log in which some locks are held all the while.
@@ -419,7 +438,10 @@ fn room_is_used_again_and_nothing_is_lost_by_that() {
     let (_, restored) = host.start().unwrap();
     assert_eq!(tokens(&restored), (61..=100).collect::<Vec<_>>());
     let left = seconds(100_000 - 60) + GRACE;
-    assert!(restored.iter().all(|lock| lock.remaining == Some(left)), "as if they had not moved");
+    assert!(
+        restored.iter().all(|lock| lock.held.remaining == Some(left)),
+        "as if they had not moved"
+    );
 }
 
 #[test]
@@ -525,7 +547,7 @@ proptest! {
                     model.retain(|_, (end, _)| *end > now);
                     let found: Vec<_> = restored
                         .iter()
-                        .map(|lock| (lock.held.grant.fencing_token, lock.remaining))
+                        .map(|lock| (lock.held.grant.fencing_token, lock.held.remaining))
                         .collect();
                     let expected = model.iter().map(|(t, (end, _))| (*t, Some(seconds(*end - now))));
                     prop_assert_eq!(found, expected.collect::<Vec<_>>());
