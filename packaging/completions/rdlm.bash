@@ -65,7 +65,7 @@ _rdlm() {
         run) options="--wait --lifetime --title --mode --limit --kill-after --timeout
                 --conflict-exit-code --quiet --url --ca --cert --key --help --" ;;
         acquire) options="--wait --lifetime --title --mode --limit --url --ca --cert --key --help" ;;
-        renew) options="--lifetime --url --ca --cert --key --help" ;;
+        renew) options="--lifetime --mode --wait --url --ca --cert --key --help" ;;
         release) options="--url --ca --cert --key --help" ;;
         get) options="--json --url --ca --cert --key --help" ;;
         resources) options="--json --url --ca --cert --key --help" ;;

@@ -72,10 +72,7 @@ fn client(
             let options = lock_options(&mut args)?;
             Client::Acquire { resource: one(args, command, "RESOURCE")?, options }
         }
-        "renew" => {
-            let lifetime = lifetime(&mut args)?;
-            Client::Renew { lock: one(args, command, "URL")?, lifetime }
-        }
+        "renew" => renew(args)?,
         "release" => Client::Release { lock: one(args, command, "URL")? },
         "get" => {
             let json = args.contains("--json");
@@ -170,6 +167,21 @@ fn lock_options(args: &mut Arguments) -> Result<LockOptions, UsageError> {
         mode,
         limit,
     })
+}
+
+/// A renewal, or with a mode a conversion.
+fn renew(mut args: Arguments) -> Result<Client, UsageError> {
+    let lifetime = option(&mut args, "--lifetime", |text| seconds(text, false))?;
+    let mode = option(&mut args, "--mode", mode)?;
+    let wait = option(&mut args, "--wait", |text| seconds(text, true))?;
+    let lock = one(args, "renew", "URL")?;
+    match (mode, wait) {
+        (Some(mode), wait) => {
+            Ok(Client::Convert { lock, mode, wait: wait.unwrap_or_default(), lifetime })
+        }
+        (None, Some(_)) => Err(UsageError::new("--wait goes with --mode")),
+        (None, None) => Ok(Client::Renew { lock, lifetime: lifetime.unwrap_or(DEFAULT_LIFETIME) }),
+    }
 }
 
 fn lifetime(args: &mut Arguments) -> Result<Duration, UsageError> {
@@ -341,13 +353,17 @@ Options:
 ";
 
 const RENEW_HELP: &str = "\
-Lets a lock live for another lifetime, counted from now. Exits with 74 if it is
-not held any more.
+Lets a lock live for another lifetime, counted from now, or converts it to
+another mode. Exits with 74 if it is not held any more, and with 75 if the mode
+could not be had: the lock is held as before.
 
 Usage: rdlm renew [OPTIONS] URL
 
 Options:
-  --lifetime SECONDS    the lock expires after so long [60]
+  --lifetime SECONDS    the lock expires after so long [60; with --mode, when it
+                        would have]
+  --mode MODE           NL, CR, CW, PR, PW, EX, shared or exclusive
+  --wait SECONDS        wait so long for the mode [0: not at all]
   --url URL             the server, if the lock's URL is just /locks/...
                         [RDLM_URL, or http://localhost:8888]
   --ca FILE             certificates (PEM) to trust for https, in place of those

@@ -174,6 +174,23 @@ impl Client {
         self.retry(&renewal(lock, lifetime, ANSWER)).map(drop)
     }
 
+    /// Converts a lock to another mode.
+    pub(crate) fn convert(
+        &self,
+        lock: &LockPath,
+        mode: &str,
+        wait: Duration,
+        lifetime: Option<Duration>,
+    ) -> Result<(), Failure> {
+        let mut body = json!({ "mode": mode, "wait": wait.as_secs_f64() });
+        if let Some(lifetime) = lifetime {
+            body["lifetime"] = lifetime.as_secs_f64().into();
+        }
+        let answer_within = wait.saturating_add(ANSWER);
+        let call = on_lock(http::Method::PATCH, lock);
+        self.retry(&Call { body: Some(body), answer_within, ..call }).map(drop)
+    }
+
     /// Sends one renewal.
     pub(super) fn renew_once(
         &self,

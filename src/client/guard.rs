@@ -119,6 +119,18 @@ impl Guard {
         }
     }
 
+    /// Converts the lock to another mode (`"PR"`, `"EX"` …), and waits for that up to `wait`. It
+    /// is held and renewed all the time, with the same token.
+    ///
+    /// # Errors
+    /// [`Error::NotGranted`]: the mode did not fit within the wait, or would have been waited for
+    /// in vain; the lock is held as before. See [`Error`] for others.
+    pub fn convert(&self, mode: &str, wait: Duration) -> Result<(), Error> {
+        let path = &self.lock.path;
+        let converted = self.client.convert(path, mode, wait, None);
+        converted.map_err(|failure| failure.about_lock(path))
+    }
+
     /// Releases the lock.
     ///
     /// # Errors

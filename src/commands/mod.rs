@@ -41,6 +41,17 @@ pub enum Command {
         /// From now.
         lifetime: Duration,
     },
+    /// Convert a lock to another mode.
+    Convert {
+        /// The URL of the lock, or its path.
+        lock: String,
+        /// The new mode.
+        mode: String,
+        /// How long to wait for it.
+        wait: Duration,
+        /// From when the lock has the mode; `None`: it expires when it would have.
+        lifetime: Option<Duration>,
+    },
     /// Release a lock.
     Release {
         /// The URL of the lock, or its path.
@@ -163,6 +174,9 @@ fn dispatch(command: Command, target: &Target) -> Result<Ending, Error> {
         Command::Acquire { resource, options } => acquire::print(client()?, &resource, options),
         Command::Renew { lock, lifetime } => {
             on_lock(&lock, target, |client, path| client.renew(path, lifetime))
+        }
+        Command::Convert { lock, mode, wait, lifetime } => {
+            on_lock(&lock, target, |client, path| client.convert(path, &mode, wait, lifetime))
         }
         Command::Release { lock } => on_lock(&lock, target, Client::release),
         Command::Get { lock, json } => {

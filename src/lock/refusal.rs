@@ -61,12 +61,14 @@ impl Refusal {
         [Self::NoSuchLock.name(), Self::StillWaiting.name(), "not_written"];
 
     /// The names of what can become of a conversion that is not made.
-    pub const OF_CONVERSIONS: [&str; 11] = [
+    pub const OF_CONVERSIONS: [&str; 13] = [
         Self::TimedOut.name(),
         Self::Departed.name(),
         Self::OtherLimit(Limit::ONE).name(),
         Self::TooManyWaiting.name(),
         "not_written",
+        "outcome_unknown",
+        "not_active",
         Self::ShuttingDown.name(),
         Self::NoSuchLock.name(),
         Self::StillWaiting.name(),

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
@@ -37,6 +38,30 @@ fn a_guard_renews_its_lock_and_releases_it_when_it_is_dropped() {
     assert_eq!(server.locks("foo").len(), 0);
     client.acquire("foo", &lives_for(60.0)).unwrap().release().unwrap();
     assert_eq!(server.locks("foo").len(), 0);
+}
+
+#[test]
+fn a_guard_converts_its_lock() {
+    let server = Server::start();
+    let client = client(server.port());
+    let reads = LockOptions { mode: Some("PR".into()), ..lives_for(600.0) };
+    let [guard, other] = [(), ()].map(|()| client.acquire("foo", &reads).unwrap());
+    let refused = guard.convert("EX", Duration::ZERO);
+    assert!(matches!(refused, Err(Error::NotGranted(_))), "{refused:?}");
+    let mode = || server.locks("foo")[0]["mode"].as_str().unwrap().to_string();
+    assert_eq!(mode(), "PR");
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| guard.convert("EX", PATIENCE));
+        wait_until("it waits", || server.locks("foo")[0]["converting_to"] == "EX");
+        let deadlock = other.convert("EX", PATIENCE);
+        let Err(Error::NotGranted(why)) = deadlock else { panic!("{deadlock:?}") };
+        assert!(why.contains("deadlock"), "{why}");
+        other.release().unwrap();
+        writer.join().unwrap().unwrap();
+    });
+    assert_eq!(mode(), "EX");
+    server.delete("/resources/foo");
+    assert!(matches!(guard.convert("PR", Duration::ZERO), Err(Error::Gone(_))));
 }
 
 #[test]

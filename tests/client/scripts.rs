@@ -35,6 +35,32 @@ fn acquire_prints_the_url_which_the_others_take() {
 }
 
 #[test]
+fn renew_converts_a_lock_to_another_mode() {
+    let server = Server::start();
+    let acquired = ["acquire", "--mode", "PR", "--lifetime", "600", "foo"];
+    let [url, other] = [(), ()].map(|()| printed(&output(server.port(), &acquired)));
+    let [url, other] = [&url, &other].map(|url| url.trim_end());
+    let convert =
+        |options: &[&str]| output(server.port(), &[&["renew", url, "--mode"], options].concat());
+    let lock = || {
+        let lock = printed(&output(server.port(), &["get", "--json", url]));
+        serde_json::from_str::<Value>(&lock).unwrap()
+    };
+    let before = lock();
+    complaint(&convert(&["EX"]), 75);
+    complaint(&convert(&["EX", "--wait", "0.1"]), 75);
+    assert_eq!(lock(), before, "it is held as before");
+    assert_eq!(printed(&convert(&["shared"])), "");
+    assert_eq!(printed(&output(server.port(), &["release", other])), "");
+    assert_eq!(printed(&convert(&["EX"])), "");
+    let converted = lock();
+    assert_eq!(converted["mode"], "EX");
+    assert_eq!(converted["active_expires"], before["active_expires"]);
+    assert_eq!(printed(&convert(&["CR", "--lifetime", "7"])), "");
+    assert_eq!((&lock()["mode"], &lock()["lifetime"]), (&"CR".into(), &7.into()));
+}
+
+#[test]
 fn a_lock_that_nobody_can_be_told_of_is_released() {
     let server = Server::start();
     let mut command = rdlm(server.port(), &["acquire", "foo"]);
@@ -185,6 +211,8 @@ fn a_wrong_command_line_is_code_64() {
         (&["acquire"], "RESOURCE is missing"),
         (&["acquire", "foo", "--", "true"], "takes no command behind --"),
         (&["renew"], "URL is missing"),
+        (&["renew", "--wait", "5", "/locks/foo/0"], "--wait goes with --mode"),
+        (&["renew", "--mode", "XX", "/locks/foo/0"], "expected one of NL, CR, CW, PR, PW, EX"),
         (&["release", "foo"], "expected the URL of a lock"),
         (&["get", "http://h/locks/foo/12"], "expected the URL of a lock"),
         (&["delete"], "RESOURCE or --all is missing"),
