@@ -13,7 +13,7 @@ const PAGE: &str = include_str!("page.html");
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-k8YTr6btW28NiUyZe3g1S3eNVR9IauZGrBYNdzauaaE='; \
-    script-src 'sha256-tcVZrM5zP9R2SF3t6hQad1m42y8X8DyCdHLCZ9o3ziQ='; \
+    script-src 'sha256-YYly79eisKpHeh51y6SABThI41Rcj4/6VY7UkDab4aE='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

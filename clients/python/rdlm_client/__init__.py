@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ._base import BaseClient, Mode, Options, ask_for
 from ._errors import LockLost, NotGranted, ServerError
 from ._holder import Holder, log
+from ._http import Connection
 from ._lost import Lost
 
 if TYPE_CHECKING:
@@ -150,6 +151,21 @@ class Lock:
     def check(self) -> None:
         """Raises `LockLost` unless the lock is held."""
         self._holder.check()
+
+    def convert(self, mode: Mode, *, wait: float = 0.0) -> None:
+        """Converts the lock to another mode. It is held all the time, with the same token.
+
+        Raises `NotGranted` if the mode does not fit within the wait, or if that would be waited for
+        in vain: the lock is held as before.
+
+        :param wait: how many seconds to wait for the mode; 0: do not wait.
+        """
+        connection = Connection()
+        try:
+            self._holder.convert(mode, wait, connection)
+        finally:
+            # Ctrl-C, too, ends the wait.
+            connection.cut()
 
 
 def _nothing() -> None:

@@ -2,7 +2,7 @@
 
 The thread sends all that has to do with the lock, one request after the other. So no renewal races
 the release, and no exchange is broken by an exception that a signal raises in the main thread.
-Only a withdrawal is sent beside it.
+Only a withdrawal and a conversion are sent beside it.
 """
 
 from __future__ import annotations
@@ -91,6 +91,22 @@ class Holder:
             raise LockLost(f"the lock on {self.resource} is lost: {self.lost.why}")
         if self._lease is None or self._is_left:
             raise LockLost(f"the lock on {self.resource} is not held outside of its block")
+
+    def convert(self, mode: str, wait_s: float, connection: Connection) -> None:
+        """Converts the lock, on the caller's thread: it is renewed meanwhile."""
+        self.check()
+        if not (0 <= wait_s < math.inf):
+            raise ValueError("wait: expected seconds, 0 or more")
+        tries = len(self._servers)
+        while True:
+            tries -= 1
+            try:
+                return self._servers.convert(self.lease, mode, wait_s, self._answer_s, connection)
+            except Failure as failure:
+                if failure.kind is Kind.GONE:
+                    raise LockLost(f"the lock on {self.resource} is lost: it is gone") from None
+                if not (failure.may_pass and tries):
+                    raise failure.error from None
 
     def start(self, on_lost: Callable[[], object]) -> None:
         """Begins to ask; `granted` tells what becomes of it."""

@@ -103,6 +103,15 @@ class Servers:
         if renewed.get("uid") != lease.path.rpartition("/")[2]:
             raise _names_no_lock(url)
 
+    def convert(
+        self, lease: Lease, mode: str, wait_s: float, answer_s: float, connection: Connection
+    ) -> None:
+        """Converts a lock to another mode once it fits; asks once."""
+        request = _request("PATCH", lease.path, 200, {"mode": mode, "wait": wait_s})
+        url, converted = self._send(request, wait_s + answer_s, connection)
+        if converted.get("uid") != lease.path.rpartition("/")[2]:
+            raise _names_no_lock(url)
+
     def release(self, lease: Lease, answer_s: float, connection: Connection) -> None:
         """Asks once."""
         self._send(_request("DELETE", lease.path, 204), answer_s, connection)

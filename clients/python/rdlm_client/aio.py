@@ -22,6 +22,7 @@ from ._base import BaseClient, Mode, Options, ask_for
 from ._clock import clock
 from ._errors import LockLost, NotGranted, ServerError
 from ._holder import Holder, log
+from ._http import Connection
 from ._threads import Once, begin
 
 if TYPE_CHECKING:
@@ -148,6 +149,26 @@ class Lock:
     def check(self) -> None:
         """Raises `LockLost` unless the lock is held."""
         self._holder.check()
+
+    async def convert(self, mode: Mode, *, wait: float = 0.0) -> None:
+        """Converts the lock to another mode. It is held all the time, with the same token.
+
+        Raises `NotGranted` if the mode does not fit within the wait, or if that would be waited for
+        in vain: the lock is held as before. A cancelled wait leaves no request behind.
+
+        :param wait: how many seconds to wait for the mode; 0: do not wait.
+        """
+        connection = Connection()
+        converted = _begin(functools.partial(self._holder.convert, mode, wait, connection))
+        try:
+            await asyncio.wait([converted])
+        except asyncio.CancelledError:
+            connection.cut()
+            await _end_of(converted)
+            # What it says is nobody's business any more.
+            converted.exception()
+            raise
+        converted.result()
 
 
 class Lost:

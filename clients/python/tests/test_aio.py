@@ -9,7 +9,7 @@ import unittest
 from collections.abc import Coroutine
 from typing import Any
 
-from harness import Proxy, Server, TestCase, wait_until
+from harness import PATIENCE_S, Proxy, Server, TestCase, wait_until
 
 from rdlm_client import LockLost as PlainLockLost
 from rdlm_client.aio import Client, LockLost, NotGranted, ServerError
@@ -52,6 +52,29 @@ class Aio(TestCase):
                 await lock.__aenter__()
 
         run(main())
+
+    def test_a_cancelled_conversion_leaves_the_lock_as_it_was(self) -> None:
+        server = self.server()
+        client = Client(server.url)
+
+        def waits() -> bool:
+            return "converting_to" in server.locks("a")[0]
+
+        async def main() -> None:
+            async with client.lock("a", mode="PR") as lock, client.lock("a", mode="PR"):
+                with self.assertRaises(NotGranted):
+                    await lock.convert("EX")
+                writer = asyncio.create_task(lock.convert("EX", wait=600))
+                await asyncio.to_thread(wait_until, "it waits", waits)
+                writer.cancel()
+                with self.assertRaises(asyncio.CancelledError):
+                    await writer
+                await asyncio.to_thread(wait_until, "it waits no more", lambda: not waits())
+                self.assertEqual((await locks(server, "a"))[0]["mode"], "PR")
+                await lock.convert("CR")
+                self.assertEqual((await locks(server, "a"))[0]["mode"], "CR")
+
+        run(asyncio.wait_for(main(), PATIENCE_S))
 
     def test_many_tasks_have_it_one_after_the_other(self) -> None:
         server = self.server()

@@ -46,6 +46,26 @@ class Held(TestCase):
         with Client(server.url).lock("a") as next_lock:
             self.assertGreater(next_lock.token, lock.token)
 
+    def test_it_is_converted_to_another_mode(self) -> None:
+        server = self.server()
+        client = Client(server.url)
+        with client.lock("a", mode="PR") as lock:
+            with client.lock("a", mode="PR") as other:
+                with self.assertRaisesRegex(NotGranted, "not granted"):
+                    lock.convert("EX")
+                with self.assertRaisesRegex(NotGranted, "not granted"):
+                    lock.convert("EX", wait=0.1)
+                writer = threading.Thread(target=lock.convert, args=("EX",), kwargs={"wait": 60})
+                writer.start()
+                wait_until("it waits", lambda: "converting_to" in server.locks("a")[0])
+                with self.assertRaisesRegex(NotGranted, "deadlock"):
+                    other.convert("EX", wait=60)
+            writer.join(PATIENCE_S)
+            (held,) = server.locks("a")
+            self.assertEqual((held["mode"], held["fencing_token"]), ("EX", lock.token))
+        with self.assertRaises(LockLost):
+            lock.convert("PR")
+
     def test_it_is_released_whatever_the_block_raises(self) -> None:
         server = self.server()
         with self.assertRaisesRegex(KeyError, "of the block"), Client(server.url).lock("a"):
