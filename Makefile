@@ -19,7 +19,7 @@ ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 .PHONY: all toolchain run test test-browser test-clients test-python test-terraform tiny-http check schedules fmt bench fuzz torture torture-ha ha \
-    screenshots deb image \
+    screenshots deb dist image \
     test-packages install install-systemd uninstall clean
 
 all: toolchain
@@ -165,6 +165,21 @@ install-systemd: install
 # target/rdlm_VERSION_ARCH.deb; beside the build if CARGO_TARGET_DIR says where that is.
 deb: all
 	packaging/deb.sh
+
+# What is published: the package, and the binary with its pages, each with its checksum.
+DIST = $(TARGET_DIR)/dist
+NAME = rdlm-$(VERSION)-$(TARGET)
+
+dist: deb
+	rm -rf $(DIST)
+	install -d $(DIST)/$(NAME)/completions
+	install -m 755 $(BINARY) $(DIST)/$(NAME)/rdlm
+	install -m 644 README.md LICENSE CHANGELOG.md packaging/rdlm.1 packaging/rdlm.service $(DIST)/$(NAME)
+	install -m 644 packaging/completions/* $(DIST)/$(NAME)/completions
+	tar -C $(DIST) --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - $(NAME) | gzip -n > $(DIST)/$(NAME).tar.gz
+	rm -r $(DIST)/$(NAME)
+	mv $(TARGET_DIR)/rdlm_$(VERSION)_*.deb $(DIST)
+	cd $(DIST) && sha256sum * > SHA256SUMS
 
 # What packaging/Dockerfile says, with buildah or docker: make image BUILDER=docker. The name is
 # that in packaging/kubernetes.yaml.
