@@ -179,13 +179,12 @@ class Holder:
         """Asks, and again with what is left of the wait as long as it may help: by its key, the
         request has its place in line, or the lock, again.
         """
-        begun = clock()
+        begun = sent = clock()
         ends = begun + self._ask.wait_s
         tries = Tries(len(self._servers))
         is_wrong_url = True
         lease = None
         while True:
-            sent = clock()
             try:
                 wait_s = round(max(ends - sent, 0.0), 3)
                 lease = self._servers.ask(
@@ -202,6 +201,7 @@ class Holder:
                 # The last try is one that is sent when the wait is over.
                 is_last = failure.kind is Kind.REFUSED or (pause_s > 0 and sent >= until)
                 if not is_last and not self._stops_before(min(clock() + pause_s, until)):
+                    sent = clock()
                     continue
                 if lease is not None and failure.kind is not Kind.GONE:
                     self._release(lease)
