@@ -12,7 +12,7 @@ use super::caller::Sight;
 use super::{Answer, Call, hal};
 use crate::http::Problem;
 use crate::http::query::Query;
-use crate::lock::{Lock, LockManager, Requester, ResourceName, Totals};
+use crate::lock::{Lock, LockManager, Page, Requester, ResourceName, Totals};
 
 /// How many names are taken from the lock core at a time.
 const NAMES: usize = 256;
@@ -36,13 +36,13 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
             let first = locks.locks(&resource, None, LOCKS);
             // What has been released since the names were listed has no place in it.
             if first.locks.is_empty() {
-                selection.take_back();
                 continue;
             }
             separator.write(out)?;
             write!(out, "{{\"name\":\"{resource}\",\"locks\":[")?;
-            write_locks(out, &prefix, &*locks, &resource, sight.shows_uids(&resource))?;
+            write_locks(out, &prefix, &*locks, &resource, first, sight.shows_uids(&resource))?;
             out.write_all(b"]}")?;
+            selection.count(resource);
         }
         // After the locks: none of them is newer.
         let now = format_rfc3339_micros(SystemTime::now());
@@ -74,6 +74,7 @@ pub(super) fn list_resources(call: &Call<'_>) -> Answer {
         while let Some(resource) = selection.next() {
             separator.write(out)?;
             hal::write_resource(out, &prefix, &resource)?;
+            selection.count(resource);
         }
         write!(out, "]}},\"_links\":{{\"self\":{{\"href\":\"{prefix}/resources\"}}")?;
         if let Some(next) = selection.next_page() {
@@ -90,9 +91,10 @@ pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let prefix = call.service.prefix.clone();
     Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
         write!(out, "{{\"name\":\"{resource}\"")?;
-        if !locks.locks(&resource, None, 1).locks.is_empty() {
+        let first = locks.locks(&resource, None, LOCKS);
+        if !first.locks.is_empty() {
             out.write_all(b",\"_embedded\":{\"locks\":[")?;
-            write_locks(out, &prefix, &*locks, &resource, shows_uids)?;
+            write_locks(out, &prefix, &*locks, &resource, first, shows_uids)?;
             out.write_all(b"]}")?;
         }
         write!(
@@ -104,18 +106,18 @@ pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
     }))
 }
 
-/// Writes the locks of a resource, separated.
+/// Writes the locks of a resource, separated; `page` is the first page of them.
 fn write_locks(
     out: &mut dyn Write,
     prefix: &str,
     locks: &dyn LockManager,
     resource: &ResourceName,
+    mut page: Page,
     shows_uids: bool,
 ) -> io::Result<()> {
-    let (mut after, mut waiting) = (None, 0);
+    let mut waiting = 0;
     let mut separator = Separator::default();
     loop {
-        let page = locks.locks(resource, after, LOCKS);
         for lock in &page.locks {
             separator.write(out)?;
             waiting += usize::from(matches!(lock, Lock::Waiting(_)));
@@ -124,10 +126,8 @@ fn write_locks(
             let waits = (position, converting_to);
             hal::write_listed(out, prefix, resource, lock, waits, shows_uids)?;
         }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(()),
-        }
+        let Some(next) = page.next else { return Ok(()) };
+        page = locks.locks(resource, Some(next), LOCKS);
     }
 }
 
@@ -260,8 +260,8 @@ struct Selection<'a> {
     names: std::vec::IntoIter<ResourceName>,
     /// The latest name that the lock core gave.
     latest: Option<ResourceName>,
-    /// The latest that was given out.
-    given: Option<ResourceName>,
+    /// The latest that was written.
+    written: Option<ResourceName>,
     left: usize,
 }
 
@@ -270,28 +270,26 @@ impl<'a> Selection<'a> {
         let left = listing.limit.unwrap_or(usize::MAX);
         let latest = listing.after.clone();
         let names = Vec::new().into_iter();
-        Self { locks, listing, sight, names, latest, given: None, left }
+        Self { locks, listing, sight, names, latest, written: None, left }
     }
 
     fn next(&mut self) -> Option<ResourceName> {
         if self.left == 0 {
             return None;
         }
-        let found = self.find()?;
-        self.left -= 1;
-        self.given = Some(found.clone());
-        Some(found)
+        self.find()
     }
 
-    /// The latest one is not to count.
-    fn take_back(&mut self) {
-        self.left += 1;
+    /// This one was written.
+    fn count(&mut self, resource: ResourceName) {
+        self.left -= 1;
+        self.written = Some(resource);
     }
 
     /// The query of the next page, if there is more. Ends the selection.
     fn next_page(mut self) -> Option<String> {
         self.find()?;
-        Some(self.listing.behind(&self.given?))
+        Some(self.listing.behind(&self.written?))
     }
 
     fn find(&mut self) -> Option<ResourceName> {
