@@ -1,6 +1,6 @@
 //! `rdlm acquire`, and the wait for a lock that a signal ends.
 
-use crossbeam_channel::{Receiver, never, select, unbounded};
+use crossbeam_channel::{Receiver, never, select};
 use signal_hook::consts::SIGTSTP;
 
 use super::waiting::Waiting;
@@ -22,9 +22,7 @@ pub(super) fn print(client: Client, resource: &str, options: LockOptions) -> Res
     let signals = signals::start()?;
     let title = options.title.or_else(|| Some(who(None)));
     let options = LockOptions { title, ..options };
-    let (sender, lost) = unbounded();
-    let client = client.tell_of_loss(sender);
-    match acquire(&client, resource, &options, true, &signals, &lost)? {
+    match acquire(&client, resource, &options, true, &signals, &never())? {
         Acquired::Granted(guard) => {
             super::print(&format!("{}\n", guard.url()))?;
             let _ = guard.leave();
