@@ -268,7 +268,7 @@ fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String> {
     let with_units = || humantime::parse_duration(text).ok().filter(|_| !text.contains(' '));
     let duration = seconds.map(Duration::from_secs_f64).or_else(with_units);
     let in_range = |duration: &Duration| {
-        // A few picoseconds are none.
+        // A few picoseconds round to zero.
         duration.as_secs_f64() <= MAX_SECONDS && (zero_allowed || !duration.is_zero())
     };
     let expected = || format!("a number of seconds {expected}, or such as 5m, 1h30m or 250ms");

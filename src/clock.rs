@@ -1,13 +1,13 @@
-//! Time that goes on while the host is suspended, as it does for the server.
+//! The clock of a host that also counts while it is suspended, and that nobody sets.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
 /// The time since the host was started.
-pub(super) fn now() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
+pub(crate) fn now() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
     // Neither is negative, since the clock begins at zero.
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
 }

@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod client;
+mod clock;
 pub mod cluster;
 pub mod commands;
 pub mod doors;

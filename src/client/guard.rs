@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::Error;
 use super::api::{Client, Lock};
 use super::retry::Pauses;
 use super::transport::{ANSWER, Failure};
-use super::{Error, clock};
+use crate::clock;
 
 /// A lock that is held. Dropping it releases the lock.
 pub struct Guard {

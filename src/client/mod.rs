@@ -19,7 +19,6 @@
 //! ```
 
 mod api;
-mod clock;
 mod events;
 mod guard;
 mod request;
@@ -76,7 +75,7 @@ impl Default for LockOptions {
 pub enum Error {
     /// The server cannot be reached, does not answer, or has a fault.
     NoServer(String),
-    /// What answers there is no rdlm server.
+    /// What answers there is not an rdlm server.
     NotRdlm(String),
     /// The request is not one that the server accepts.
     Usage(String),

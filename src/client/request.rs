@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::api::{Client, Lock};
 use super::retry::{Pauses, TRIES};
 use super::transport::{ANSWER, Failure, new_key};
-use super::{Error, Guard, LockOptions, clock, who};
+use super::{Error, Guard, LockOptions, who};
+use crate::clock;
 
 /// A request that waits for its lock, on a thread of its own. Dropping it withdraws the request.
 pub struct Pending {
@@ -189,9 +190,5 @@ impl Request {
 /// A title that the server accepts: at most 1024 bytes.
 fn fitting(title: &str) -> String {
     const MAX_BYTES: usize = 1024;
-    let mut end = title.len().min(MAX_BYTES);
-    while !title.is_char_boundary(end) {
-        end -= 1;
-    }
-    title[..end].into()
+    title[..title.floor_char_boundary(MAX_BYTES)].into()
 }

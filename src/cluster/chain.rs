@@ -11,11 +11,11 @@ use log::{info, warn};
 use uuid::Uuid;
 
 use super::batch::Op;
-use super::clock;
 use super::etcd::wire::{self, TxnAnswer};
 use super::etcd::{Etcd, Failure};
 use super::records::{FORMAT, Head, Keys, TenureRecord, bytes};
 use super::tenure::{Answer, ClusterClock, Pace, Sighting, Verdict};
+use crate::clock;
 
 /// How long to wait when no member has answered.
 const PAUSE: Duration = Duration::from_millis(50);

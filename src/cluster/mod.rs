@@ -7,7 +7,6 @@
 
 mod batch;
 mod chain;
-mod clock;
 mod etcd;
 mod forward;
 mod framing;

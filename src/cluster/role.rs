@@ -8,12 +8,12 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use log::{info, warn};
 
 use super::chain::{Chain, Leaving};
-use super::clock;
 use super::etcd::{Etcd, Failure, wire};
 use super::member::{Member, Peer, Tables, Tenancy, View};
 use super::records::{FORMAT, Head, Keys, TenureRecord, range_end};
 use super::store::EtcdStore;
 use super::tenure::{Sighting, Silence};
+use crate::clock;
 use crate::lock::{LockManager, LockTable};
 
 /// How long the requests in flight may take to end when this server leaves.

@@ -124,7 +124,7 @@ impl Store for EtcdStore {
     fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
         let locks = self.chain.keys.locks();
         self.each(&locks, |clock, key, row: Row| {
-            let now = clock.at(super::clock::now());
+            let now = clock.at(crate::clock::now());
             let remaining = row.end.map(|end| end.saturating_sub(now));
             let (resource, held) = row.lock(remaining).ok_or_else(|| foreign(key))?;
             restore(Restored { resource, held }).map_err(|_| foreign(key))
@@ -172,11 +172,11 @@ impl Store for EtcdStore {
     }
 
     fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
-        let began = super::clock::now();
+        let began = crate::clock::now();
         let clock = self.chain.clock.at(began);
         let transactions = transactions(batch, &self.chain.keys, clock, grace);
         self.write(transactions).map_err(|Lost| self.deposed())?;
-        self.metrics.commit(super::clock::now().saturating_sub(began));
+        self.metrics.commit(crate::clock::now().saturating_sub(began));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::http::Problem;
 use crate::lock::{Conversion, Limit, LockRequest, Mode, Requester};
 
 /// The longest title, in bytes.
-const MAX_TITLE: usize = 1024;
+pub(super) const MAX_TITLE: usize = 1024;
 
 /// How much of a wrong value an error repeats, in characters.
 const MAX_QUOTE: usize = 40;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
 use super::acquire::acquire;
+use super::body::MAX_TITLE;
 use super::rights::Right;
 use super::{Answer, Call, RequestLimits};
 use crate::http::query::Query;
@@ -26,9 +27,6 @@ const DOOR: &str = "tf";
 /// What the ID of a holder that came by another door begins with; the fencing token follows. Its
 /// uid is never shown, for that is the right to release the lock.
 const FOREIGN: &str = "rdlm-";
-
-/// The longest title, in bytes.
-const MAX_TITLE: usize = 1024;
 
 /// `LOCK /locks/{resource}?wait=S&lifetime=S`
 pub(super) fn lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
@@ -211,11 +209,7 @@ impl LockInfo {
             (who, "") => who.into(),
             (who, operation) => format!("{who}: {operation}"),
         };
-        let mut end = title.len().min(MAX_TITLE);
-        while !title.is_char_boundary(end) {
-            end -= 1;
-        }
-        title[..end].into()
+        title[..title.floor_char_boundary(MAX_TITLE)].into()
     }
 
     fn key(&self) -> Result<IdempotencyKey, Problem> {

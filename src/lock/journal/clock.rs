@@ -3,8 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
+
+use crate::clock;
 
 /// CLOCK_BOOTTIME of one boot of the host. It also counts while the host is suspended, and
 /// nobody sets it.
@@ -29,8 +30,6 @@ impl BootClock {
 
     /// The time since the boot.
     pub(super) fn now(self) -> Duration {
-        let time = clock_gettime(ClockId::Boottime);
-        let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-        Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
+        clock::now()
     }
 }
