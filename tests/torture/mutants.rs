@@ -425,7 +425,7 @@ const OF_SEVERAL: &[OfSeveral] = &[
         name: "lifetimes end by the wall clock",
         by: By::Tests(&["--test", "tests", "wall_clock_time_decides_nothing"]),
         edits: &[edit(
-            "src/cluster/clock.rs",
+            "src/clock.rs",
             "    let time = clock_gettime(ClockId::Boottime);",
             "    let _ = std::time::SystemTime::now();\n    let time = clock_gettime(ClockId::Realtime);",
         )],
