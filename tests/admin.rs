@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
+use tempfile::TempDir;
 
-use crate::harness::{Response, Server, TempDir};
+use crate::harness::{Response, Server};
 
 const ADMIN_REQUESTS: [(&str, &str); 8] = [
     ("GET", "/resources"),
@@ -110,7 +111,7 @@ const BCRYPT: &str = "$2y$05$2Ukn7W1zRnLLaSrsW5Ia3eAFaO6dF8VJuLmBzz9QV/OggZCuTCj
 
 #[test]
 fn administrators_name_themselves() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     let text = "alice:wonder:land\n\nbob:pass word\n";
     fs::write(&file, text).unwrap();
@@ -149,7 +150,7 @@ fn administrators_name_themselves() {
 
 #[test]
 fn passwords_may_be_bcrypt_hashes() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     fs::write(&file, format!("carol:{BCRYPT}\n")).unwrap();
     let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
@@ -181,7 +182,7 @@ fn medians<const N: usize>(server: &Server, users: [&str; N]) -> [Duration; N] {
 
 #[test]
 fn a_name_that_is_not_there_costs_as_much_as_a_wrong_password() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     let [dear, cheap] = [8, 4].map(|cost| bcrypt::hash("secret", cost).unwrap());
     fs::write(&file, format!("dear:{dear}\ncheap:{cheap}\nplain:secret\n")).unwrap();
@@ -195,7 +196,7 @@ fn a_name_that_is_not_there_costs_as_much_as_a_wrong_password() {
 
 #[test]
 fn a_right_password_is_computed_once_until_the_file_changes() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     let write = |password: &str| {
         let hash = bcrypt::hash(password, 8).unwrap();
@@ -221,7 +222,7 @@ fn a_right_password_is_computed_once_until_the_file_changes() {
 
 #[test]
 fn a_crowd_of_wrong_passwords_is_sent_away_and_locks_go_on() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     // Seconds of a debug build each.
     let hash = "$2y$11$2Ukn7W1zRnLLaSrsW5Ia3eAFaO6dF8VJuLmBzz9QV/OggZCuTCjwy";
@@ -247,7 +248,7 @@ fn a_crowd_of_wrong_passwords_is_sent_away_and_locks_go_on() {
 
 #[test]
 fn the_file_is_read_again_when_it_changes() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     fs::write(&file, "\u{feff}alice:old\n").unwrap();
     let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);

@@ -1,7 +1,6 @@
 //! Certificates, made by openssl; and a client that speaks TLS.
 
 use std::fs;
-use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,8 +9,9 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tempfile::TempDir;
 
-use crate::harness::{Client, PATIENCE, Server, TempDir};
+use crate::harness::{Client, PATIENCE, Server};
 
 /// An authority, with a directory for what it issues.
 pub(crate) struct Authority {
@@ -27,7 +27,7 @@ pub(crate) struct Issued {
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let dir = TempDir::new();
+        let dir = TempDir::new().unwrap();
         openssl(
             dir.path(),
             &["req", "-x509", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"],
@@ -93,7 +93,7 @@ impl Authority {
         let mut secured = StreamOwned::new(self.session(own), stream);
         // A refusal is seen when something is read.
         let _ = secured.conn.complete_io(&mut secured.sock);
-        Secured(secured)
+        Client::over(secured)
     }
 
     /// The client's side of a session.
@@ -116,49 +116,7 @@ impl Authority {
 }
 
 /// A connection that is encrypted.
-pub(crate) struct Secured(pub(crate) StreamOwned<ClientConnection, TcpStream>);
-
-impl Secured {
-    /// Sends a request with these further lines in its head.
-    pub(crate) fn send(&mut self, method: &str, path: &str, lines: &str, body: &str) {
-        let len = body.len();
-        let text = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{lines}Content-Length: {len}\r\n\r\n{body}"
-        );
-        self.0.write_all(text.as_bytes()).unwrap();
-    }
-
-    /// One byte after the other, until there is a whole answer with a Content-Length, or 204.
-    pub(crate) fn response(&mut self) -> io::Result<(u16, String, String)> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            self.0.read_exact(&mut byte)?;
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8(head).unwrap();
-        let status = head[9..12].parse().unwrap();
-        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-        self.0.read_exact(&mut body)?;
-        Ok((status, head, String::from_utf8(body).unwrap()))
-    }
-
-    pub(crate) fn request(
-        &mut self,
-        method: &str,
-        path: &str,
-        body: &str,
-    ) -> io::Result<(u16, String, String)> {
-        self.send(method, path, "", body);
-        self.response()
-    }
-}
-
-/// A connection on which nothing was sent yet.
-pub(crate) fn bare(server: &Server) -> Client {
-    Client::new(TcpStream::connect(("127.0.0.1", server.port())).unwrap())
-}
+pub(crate) type Secured = Client<StreamOwned<ClientConnection, TcpStream>>;
 
 /// Runs openssl, which has to succeed.
 #[track_caller]

@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{Client, Server, lock_body, wait_until};
+use crate::wire;
 
 /// The value of a metric without labels.
 fn metric(client: &mut Client, name: &str) -> f64 {
@@ -24,12 +25,10 @@ impl Sending {
         let mut client = server.connect();
         // Or it may be the one that waits for room.
         assert_eq!(client.request("GET", "/", "").status, 200);
-        let mut body = lock_body(0, 60);
-        let len = body.len();
-        let rest = body.split_off(10);
-        client.send(format!(
-            "POST /locks/{resource} HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}"
-        ));
+        let body = lock_body(0, 60);
+        let mut begin = wire::request("POST", &format!("/locks/{resource}"), "Host: h", &body);
+        let rest = begin.split_off(begin.len() - body.len() + 10);
+        client.send(begin);
         Self { client, rest }
     }
 

@@ -7,8 +7,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::harness::{Server, TempDir, lock_body, wait_until};
+use crate::harness::{Server, lock_body, wait_until};
 
 fn rdlm(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_rdlm")).args(args).output().unwrap()
@@ -38,7 +39,7 @@ fn help_and_version_are_printed() {
             assert!(text.contains(&format!("\n  {command} ")), "{command} is missing in\n{text}");
         }
     }
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let daemon = dir.path().join("rdlm-daemon");
     symlink(env!("CARGO_BIN_EXE_rdlm"), &daemon).unwrap();
     for mut command in [Command::new(env!("CARGO_BIN_EXE_rdlm")), Command::new(daemon)] {
@@ -116,7 +117,7 @@ fn what_the_system_refuses_gets_one_line_and_code_1() {
     let foreign = ["serve", "--port", "0", "--bind", "192.0.2.1"];
     assert!(complaint(&rdlm(&foreign), 1).contains("cannot listen on 192.0.2.1"));
 
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     let serve = || rdlm(&["serve", "--port", "0", "--admin-userpass-file", file.to_str().unwrap()]);
     assert!(complaint(&serve(), 1).contains("cannot read"));
@@ -140,7 +141,7 @@ fn what_the_system_refuses_gets_one_line_and_code_1() {
 
 #[test]
 fn it_starts_as_rdlm_was_started() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let daemon = dir.path().join("rdlm-daemon");
     symlink(env!("CARGO_BIN_EXE_rdlm"), &daemon).unwrap();
     let mut command = Command::new(&daemon);
@@ -267,7 +268,7 @@ fn sigterm_and_sigint_answer_who_waits_and_end_with_code_0() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     // A hash that takes seconds to check, so that a request is still being answered.
     let slow = "$2y$15$2StovJrjaLoLASf8o9hCHeyGTaWMiPkL7GuOIX2Mdy8U9DxhrxIzu";
@@ -288,7 +289,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn it_is_static_and_runs_in_an_empty_directory() {
     let program = env!("CARGO_BIN_EXE_rdlm");
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     fs::copy(program, dir.path().join("rdlm")).unwrap();
     let mut chroot = Command::new("chroot");
     if fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {

@@ -1,15 +1,14 @@
 //! Clients that know another protocol.
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::harness::{Response, Server, TempDir, wait_until};
+use crate::harness::{Response, Server, wait_until};
 
+/// Each of `headers` is a line with its end.
 fn ask(server: &Server, method: &str, path: &str, headers: &str, body: &str) -> Response {
-    let length = body.len();
     let mut client = server.connect();
-    client.send(format!(
-        "{method} {path} HTTP/1.1\r\nHost: h\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
-    ));
+    client.send_with_headers(method, path, &format!("{headers}Host: h"), body);
     client.response()
 }
 
@@ -125,7 +124,7 @@ fn terraform_waits_and_expires_where_it_is_told_to() {
 
 #[test]
 fn force_unlock_is_for_administrators() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     std::fs::write(&file, "carol:secret\n").unwrap();
     let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
@@ -154,7 +153,7 @@ fn force_unlock_is_for_administrators() {
 
 #[test]
 fn a_lock_without_an_end_survives_a_crash_and_ends_by_its_key() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let options = ["--data-dir", data.to_str().unwrap()];
     let mut server = Server::start_with(&options);
@@ -220,7 +219,7 @@ fn as_many_nodes_of_a_group_reboot_as_it_has_slots() {
 
 #[test]
 fn another_number_of_slots_counts_at_once() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let start =
         |slots| Server::start_with(&["--fleetlock", slots, "--data-dir", data.to_str().unwrap()]);
@@ -271,7 +270,7 @@ fn an_error_of_fleetlock_has_its_form() {
 
 #[test]
 fn never_do_more_nodes_reboot_than_there_are_slots_whatever_is_killed() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let start = || Server::start_with(&["--fleetlock", "2", "--data-dir", data.to_str().unwrap()]);
     let mut server = start();

@@ -1,9 +1,9 @@
 //! The edge: clients that leave, stall, flood or never read, and a host that runs out.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::unix::fs::MetadataExt;
+use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
 
-use crate::harness::{Client, PATIENCE, Server, TempDir, wait_until};
+use crate::harness::{Client, PATIENCE, Server, lock_body, wait_until};
 
 fn threads(server: &Server) -> u64 {
     server.status_field("Threads:")
@@ -32,7 +33,7 @@ fn limit_open_files(server: &Server, limit: u64) {
 #[test]
 fn a_waiting_client_that_leaves_is_out_of_the_line_and_never_granted() {
     fn half_close(client: Client) {
-        client.stream().shutdown(Shutdown::Write).unwrap();
+        client.half_close();
         assert!(client.rest().starts_with("HTTP/1.1 408 "), "exactly one answer");
     }
     let server = Server::start();
@@ -267,7 +268,8 @@ fn a_server_without_descriptors_recovers_by_itself() {
 #[test]
 fn a_server_without_threads_recovers_by_itself() {
     const NOBODY: u32 = 65_534;
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("rdlm");
     fs::copy(env!("CARGO_BIN_EXE_rdlm"), &program).unwrap();
     let mut command = Command::new(program);
@@ -318,8 +320,10 @@ fn a_thousand_who_wait_are_answered_at_the_end() {
     let mut busy: Vec<_> = (0..8).map(|_| server.connect()).collect();
     thread::scope(|scope| {
         for (n, client) in busy.iter_mut().enumerate() {
+            let (path, body) = (format!("/locks/busy{n}"), lock_body(0, 0.001));
+            let mut acquire = move || client.try_request("POST", &path, "Host: h", &body);
             // Whole answers until the connection ends.
-            scope.spawn(move || while client.try_acquire(&format!("busy{n}")).is_some() {});
+            scope.spawn(move || while acquire().is_some() {});
         }
         let began = Instant::now();
         server.signal("-TERM");

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
 
-use crate::harness::{Client, Server, TempDir, wait_until};
+use crate::harness::{Client, Server, wait_until};
+use crate::wire;
 
 /// A subscriber, and what it has not looked at yet.
 struct Subscriber {
@@ -232,13 +234,10 @@ fn a_subscriber_that_was_too_slow_is_told_to_look_again() {
     let mut last = slow.event().id;
     let title = "x".repeat(1000);
     let body = format!(r#"{{"title":"{title}","wait":0,"lifetime":60}}"#);
-    let len = body.len();
     let mut requests = String::new();
     for n in 0..100 {
-        requests += &format!(
-            "POST /locks/r{n} HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}\
-             DELETE /resources/r{n} HTTP/1.1\r\nHost: h\r\n\r\n"
-        );
+        requests += &wire::request("POST", &format!("/locks/r{n}"), "Host: h", &body);
+        requests += &wire::request("DELETE", &format!("/resources/r{n}"), "Host: h", "");
     }
     // 14,000 events: more than are kept, behind what the kernel takes for who does not read.
     let mut client = server.connect();
@@ -296,7 +295,7 @@ fn logged(path: &std::path::Path) -> Vec<String> {
 
 #[test]
 fn the_file_of_events_has_a_line_for_each_and_is_opened_again_on_sighup() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let (path, rotated) = (dir.path().join("events"), dir.path().join("events.1"));
     fs::write(&path, "{\"event\":\"old\",\"resource\":\"line\"}\n").unwrap();
     let mut server = Server::start_with(&["--event-log", path.to_str().unwrap()]);

@@ -1,17 +1,17 @@
-//! A server process a test, and a client that shows every byte of an answer.
+//! A server process a test, and a client that fails the test if anything goes wrong.
 
 use std::fmt::Display;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use socket2::SockRef;
+
+pub(crate) use crate::wire::Response;
+use crate::wire::{self, Connection};
 
 /// Long enough for anything on a busy machine. A test that reaches it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -175,18 +175,12 @@ impl Drop for Server {
     }
 }
 
-/// A connection.
-pub(crate) struct Client {
-    stream: BufReader<TcpStream>,
-    /// A HEAD was sent: its answer has no body.
-    head: bool,
-}
+/// A connection. What goes wrong fails the test.
+pub(crate) struct Client<S = TcpStream>(Connection<S>);
 
 impl Client {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::new(stream), head: false }
+        Self(Connection::on(stream, PATIENCE).unwrap())
     }
 
     /// A connection to a server that may not be there.
@@ -194,15 +188,39 @@ impl Client {
         TcpStream::connect(("127.0.0.1", port)).ok().map(Self::new)
     }
 
+    /// Ends the sending side.
+    pub(crate) fn half_close(&self) {
+        self.0.half_close().unwrap();
+    }
+
+    /// Ends the connection as a client does that crashes.
+    pub(crate) fn reset(self) {
+        self.0.reset().unwrap();
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub(crate) fn over(stream: S) -> Self {
+        Self(Connection::over(stream))
+    }
+
+    /// The socket, or the session of TLS.
+    pub(crate) fn stream(&self) -> &S {
+        self.0.stream()
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
+        self.0.stream_mut()
+    }
+
     /// Sends bytes to a server that may have closed the connection.
-    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.get_mut().write_all(bytes)
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.send(bytes)
     }
 
     /// Sends bytes as they are.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.head = bytes.as_ref().starts_with(b"HEAD ");
-        self.stream.get_mut().write_all(bytes.as_ref()).unwrap();
+        self.0.send(bytes).unwrap();
     }
 
     pub(crate) fn send_request(&mut self, method: &str, path: &str, body: &str) {
@@ -217,25 +235,18 @@ impl Client {
         headers: &str,
         body: &str,
     ) {
-        let len = body.len();
-        self.send(format!(
-            "{method} {target} HTTP/1.1\r\n{headers}\r\nContent-Length: {len}\r\n\r\n{body}"
-        ));
-    }
-
-    /// Asks for a lock with a key of a retry, waiting up to 600 s.
-    pub(crate) fn send_acquire_with_key(&mut self, resource: &str, key: &str) {
-        let headers = format!("Host: localhost\r\nIdempotency-Key: {key}");
-        self.send_with_headers(
-            "POST",
-            &format!("/locks/{resource}"),
-            &headers,
-            &lock_body(600, 600),
-        );
+        self.send(wire::request(method, target, headers, body));
     }
 
     pub(crate) fn send_acquire(&mut self, resource: &str, wait: f64, lifetime: f64) {
         self.send_request("POST", &format!("/locks/{resource}"), &lock_body(wait, lifetime));
+    }
+
+    /// Asks for a lock with a key of a retry, waiting up to 600 s.
+    pub(crate) fn send_acquire_with_key(&mut self, resource: &str, key: &str) {
+        let (path, headers) =
+            (format!("/locks/{resource}"), format!("Host: localhost\r\nIdempotency-Key: {key}"));
+        self.send_with_headers("POST", &path, &headers, &lock_body(600, 600));
     }
 
     pub(crate) fn request(&mut self, method: &str, path: &str, body: &str) -> Response {
@@ -248,74 +259,6 @@ impl Client {
         self.response()
     }
 
-    /// Reads one response.
-    pub(crate) fn response(&mut self) -> Response {
-        let mut response = self.head();
-        let Response { status, .. } = response;
-        if response.header("Transfer-Encoding") == Some("chunked") {
-            if !self.head {
-                response.body = self.chunks();
-            }
-        } else if !self.head && status >= 200 && status != 204 {
-            let len = response.header("Content-Length").unwrap().parse().unwrap();
-            response.body.resize(len, 0);
-            self.stream.read_exact(&mut response.body).unwrap();
-        }
-        response
-    }
-
-    /// Reads the head of a response.
-    pub(crate) fn head(&mut self) -> Response {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            let read = self.stream.read_line(&mut head).unwrap();
-            assert_ne!(read, 0, "the connection ended in the head {head:?}");
-        }
-        let mut lines = head.trim_end().split("\r\n");
-        let status_line = lines.next().unwrap();
-        let status = status_line.split(' ').nth(1).unwrap().parse().unwrap();
-        let headers: Vec<_> = lines
-            .map(|line| line.split_once(": ").unwrap())
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
-        Response { status, headers, body: Vec::new() }
-    }
-
-    /// Reads a body in chunks.
-    fn chunks(&mut self) -> Vec<u8> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.try_chunk().unwrap() {
-            body.extend(chunk);
-        }
-        body
-    }
-
-    /// Reads one chunk; `None` at the end.
-    pub(crate) fn try_chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        let mut line = String::new();
-        if self.stream.read_line(&mut line)? == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        let len = usize::from_str_radix(line.trim_end(), 16).unwrap();
-        let mut chunk = vec![0; len + 2];
-        self.stream.read_exact(&mut chunk)?;
-        assert!(chunk.ends_with(b"\r\n"));
-        chunk.truncate(len);
-        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
-    }
-
-    /// Asks for a lock that lives a moment; `None` if the connection ends without a byte of an
-    /// answer.
-    pub(crate) fn try_acquire(&mut self, resource: &str) -> Option<Response> {
-        let body = lock_body(0, 0.001);
-        let len = body.len();
-        let request = format!(
-            "POST /locks/{resource} HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}"
-        );
-        self.stream.get_mut().write_all(request.as_bytes()).ok()?;
-        if self.is_closed() { None } else { Some(self.response()) }
-    }
-
     /// Sends a request with these header lines; `None` if the connection ends without a byte of
     /// an answer.
     pub(crate) fn try_request(
@@ -325,64 +268,41 @@ impl Client {
         headers: &str,
         body: &str,
     ) -> Option<Response> {
-        let len = body.len();
-        self.try_send(
-            format!(
-                "{method} {target} HTTP/1.1\r\n{headers}\r\nContent-Length: {len}\r\n\r\n{body}"
-            )
-            .as_bytes(),
-        )
-        .ok()?;
+        self.0.send(wire::request(method, target, headers, body)).ok()?;
         if self.is_closed() { None } else { Some(self.response()) }
     }
 
-    /// The socket.
-    pub(crate) fn stream(&self) -> &TcpStream {
-        self.stream.get_ref()
+    /// Reads one response.
+    pub(crate) fn response(&mut self) -> Response {
+        self.try_response().unwrap()
+    }
+
+    pub(crate) fn try_response(&mut self) -> io::Result<Response> {
+        self.0.response()
+    }
+
+    /// Reads the head of a response.
+    pub(crate) fn head(&mut self) -> Response {
+        self.0.head().unwrap()
+    }
+
+    /// Reads one chunk; `None` at the end.
+    pub(crate) fn try_chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.0.chunk()
     }
 
     /// All that comes until the server ends the connection.
     pub(crate) fn rest(self) -> String {
-        let mut rest = Vec::new();
-        let mut stream = self.stream;
-        match stream.read_to_end(&mut rest) {
-            Ok(_) => {}
-            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
-        }
-        String::from_utf8(rest).unwrap()
-    }
-
-    /// Ends the connection as a client does that crashes.
-    pub(crate) fn reset(self) {
-        let stream = self.stream.into_inner();
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        self.0.rest().unwrap()
     }
 
     /// Whether the server closes the connection without a further byte.
     pub(crate) fn is_closed(&mut self) -> bool {
-        match self.stream.fill_buf() {
-            Ok(rest) => rest.is_empty(),
-            Err(error) => error.kind() == ErrorKind::ConnectionReset,
-        }
+        self.0.is_closed()
     }
-}
-
-/// An answer.
-#[derive(Debug)]
-pub(crate) struct Response {
-    pub(crate) status: u16,
-    headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
 }
 
 impl Response {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let mut found = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
-        let value = found.next().map(|(_, value)| value.as_str());
-        assert!(found.next().is_none(), "{name} is there twice");
-        value
-    }
-
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
@@ -420,28 +340,5 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < end, "in vain: {what}");
         thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// A directory that is removed with the test.
-pub(crate) struct TempDir(PathBuf);
-
-impl TempDir {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(format!("rdlm-test-{unique}"));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::harness::{Response, Server, lock_body};
+use crate::wire;
 
 const UID: &str = "aa4e181e17374148a21b30d9dcb941f9";
 
@@ -171,12 +172,9 @@ fn pipelined_requests_are_answered_in_order() {
     let server = Server::start();
     let held = server.hold("foo");
     let mut client = server.connect();
-    let body = lock_body(600, 60);
-    let len = body.len();
+    let post = wire::request("POST", "/locks/foo", "Host: localhost", &lock_body(600, 60));
     client.send(format!(
-        "GET / HTTP/1.1\r\nHost: h\r\n\r\n\
-         POST /locks/foo HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}\
-         GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"
+        "GET / HTTP/1.1\r\nHost: h\r\n\r\n{post}GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"
     ));
     assert_eq!(client.response().status, 200);
     assert_eq!(server.delete(&held).status, 204);

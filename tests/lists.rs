@@ -1,10 +1,11 @@
 //! Lists at any size: page by page, narrowed, and in no memory of the server's.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use serde_json::Value;
 
 use crate::harness::{Server, lock_body, wait_until};
+use crate::wire;
 
 /// The names in an answer of `/status` or `/resources`.
 fn names(list: &Value) -> Vec<String> {
@@ -132,16 +133,11 @@ fn a_long_line_is_listed_whole_and_in_order() {
 fn cost_of_unread_lists(server: &Server, locks: usize) -> u64 {
     let mut client = server.connect();
     let body = lock_body(0, 100_000).replace("a test", &"x".repeat(100));
-    let len = body.len();
     for from in (0..locks).step_by(200) {
         let requests: String = (from..from + 200)
-            .map(|n| {
-                format!(
-                    "POST /locks/r{n} HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}"
-                )
-            })
+            .map(|n| wire::request("POST", &format!("/locks/r{n}"), "Host: h", &body))
             .collect();
-        client.stream().write_all(requests.as_bytes()).unwrap();
+        client.send(requests);
         for _ in 0..200 {
             assert_eq!(client.response().status, 201);
         }

@@ -8,6 +8,7 @@
 
 mod authority;
 mod harness;
+mod wire;
 
 mod admin;
 mod bad_input;

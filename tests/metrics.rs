@@ -5,8 +5,9 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::harness::{Response, Server, TempDir, wait_until};
+use crate::harness::{Response, Server, wait_until};
 
 /// The value of a series, as it stands in the text.
 fn value(server: &Server, series: &str) -> f64 {
@@ -187,7 +188,7 @@ fn prometheus_scrapes_it_and_takes_the_alert_rules() {
     }
     let server = Server::start();
     server.hold("a");
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let config = dir.path().join("prometheus.yml");
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/prometheus-rules.yml");
     let checked = Command::new("promtool").args(["check", "rules", rules]).output().unwrap();

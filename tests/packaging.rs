@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::harness::TempDir;
+use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -31,7 +31,7 @@ fn the_manifest_names_the_image_that_make_builds() {
         let manifest = file(&format!("packaging/{manifest}")).replace('\n', " ");
         assert!(manifest.contains(&format!("image: {image} ")));
     }
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let Some(output) = make(dir.path(), &["-n", "image"]) else { return };
     let commands = String::from_utf8(output.stdout).unwrap();
     assert!(commands.contains(&format!("build -t {image} ")), "{commands}");
@@ -61,7 +61,7 @@ fn a_package_is_made_where_cargo_builds() {
         println!("skipped: there is no dpkg-deb");
         return;
     }
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let built = dir.path().join("built");
     fs::create_dir_all(built.join("any/release")).unwrap();
     fs::copy("/bin/true", built.join("any/release/rdlm")).unwrap();
@@ -75,7 +75,7 @@ fn a_package_is_made_where_cargo_builds() {
 
 #[test]
 fn a_build_for_musl_says_what_it_lacks() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let target = "TARGET=loongarch64-unknown-linux-musl";
     let Some(output) = make(dir.path(), &["toolchain", target]) else { return };
     let error = String::from_utf8(output.stderr).unwrap();
@@ -85,7 +85,7 @@ fn a_build_for_musl_says_what_it_lacks() {
 
 #[test]
 fn systemd_takes_the_unit_and_the_drop_in_of_the_document() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let unit = dir.path().join("rdlm.service");
     // Only what is there may be started.
     let text = file("packaging/rdlm.service").replace("/usr/local/bin/rdlm", "/bin/true");

@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Server, TempDir};
+use tempfile::TempDir;
+
+use crate::harness::Server;
 use crate::python;
 
 /// Airflow and Celery as far as the recipes need them: their tasks are plain functions.
@@ -47,7 +49,7 @@ fn every_recipe_prints_what_the_page_says_and_leaves_nothing_behind() {
             println!("skipped: there is no python3, of version 3.9 or newer");
             continue;
         }
-        let dir = TempDir::new();
+        let dir = TempDir::new().unwrap();
         let script = function.clone() + &blocks(recipe, "sh").concat();
         let run = Command::new("bash")
             .args(["-c", &script])

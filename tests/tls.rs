@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::authority::{Authority, Issued, Secured, bare, text};
+use crate::authority::{Authority, Issued, Secured, text};
 use crate::harness::{PATIENCE, Server, lock_body, wait_until};
 
 /// How long a handshake may take, with some room for a busy machine.
@@ -23,10 +23,13 @@ fn with_clients(authority: &Authority, options: &[&str]) -> Server {
 
 /// How many wait for a resource.
 fn waiting(client: &mut Secured) -> usize {
-    let (status, _, text) = client.request("GET", "/metrics", "").unwrap();
-    assert_eq!(status, 200);
-    let line =
-        text.lines().find(|line| line.starts_with("rdlm_locks{state=\"waiting\"} ")).unwrap();
+    let response = client.request("GET", "/metrics", "");
+    assert_eq!(response.status, 200);
+    let line = response
+        .text()
+        .lines()
+        .find(|line| line.starts_with("rdlm_locks{state=\"waiting\"} "))
+        .unwrap();
     line.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
@@ -35,27 +38,25 @@ fn locks_are_granted_over_tls() {
     let authority = Authority::new();
     let server = start(&authority, &authority.server("server"), &[]);
     let mut client = authority.connect(&server, None);
-    let (status, head, _) = client.request("POST", "/locks/foo", &lock_body(0, 60)).unwrap();
-    assert_eq!(status, 201);
-    let location = head.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
-    let path = location.strip_prefix("https://localhost").unwrap();
-    assert_eq!(client.request("DELETE", path, "").unwrap().0, 204, "on the same connection");
+    let response = client.request("POST", "/locks/foo", &lock_body(0, 60));
+    assert_eq!(response.status, 201);
+    let path = response.header("Location").unwrap().strip_prefix("https://localhost").unwrap();
+    assert_eq!(client.request("DELETE", path, "").status, 204, "on the same connection");
     // Pipelined, and answered in order.
     for _ in 0..3 {
-        client.send("GET", "/health", "", "");
-        client.send("GET", path, "", "");
+        client.send_request("GET", "/health", "");
+        client.send_request("GET", path, "");
     }
     for _ in 0..3 {
-        assert_eq!(client.response().unwrap().0, 200);
-        assert_eq!(client.response().unwrap().0, 404);
+        assert_eq!(client.response().status, 200);
+        assert_eq!(client.response().status, 404);
     }
     // A large body, and a list in pieces to the end of the connection.
     let body = format!(r#"{{"title":"t","x":"{}","wait":0,"lifetime":60}}"#, "x".repeat(60_000));
-    assert_eq!(client.request("POST", "/locks/bar", &body).unwrap().0, 201);
-    client.0.write_all(b"GET /resources HTTP/1.0\r\n\r\n").unwrap();
-    let mut rest = String::new();
+    assert_eq!(client.request("POST", "/locks/bar", &body).status, 201);
+    client.send("GET /resources HTTP/1.0\r\n\r\n");
     // Without the word of the server that this is the end, it would be an error.
-    client.0.read_to_string(&mut rest).unwrap();
+    let rest = client.rest();
     assert!(rest.contains("\"bar\"") && rest.ends_with("}\n"), "{rest}");
 }
 
@@ -64,7 +65,7 @@ fn http_on_the_port_of_tls_is_told_so() {
     let authority = Authority::new();
     let server = start(&authority, &authority.server("server"), &[]);
     for request in ["GET / HTTP/1.1\r\nHost: h\r\n\r\n", "POST /locks/a HTTP/1.1\r\n", "x"] {
-        let mut client = bare(&server);
+        let mut client = server.connect();
         client.send(request);
         let answer = client.rest();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
@@ -79,7 +80,7 @@ fn tls_on_the_port_of_http_ends_in_time() {
     let server = Server::start();
     let began = Instant::now();
     let mut client = authority.connect(&server, None);
-    let error = client.0.read(&mut [0]).unwrap_err();
+    let error = client.stream_mut().read(&mut [0]).unwrap_err();
     assert_ne!(error.kind(), ErrorKind::WouldBlock);
     assert!(began.elapsed() < HANDSHAKE);
 }
@@ -110,7 +111,7 @@ fn old_versions_and_renegotiation_are_refused() {
     let (_, said) = s_client(&["-tls1_2"], "R\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(said.contains("RENEGOTIATING") && !said.contains("200 OK"), "{said}");
     // No other client is the worse for it.
-    assert_eq!(authority.connect(&server, None).request("GET", "/health", "").unwrap().0, 200);
+    assert_eq!(authority.connect(&server, None).request("GET", "/health", "").status, 200);
 }
 
 #[test]
@@ -120,12 +121,12 @@ fn handshakes_that_come_to_no_end_are_ended() {
     let mut hello = Vec::new();
     authority.session(None).write_tls(&mut hello).unwrap();
     let began = Instant::now();
-    let mut silent: Vec<_> = (0..40).map(|_| bare(&server)).collect();
+    let mut silent: Vec<_> = (0..40).map(|_| server.connect()).collect();
     for (n, client) in silent.iter_mut().enumerate() {
         // From none of it to all but its last byte.
         client.send(&hello[..(hello.len() - 1) * n / 39]);
     }
-    let mut slow = bare(&server);
+    let mut slow = server.connect();
     let mut sent = 0;
     while slow.try_send(&hello[sent..=sent]).is_ok() && sent + 1 < hello.len() {
         assert!(began.elapsed() < HANDSHAKE, "a byte now and then makes it longer");
@@ -142,7 +143,7 @@ fn handshakes_that_come_to_no_end_are_ended() {
     assert!(began.elapsed() < HANDSHAKE, "{:?}", began.elapsed());
     let threads = || server.status_field("Threads:");
     wait_until("the threads end", || threads() < 20);
-    assert_eq!(authority.connect(&server, None).request("GET", "/health", "").unwrap().0, 200);
+    assert_eq!(authority.connect(&server, None).request("GET", "/health", "").status, 200);
 }
 
 #[test]
@@ -150,7 +151,7 @@ fn what_is_no_handshake_is_refused_and_takes_no_memory() {
     let authority = Authority::new();
     let server = start(&authority, &authority.server("server"), &[]);
     // A message of 16 MB, as its head says, a record at a time.
-    let mut client = bare(&server);
+    let mut client = server.connect();
     let mut record = vec![0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff];
     record.resize(5 + 0x4000, 0);
     let mut sent = 0;
@@ -167,16 +168,16 @@ fn a_record_in_pieces_does_not_make_an_idle_connection_live_longer() {
     let server = start(&authority, &authority.server("server"), &["--idle-timeout", "2"]);
     let mut client = authority.connect(&server, None);
     let mut record = Vec::new();
-    client.0.conn.writer().write_all(&[b'x'; 1000]).unwrap();
-    client.0.conn.write_tls(&mut record).unwrap();
+    client.stream_mut().conn.writer().write_all(&[b'x'; 1000]).unwrap();
+    client.stream_mut().conn.write_tls(&mut record).unwrap();
     let began = Instant::now();
-    client.0.sock.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    client.stream().sock.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     for byte in &record {
         assert!(began.elapsed() < HANDSHAKE);
-        if client.0.sock.write_all(&[*byte]).is_err() {
+        if client.stream_mut().sock.write_all(&[*byte]).is_err() {
             return;
         }
-        match client.0.sock.read(&mut [0]) {
+        match client.stream_mut().sock.read(&mut [0]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             _ => return,
         }
@@ -189,40 +190,39 @@ fn whoever_leaves_leaves_the_line_however_it_leaves() {
     let authority = Authority::new();
     let server = start(&authority, &authority.server("server"), &[]);
     let mut observer = authority.connect(&server, None);
-    let (status, ..) = observer.request("POST", "/locks/foo", &lock_body(0, 600)).unwrap();
-    assert_eq!(status, 201);
+    assert_eq!(observer.acquire("foo", 0.0, 600.0).status, 201);
     type Leave = (&'static str, fn(&mut Secured));
     let leave: [Leave; 4] = [
         ("says so, and keeps the connection", |client| {
-            client.0.conn.send_close_notify();
-            client.0.flush().unwrap();
+            client.stream_mut().conn.send_close_notify();
+            client.stream_mut().flush().unwrap();
         }),
         ("ends the connection and says nothing", |client| {
-            client.0.sock.shutdown(std::net::Shutdown::Write).unwrap();
+            client.stream().sock.shutdown(std::net::Shutdown::Write).unwrap();
         }),
-        ("sends what is no TLS", |client| client.0.sock.write_all(&[0; 50]).unwrap()),
+        ("sends what is no TLS", |client| client.stream_mut().sock.write_all(&[0; 50]).unwrap()),
         ("sends another request, then ends the connection", |client| {
-            client.send("GET", "/health", "", "");
-            client.0.sock.shutdown(std::net::Shutdown::Write).unwrap();
+            client.send_request("GET", "/health", "");
+            client.stream().sock.shutdown(std::net::Shutdown::Write).unwrap();
         }),
     ];
     for (how, leave) in leave {
         let mut client = authority.connect(&server, None);
-        client.send("POST", "/locks/foo", "", &lock_body(600, 600));
+        client.send_acquire("foo", 600.0, 600.0);
         wait_until("the request waits", || waiting(&mut observer) == 1);
         leave(&mut client);
         wait_until(how, || waiting(&mut observer) == 0);
     }
     // A request behind the one that waits is no departure.
     let mut client = authority.connect(&server, None);
-    client.send("POST", "/locks/foo", "", &lock_body(600, 600));
+    client.send_acquire("foo", 600.0, 600.0);
     wait_until("the request waits", || waiting(&mut observer) == 1);
-    client.send("GET", "/health", "", "");
-    assert_eq!(observer.request("GET", "/health", "").unwrap().0, 200);
+    client.send_request("GET", "/health", "");
+    assert_eq!(observer.request("GET", "/health", "").status, 200);
     assert_eq!(waiting(&mut observer), 1);
-    assert_eq!(observer.request("DELETE", "/resources", "").unwrap().0, 204);
-    assert_eq!(client.response().unwrap().0, 409);
-    assert_eq!(client.response().unwrap().0, 200);
+    assert_eq!(observer.request("DELETE", "/resources", "").status, 204);
+    assert_eq!(client.response().status, 409);
+    assert_eq!(client.response().status, 200);
 }
 
 #[test]
@@ -230,12 +230,12 @@ fn who_waits_at_the_end_of_the_server_is_told() {
     let authority = Authority::new();
     let mut server = start(&authority, &authority.server("server"), &[]);
     let mut observer = authority.connect(&server, None);
-    observer.request("POST", "/locks/foo", &lock_body(0, 600)).unwrap();
+    observer.request("POST", "/locks/foo", &lock_body(0, 600));
     let mut client = authority.connect(&server, None);
-    client.send("POST", "/locks/foo", "", &lock_body(600, 600));
+    client.send_acquire("foo", 600.0, 600.0);
     wait_until("the request waits", || waiting(&mut observer) == 1);
     server.signal("-TERM");
-    assert_eq!(client.response().unwrap().0, 503);
+    assert_eq!(client.response().status, 503);
     assert!(server.wait().success());
 }
 
@@ -244,33 +244,32 @@ fn events_are_streamed_and_their_followers_may_leave() {
     let authority = Authority::new();
     let server = start(&authority, &authority.server("server"), &["--max-subscribers", "1"]);
     let mut follower = authority.connect(&server, None);
-    follower.send("GET", "/events", "", "");
+    follower.send_request("GET", "/events", "");
     let mut client = authority.connect(&server, None);
     let mut seen = String::new();
     wait_until("it is heard", || {
-        client.request("POST", "/locks/foo", &lock_body(0, 0.001)).unwrap();
+        client.request("POST", "/locks/foo", &lock_body(0, 0.001));
         let mut bytes = [0; 4096];
-        let len = follower.0.read(&mut bytes).unwrap();
+        let len = follower.stream_mut().read(&mut bytes).unwrap();
         seen += std::str::from_utf8(&bytes[..len]).unwrap();
         seen.contains("event: granted")
     });
-    follower.0.conn.send_close_notify();
-    follower.0.flush().unwrap();
+    follower.stream_mut().conn.send_close_notify();
+    follower.stream_mut().flush().unwrap();
     wait_until("there is a place again", || {
         let mut next = authority.connect(&server, None);
-        next.send("HEAD", "/events", "", "");
-        next.response().unwrap();
-        next.send("GET", "/events", "Connection: close\r\n", "");
-        let mut status = [0; 12];
-        next.0.read_exact(&mut status).unwrap();
-        &status[9..] == b"200"
+        next.send_request("HEAD", "/events", "");
+        next.response();
+        let headers = "Host: localhost\r\nConnection: close";
+        next.send_with_headers("GET", "/events", headers, "");
+        next.head().status == 200
     });
 }
 
 /// The certificate that a new connection is shown.
 fn shown(authority: &Authority, server: &Server) -> Vec<u8> {
     let client = authority.connect(server, None);
-    client.0.conn.peer_certificates().unwrap()[0].to_vec()
+    client.stream().conn.peer_certificates().unwrap()[0].to_vec()
 }
 
 #[test]
@@ -328,7 +327,7 @@ fn certificates_are_taken_anew_and_bad_ones_are_not() {
     server.read_log_to("taken anew");
     let new = shown(&authority, &server);
     assert_ne!(new, old);
-    assert_eq!(kept.request("GET", "/health", "").unwrap().0, 200, "connections go on");
+    assert_eq!(kept.request("GET", "/health", "").status, 200, "connections go on");
     // Without a signal, too.
     put(&first);
     wait_until("it is taken anew", || shown(&authority, &server) == old);
@@ -387,22 +386,18 @@ fn a_certificate_that_is_no_good_at_the_start_is_an_error_in_a_line() {
 fn clients_without_a_certificate_of_the_authority_are_refused() {
     let authority = Authority::new();
     let server = with_clients(&authority, &[]);
-    let get = |own: Option<&Issued>| authority.connect(&server, own).request_or_refusal();
+    // The status of an answer, if the connection is there for one.
+    let get = |own: Option<&Issued>| {
+        let mut client = authority.connect(&server, own);
+        client.try_send(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").ok()?;
+        client.try_response().ok().map(|response| response.status)
+    };
     assert_eq!(get(Some(&authority.client("alice"))), Some(200));
     assert_eq!(get(None), None);
     assert_eq!(get(Some(&Authority::new().client("alice"))), None, "of another authority");
     assert_eq!(get(Some(&authority.issue("late", "alice", None, "-1"))), None, "expired");
     // What one has shown is not taken for the next.
     assert_eq!(get(None), None);
-}
-
-impl Secured {
-    /// The status of an answer, if the connection is there for one.
-    fn request_or_refusal(&mut self) -> Option<u16> {
-        let request = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n";
-        self.0.write_all(request).ok()?;
-        self.response().ok().map(|(status, ..)| status)
-    }
 }
 
 #[test]
@@ -453,8 +448,9 @@ fn a_browser_page_without_tls_is_another_site() {
     let server = start(&authority, &authority.server("server"), &[]);
     let mut client = authority.connect(&server, None);
     for (origin, expected) in [("https://localhost", 204), ("http://localhost", 403)] {
-        client.send("DELETE", "/resources", &format!("Origin: {origin}\r\n"), "");
-        assert_eq!(client.response().unwrap().0, expected, "{origin}");
+        let headers = format!("Host: localhost\r\nOrigin: {origin}");
+        client.send_with_headers("DELETE", "/resources", &headers, "");
+        assert_eq!(client.response().status, expected, "{origin}");
     }
     assert!(PATIENCE > HANDSHAKE);
 }

@@ -1,7 +1,7 @@
 //! Users, what each may do, and the file that says so.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::authority::{Authority, Issued, text};
-use crate::harness::{Client, Response, Server, TempDir, lock_body, wait_until};
+use crate::harness::{Client, Response, Server, lock_body, wait_until};
 
 /// Of "secret", "token" and nothing; `eve` has a name that is hard on terminals.
 const USERS: &str = r#"
@@ -56,7 +57,7 @@ impl World {
     }
 
     fn with(users: &str, options: &[&str]) -> Self {
-        let dir = TempDir::new();
+        let dir = TempDir::new().unwrap();
         let file = dir.path().join("users.toml");
         fs::write(&file, users).unwrap();
         let server = Server::start_with(&[&["--users", text(&file)], options].concat());
@@ -280,7 +281,7 @@ fn the_file_is_taken_anew_and_mistakes_leave_the_old_rules() {
 
 #[test]
 fn a_mistake_at_the_start_is_an_error_in_a_line() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users.toml");
     let serve = |options: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
@@ -316,8 +317,9 @@ fn a_certificate_names_its_user() {
     let mut world = World::with(USERS, &tls);
     let status = |world: &World, own: &Issued, authorization: &str| {
         let mut client = authority.connect(&world.server, Some(own));
-        client.send("GET", "/metrics", authorization, "");
-        client.response().unwrap().0
+        let headers = format!("Host: localhost{authorization}");
+        client.send_with_headers("GET", "/metrics", &headers, "");
+        client.response().status
     };
     let viewer = authority.client("viewer");
     let by_dns_name = authority.issue("dns", "ops", Some("DNS:viewer,DNS:deploy"), "2");
@@ -327,23 +329,22 @@ fn a_certificate_names_its_user() {
     assert_eq!(status(&world, &authority.client("robot"), ""), 403);
     assert_eq!(status(&world, &unknown, ""), 401);
     let ops = BASE64_STANDARD.encode(OPS);
-    assert_eq!(status(&world, &unknown, &format!("Authorization: Basic {ops}\r\n")), 200);
+    assert_eq!(status(&world, &unknown, &format!("\r\nAuthorization: Basic {ops}")), 200);
     // The user is who holds the lock.
     let mut client = authority.connect(&world.server, Some(&authority.client("robot")));
-    assert_eq!(client.request("POST", "/locks/robot", &lock_body(0, 60)).unwrap().0, 201);
+    assert_eq!(client.request("POST", "/locks/robot", &lock_body(0, 60)).status, 201);
     let mut client = authority.connect(&world.server, Some(&viewer));
     let mut lister = authority.connect(&world.server, Some(&viewer));
-    lister.0.write_all(b"GET /status HTTP/1.0\r\n\r\n").unwrap();
-    let mut list = String::new();
-    lister.0.read_to_string(&mut list).unwrap();
+    lister.send("GET /status HTTP/1.0\r\n\r\n");
+    let list = lister.rest();
     assert!(list.contains("\"user\":\"robot\""), "{list}");
-    assert_eq!(client.request("GET", "/metrics", "").unwrap().0, 200);
+    assert_eq!(client.request("GET", "/metrics", "").status, 200);
     // Who leaves the file is refused, also on a connection that is there.
     fs::write(&world.file, USERS.replace("[user.viewer]", "[user.other]")).unwrap();
     world.server.signal("-HUP");
     world.server.read_log_to("taken anew");
     assert_eq!(status(&world, &viewer, ""), 401);
-    assert_eq!(client.request("GET", "/metrics", "").unwrap().0, 401);
+    assert_eq!(client.request("GET", "/metrics", "").status, 401);
 }
 
 #[test]
@@ -439,7 +440,7 @@ fn a_page_of_another_site_can_do_nothing_as_a_user() {
 
 #[test]
 fn names_with_control_characters_are_escaped_everywhere() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let log = dir.path().join("events");
     let world = World::with(USERS, &["--event-log", text(&log), "--logging", "debug"]);
     let eve = "e\u{1b}[2Jve\n<b>:eve";
@@ -461,7 +462,7 @@ fn names_with_control_characters_are_escaped_everywhere() {
 
 #[test]
 fn users_of_locks_survive_a_crash() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let options = ["--data-dir", text(&data)];
     let world = World::with(USERS, &options);

@@ -1,6 +1,6 @@
 //! How a lock is acquired and released at each kind of server.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -10,6 +10,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::servers::{Kind, Server};
+use crate::wire::{self, Connection, Response};
+
+/// As long as a client asks to wait.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A client with a connection of its own. `acquire` waits as long as it takes and returns
 /// what `release` needs.
@@ -24,20 +28,14 @@ pub(crate) fn connect(server: &Server) -> Box<dyn Client> {
 
 /// A client that asks for locks with these JSON fields, which only rdlm knows.
 pub(crate) fn connect_for(server: &Server, fields: &'static str) -> Box<dyn Client> {
-    let stream = BufReader::new(connect_stream(server.address));
+    let http = || Http(Connection::open(server.address, PATIENCE).unwrap());
     match server.kind {
         Kind::Rdlm | Kind::RdlmOnDisk | Kind::NoOp | Kind::TinyHttp => {
-            Box::new(Rdlm { http: Http { stream }, fields })
+            Box::new(Rdlm { http: http(), fields })
         }
-        Kind::Redis | Kind::RedisOnDisk => Box::new(Redis { stream, tokens: 0 }),
-        Kind::Etcd => Box::new(Etcd(Http { stream })),
+        Kind::Redis | Kind::RedisOnDisk => Box::new(Redis::connect(server.address)),
+        Kind::Etcd => Box::new(Etcd(http())),
     }
-}
-
-fn connect_stream(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
 }
 
 struct Rdlm {
@@ -48,13 +46,13 @@ struct Rdlm {
 impl Client for Rdlm {
     fn acquire(&mut self, resource: &str) -> String {
         let body = format!(r#"{{"title":"bench","wait":600,"lifetime":600{}}}"#, self.fields);
-        let (location, _) = self.http.call("POST", &format!("/locks/{resource}"), &body, "201");
-        let path = location.splitn(4, '/').last().unwrap();
+        let response = self.http.call("POST", &format!("/locks/{resource}"), &body, 201);
+        let path = response.header("Location").unwrap().splitn(4, '/').last().unwrap();
         format!("/{path}")
     }
 
     fn release(&mut self, _: &str, path: &str) {
-        self.http.call("DELETE", path, "", "204");
+        self.http.call("DELETE", path, "", 204);
     }
 }
 
@@ -69,6 +67,12 @@ const COMPARE_AND_DELETE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] \
      then return redis.call('del', KEYS[1]) else return 0 end";
 
 impl Redis {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream: BufReader::new(stream), tokens: 0 }
+    }
+
     fn call(&mut self, words: &[&str]) -> String {
         let mut command = format!("*{}\r\n", words.len());
         for word in words {
@@ -103,8 +107,8 @@ struct Etcd(Http);
 
 impl Etcd {
     fn call(&mut self, path: &str, body: &Value) -> Value {
-        let (_, reply) = self.0.call("POST", path, &body.to_string(), "200");
-        serde_json::from_slice(&reply).unwrap()
+        let response = self.0.call("POST", path, &body.to_string(), 200);
+        serde_json::from_slice(&response.body).unwrap()
     }
 }
 
@@ -123,33 +127,14 @@ impl Client for Etcd {
     }
 }
 
-struct Http {
-    stream: BufReader<TcpStream>,
-}
+struct Http(Connection);
 
 impl Http {
-    /// Sends a request, checks the status and returns the Location and the body.
-    fn call(&mut self, method: &str, path: &str, body: &str, status: &str) -> (String, Vec<u8>) {
-        let len = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len}\r\n\r\n{body}"
-        );
-        self.stream.get_mut().write_all(request.as_bytes()).unwrap();
-        let mut line = String::new();
-        self.stream.read_line(&mut line).unwrap();
-        assert_eq!(line.split(' ').nth(1), Some(status), "{method} {path}: {line}");
-        let (mut location, mut body) = (String::new(), Vec::new());
-        loop {
-            line.clear();
-            self.stream.read_line(&mut line).unwrap();
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-            if name.eq_ignore_ascii_case("content-length") {
-                body.resize(value.parse().unwrap(), 0);
-            } else if name.eq_ignore_ascii_case("location") {
-                location.push_str(value);
-            }
-        }
-        self.stream.read_exact(&mut body).unwrap();
-        (location, body)
+    /// Sends a request and checks the status.
+    fn call(&mut self, method: &str, path: &str, body: &str, status: u16) -> Response {
+        self.0.send(wire::request(method, path, "Host: bench", body)).unwrap();
+        let response = self.0.response().unwrap();
+        assert_eq!(response.status, status, "{method} {path}");
+        response
     }
 }

@@ -9,6 +9,9 @@
 
 mod clients;
 mod servers;
+#[path = "../../tests/wire.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod wire;
 mod workloads;
 
 use servers::{Kind, Server};

@@ -1,14 +1,14 @@
 //! The servers that are measured, each a process on a free port.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use rdlm::http::connection::Next;
 use rdlm::http::listener::Listener;
 use rdlm::http::{Response, Status};
+use tempfile::TempDir;
 
 /// The argument that makes this program a server that does nothing.
 pub(crate) const NO_OP: &str = "no-op-server";
@@ -31,7 +31,7 @@ pub(crate) struct Server {
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
     process: Child,
-    dir: PathBuf,
+    _dir: TempDir,
 }
 
 impl Server {
@@ -39,14 +39,13 @@ impl Server {
     pub(crate) fn start(kind: Kind) -> Option<Self> {
         let address = free_address();
         let port = address.port().to_string();
-        let dir = env::temp_dir().join(format!("rdlm-bench-{}-{port}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        let dir = TempDir::new().unwrap();
         let mut command = match kind {
             Kind::Rdlm | Kind::RdlmOnDisk => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
                 command.args(["serve", "--logging", "warning", "--port", &port]);
                 if kind == Kind::RdlmOnDisk {
-                    command.arg("--data-dir").arg(&dir);
+                    command.arg("--data-dir").arg(dir.path());
                 }
                 command
             }
@@ -77,17 +76,16 @@ impl Server {
                 command.args(["--listen-peer-urls", &peer]);
                 command.args(["--initial-advertise-peer-urls", &peer]);
                 command.args(["--initial-cluster", &format!("default={peer}"), "--data-dir"]);
-                command.arg(&dir);
+                command.arg(dir.path());
                 command
             }
         };
-        let quiet = command.current_dir(&dir).stdout(Stdio::null()).stderr(Stdio::null());
+        let quiet = command.current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let Ok(process) = quiet.spawn() else {
             println!("skipped: {kind:?} is not installed\n");
-            let _ = fs::remove_dir_all(&dir);
             return None;
         };
-        let server = Self { kind, address, process, dir };
+        let server = Self { kind, address, process, _dir: dir };
         server.wait_until_up();
         Some(server)
     }
@@ -109,7 +107,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

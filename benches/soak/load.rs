@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use crate::client::{Client, Wish};
+use crate::client::{self, Wish};
 use crate::record::Record;
+use crate::wire::Connection;
 use crate::witness::Witness;
 
 /// The argument that makes this program a client that is there to be killed.
@@ -29,16 +30,16 @@ pub(crate) struct Worker<'a> {
     pub(crate) record: &'a Record,
     pub(crate) rng: Rng,
     /// A connection that is kept over the rounds.
-    pub(crate) kept: Option<Client>,
+    pub(crate) kept: Option<Connection>,
     pub(crate) round: u64,
 }
 
 impl Worker<'_> {
-    fn connect(&self) -> io::Result<Client> {
-        Client::connect(self.address)
+    fn connect(&self) -> io::Result<Connection> {
+        client::connect(self.address)
     }
 
-    fn keep(&mut self) -> io::Result<Client> {
+    fn keep(&mut self) -> io::Result<Connection> {
         match self.kept.take() {
             Some(client) => Ok(client),
             None => self.connect(),
@@ -82,7 +83,7 @@ pub(crate) fn churn(worker: &mut Worker<'_>) -> io::Result<()> {
 
 fn acquire_and_release(
     worker: &mut Worker<'_>,
-    client: &mut Client,
+    client: &mut Connection,
     resource: &str,
 ) -> io::Result<()> {
     let title = worker.title();
@@ -111,8 +112,8 @@ pub(crate) fn leave_line(worker: &mut Worker<'_>) -> io::Result<()> {
     let mut leaver = worker.connect()?;
     let wish =
         Wish { resource: &resource, title: &title, wait: 60 * SECOND, lifetime: 60 * SECOND };
-    leaver.send(wish.to_request().as_bytes())?;
-    let is_in_line = |holder: &mut Client| {
+    leaver.send(wish.to_request())?;
+    let is_in_line = |holder: &mut Connection| {
         let list = holder.request("GET", &format!("/resources/{resource}"), "")?;
         Ok::<_, io::Error>(String::from_utf8_lossy(&list.body).contains(&title))
     };
@@ -126,11 +127,11 @@ pub(crate) fn leave_line(worker: &mut Worker<'_>) -> io::Result<()> {
             "close"
         }
         1 => {
-            leaver.reset();
+            leaver.reset()?;
             "reset"
         }
         _ => {
-            leaver.half_close();
+            half_close(leaver)?;
             "half-close"
         }
     };
@@ -148,6 +149,13 @@ pub(crate) fn leave_line(worker: &mut Worker<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Ends the sending side, and reads until the server ends the other.
+fn half_close(client: Connection) -> io::Result<()> {
+    // It may have ended the connection before.
+    let _ = client.half_close();
+    client.rest().map(drop)
+}
+
 /// Leaves in the middle of a request, or without reading the answer.
 pub(crate) fn leave_early(worker: &mut Worker<'_>) -> io::Result<()> {
     let resource = worker.own_resource();
@@ -158,8 +166,8 @@ pub(crate) fn leave_early(worker: &mut Worker<'_>) -> io::Result<()> {
     client.send(&request.as_bytes()[..sent])?;
     match worker.rng.u8(..3) {
         0 => drop(client),
-        1 => client.reset(),
-        _ => client.half_close(),
+        1 => client.reset()?,
+        _ => half_close(client)?,
     }
     worker.record.left("early", Duration::ZERO);
     Ok(())
@@ -188,7 +196,7 @@ pub(crate) fn be_a_victim(mut args: impl Iterator<Item = String>) -> Option<()> 
     let wish =
         Wish { resource: &resource, title: "victim", wait: 5 * SECOND, lifetime: 3 * SECOND };
     let sent = Instant::now();
-    let answer = Client::connect(address).ok()?.acquire(&wish).ok()?;
+    let answer = client::connect(address).ok()?.acquire(&wish).ok()?;
     if answer.status == 201 && sent.elapsed() < SECOND / 4 {
         let witness = Witness::testify(Path::new(&dir), &resource);
         // Told by the exit code, if it is not killed before.
@@ -228,7 +236,7 @@ pub(crate) fn administrate(worker: &mut Worker<'_>) -> io::Result<()> {
     let wish = Wish { resource: &resource, title: "a", wait: 5 * SECOND, lifetime: 60 * SECOND };
     let held = admin.acquire(&wish)?;
     worker.record.answer("acquire", held.status, &[201]);
-    waiter.send(wish.to_request().as_bytes())?;
+    waiter.send(wish.to_request())?;
     worker.record.answer("list", admin.request("GET", "/resources", "")?.status, &[200]);
     let path = held.lock_path().unwrap_or_default();
     worker.record.answer("look", admin.request("GET", path, "")?.status, &[200]);
@@ -244,7 +252,7 @@ pub(crate) fn administrate(worker: &mut Worker<'_>) -> io::Result<()> {
         thread::sleep(Duration::from_millis(1));
     }
     worker.record.answer("delete a resource", admin.request("DELETE", &path, "")?.status, &[204]);
-    worker.record.answer("wait and be deleted", waiter.answer()?.status, &[409]);
+    worker.record.answer("wait and be deleted", waiter.response()?.status, &[409]);
     Ok(())
 }
 
@@ -261,6 +269,6 @@ pub(crate) fn talk_nonsense(worker: &mut Worker<'_>) -> io::Result<()> {
     let (bytes, status) = nonsense[worker.rng.usize(..nonsense.len())];
     let mut client = worker.connect()?;
     client.send(bytes)?;
-    worker.record.answer("nonsense", client.answer()?.status, &[status]);
+    worker.record.answer("nonsense", client.response()?.status, &[status]);
     Ok(())
 }

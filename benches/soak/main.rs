@@ -9,6 +9,9 @@ mod client;
 mod load;
 mod record;
 mod server;
+#[path = "../../tests/wire.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod wire;
 mod witness;
 
 use std::io;
@@ -16,12 +19,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use fastrand::Rng;
 use pico_args::Arguments;
+use tempfile::TempDir;
 
-use client::Client;
 use load::Worker;
 use record::Record;
 use server::{Server, Usage};
@@ -51,10 +54,8 @@ fn main() -> ExitCode {
     let seed: u64 = args.value_from_str("--seed").unwrap_or_else(|_| Rng::new().u64(..));
     println!("soaking for {minutes} minutes, --seed {seed}");
 
-    let dir = env::temp_dir().join(format!("rdlm-soak-{}", std::process::id()));
-    fs::create_dir(&dir).unwrap();
-    let holds = soak(Duration::from_secs_f64(minutes * 60.0), seed, &dir);
-    fs::remove_dir_all(&dir).unwrap();
+    let dir = TempDir::new().unwrap();
+    let holds = soak(Duration::from_secs_f64(minutes * 60.0), seed, dir.path());
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -134,7 +135,7 @@ fn left_over(server: &Server, before: Usage) -> Option<String> {
     if now.threads > before.threads || now.descriptors > before.descriptors {
         return Some(format!("{now:?}"));
     }
-    let resources = Client::connect(server.address)
+    let resources = client::connect(server.address)
         .and_then(|mut client| client.request("GET", "/resources", ""))
         .map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
     match resources {

@@ -1,9 +1,11 @@
 //! Servers that are none.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+
+use crate::wire;
 
 /// What a connection gets, in order; the last one for all that follow.
 #[derive(Clone)]
@@ -53,12 +55,10 @@ impl Fake {
 /// Reads a request with its body.
 fn request(stream: &TcpStream) -> String {
     let mut stream = BufReader::new(stream);
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap_or(0) > 0 {}
-    let length = head
-        .lines()
-        .find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(String::from));
-    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    // It may end before.
+    let head = wire::read_head(&mut stream).unwrap_or_default();
+    let length = wire::field(&head, "Content-Length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
     let _ = stream.read_exact(&mut body);
     head + &String::from_utf8(body).unwrap()
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use super::{output, printed};
-use crate::harness::TempDir;
 
 const COMMANDS: [&str; 11] = [
     "serve",
@@ -105,7 +106,7 @@ fn bash_completes_commands_options_and_modes() {
 
 #[test]
 fn make_installs_the_pages_and_takes_them_away() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let (built, root) = (dir.path().join("built"), dir.path().join("root"));
     fs::create_dir_all(built.join("any/release")).unwrap();
     fs::copy("/bin/true", built.join("any/release/rdlm")).unwrap();

@@ -4,9 +4,10 @@ use std::fs;
 use std::process::Stdio;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::{Running, complaint, output, printed, rdlm};
-use crate::harness::{Server, TempDir, wait_until};
+use crate::harness::{Server, wait_until};
 
 #[test]
 fn acquire_prints_the_url_which_the_others_take() {
@@ -123,7 +124,7 @@ fn delete_takes_a_name_or_all() {
 
 #[test]
 fn administrators_are_asked_for() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("users");
     fs::write(&file, "alice:s3:cret\n").unwrap();
     let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);

@@ -230,7 +230,7 @@ fn a_server_that_never_answers_is_given_up() {
 
 #[test]
 fn https_is_spoken_and_certificates_are_checked() {
-    let dir = crate::harness::TempDir::new();
+    let dir = tempfile::TempDir::new().unwrap();
     let openssl = |args: &[&str]| {
         let mut command = Command::new("openssl");
         command.args(args).current_dir(dir.path());

@@ -1,17 +1,16 @@
 //! An etcd of one member or more, on free ports, which ends with the test.
 
-use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 /// A cluster.
 pub(crate) struct Etcd {
     members: Vec<Member>,
-    dir: PathBuf,
+    _dir: TempDir,
 }
 
 struct Member {
@@ -44,7 +43,7 @@ impl Etcd {
 
     fn start_scheme(scheme: &str, count: usize, options: &[&str]) -> Option<Self> {
         Command::new("etcd").arg("--version").stdout(Stdio::null()).status().ok()?;
-        let dir = new_dir();
+        let dir = TempDir::new().unwrap();
         let ports: Vec<_> = (0..count).map(|_| (free_port(), free_port())).collect();
         let peers = ports.iter().enumerate();
         let peers = peers.map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}"));
@@ -60,13 +59,13 @@ impl Etcd {
                 .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
                 .args(["--logger", "zap", "--log-level", "fatal"])
                 .arg("--data-dir")
-                .arg(dir.join(n.to_string()))
+                .arg(dir.path().join(n.to_string()))
                 .args(options)
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
             Member { process: command.spawn().unwrap(), command, port: *port }
         });
-        Some(Self { members: members.collect(), dir })
+        Some(Self { members: members.collect(), _dir: dir })
     }
 
     pub(crate) fn kill(&mut self, member: usize) {
@@ -117,16 +116,7 @@ impl Drop for Etcd {
             let _ = member.process.kill();
             let _ = member.process.wait();
         }
-        let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-fn new_dir() -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let dir = std::env::temp_dir().join(format!("rdlm-etcd-{unique}"));
-    fs::create_dir(&dir).unwrap();
-    dir
 }
 
 /// etcd has to be told its port: one that was free a moment ago.

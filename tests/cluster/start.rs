@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use tempfile::TempDir;
+
 use super::etcd::Etcd;
 use super::etcd_or_skip;
 use super::{health, join, join_by};
-use crate::harness::{TempDir, wait_until};
+use crate::harness::wait_until;
 
 /// What the server says when it does not start, and its exit code.
 fn refusal(options: &[&str]) -> (String, i32) {
@@ -96,7 +98,7 @@ fn certificates(dir: &Path) -> Option<()> {
 
 #[test]
 fn etcd_may_speak_tls_and_ask_for_a_certificate() {
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     if certificates(dir.path()).is_none() {
         println!("skipped: there is no openssl");
         return;
@@ -151,7 +153,7 @@ fn a_user_and_a_password_are_sent_to_etcd_and_again_when_the_token_has_ended() {
     ] {
         etcd.ctl(command).unwrap_or_else(|| panic!("{command:?}"));
     }
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("password");
     std::fs::write(&file, "pass word\n").unwrap();
     let options = ["--etcd-user", "locks", "--etcd-password-file", file.to_str().unwrap()];

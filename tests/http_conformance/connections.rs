@@ -1,6 +1,7 @@
 //! Connections: RFC 9112, section 9; RFC 9110, section 7.6.
 
 use super::{Row, closes, get, half_closed, stays};
+use crate::wire;
 
 fn http_1_0(fields: &str) -> String {
     format!("GET / HTTP/1.0\r\n{fields}\r\n")
@@ -47,8 +48,7 @@ fn options() -> Vec<Row> {
 
 fn pipelines() -> Vec<Row> {
     let lock = r#"{"title":"x","wait":0,"lifetime":60}"#;
-    let len = lock.len();
-    let post = format!("POST /locks/a HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{lock}");
+    let post = wire::request("POST", "/locks/a", "Host: h", lock);
     let missing = "GET /x HTTP/1.1\r\nHost: h\r\n\r\n";
     let two = get("") + missing;
     vec![

@@ -5,10 +5,10 @@ mod connections;
 mod fields;
 mod request_line;
 
-use std::net::Shutdown;
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::harness::{Client, Server};
+use crate::wire;
 
 /// What a client sends, and what has to come of it.
 struct Row {
@@ -50,9 +50,7 @@ fn get(fields: &str) -> String {
 
 /// A request for a lock. It must not be done where it stands in a body.
 fn smuggled() -> String {
-    let body = r#"{"title":"x","wait":0,"lifetime":60}"#;
-    let len = body.len();
-    format!("POST /locks/smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}")
+    wire::request("POST", "/locks/smuggled", "Host: h", r#"{"title":"x","wait":0,"lifetime":60}"#)
 }
 
 #[test]
@@ -76,7 +74,7 @@ impl Row {
         let mut client = server.connect();
         client.send(&self.sent);
         if self.then == Then::ClosesAfterHalfClose {
-            client.stream().shutdown(Shutdown::Write).unwrap();
+            client.half_close();
         }
         for (n, status) in self.answers.iter().enumerate() {
             self.check_answer(&mut client, *status, n + 1 == self.answers.len());

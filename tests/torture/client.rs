@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::history::{Action, Call, Log, Mode, Outcome, Span, Time, Wish};
-use crate::http::{Connection, Manner};
+use crate::http::{self, Connection, Manner};
 use crate::witness::{self, HELD_UP};
 
 /// Where calls are written: to the log of the run, or to the process that has the log.
@@ -89,7 +89,7 @@ impl<'r> Client<'r> {
         let outcome = match answer {
             Ok(answer) => {
                 self.connection = Some(connection);
-                answer.outcome(&action)
+                http::outcome(&answer, &action)
             }
             Err(_) => Outcome::Unknown,
         };

@@ -2,8 +2,7 @@
 //! of a proxy, and an audit of all that was ever written.
 
 use std::env;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -20,6 +19,7 @@ use crate::history::{Fault, FaultKind, Log, Outcome as Answered, Span, Time};
 use crate::proxy::{Cut, Proxy};
 use crate::run::{Ending, Outcome};
 use crate::server::{Server, Setup};
+use crate::wire::Connection;
 use crate::witness;
 use crate::workloads::{self, Round};
 
@@ -172,13 +172,10 @@ impl Node {
 
     /// What `/health` says of its role, if it answers.
     fn role(&self) -> Option<String> {
-        let timeout = Duration::from_secs(1);
-        let mut stream = TcpStream::connect_timeout(&self.server.address(), timeout).ok()?;
-        stream.set_read_timeout(Some(timeout)).ok()?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let answer: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1)?).ok()?;
+        let mut connection =
+            Connection::open(self.server.address(), Duration::from_secs(1)).ok()?;
+        connection.send("GET /health HTTP/1.1\r\nHost: t\r\n\r\n").ok()?;
+        let answer: Value = serde_json::from_slice(&connection.response().ok()?.body).ok()?;
         // A standby is well if it knows who is active.
         let known = answer["active"].is_string();
         known.then(|| answer["role"].as_str().unwrap_or_default().into())

@@ -1,26 +1,19 @@
 //! A connection, and answers in the words of a history. Nothing here fails a test: what goes
 //! wrong is an outcome.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use socket2::SockRef;
 
 use crate::history::{Action, Mode, Outcome, Seen, Wish};
+use crate::wire::{self, Response};
 
 /// More than the server is ever stopped for, and what a proxy delays.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-pub(crate) struct Connection(BufReader<TcpStream>);
-
-pub(crate) struct Answer {
-    status: u16,
-    location: Option<String>,
-    token: Option<u64>,
-    body: Vec<u8>,
-}
+pub(crate) struct Connection(wire::Connection);
 
 /// How a client leaves.
 #[derive(Clone, Copy)]
@@ -32,10 +25,7 @@ pub(crate) enum Manner {
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self(BufReader::new(stream)))
+        wire::Connection::open(address, PATIENCE).map(Self)
     }
 
     /// Sends what `action` says; `wait` is what the answer may take besides.
@@ -44,65 +34,21 @@ impl Connection {
             Action::Acquire(wish) => wish.wait,
             _ => Duration::ZERO,
         };
-        self.0.get_ref().set_read_timeout(Some(PATIENCE + wait))?;
-        self.0.get_mut().write_all(request(resource, action).as_bytes())
+        self.0.stream().set_read_timeout(Some(PATIENCE + wait))?;
+        self.0.send(request(resource, action))
     }
 
     /// Whether the server has ended it, so that nothing that is sent can have an effect.
     pub(crate) fn has_ended(&self) -> bool {
-        let stream = self.0.get_ref();
+        let stream = self.0.stream();
         let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
         let again = stream.set_nonblocking(false);
         let silent = peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         !silent || again.is_err()
     }
 
-    pub(crate) fn answer(&mut self) -> io::Result<Answer> {
-        let status = self.line()?;
-        let status = status.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other("no status"))?;
-        let mut answer = Answer { status, location: None, token: None, body: Vec::new() };
-        let (mut len, mut chunked) = (0, false);
-        loop {
-            let line = self.line()?;
-            let Some((name, value)) = line.split_once(": ") else { break };
-            match name {
-                "Location" => answer.location = Some(value.to_string()),
-                "RDLM-Fencing-Token" => answer.token = value.parse().ok(),
-                "Content-Length" => len = value.parse().map_err(io::Error::other)?,
-                "Transfer-Encoding" => chunked = true,
-                _ => {}
-            }
-        }
-        if chunked {
-            while self.chunk(&mut answer.body)? {}
-        } else {
-            self.read(&mut answer.body, len)?;
-        }
-        Ok(answer)
-    }
-
-    /// Reads a chunk; `false` at the end.
-    fn chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
-        let len = usize::from_str_radix(&self.line()?, 16).map_err(io::Error::other)?;
-        self.read(body, len)?;
-        self.line()?;
-        Ok(len > 0)
-    }
-
-    fn read(&mut self, body: &mut Vec<u8>, len: usize) -> io::Result<()> {
-        let from = body.len();
-        body.resize(from + len, 0);
-        self.0.read_exact(&mut body[from..])
-    }
-
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        self.0.read_line(&mut line)?;
-        if !line.ends_with('\n') {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(line.trim_end().to_string())
+    pub(crate) fn answer(&mut self) -> io::Result<Response> {
+        self.0.response()
     }
 
     /// Ends the connection. The result is to be dropped some time later: after a half-close it
@@ -111,48 +57,41 @@ impl Connection {
         match manner {
             Manner::Close => None,
             Manner::Reset => {
-                let _ = SockRef::from(self.0.get_ref()).set_linger(Some(Duration::ZERO));
+                let _ = self.0.reset();
                 None
             }
             Manner::HalfClose => {
-                let _ = self.0.get_ref().shutdown(Shutdown::Write);
+                let _ = self.0.half_close();
                 Some(self)
             }
         }
     }
 }
 
-impl Answer {
-    pub(crate) fn outcome(&self, action: &Action) -> Outcome {
-        self.outcome_of(action).unwrap_or(Outcome::Unknown)
-    }
+/// What became of `action`.
+pub(crate) fn outcome(response: &Response, action: &Action) -> Outcome {
+    known_outcome(response, action).unwrap_or(Outcome::Unknown)
+}
 
-    /// The server says that it does not know what it has done.
-    fn is_unknown(&self) -> bool {
-        let problem: Option<Value> = serde_json::from_slice(&self.body).ok();
-        problem.is_some_and(|problem| problem["outcome"] == "unknown")
-    }
-
-    fn outcome_of(&self, action: &Action) -> Option<Outcome> {
-        Some(match (self.status, action) {
-            (201, Action::Acquire(_)) => {
-                let uid = self.location.as_deref()?.rsplit('/').next()?.to_string();
-                Outcome::Granted { uid, token: self.token? }
-            }
-            (200, Action::Get { .. }) => {
-                let lock = serde_json::from_slice(&self.body).ok()?;
-                Outcome::Shown(vec![seen(&lock)?])
-            }
-            (200, Action::List) => {
-                let list: Value = serde_json::from_slice(&self.body).ok()?;
-                let locks = list["_embedded"]["locks"].as_array().map_or(&[][..], Vec::as_slice);
-                Outcome::Shown(locks.iter().map(seen).collect::<Option<_>>()?)
-            }
-            (200..300, _) => Outcome::Done,
-            (503, _) if self.is_unknown() => return None,
-            (status, _) => Outcome::Refused(status),
-        })
-    }
+fn known_outcome(response: &Response, action: &Action) -> Option<Outcome> {
+    let json = || serde_json::from_slice::<Value>(&response.body).ok();
+    Some(match (response.status, action) {
+        (201, Action::Acquire(_)) => {
+            let uid = response.header("Location")?.rsplit('/').next()?.to_string();
+            let token = response.header("RDLM-Fencing-Token")?.parse().ok()?;
+            Outcome::Granted { uid, token }
+        }
+        (200, Action::Get { .. }) => Outcome::Shown(vec![seen(&json()?)?]),
+        (200, Action::List) => {
+            let list = json()?;
+            let locks = list["_embedded"]["locks"].as_array().map_or(&[][..], Vec::as_slice);
+            Outcome::Shown(locks.iter().map(seen).collect::<Option<_>>()?)
+        }
+        (200..300, _) => Outcome::Done,
+        // The server says that it does not know what it has done.
+        (503, _) if json().is_some_and(|problem| problem["outcome"] == "unknown") => return None,
+        (status, _) => Outcome::Refused(status),
+    })
 }
 
 fn seen(lock: &Value) -> Option<Seen> {
@@ -173,7 +112,7 @@ fn request(resource: &str, action: &Action) -> String {
     let (method, path, body, headers) = match action {
         Action::Acquire(wish) => {
             let key = wish.key.as_ref();
-            let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+            let key = key.map(|key| format!("\r\nIdempotency-Key: {key}")).unwrap_or_default();
             ("POST", format!("/locks/{resource}"), wish_body(wish), key)
         }
         Action::Get { uid } => ("GET", lock(uid), String::new(), String::new()),
@@ -187,8 +126,7 @@ fn request(resource: &str, action: &Action) -> String {
             ("DELETE", format!("/resources/{resource}"), String::new(), String::new())
         }
     };
-    let len = body.len();
-    format!("{method} {path} HTTP/1.1\r\nHost: t\r\n{headers}Content-Length: {len}\r\n\r\n{body}")
+    wire::request(method, &path, &format!("Host: t{headers}"), &body)
 }
 
 fn wish_body(wish: &Wish) -> String {

@@ -28,6 +28,9 @@ mod report;
 mod rules;
 mod run;
 mod server;
+#[path = "../wire.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod wire;
 mod witness;
 mod workloads;
 

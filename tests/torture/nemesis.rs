@@ -3,13 +3,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::history::{Fault, FaultKind, Span, Time};
 use crate::proxy::{Cut, Proxy};
@@ -116,29 +117,25 @@ impl Nemesis<'_> {
 /// A directory of the run's own, on a small file system of its own if that is asked for and
 /// allowed. It is removed in the end.
 pub(crate) struct Scratch {
-    path: PathBuf,
+    dir: TempDir,
     is_mounted: bool,
 }
 
 impl Scratch {
     pub(crate) fn new(small: bool) -> Self {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(format!("rdlm-torture-{unique}"));
-        fs::create_dir(&path).unwrap();
+        let dir = TempDir::new().unwrap();
         let mount = ["-t", "tmpfs", "-o", "size=4m", "tmpfs"];
         let is_mounted = small
             && Command::new("mount")
                 .args(mount)
-                .arg(&path)
+                .arg(dir.path())
                 .output()
                 .is_ok_and(|output| output.status.success());
-        Self { path, is_mounted }
+        Self { dir, is_mounted }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.dir.path()
     }
 
     pub(crate) fn is_small(&self) -> bool {
@@ -149,8 +146,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.is_mounted {
-            let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+            let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
         }
-        let _ = fs::remove_dir_all(&self.path);
     }
 }

@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use proptest::prelude::*;
+use tempfile::TempDir;
 
 use super::segment::{BEGIN, SEGMENT_BYTES};
 use super::*;
@@ -23,9 +23,9 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A directory that is removed with the test, on a host whose clock the test sets.
+/// A place for a data directory, on a host whose clock the test sets.
 struct Host {
-    dir: PathBuf,
+    temp: TempDir,
     clock: Arc<Mutex<Uptime>>,
 }
 
@@ -34,11 +34,13 @@ type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 impl Host {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = env::temp_dir().join(format!("rdlm-log-{}-{count}", std::process::id()));
+        let temp = TempDir::new().unwrap();
         let clock = Arc::new(Mutex::new(Uptime { boot: 1, uptime: seconds(1_000) }));
-        Self { dir, clock }
+        Self { temp, clock }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.temp.path().join("data")
     }
 
     fn passes(&self, time: Duration) {
@@ -57,7 +59,7 @@ impl Host {
     fn start_with(&self, restart_grace: Duration) -> Result<(FileStore, Vec<Restored>), OpenError> {
         let clock = Arc::clone(&self.clock);
         let host = Box::new(move || *clock.lock().unwrap());
-        let mut store = FileStore::with_clock(&self.dir, restart_grace, host)?;
+        let mut store = FileStore::with_clock(&self.dir(), restart_grace, host)?;
         let mut restored = Vec::new();
         store.load(&mut |lock| {
             restored.push(lock);
@@ -68,14 +70,14 @@ impl Host {
     }
 
     fn files(&self) -> Files {
-        let entries = fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().path());
+        let entries = fs::read_dir(self.dir()).unwrap().map(|entry| entry.unwrap().path());
         entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
     }
 
     /// Puts the directory in this state; with `but`, one file differs.
     fn put(&self, files: &Files, but: Option<(&PathBuf, &[u8])>) {
-        let _ = fs::remove_dir_all(&self.dir);
-        fs::create_dir(&self.dir).unwrap();
+        let _ = fs::remove_dir_all(self.dir());
+        fs::create_dir(self.dir()).unwrap();
         for (path, bytes) in files {
             fs::write(path, bytes).unwrap();
         }
@@ -85,13 +87,7 @@ impl Host {
     }
 
     fn segment(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:08}.log"))
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
+        self.dir().join(format!("{number:08}.log"))
     }
 }
 
@@ -315,7 +311,7 @@ fn the_largest_token_is_kept_also_of_locks_that_are_released() {
     store.commit(&[grant("a", 5)], GRACE).unwrap();
     store.commit(&[release(&grant("a", 5))], GRACE).unwrap();
     drop(store);
-    let mut store = FileStore::open(&host.dir, RESTART_GRACE).unwrap();
+    let mut store = FileStore::open(&host.dir(), RESTART_GRACE).unwrap();
     assert_eq!(store.load(&mut |_| Ok(())).unwrap(), 5);
 }
 
@@ -324,7 +320,7 @@ fn locks_that_cannot_be_held_together_are_damage() {
     let host = Host::new();
     some_locks(&host);
     let files = host.files();
-    let mut store = FileStore::open(&host.dir, RESTART_GRACE).unwrap();
+    let mut store = FileStore::open(&host.dir(), RESTART_GRACE).unwrap();
     let error = store.load(&mut |_| Err(Misfit)).unwrap_err();
     assert!(error.to_string().contains("locks on r21 that cannot be held together"), "{error}");
     assert!(host.files() == files, "refused, yet changed");
