@@ -108,8 +108,10 @@ impl<S: Source> Reloaded<S> {
         }
         match contents.and_then(|contents| self.source.understand(&contents)) {
             Ok(value) => {
+                let value = Arc::new(value);
+                self.state().value = Arc::clone(&value);
+                // Now it is so.
                 info!("taken anew: {}", self.source.describe(&value));
-                self.state().value = Arc::new(value);
             }
             Err(error) => error!("what was in use before stays: {error}"),
         }
@@ -144,4 +146,55 @@ fn fingerprint(contents: &[Vec<u8>]) -> [u8; 32] {
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(context.finish().as_ref());
     fingerprint
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::*;
+
+    /// A file of one byte, and what was in use when each of its values was told of.
+    #[derive(Default)]
+    struct OneByte {
+        file: AtomicU8,
+        reloaded: OnceLock<Arc<Reloaded<Arc<Self>>>>,
+        in_use: Mutex<Vec<(u8, u8)>>,
+    }
+
+    impl Source for Arc<OneByte> {
+        type Value = u8;
+        type Error = Infallible;
+
+        fn read(&self) -> Result<Vec<Vec<u8>>, Infallible> {
+            Ok(vec![vec![self.file.load(Ordering::SeqCst)]])
+        }
+
+        fn understand(&self, contents: &[Vec<u8>]) -> Result<u8, Infallible> {
+            Ok(contents[0][0])
+        }
+
+        fn describe(&self, value: &u8) -> String {
+            let reloaded = self.reloaded.get();
+            let in_use = reloaded.map(|reloaded| (*value, *reloaded.current()));
+            self.in_use.lock().unwrap().extend(in_use);
+            String::new()
+        }
+    }
+
+    #[test]
+    fn what_the_log_says_is_taken_is_in_use() {
+        // Or what is logged would not be made.
+        log::set_max_level(log::LevelFilter::Info);
+        let source = Arc::new(OneByte::default());
+        let reloaded = Reloaded::load(Arc::clone(&source), Duration::MAX).unwrap();
+        let reloaded = source.reloaded.get_or_init(|| Arc::new(reloaded));
+        for byte in [1, 2] {
+            source.file.store(byte, Ordering::SeqCst);
+            reloaded.look();
+        }
+        assert_eq!(*source.in_use.lock().unwrap(), [(1, 1), (2, 2)]);
+    }
 }
