@@ -163,21 +163,27 @@ fn right_one<'h>(hashes: &[&'h str], password: &str, work: u64) -> Option<&'h st
     if let Err(error) = setpriority_process(None, LOWEST) {
         debug!("a password is computed at the usual priority: {error}");
     }
-    let right = |hash: &&&str| bcrypt::verify(password, hash).unwrap_or(false);
-    let found = hashes.iter().find(right).copied();
-    if found.is_none() {
-        spend(work.saturating_sub(self::work(hashes.iter().copied())), password);
+    let mut spent = 0;
+    let right = hashes.iter().find(|hash| {
+        spent += self::work([**hash]);
+        bcrypt::verify(password, hash).unwrap_or(false)
+    });
+    if right.is_none() {
+        spent += spend(work.saturating_sub(spent), password);
     }
-    found
+    debug!("a password was computed, in {spent} rounds of bcrypt");
+    right.copied()
 }
 
-/// Computes for nothing.
-fn spend(mut work: u64, password: &str) {
-    while let Some(cost) = work.checked_ilog2().filter(|cost| *cost >= MIN_COST) {
+/// Computes for nothing; how much work that was.
+fn spend(work: u64, password: &str) -> u64 {
+    let mut left = work;
+    while let Some(cost) = left.checked_ilog2().filter(|cost| *cost >= MIN_COST) {
         // Fails at what fails for a hash, too.
         let _ = bcrypt::hash_with_salt(password, cost, [0; 16]);
-        work -= 1 << cost;
+        left -= 1 << cost;
     }
+    work - left
 }
 
 #[cfg(test)]

@@ -39,6 +39,18 @@ pub(in crate::lock) struct Place {
     pub(in crate::lock) since: SystemTime,
 }
 
+/// Counts the places that are walked past, for the tests.
+fn walk<T>(_: &T) {
+    #[cfg(test)]
+    WALKED.set(WALKED.get() + 1);
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many places this thread has walked past.
+    pub(super) static WALKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// A client that waits, and `W`, by which it is told.
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
@@ -113,7 +125,8 @@ impl<W> Line<W> {
         arrivals: impl std::ops::RangeBounds<u64>,
     ) -> impl Iterator<Item = &Waiter<W>> {
         let places = self.0.as_ref();
-        places.map(|places| places.waiting.range(arrivals)).into_iter().flatten().map(|(_, w)| w)
+        let places = places.map(|places| places.waiting.range(arrivals)).into_iter().flatten();
+        places.map(|(_, waiter)| waiter).inspect(walk)
     }
 
     /// The first client in line.
@@ -127,9 +140,9 @@ impl<W> Line<W> {
         let from = (arrival.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let waiting =
             places.waiting.range(from).map(|(arrival, waiter)| (*arrival, waiter.shown()));
-        let mut behind: Vec<_> = waiting.take(limit).collect();
+        let mut behind: Vec<_> = waiting.inspect(walk).take(limit).collect();
         let kept = places.kept.range(from).map(|(arrival, kept)| (*arrival, kept.shown()));
-        behind.extend(kept.take(limit));
+        behind.extend(kept.inspect(walk).take(limit));
         behind.sort_unstable_by_key(|(arrival, _)| *arrival);
         behind.truncate(limit);
         behind
@@ -184,7 +197,8 @@ impl<W> Line<W> {
     /// The ids of the kept places whose time is over at `now`.
     pub(super) fn given_up(&self, now: Instant) -> impl Iterator<Item = LockId> {
         let due = self.0.iter().flat_map(move |places| {
-            let due = places.kept_until.iter().take_while(move |(until, _)| *until <= now);
+            let kept = places.kept_until.iter().inspect(walk);
+            let due = kept.take_while(move |(until, _)| *until <= now);
             due.filter_map(|(_, arrival)| places.place(*arrival))
         });
         due.map(|place| place.id)
