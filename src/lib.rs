@@ -5,7 +5,7 @@
 //! [`commands`] are the first of them. ARCHITECTURE.md walks
 //! through the rooms and lists the invariants.
 
-#![forbid(unsafe_code)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;
 pub mod client;

@@ -119,6 +119,7 @@ impl Log for Logger {
             return;
         }
         let message = record.args();
+        #[expect(clippy::disallowed_methods, reason = "it is shown")]
         let line =
             self.options.format.line(SystemTime::now(), record.level(), record.target(), message);
         if self.lines.try_send(Entry::Line(line)).is_err() {
@@ -161,6 +162,7 @@ impl Writer {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it is shown")]
     fn tell_lost(&self, out: &mut impl Write) {
         let lost = self.untold.swap(0, Ordering::Relaxed);
         if lost > 0 {

@@ -128,6 +128,7 @@ impl Metrics {
         let builds = Family::<VersionLabel, Gauge>::default();
         builds.get_or_create_owned(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("rdlm_build_info", "The running server", builds);
+        #[expect(clippy::disallowed_methods, reason = "it is shown")]
         let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let start = ConstGauge::new(start.as_secs_f64());
         let help = "Start of the process since the epoch";

@@ -5,7 +5,12 @@
 //! figure is the median of some rounds; in a round all servers take their turn, so that a
 //! noisy machine is noisy for all of them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark waits, and may fail"
+)]
 
 mod clients;
 mod servers;

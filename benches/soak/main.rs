@@ -3,7 +3,13 @@
 //!
 //! `cargo bench --bench soak -- --minutes 20 --seed 1`
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a soak that fails may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a soak waits, fails, and tells how it ended"
+)]
 
 mod client;
 mod load;

@@ -72,6 +72,7 @@ fn read(what: &str) -> Result<String, Error> {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "that is where the terminal is")]
 fn ask(what: &str) -> io::Result<String> {
     eprint!("{what}: ");
     let line = line();

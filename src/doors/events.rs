@@ -236,6 +236,7 @@ pub(super) fn write_line(out: &mut impl Write, event: &Event) -> io::Result<()> 
 }
 
 /// Writes a line that says that some events are missing.
+#[expect(clippy::disallowed_methods, reason = "it is shown")]
 pub(super) fn write_gap(out: &mut impl Write) -> io::Result<()> {
     let time = format_rfc3339_micros(SystemTime::now());
     writeln!(out, "{{\"event\":\"reset\",\"time\":\"{time}\"}}")

@@ -105,6 +105,7 @@ impl Connection {
 
     /// Answers what could not be read, and ends the connection.
     pub fn refuse(self, response: &Response) {
+        #[expect(clippy::disallowed_methods, reason = "it is shown")]
         let bytes = response.to_bytes(&Request::UNREADABLE, Duration::ZERO, SystemTime::now());
         match self.input.transport.send(&bytes) {
             Ok(()) => self.linger(),
@@ -170,6 +171,7 @@ impl<'a> Incoming<'a> {
     /// The client is gone, or it does not read.
     pub fn refuse(self, response: &Response) -> io::Result<()> {
         let last = Request { keep_alive: false, ..self.request };
+        #[expect(clippy::disallowed_methods, reason = "it is shown")]
         let bytes = response.to_bytes(&last, Duration::ZERO, SystemTime::now());
         self.input.transport.send(&bytes)
     }
@@ -200,6 +202,7 @@ impl Exchange<'_> {
     /// told that it was not delivered, and the connection has to end.
     pub fn respond(self, mut response: Response) -> io::Result<Next> {
         let last = response.is_last(&self.request);
+        #[expect(clippy::disallowed_methods, reason = "it is shown")]
         let head = response.to_bytes(&self.request, self.idle_timeout, SystemTime::now());
         let sent = match response.take_stream() {
             Some(stream) if self.request.method != "HEAD" => {

@@ -83,7 +83,7 @@ impl LockTable {
             resources: Sharded::default(),
             deadlines: Deadlines::default(),
             journal: store.is_some().then(Journal::new),
-            numbers: Numbers::after(0, SystemTime::now()),
+            numbers: first_numbers(0),
             counts: Counts::default(),
             events,
             limits,
@@ -99,7 +99,7 @@ impl LockTable {
                 let places = store.load_places()?;
                 let arrivals = places.iter().map(|place| place.arrival);
                 let last_token = arrivals.max().unwrap_or(0).max(last_token);
-                shared.numbers = Numbers::after(last_token, SystemTime::now());
+                shared.numbers = first_numbers(last_token);
                 places.into_iter().for_each(|place| shared.restore_place(place));
                 Some(store)
             }
@@ -258,6 +258,7 @@ impl LockManager for LockTable {
     }
 
     fn ages(&self) -> Ages {
+        #[expect(clippy::disallowed_methods, reason = "it is shown")]
         let now = SystemTime::now();
         let (mut held, mut waited_for) = (now, now);
         self.shared.each_slot(|state| {
@@ -569,6 +570,12 @@ impl Shared {
             refused.into_iter().map(|(resource, _)| resource).collect()
         });
     }
+}
+
+/// Those behind this one, and behind the clock.
+#[expect(clippy::disallowed_methods, reason = "numbers have to be larger than before a restart")]
+fn first_numbers(last_token: u64) -> Numbers {
+    Numbers::after(last_token, SystemTime::now())
 }
 
 fn granted(reply: Reply) -> Result<Grant, Refusal> {

@@ -87,8 +87,8 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             TABLE,
-            "Numbers::after(last_token, SystemTime::now());",
-            "Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
+            "shared.numbers = first_numbers(last_token);",
+            "shared.numbers = Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
         )],
     ),
     mutant(
@@ -417,8 +417,8 @@ const OF_SEVERAL: &[OfSeveral] = &[
         by: By::Run(&[FaultKind::Kill]),
         edits: &[edit(
             TABLE,
-            "Numbers::after(last_token, SystemTime::now());",
-            "Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
+            "shared.numbers = first_numbers(last_token);",
+            "shared.numbers = Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
         )],
     },
     OfSeveral {

@@ -39,18 +39,6 @@ pub(in crate::lock) struct Place {
     pub(in crate::lock) since: SystemTime,
 }
 
-/// Counts the places that are walked past, for the tests.
-fn walk<T>(_: &T) {
-    #[cfg(test)]
-    WALKED.set(WALKED.get() + 1);
-}
-
-#[cfg(test)]
-thread_local! {
-    /// How many places this thread has walked past.
-    pub(super) static WALKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-}
-
 /// A client that waits, and `W`, by which it is told.
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
@@ -98,6 +86,9 @@ struct Places<W> {
     /// How many want the mode EX, and the limit that they all have.
     exclusive: usize,
     limit: Option<Limit>,
+    /// How many places were walked past so far.
+    #[cfg(test)]
+    walked: std::cell::Cell<usize>,
 }
 
 impl<W> Line<W> {
@@ -119,14 +110,22 @@ impl<W> Line<W> {
         self.0.as_ref().map_or(0, |places| places.kept.len())
     }
 
+    /// How many places were walked past since the line began.
+    #[cfg(test)]
+    pub(super) fn walked(&self) -> usize {
+        self.0.as_ref().map_or(0, |places| places.walked.get())
+    }
+
     /// The clients that wait, in order, from `arrivals` alone.
     pub(super) fn waiters(
         &self,
         arrivals: impl std::ops::RangeBounds<u64>,
     ) -> impl Iterator<Item = &Waiter<W>> {
         let places = self.0.as_ref();
-        let places = places.map(|places| places.waiting.range(arrivals)).into_iter().flatten();
-        places.map(|(_, waiter)| waiter).inspect(walk)
+        let waiting = places.map(|places| {
+            places.waiting.range(arrivals).map(|(_, waiter)| waiter).inspect(|_| places.walk())
+        });
+        waiting.into_iter().flatten()
     }
 
     /// The first client in line.
@@ -140,9 +139,9 @@ impl<W> Line<W> {
         let from = (arrival.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let waiting =
             places.waiting.range(from).map(|(arrival, waiter)| (*arrival, waiter.shown()));
-        let mut behind: Vec<_> = waiting.inspect(walk).take(limit).collect();
+        let mut behind: Vec<_> = waiting.inspect(|_| places.walk()).take(limit).collect();
         let kept = places.kept.range(from).map(|(arrival, kept)| (*arrival, kept.shown()));
-        behind.extend(kept.inspect(walk).take(limit));
+        behind.extend(kept.inspect(|_| places.walk()).take(limit));
         behind.sort_unstable_by_key(|(arrival, _)| *arrival);
         behind.truncate(limit);
         behind
@@ -197,7 +196,7 @@ impl<W> Line<W> {
     /// The ids of the kept places whose time is over at `now`.
     pub(super) fn given_up(&self, now: Instant) -> impl Iterator<Item = LockId> {
         let due = self.0.iter().flat_map(move |places| {
-            let kept = places.kept_until.iter().inspect(walk);
+            let kept = places.kept_until.iter().inspect(|_| places.walk());
             let due = kept.take_while(move |(until, _)| *until <= now);
             due.filter_map(|(_, arrival)| places.place(*arrival))
         });
@@ -267,6 +266,12 @@ impl Kept {
 }
 
 impl<W> Places<W> {
+    /// Another place is looked at, on the way to some other one.
+    fn walk(&self) {
+        #[cfg(test)]
+        self.walked.set(self.walked.get() + 1);
+    }
+
     fn place(&self, arrival: u64) -> Option<&Place> {
         let waiting = self.waiting.get(&arrival).map(|waiter| &waiter.place);
         waiting.or_else(|| self.kept.get(&arrival).map(|kept| &kept.place))
@@ -294,6 +299,8 @@ impl<W> Default for Places<W> {
             keys: HashMap::new(),
             exclusive: 0,
             limit: None,
+            #[cfg(test)]
+            walked: std::cell::Cell::new(0),
         }
     }
 }

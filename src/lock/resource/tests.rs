@@ -373,14 +373,14 @@ impl Scene {
     /// The lock is released and handed over, a hundred times, and each time another joins the
     /// line; how many places are walked past.
     fn walked_by_hand_overs(&mut self) -> usize {
-        let before = line::WALKED.get();
+        let before = self.resource.line.walked();
         for _ in 0..100 {
             self.join();
             let holder = self.resource.holders.iter().next().unwrap().grant.id;
             let (_, told) = self.happen_unchecked(Event::Release(holder));
             assert_eq!(told, "b granted");
         }
-        line::WALKED.get() - before
+        self.resource.line.walked() - before
     }
 }
 

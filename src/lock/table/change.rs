@@ -352,6 +352,7 @@ impl Shared {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it is shown")]
     pub(super) fn now(&self) -> Now<'_> {
         Now { instant: now(), wall: SystemTime::now(), numbers: &self.numbers }
     }

@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "a test looks again until it is so")]
+
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
