@@ -15,6 +15,11 @@ UNITDIR = $(DESTDIR)/etc/systemd/system
 MANDIR = $(DESTDIR)$(PREFIX)/share/man/man1
 BASHDIR = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+FISHDIR = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+
+# What prints the manual page and the completions. Where TARGET is of another kind of machine, it
+# has to be one that was built for this machine.
+RDLM ?= $(BINARY)
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
@@ -147,12 +152,14 @@ fuzz:
 install:
 	if command -v $(CARGO) >/dev/null; then $(MAKE) all; fi
 	@test -x $(BINARY) || { echo "there is no $(BINARY): run make first" >&2; exit 1; }
-	install -d $(BINDIR) $(MANDIR) $(BASHDIR) $(ZSHDIR)
+	install -d $(BINDIR) $(MANDIR) $(BASHDIR) $(ZSHDIR) $(FISHDIR)
 	install -m 755 $(BINARY) $(BINDIR)/rdlm
 	ln -sf rdlm $(BINDIR)/rdlm-daemon
-	install -m 644 packaging/rdlm.1 $(MANDIR)/rdlm.1
-	install -m 644 packaging/completions/rdlm.bash $(BASHDIR)/rdlm
-	install -m 644 packaging/completions/_rdlm $(ZSHDIR)/_rdlm
+	$(RDLM) man > $(MANDIR)/rdlm.1
+	$(RDLM) completions bash > $(BASHDIR)/rdlm
+	$(RDLM) completions zsh > $(ZSHDIR)/_rdlm
+	$(RDLM) completions fish > $(FISHDIR)/rdlm.fish
+	chmod 644 $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm $(FISHDIR)/rdlm.fish
 
 # Locks are then in /var/lib/rdlm, and the server is started with the host.
 install-systemd: install
@@ -174,8 +181,11 @@ dist: deb
 	rm -rf $(DIST)
 	install -d $(DIST)/$(NAME)/completions
 	install -m 755 $(BINARY) $(DIST)/$(NAME)/rdlm
-	install -m 644 README.md LICENSE CHANGELOG.md packaging/rdlm.1 packaging/rdlm.service $(DIST)/$(NAME)
-	install -m 644 packaging/completions/* $(DIST)/$(NAME)/completions
+	install -m 644 README.md LICENSE CHANGELOG.md packaging/rdlm.service $(DIST)/$(NAME)
+	$(RDLM) man > $(DIST)/$(NAME)/rdlm.1
+	$(RDLM) completions bash > $(DIST)/$(NAME)/completions/rdlm.bash
+	$(RDLM) completions zsh > $(DIST)/$(NAME)/completions/_rdlm
+	$(RDLM) completions fish > $(DIST)/$(NAME)/completions/rdlm.fish
 	tar -C $(DIST) --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - $(NAME) | gzip -n > $(DIST)/$(NAME).tar.gz
 	rm -r $(DIST)/$(NAME)
 	mv $(TARGET_DIR)/rdlm_$(VERSION)_*.deb $(DIST)
@@ -196,7 +206,7 @@ test-packages: deb
 
 uninstall:
 	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon $(UNITDIR)/rdlm.service
-	rm -f $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm
+	rm -f $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm $(FISHDIR)/rdlm.fish
 
 clean:
 	$(CARGO) clean
