@@ -4,7 +4,7 @@
 use super::syntax::Value::{Directory, File, OneOf, Seconds, Text, WordOrFile};
 use super::syntax::{Group, Opt, Subcommand};
 
-/// What the first section of CHANGELOG.md has beside the version.
+/// The day of this version, as in CHANGELOG.md; or `unreleased`.
 pub(super) const RELEASED: &str = "2026-11-25";
 
 /// In the order in which they are listed.
