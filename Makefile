@@ -15,15 +15,30 @@ UNITDIR = $(DESTDIR)/etc/systemd/system
 MANDIR = $(DESTDIR)$(PREFIX)/share/man/man1
 BASHDIR = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+FISHDIR = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+
+# What prints the manual page and the completions. Where TARGET is of another kind of machine, it
+# has to be one that was built for this machine.
+RDLM ?= $(BINARY)
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-.PHONY: all toolchain run test test-browser test-clients test-python test-terraform tiny-http check schedules fmt bench fuzz torture torture-ha ha \
-    screenshots deb dist image \
-    test-packages install install-systemd uninstall clean
+# What packages have as the time of their files: the day of the release, or that of the last
+# commit where there is none yet.
+RELEASED := $(shell sed -n 's/^## .* (\(.*\))$$/\1/p' CHANGELOG.md | head -1)
+SOURCE_DATE_EPOCH ?= $(shell date -ud '$(RELEASED)' +%s 2>/dev/null || git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
+
+.PHONY: all toolchain run test test-browser test-clients test-python test-terraform tiny-http check schedules deny fmt bench fuzz torture torture-ha \
+    ha screenshots deb dist reproducible sbom-tools image test-packages install install-systemd uninstall clean
+
+# `auditable build` has the list of dependencies in the binary.
+BUILD ?= build
 
 all: toolchain
-	$(CARGO) build --locked --release --target $(TARGET)
+	$(CARGO) fetch --locked --target $(TARGET)
+	$(CARGO) $(BUILD) --locked --release --target $(TARGET) \
+	    --config "$$(packaging/rustflags.sh $(TARGET))"
 
 # Says what a build for musl lacks, before Cargo says it in many words.
 toolchain:
@@ -82,6 +97,17 @@ check:
 	$(CARGO) test --locked
 	$(MAKE) schedules
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
+	else echo "skipped: make deny, which installs cargo-deny: some minutes of compiling"; fi
+
+# Licences, sources and versions of the dependencies, as deny.toml has it, and what is known of
+# holes in them, if the list of those can be had.
+deny:
+	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked check licenses bans sources
+	@if timeout 60 $(CARGO) deny fetch db >/dev/null 2>&1; \
+	then $(CARGO) deny --locked check --disable-fetch advisories; \
+	else echo "skipped: advisories: their database cannot be fetched"; fi
 
 # The races of the lock core under a model checker, each in so many orders of its threads by
 # each of two schedulers.
@@ -147,12 +173,14 @@ fuzz:
 install:
 	if command -v $(CARGO) >/dev/null; then $(MAKE) all; fi
 	@test -x $(BINARY) || { echo "there is no $(BINARY): run make first" >&2; exit 1; }
-	install -d $(BINDIR) $(MANDIR) $(BASHDIR) $(ZSHDIR)
+	install -d $(BINDIR) $(MANDIR) $(BASHDIR) $(ZSHDIR) $(FISHDIR)
 	install -m 755 $(BINARY) $(BINDIR)/rdlm
 	ln -sf rdlm $(BINDIR)/rdlm-daemon
-	install -m 644 packaging/rdlm.1 $(MANDIR)/rdlm.1
-	install -m 644 packaging/completions/rdlm.bash $(BASHDIR)/rdlm
-	install -m 644 packaging/completions/_rdlm $(ZSHDIR)/_rdlm
+	$(RDLM) man > $(MANDIR)/rdlm.1
+	$(RDLM) completions bash > $(BASHDIR)/rdlm
+	$(RDLM) completions zsh > $(ZSHDIR)/_rdlm
+	$(RDLM) completions fish > $(FISHDIR)/rdlm.fish
+	chmod 644 $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm $(FISHDIR)/rdlm.fish
 
 # Locks are then in /var/lib/rdlm, and the server is started with the host.
 install-systemd: install
@@ -166,20 +194,37 @@ install-systemd: install
 deb: all
 	packaging/deb.sh
 
-# What is published: the package, and the binary with its pages, each with its checksum.
+# What is published: the binary with its pages, the package, and the list of what both are made
+# of (SBOM, CycloneDX), each with its checksum.
 DIST = $(TARGET_DIR)/dist
 NAME = rdlm-$(VERSION)-$(TARGET)
 
-dist: deb
+dist: sbom-tools
+	$(MAKE) deb BUILD='auditable build'
 	rm -rf $(DIST)
 	install -d $(DIST)/$(NAME)/completions
 	install -m 755 $(BINARY) $(DIST)/$(NAME)/rdlm
-	install -m 644 README.md LICENSE CHANGELOG.md packaging/rdlm.1 packaging/rdlm.service $(DIST)/$(NAME)
-	install -m 644 packaging/completions/* $(DIST)/$(NAME)/completions
-	tar -C $(DIST) --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - $(NAME) | gzip -n > $(DIST)/$(NAME).tar.gz
+	install -m 644 README.md LICENSE CHANGELOG.md packaging/rdlm.service $(DIST)/$(NAME)
+	$(RDLM) man > $(DIST)/$(NAME)/rdlm.1
+	$(RDLM) completions bash > $(DIST)/$(NAME)/completions/rdlm.bash
+	$(RDLM) completions zsh > $(DIST)/$(NAME)/completions/_rdlm
+	$(RDLM) completions fish > $(DIST)/$(NAME)/completions/rdlm.fish
+	tar -C $(DIST) --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw \
+	    --mtime=@$(SOURCE_DATE_EPOCH) -cf - $(NAME) | gzip -9n > $(DIST)/$(NAME).tar.gz
 	rm -r $(DIST)/$(NAME)
-	mv $(TARGET_DIR)/rdlm_$(VERSION)_*.deb $(DIST)
+	cp $(TARGET_DIR)/rdlm_$(VERSION)_*.deb $(DIST)
+	$(CARGO) cyclonedx -q --format json --spec-version 1.5 --target $(TARGET) --override-filename $(NAME).cdx
+	sed 's|file://$(CURDIR)|file:///rdlm|' $(NAME).cdx.json > $(DIST)/$(NAME).cdx.json
+	rm $(NAME).cdx.json
 	cd $(DIST) && sha256sum * > SHA256SUMS
+
+sbom-tools:
+	$(CARGO) auditable --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-auditable
+	$(CARGO) cyclonedx --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-cyclonedx
+
+# Builds what is published twice, from two directories, and compares it byte by byte.
+reproducible:
+	packaging/reproducible.sh
 
 # What packaging/Dockerfile says, with buildah or docker: make image BUILDER=docker. The name is
 # that in packaging/kubernetes.yaml.
@@ -196,7 +241,7 @@ test-packages: deb
 
 uninstall:
 	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon $(UNITDIR)/rdlm.service
-	rm -f $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm
+	rm -f $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm $(FISHDIR)/rdlm.fish
 
 clean:
 	$(CARGO) clean

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Builds target/rdlm_VERSION_ARCH.deb, or that in CARGO_TARGET_DIR, from what `make` has built.
+# Builds target/rdlm_VERSION_ARCH.deb, or that in CARGO_TARGET_DIR, from what `make` has built. The
+# same files give the same bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+: "${SOURCE_DATE_EPOCH:?is set by make deb}"
 target=${CARGO_TARGET_DIR:-target}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 arch=$(dpkg --print-architecture)
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 chmod 755 "$stage"
+umask 022
 
 make -s install install-systemd DESTDIR="$stage" PREFIX=/usr
 # What the package manager owns is not in /etc.
@@ -15,10 +18,12 @@ mkdir -p "$stage/usr/lib/systemd/system"
 mv "$stage/etc/systemd/system/rdlm.service" "$stage/usr/lib/systemd/system/"
 rmdir -p --ignore-fail-on-non-empty "$stage/etc/systemd/system"
 install -D -m 644 LICENSE "$stage/usr/share/doc/rdlm/copyright"
-if [ -d "$stage/usr/share/man" ]; then find "$stage/usr/share/man" -type f -exec gzip -9n {} +; fi
+find "$stage/usr/share/man" -type f -exec gzip -9n {} +
 
 mkdir "$stage/DEBIAN"
 install -m 755 packaging/debian/{postinst,prerm,postrm} "$stage/DEBIAN/"
-size=$(du -sk --exclude DEBIAN "$stage" | cut -f1)
+# In KiB, each file rounded up: what du counts depends on the file system.
+size=$(find "$stage/usr" -type f -printf '%s\n' | awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')
 sed "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@SIZE@/$size/" packaging/debian/control > "$stage/DEBIAN/control"
-dpkg-deb --root-owner-group --build "$stage" "$target/rdlm_${version}_$arch.deb"
+find "$stage" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
+dpkg-deb --root-owner-group -Zxz --threads-max=1 --build "$stage" "$target/rdlm_${version}_$arch.deb"

@@ -1,23 +1,28 @@
 //! The command line. Parses and validates, opens nothing.
 
 mod commands;
+mod completions;
+mod given;
+mod help;
+mod man;
 mod serve;
+mod syntax;
+mod table;
+#[cfg(test)]
+mod tests;
 
-use std::convert::Infallible;
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
-use std::time::Duration;
 
 use pico_args::Arguments;
 
 use crate::client::Target;
-use crate::commands::{Become, Command as ClientCommand, Secret};
+use crate::commands::{BECOME, Become, Command as ClientCommand, LEAD, Secret};
 use crate::logging;
 use crate::server;
-use crate::url;
+use given::{Given, takes_value};
+use syntax::Subcommand;
 
 /// What to do.
 #[derive(Debug, PartialEq)]
@@ -42,17 +47,15 @@ pub enum Command {
     Become(Become),
     /// Lead the process group of that command.
     LeadGroup,
-    /// Print this help text.
-    Help(&'static str),
-    /// Print the version.
-    Version,
+    /// Print this text: help, the version, the manual page, completions.
+    Print(String),
 }
 
 /// The command line is wrong; says how, in one line.
 #[derive(Debug, PartialEq)]
 pub struct UsageError {
     text: String,
-    /// It is the command line of a client command, not that of the server.
+    /// It is the command line of another command than the server's.
     pub of_client: bool,
 }
 
@@ -70,67 +73,6 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// The longest `wait` and `lifetime` in seconds.
-const MAX_SECONDS: f64 = 1e9;
-
-const HELP: &str = "\
-rdlm, a lock manager over HTTP
-
-Usage: rdlm COMMAND [OPTIONS]
-
-The server:
-  serve               run the lock server; also as rdlm-daemon [OPTIONS]
-
-Under a lock:
-  run RESOURCE -- CMD ARG...
-                      take the lock, run CMD, keep the lock alive, release it
-  acquire RESOURCE    take a lock and print its URL
-  renew URL           let a lock live for another lifetime
-  release URL         release a lock
-  get URL             show a lock
-
-Anywhere:
-  health              ask whether the server is well
-
-For administrators:
-  resources           show who holds what
-  locks RESOURCE      show who holds a resource and who waits for it
-  delete RESOURCE     delete its locks; delete --all: all locks
-  watch [RESOURCE]    the same as a live table, until Ctrl-C
-  events [RESOURCE]   print what happens to locks, until Ctrl-C
-
-For the file of users:
-  hash-password       print the bcrypt hash of a password
-  hash-token          print the hash of a token
-
-  COMMAND --help      print the options of a command
-  --help              print this and exit
-  --version           print the version and exit
-
-The server that commands talk to is that of --url or RDLM_URL
-[http://localhost:8888], or several of them, separated by commas. Where it asks
-who you are: RDLM_USER and RDLM_PASSWORD, or RDLM_TOKEN, or a certificate.
-
-Try it:
-  rdlm serve &
-  rdlm run demo -- sleep 5
-";
-
-const HASH_HELP: &str = "\
-Reads a password or a token, without showing it on a terminal, or a line from a
-pipe, and prints what --users FILE has in its place: a password is hashed by
-bcrypt, a token, which has to be long and random, by SHA-256.
-
-Usage: rdlm hash-password
-       rdlm hash-token
-
-Options:
-  --help              print this and exit
-
-Try it:
-  head -c 24 /dev/urandom | base64 | tee token | rdlm hash-token
-";
-
 /// Understands a command line, the name of the program first.
 ///
 /// # Errors
@@ -147,11 +89,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     });
     let first = words.first().and_then(|word| word.to_str()).filter(|word| !word.starts_with('-'));
     let name = if is_daemon { Some("serve".into()) } else { first.map(String::from) };
-    let help = name.as_deref().and_then(help_of);
-    for word in words_for_rdlm(&words, help) {
+    let command = name.as_deref().and_then(table::find);
+    for word in words_for_rdlm(&words, command) {
         match word {
-            "-h" | "--help" => return Ok(Command::Help(help.unwrap_or(HELP))),
-            "-V" | "--version" => return Ok(Command::Version),
+            "-h" | "--help" => {
+                return Ok(Command::Print(command.map_or_else(help::all, help::of)));
+            }
+            "-V" | "--version" => return Ok(Command::Print(version())),
             _ => {}
         }
     }
@@ -159,130 +103,70 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     if !is_daemon && name.is_some() {
         args.subcommand().map_err(|error| UsageError::new(error.to_string()))?;
     }
-    match name.as_deref() {
-        Some("serve") => match behind {
-            None => serve::parse(args),
-            Some(_) => Err(UsageError::new("unexpected argument \"--\"")),
-        },
-        Some(name @ ("hash-password" | "hash-token")) => {
-            nothing_left(args, name)?;
-            let is_token = name == "hash-token";
-            Ok(Command::Hash(if is_token { Secret::Token } else { Secret::Password }))
+    match (name.as_deref(), command) {
+        (_, Some(command)) => known(command, Given::new(command, args), behind),
+        (Some(LEAD), None) => Ok(Command::LeadGroup),
+        (Some(BECOME), None) => commands::become_command(args, behind),
+        (Some(name), None) => Err(unknown(name)),
+        (None, None) => Err(UsageError::new("a command is missing; rdlm --help lists them")),
+    }
+}
+
+fn known(
+    command: &'static Subcommand,
+    given: Given,
+    behind: Option<Vec<OsString>>,
+) -> Result<Command, UsageError> {
+    let name = command.name;
+    let parsed = match name {
+        _ if name != "run" && behind.is_some() => {
+            Err(UsageError::new(format!("{name} takes no command behind --")))
         }
-        Some("help") => help_about(args),
-        Some(name) => commands::parse(name, args, behind),
-        None => Err(UsageError::new("a command is missing; rdlm --help lists them")),
-    }
-}
-
-/// `rdlm help [COMMAND]`
-fn help_about(args: Arguments) -> Result<Command, UsageError> {
-    let words = args.finish();
-    let Some(word) = words.first() else { return Ok(Command::Help(HELP)) };
-    let unknown = || {
-        let command = word.to_string_lossy();
-        UsageError::new(format!("unknown command {command:?}; rdlm --help lists the commands"))
+        "serve" => serve::parse(given),
+        "hash-password" => given.nothing_left().map(|()| Command::Hash(Secret::Password)),
+        "hash-token" => given.nothing_left().map(|()| Command::Hash(Secret::Token)),
+        "help" => help_about(given),
+        "man" => given.nothing_left().map(|()| Command::Print(man::page())),
+        "completions" => completions_of(given),
+        _ => commands::parse(name, given, behind),
     };
-    word.to_str().and_then(help_of).map(Command::Help).ok_or_else(unknown)
+    parsed.map_err(|error| UsageError { of_client: name != "serve", ..error })
 }
 
-/// The help text of a command.
-fn help_of(command: &str) -> Option<&'static str> {
-    match command {
-        "serve" => Some(serve::HELP),
-        "hash-password" | "hash-token" => Some(HASH_HELP),
-        _ => commands::help(command),
-    }
+fn help_about(given: Given) -> Result<Command, UsageError> {
+    let text = match given.at_most_one()? {
+        None => help::all(),
+        Some(name) => table::find(&name).map(help::of).ok_or_else(|| unknown(&name))?,
+    };
+    Ok(Command::Print(text))
+}
+
+fn completions_of(given: Given) -> Result<Command, UsageError> {
+    let shell = given.one("SHELL")?;
+    let expected =
+        || UsageError::new(format!("{shell:?}: expected {}", help::any_of(&table::SHELLS)));
+    completions::of(&shell).map(Command::Print).ok_or_else(expected)
+}
+
+fn unknown(name: &str) -> UsageError {
+    UsageError::new(format!("unknown command {name:?}; rdlm --help lists the commands"))
+}
+
+fn version() -> String {
+    format!("rdlm {} ({})\n", env!("CARGO_PKG_VERSION"), table::RELEASED)
 }
 
 /// The words that are not the value of the option before them.
-fn words_for_rdlm<'w>(words: &'w [OsString], help: Option<&str>) -> impl Iterator<Item = &'w str> {
+fn words_for_rdlm<'w>(
+    words: &'w [OsString],
+    command: Option<&'static Subcommand>,
+) -> impl Iterator<Item = &'w str> {
     let mut words = words.iter();
     std::iter::from_fn(move || {
         let word = words.next()?.to_str().unwrap_or_default();
-        if help.is_some_and(|help| takes_value(word, help)) {
+        if command.is_some_and(|command| takes_value(command, word)) {
             words.next();
         }
         Some(word)
     })
-}
-
-/// Whether an option is followed by its value, as the help text of its command says.
-fn takes_value(option: &str, help: &str) -> bool {
-    let of_option = |line: &str| {
-        let rest = line.trim_start().strip_prefix(option)?;
-        rest.starts_with(' ').then(|| rest.trim_start().starts_with(char::is_uppercase))
-    };
-    // RDLM's spelling is not in it.
-    option == "--admin_userpass_file"
-        || (option.starts_with("--") && help.lines().find_map(of_option) == Some(true))
-}
-
-/// Checks that every argument was understood.
-fn nothing_left(args: Arguments, command: &str) -> Result<(), UsageError> {
-    match args.finish().first() {
-        None => Ok(()),
-        Some(arg) => Err(unexpected(arg, command)),
-    }
-}
-
-fn unexpected(arg: &OsStr, command: &str) -> UsageError {
-    UsageError::new(format!(
-        "unexpected argument {:?}: not an option of {command}, or given twice; see rdlm \
-         {command} --help",
-        arg.to_string_lossy()
-    ))
-}
-
-/// The value of an option, if it is given; `parse` says what it expected instead.
-fn option<T>(
-    args: &mut Arguments,
-    name: &'static str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, UsageError> {
-    let value = args.opt_value_from_fn(name, |value| Ok::<_, Infallible>(value.to_string()));
-    let text = match value {
-        Ok(Some(text)) => text,
-        Ok(None) => return Ok(None),
-        Err(pico_args::Error::NonUtf8Argument) => {
-            return Err(UsageError::new(format!("the value of {name} is not valid UTF-8")));
-        }
-        Err(_) => return Err(UsageError::new(format!("{name} needs a value"))),
-    };
-    match parse(&text) {
-        Ok(value) => Ok(Some(value)),
-        Err(expected) => {
-            let text = url::without_password(&text);
-            Err(UsageError::new(format!("{name} {text:?}: expected {expected}")))
-        }
-    }
-}
-
-fn number<T: FromStr>(text: &str, expected: &str) -> Result<T, String> {
-    text.parse().map_err(|_| expected.into())
-}
-
-fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String> {
-    let expected = if zero_allowed { "from 0 to 1e9" } else { "over 0 to 1e9" };
-    let seconds: Option<f64> = text.parse().ok().filter(|s| (0.0..=MAX_SECONDS).contains(s));
-    let with_units = || humantime::parse_duration(text).ok().filter(|_| !text.contains(' '));
-    let duration = seconds.map(Duration::from_secs_f64).or_else(with_units);
-    let in_range = |duration: &Duration| {
-        // A few picoseconds round to zero.
-        duration.as_secs_f64() <= MAX_SECONDS && (zero_allowed || !duration.is_zero())
-    };
-    let expected = || format!("a number of seconds {expected}, or such as 5m, 1h30m or 250ms");
-    duration.filter(in_range).ok_or_else(expected)
-}
-
-/// A variable of the environment; an empty one is none.
-fn environment(name: &str) -> Result<Option<String>, UsageError> {
-    match env::var(name) {
-        Ok(value) if value.is_empty() => Ok(None),
-        Ok(value) => Ok(Some(value)),
-        Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => {
-            Err(UsageError::new(format!("the value of {name} is not valid UTF-8")))
-        }
-    }
 }

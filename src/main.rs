@@ -27,8 +27,7 @@ const NOT_GRANTED: u8 = 75;
 fn main() -> ExitCode {
     match cli::parse(env::args_os()) {
         Ok(Command::Serve { options, log }) => serve(options, log),
-        Ok(Command::Help(text)) => print(text),
-        Ok(Command::Version) => print(concat!("rdlm ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Print(text)) => print(&text),
         Ok(Command::Client { command, target }) => match commands::execute(command, &target) {
             Ok(ending) => code_of_ending(ending),
             Err(error) => complain(&error.to_string(), code_of_error(&error)),

@@ -1,6 +1,7 @@
 //! What the packages say fits together.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -22,6 +23,30 @@ fn make(built: &Path, args: &[&str]) -> Option<Output> {
         println!("skipped: there is no make");
     }
     output
+}
+
+#[test]
+fn there_is_one_version_and_one_date() {
+    let printed = |arg: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_rdlm")).arg(arg).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let changes = file("CHANGELOG.md");
+    let newest = changes.lines().find_map(|line| line.strip_prefix("## ")).unwrap();
+    let date = newest.split(['(', ')']).nth(1).unwrap();
+    assert_eq!(newest, format!("{VERSION} ({date})"));
+    assert_eq!(printed("--version"), format!("rdlm {newest}\n"));
+    assert!(printed("man").starts_with(&format!(".TH RDLM 1 {date} \"rdlm {VERSION}\"")));
+    for (path, text) in [
+        ("docs/openapi.json", format!("\"version\": \"{VERSION}\",")),
+        ("docs/api.md", format!("Welcome to rdlm {VERSION}, ")),
+        ("packaging/kubernetes.yaml", format!("image: rdlm:{VERSION} ")),
+        ("packaging/kubernetes-ha.yaml", format!("image: rdlm:{VERSION} ")),
+        ("packaging/compose.yaml", format!("image: rdlm:{VERSION}\n")),
+        ("clients/python/rdlm_client/__init__.py", format!("__version__ = \"{VERSION}\"\n")),
+    ] {
+        assert!(file(path).contains(&text), "{path} has another version than {VERSION}");
+    }
 }
 
 #[test]
@@ -56,11 +81,12 @@ fn no_probe_restarts_a_server_that_will_be_well_by_itself() {
 }
 
 #[test]
-fn a_package_is_made_where_cargo_builds() {
+fn the_same_build_makes_the_same_package() {
     if Command::new("dpkg-deb").arg("--version").output().is_err() {
         println!("skipped: there is no dpkg-deb");
         return;
     }
+<<<<<<< HEAD
     let dir = TempDir::new().unwrap();
     let built = dir.path().join("built");
     fs::create_dir_all(built.join("any/release")).unwrap();
@@ -71,6 +97,28 @@ fn a_package_is_made_where_cargo_builds() {
     let names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
     let package = format!("rdlm_{VERSION}_");
     assert!(names.iter().any(|name| name.starts_with(&package)), "{names:?}");
+=======
+    let package = || {
+        let dir = TempDir::new().unwrap();
+        let built = dir.path().join("built");
+        fs::create_dir_all(built.join("any/release")).unwrap();
+        // Prints the pages; the binary itself would take long to compress.
+        let script = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_rdlm"));
+        fs::write(built.join("any/release/rdlm"), script).unwrap();
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(built.join("any/release/rdlm"), executable).unwrap();
+        let output = make(&built, &["deb", "TARGET=any"])?;
+        assert!(output.status.success(), "{output:?}");
+        let names = fs::read_dir(&built).unwrap().map(|entry| entry.unwrap().path());
+        let mut packages = names.filter(|path| path.extension() == Some("deb".as_ref()));
+        let package = packages.next().unwrap();
+        let name = package.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(&format!("rdlm_{VERSION}_")), "{name}");
+        Some(fs::read(package).unwrap())
+    };
+    let Some(first) = package() else { return };
+    assert!(first == package().unwrap(), "two packages differ");
+>>>>>>> release
 }
 
 #[test]

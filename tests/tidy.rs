@@ -135,7 +135,7 @@ fn who_may_what_is_asked_in_one_place() {
 
 #[test]
 fn the_command_line_opens_nothing() {
-    for opens in ["std::fs", "std::net::Tcp", "std::io", "thread"] {
+    for opens in ["std::fs", "std::net::Tcp", "std::io", "std::thread"] {
         assert_absent(opens, |path| path == Path::new("cli.rs") || path.starts_with("cli"));
     }
 }

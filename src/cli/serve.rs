@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use log::LevelFilter;
-use pico_args::Arguments;
 
-use super::{Command, MAX_SECONDS, UsageError, environment, nothing_left, number, option, seconds};
+use super::given::{Given, number, seconds};
+use super::{Command, UsageError, table};
 use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
 use crate::doors::users::UserFile;
@@ -20,152 +20,47 @@ use crate::logging::{self, Format};
 use crate::server;
 use crate::url;
 
-const DEFAULT_PORT: u16 = 8888;
-const DEFAULT_MAX_WAITERS: usize = 10_000;
-const DEFAULT_MAX_CONNECTIONS: usize = 12_000;
-const DEFAULT_MAX_SUBSCRIBERS: usize = 64;
-const DEFAULT_RESTART_GRACE: Duration = Duration::from_secs(5);
-const DEFAULT_RECONNECT_GRACE: Duration = Duration::from_secs(5);
-const DEFAULT_ETCD_PREFIX: &str = "/rdlm/";
-const DEFAULT_FAILOVER_AFTER: Duration = Duration::from_secs(5);
-const DEFAULT_MAX_LOCKS: usize = 1_000_000;
-const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-pub(super) const HELP: &str = "\
-Runs the lock server.
-
-Usage: rdlm serve [OPTIONS]
-       rdlm-daemon [OPTIONS]   the same, as RDLM was started
-
-Options:
-  --port PORT                 port to listen on; 0: any free one [8888]
-  --bind ADDR                 address to listen on [all, IPv4 and IPv6]
-  --data-dir DIR              keep locks in DIR, so that they survive a crash;
-                              made if it is missing [locks are in memory]
-  --etcd URL,URL              keep locks in etcd and share them with the other
-                              servers that do: docs/high-availability.md
-  --etcd-prefix PREFIX        what the keys in etcd begin with [/rdlm/]
-  --etcd-ca FILE              certificates by which etcd is known [Mozilla's]
-  --etcd-cert FILE            certificate of this server for etcd
-  --etcd-key FILE             its private key
-  --etcd-user USER            user of etcd
-  --etcd-password-file FILE   file whose first line is the password
-  --advertise-url URL         where the other servers reach this one
-                              [http:// with --bind, or this host's name]
-  --failover-after SECONDS    a server takes over when the active one has been
-                              silent for so long, 1 to 60 [5]
-  --standby MODE              what a standby does with requests: forward or
-                              redirect [forward]
-  --restart-grace SECONDS     a lock that is kept lives at least so long after a
-                              restart, so that its holder can renew it [5]
-  --reconnect-grace SECONDS   a client that has sent an Idempotency-Key and is
-                              gone has its place in line for so long [5]
-  --logging LEVEL             debug, info, warning, error or none [info]
-  --log-format FORMAT         text or json, an object a line [text]
-  --admin-userpass-file FILE  who may list and delete resources: yes: everybody;
-                              no: nobody; FILE: HTTP Basic, one user:password a
-                              line, plain or as from `htpasswd -nB USER` [yes]
-  --users FILE                who there is and may do what, in TOML; in place of
-                              --admin-userpass-file; taken anew when it changes
-  --open-metrics              everybody may read /metrics, also with --users
-  --tls-cert FILE             speak TLS, with this certificate and those up to
-                              its authority (PEM); taken anew when it changes
-  --tls-key FILE              its key (PEM)
-  --tls-client-ca FILE        clients need a certificate of this authority
-                              (PEM), which names the user
-  --base-url URL              start of the lock URLs, for use behind a proxy
-                              [http:// and the Host of the request]
-  --host NAME                 a name of this server, for browsers; may be
-                              repeated [IP addresses, localhost, the name of
-                              the host, that of --base-url]
-  --trusted-proxy CIDR        proxies, as 10.0.0.0/8 or 10.1.2.3, whose
-                              X-Forwarded-For says who the client is; may be
-                              repeated [none: the client is who connects]
-  --max-wait SECONDS          longest wait that is accepted [1000000000]
-  --max-lifetime SECONDS      longest lifetime that is accepted [1000000000]
-  --max-locks N               locks held at a time, with the places in line that
-                              are kept for clients that are gone [1000000]
-  --max-waiters N             requests that wait for locks at a time; some
-                              connections are kept for releases [10000]
-  --max-waiters-per-resource N
-                              the same for each resource [as --max-waiters]
-  --max-connections N         connections open at a time; fewer if the system's
-                              limits are low [12000]
-  --max-subscribers N         clients that follow events at a time [64]
-  --fleetlock SLOTS           serve FleetLock: so many nodes of each group may
-                              reboot at a time, as in 1,workers=3 [not served]
-  --event-log FILE            write what happens to locks to the end of FILE, a
-                              JSON object a line; SIGHUP opens it again [none]
-  --idle-timeout SECONDS      a connection ends after so long without a request;
-                              waiting for a lock is none [75]
-  --help                      print this and exit
-  --version                   print the version and exit
-
-An option that is not given is taken from the environment, if it is there:
---max-wait from RDLM_SERVE_MAX_WAIT, and so on; one that may be repeated with
-commas between its values. SECONDS may be 90, 5m or 250ms.
-
-Try it:
-  rdlm serve &
-  curl -i localhost:8888/locks/demo -d '{\"title\":\"me\",\"wait\":5,\"lifetime\":60}'
-";
-
-pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
+pub(super) fn parse(mut given: Given) -> Result<Command, UsageError> {
     let log = logging::Options {
-        level: setting(&mut args, "--logging", log_level)?.unwrap_or(LevelFilter::Info),
-        format: setting(&mut args, "--log-format", log_format)?.unwrap_or(Format::Text),
+        level: given.value("--logging", log_level)?,
+        format: given.value("--log-format", log_format)?,
     };
-    let access = match setting(&mut args, "--admin-userpass-file", access)? {
-        Some(access) => Some(access),
-        // RDLM's spelling.
-        None => setting(&mut args, "--admin_userpass_file", access)?,
-    };
-    let certificates = certificates(&mut args)?;
-    let users = setting(&mut args, "--users", file)?.map(UserFile);
-    if users.is_some() && access.is_some() {
-        return Err(UsageError::new("--users and --admin-userpass-file do not go together"));
-    }
-    let max_wait = setting(&mut args, "--max-wait", |text| seconds(text, true))?;
-    let max_lifetime = setting(&mut args, "--max-lifetime", |text| seconds(text, false))?;
-    let longest = Duration::from_secs_f64(MAX_SECONDS);
-    let max_waiters =
-        setting(&mut args, "--max-waiters", whole_number)?.unwrap_or(DEFAULT_MAX_WAITERS);
-    let options = server::Options {
-        bind: setting(&mut args, "--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
-        port: setting(&mut args, "--port", |text| number(text, "a port from 0 to 65535"))?
-            .unwrap_or(DEFAULT_PORT),
-        certificates,
+    let options = options(&mut given)?;
+    given.nothing_left()?;
+    refuse_contradictions(&options)?;
+    Ok(Command::Serve { options, log })
+}
+
+fn options(given: &mut Given) -> Result<server::Options, UsageError> {
+    let (users, access) = users_or_access(given)?;
+    Ok(server::Options {
+        bind: given.optional("--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
+        port: given.value("--port", |text| number(text, "a port from 0 to 65535"))?,
+        certificates: certificates(given)?,
         users,
-        open_metrics: flag(&mut args, "--open-metrics")?,
-        access: access.unwrap_or(Access::Open),
+        open_metrics: given.flag("--open-metrics")?,
+        access,
         limits: RequestLimits {
-            max_wait: max_wait.unwrap_or(longest),
-            max_lifetime: max_lifetime.unwrap_or(longest),
+            max_wait: given.value("--max-wait", time_or_zero)?,
+            max_lifetime: given.value("--max-lifetime", time)?,
         },
-        base_url: setting(&mut args, "--base-url", url::base)?,
-        hosts: settings(&mut args, "--host", host)?,
-        trusted_proxies: settings(&mut args, "--trusted-proxy", network)?,
-        lock_limits: Limits {
-            locks: setting(&mut args, "--max-locks", whole_number)?.unwrap_or(DEFAULT_MAX_LOCKS),
-            waiting: max_waiters,
-            waiting_per_resource: setting(&mut args, "--max-waiters-per-resource", whole_number)?
-                .unwrap_or(max_waiters),
-        },
-        max_connections: setting(&mut args, "--max-connections", positive)?
-            .unwrap_or(DEFAULT_MAX_CONNECTIONS),
-        max_subscribers: setting(&mut args, "--max-subscribers", whole_number)?
-            .unwrap_or(DEFAULT_MAX_SUBSCRIBERS),
-        fleetlock: setting(&mut args, "--fleetlock", slots)?,
-        event_log: setting(&mut args, "--event-log", file)?,
-        data_dir: setting(&mut args, "--data-dir", directory)?,
-        cluster: cluster(&mut args)?.map(Box::new),
-        restart_grace: setting(&mut args, "--restart-grace", |text| seconds(text, true))?
-            .unwrap_or(DEFAULT_RESTART_GRACE),
-        reconnect_grace: setting(&mut args, "--reconnect-grace", |text| seconds(text, true))?
-            .unwrap_or(DEFAULT_RECONNECT_GRACE),
-        idle_timeout: setting(&mut args, "--idle-timeout", |text| seconds(text, false))?
-            .unwrap_or(DEFAULT_IDLE_TIMEOUT),
-    };
+        base_url: given.optional("--base-url", url::base)?,
+        hosts: given.repeated("--host", host)?,
+        trusted_proxies: given.repeated("--trusted-proxy", network)?,
+        lock_limits: lock_limits(given)?,
+        max_connections: given.value("--max-connections", positive)?,
+        max_subscribers: given.value("--max-subscribers", whole_number)?,
+        fleetlock: given.optional("--fleetlock", slots)?,
+        event_log: given.optional("--event-log", file)?,
+        data_dir: given.optional("--data-dir", directory)?,
+        cluster: cluster(given)?.map(Box::new),
+        restart_grace: given.value("--restart-grace", time_or_zero)?,
+        reconnect_grace: given.value("--reconnect-grace", time_or_zero)?,
+        idle_timeout: given.value("--idle-timeout", time)?,
+    })
+}
+
+fn refuse_contradictions(options: &server::Options) -> Result<(), UsageError> {
     let forwards = options.cluster.as_ref().is_some_and(|it| it.standby == Standby::Forward);
     if options.certificates.is_some() && forwards {
         let why = "with --tls-cert, a standby cannot pass requests on: use --standby redirect";
@@ -175,64 +70,62 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         let why = "--data-dir and --etcd: locks are kept in one of them, not in both";
         return Err(UsageError::new(why));
     }
-    nothing_left(args, "serve")?;
-    Ok(Command::Serve { options, log })
+    Ok(())
+}
+
+fn users_or_access(given: &mut Given) -> Result<(Option<UserFile>, Access), UsageError> {
+    let users = given.optional("--users", file)?.map(UserFile);
+    let access = given.value("--admin-userpass-file", access)?;
+    if users.is_some() && given.was_given("--admin-userpass-file") {
+        return Err(UsageError::new("--users and --admin-userpass-file do not go together"));
+    }
+    Ok((users, access))
+}
+
+fn lock_limits(given: &mut Given) -> Result<Limits, UsageError> {
+    let waiting = given.value("--max-waiters", whole_number)?;
+    let per_resource = given.optional("--max-waiters-per-resource", whole_number)?;
+    Ok(Limits {
+        locks: given.value("--max-locks", whole_number)?,
+        waiting,
+        waiting_per_resource: per_resource.unwrap_or(waiting),
+    })
 }
 
 /// The options that are about etcd and the other servers.
-fn cluster(args: &mut Arguments) -> Result<Option<cluster::Options>, UsageError> {
-    let endpoints = setting(args, "--etcd", endpoints)?;
-    let prefix = setting(args, "--etcd-prefix", prefix)?;
-    let ca = setting(args, "--etcd-ca", file)?;
-    let cert = setting(args, "--etcd-cert", file)?;
-    let key = setting(args, "--etcd-key", file)?;
-    let user = setting(args, "--etcd-user", |text| Ok(text.to_string()))?;
-    let password_file = setting(args, "--etcd-password-file", file)?;
-    let advertise_url = setting(args, "--advertise-url", advertise_url)?;
-    let failover_after = setting(args, "--failover-after", failover_after)?;
-    let standby = setting(args, "--standby", standby)?;
-    let both_or_none = [
-        ("--etcd-cert", cert.is_some(), "--etcd-key", key.is_some()),
-        ("--etcd-user", user.is_some(), "--etcd-password-file", password_file.is_some()),
-    ];
-    for (one, has_one, other, has_other) in both_or_none {
-        if has_one != has_other {
+fn cluster(given: &mut Given) -> Result<Option<cluster::Options>, UsageError> {
+    let endpoints = given.optional("--etcd", endpoints)?;
+    let options = cluster::Options {
+        endpoints: endpoints.unwrap_or_default(),
+        prefix: given.value("--etcd-prefix", prefix)?,
+        ca: given.optional("--etcd-ca", file)?,
+        cert: given.optional("--etcd-cert", file)?,
+        key: given.optional("--etcd-key", file)?,
+        user: given.optional("--etcd-user", |text| Ok(text.to_string()))?,
+        password_file: given.optional("--etcd-password-file", file)?,
+        advertise_url: given.optional("--advertise-url", advertise_url)?,
+        failover_after: given.value("--failover-after", failover_after)?,
+        standby: given.value("--standby", standby)?,
+    };
+    for (one, other) in [("--etcd-cert", "--etcd-key"), ("--etcd-user", "--etcd-password-file")] {
+        if given.was_given(one) != given.was_given(other) {
             return Err(UsageError::new(format!("{one} and {other} go together")));
         }
     }
-    let Some(endpoints) = endpoints else {
-        let given = [
-            ("--etcd-prefix", prefix.is_some()),
-            ("--etcd-ca", ca.is_some()),
-            ("--etcd-cert", cert.is_some()),
-            ("--etcd-user", user.is_some()),
-            ("--advertise-url", advertise_url.is_some()),
-            ("--failover-after", failover_after.is_some()),
-            ("--standby", standby.is_some()),
-        ];
-        return match given.into_iter().find(|(_, given)| *given) {
-            Some((option, _)) => Err(UsageError::new(format!("{option} goes with --etcd"))),
-            None => Ok(None),
-        };
-    };
-    Ok(Some(cluster::Options {
-        endpoints,
-        prefix: prefix.unwrap_or_else(|| DEFAULT_ETCD_PREFIX.into()),
-        ca,
-        cert,
-        key,
-        user,
-        password_file,
-        advertise_url,
-        failover_after: failover_after.unwrap_or(DEFAULT_FAILOVER_AFTER),
-        standby: standby.unwrap_or(Standby::Forward),
-    }))
+    if given.was_given("--etcd") {
+        return Ok(Some(options));
+    }
+    let mut without_etcd = table::SEVERAL_SERVERS.options.iter().map(|option| option.name);
+    match without_etcd.find(|option| given.was_given(option)) {
+        Some(option) => Err(UsageError::new(format!("{option} goes with --etcd"))),
+        None => Ok(None),
+    }
 }
 
-fn certificates(args: &mut Arguments) -> Result<Option<CertificateFiles>, UsageError> {
-    let certificate = setting(args, "--tls-cert", file)?;
-    let key = setting(args, "--tls-key", file)?;
-    let client_authority = setting(args, "--tls-client-ca", file)?;
+fn certificates(given: &mut Given) -> Result<Option<CertificateFiles>, UsageError> {
+    let certificate = given.optional("--tls-cert", file)?;
+    let key = given.optional("--tls-key", file)?;
+    let client_authority = given.optional("--tls-client-ca", file)?;
     match (certificate, key) {
         (Some(certificate), Some(key)) => {
             Ok(Some(CertificateFiles { certificate, key, client_authority }))
@@ -243,52 +136,12 @@ fn certificates(args: &mut Arguments) -> Result<Option<CertificateFiles>, UsageE
     }
 }
 
-/// The value of an option, or else that of its variable in the environment.
-fn setting<T>(
-    args: &mut Arguments,
-    name: &'static str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, UsageError> {
-    if let Some(value) = option(args, name, &parse)? {
-        return Ok(Some(value));
-    }
-    let variable = variable(name);
-    let Some(text) = environment(&variable)? else { return Ok(None) };
-    let wrong = |expected| UsageError::new(format!("{variable} {text:?}: expected {expected}"));
-    parse(&text).map(Some).map_err(wrong)
+fn time(text: &str) -> Result<Duration, String> {
+    seconds(text, false)
 }
 
-/// The values of an option that may be repeated, or else those of its variable.
-fn settings<T>(
-    args: &mut Arguments,
-    name: &'static str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Vec<T>, UsageError> {
-    let mut values = Vec::new();
-    while let Some(value) = option(args, name, &parse)? {
-        values.push(value);
-    }
-    let variable = variable(name);
-    let Some(text) = environment(&variable)?.filter(|_| values.is_empty()) else {
-        return Ok(values);
-    };
-    let wrong = |expected| UsageError::new(format!("{variable} {text:?}: expected {expected}"));
-    text.split(',').map(|value| parse(value.trim()).map_err(wrong)).collect()
-}
-
-/// Whether an option without a value is given, or its variable says yes.
-fn flag(args: &mut Arguments, name: &'static str) -> Result<bool, UsageError> {
-    let variable = variable(name);
-    match environment(&variable)?.as_deref() {
-        _ if args.contains(name) => Ok(true),
-        None | Some("no") => Ok(false),
-        Some("yes") => Ok(true),
-        Some(text) => Err(UsageError::new(format!("{variable} {text:?}: expected yes or no"))),
-    }
-}
-
-fn variable(name: &str) -> String {
-    format!("RDLM_SERVE{}", name[1..].replace('-', "_").to_uppercase())
+fn time_or_zero(text: &str) -> Result<Duration, String> {
+    seconds(text, true)
 }
 
 fn slots(text: &str) -> Result<Slots, String> {

@@ -35,7 +35,7 @@ pub struct PemFile {
     /// Where it is.
     pub path: PathBuf,
     /// What named it.
-    pub named_by: &'static str,
+    pub named_by: String,
 }
 
 /// Where a server is.
