@@ -39,7 +39,7 @@ _rdlm() {
         --data-dir)
             COMPREPLY=($(compgen -d -- "$current"))
             return ;;
-        --event-log | --users | --tls-cert | --tls-key | --tls-client-ca | --ca | --cert | --key)
+        --event-log | --users | --tls-cert | --tls-key | --tls-client-ca | --advertise-ca | --ca | --cert | --key)
             COMPREPLY=($(compgen -f -- "$current"))
             return ;;
         --admin-userpass-file)
@@ -55,7 +55,7 @@ _rdlm() {
         "") options="$commands --help --version" ;;
         serve)
             options="--port --bind --data-dir --etcd --etcd-prefix --etcd-ca --etcd-cert --etcd-key
-                --etcd-user --etcd-password-file --advertise-url --failover-after --standby
+                --etcd-user --etcd-password-file --advertise-url --advertise-ca --failover-after --standby
                 --restart-grace --reconnect-grace --logging
                 --log-format --admin-userpass-file --users --open-metrics --tls-cert --tls-key
                 --tls-client-ca --base-url --host --trusted-proxy

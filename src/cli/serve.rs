@@ -50,8 +50,11 @@ Options:
   --etcd-key FILE             its private key
   --etcd-user USER            user of etcd
   --etcd-password-file FILE   file whose first line is the password
-  --advertise-url URL         where the other servers reach this one
-                              [http:// with --bind, or this host's name]
+  --advertise-url URL         where the other servers reach this one [http://,
+                              or https:// with --tls-cert, and the address of
+                              --bind, or this host's name]
+  --advertise-ca FILE         certificates by which the servers know each other
+                              where they speak TLS [Mozilla's]
   --failover-after SECONDS    a server takes over when the active one has been
                               silent for so long, 1 to 60 [5]
   --standby MODE              what a standby does with requests: forward or
@@ -166,9 +169,9 @@ pub(super) fn parse(mut args: Arguments) -> Result<Command, UsageError> {
         idle_timeout: setting(&mut args, "--idle-timeout", |text| seconds(text, false))?
             .unwrap_or(DEFAULT_IDLE_TIMEOUT),
     };
-    let forwards = options.cluster.as_ref().is_some_and(|it| it.standby == Standby::Forward);
-    if options.certificates.is_some() && forwards {
-        let why = "with --tls-cert, a standby cannot pass requests on: use --standby redirect";
+    let advertised = options.cluster.as_ref().and_then(|it| it.advertise_url.as_deref());
+    if options.certificates.is_some() && advertised.is_some_and(|url| url.starts_with("http://")) {
+        let why = "with --tls-cert, the port speaks TLS: --advertise-url begins with https://";
         return Err(UsageError::new(why));
     }
     if options.data_dir.is_some() && options.cluster.is_some() {
@@ -189,6 +192,7 @@ fn cluster(args: &mut Arguments) -> Result<Option<cluster::Options>, UsageError>
     let user = setting(args, "--etcd-user", |text| Ok(text.to_string()))?;
     let password_file = setting(args, "--etcd-password-file", file)?;
     let advertise_url = setting(args, "--advertise-url", advertise_url)?;
+    let advertise_ca = setting(args, "--advertise-ca", file)?;
     let failover_after = setting(args, "--failover-after", failover_after)?;
     let standby = setting(args, "--standby", standby)?;
     let both_or_none = [
@@ -207,6 +211,7 @@ fn cluster(args: &mut Arguments) -> Result<Option<cluster::Options>, UsageError>
             ("--etcd-cert", cert.is_some()),
             ("--etcd-user", user.is_some()),
             ("--advertise-url", advertise_url.is_some()),
+            ("--advertise-ca", advertise_ca.is_some()),
             ("--failover-after", failover_after.is_some()),
             ("--standby", standby.is_some()),
         ];
@@ -224,6 +229,7 @@ fn cluster(args: &mut Arguments) -> Result<Option<cluster::Options>, UsageError>
         user,
         password_file,
         advertise_url,
+        advertise_ca,
         failover_after: failover_after.unwrap_or(DEFAULT_FAILOVER_AFTER),
         standby: standby.unwrap_or(Standby::Forward),
     }))
@@ -369,8 +375,8 @@ fn prefix(text: &str) -> Result<String, String> {
 fn advertise_url(text: &str) -> Result<String, String> {
     let expected = "a URL such as http://10.0.0.1:8888, without a path";
     let url = url::base(text).map_err(|_| expected)?;
-    match url.strip_prefix("http://") {
-        Some(host) if !host.contains(['/', '@']) => Ok(url),
+    match url.split_once("://") {
+        Some((_, host)) if !host.contains(['/', '@']) => Ok(url),
         _ => Err(expected.into()),
     }
 }

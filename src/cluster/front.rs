@@ -106,6 +106,7 @@ impl Member {
             }
             match self.hold(&watch, came, peer.is_some(), *client) {
                 Held::Again => {}
+                Held::TooLong if peer.is_some() => return Answered::Response(unreachable()),
                 Held::TooLong => return Answered::Response(nobody()),
                 Held::Gone => return Answered::Gone,
             }
@@ -156,8 +157,7 @@ impl Member {
     ) -> Sent {
         let Exchange { request, client, .. } = exchange;
         let open = forwarding.0.take().filter(|kept| kept.url == peer.url && kept.is_open());
-        let connected = open.map_or_else(|| Upstream::connect(&peer.url), Ok);
-        let Ok(mut upstream) = connected else { return Sent::NotDone };
+        let Some(mut upstream) = open.or_else(|| self.connect(peer)) else { return Sent::NotDone };
         let (Ok(for_change), Ok(for_departure)) = (upstream.handle(), upstream.handle()) else {
             return Sent::NotDone;
         };
@@ -185,6 +185,15 @@ impl Member {
             Relayed::NoResponse => Sent::Unanswered,
             Relayed::Broken => Sent::Gone,
         }
+    }
+
+    fn connect(&self, peer: &Peer) -> Option<Upstream> {
+        let connected = Upstream::connect(&peer.url, self.trust.as_ref());
+        match &connected {
+            Ok(_) => self.note_reached(&peer.url),
+            Err(error) => self.note_unreachable(&peer.url, error),
+        }
+        connected.ok()
     }
 
     /// Waits until another server may be asked, or the same one again.
@@ -279,6 +288,10 @@ fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
 
 fn not_active() -> Response {
     refusal("this server is not the active one for now, and nothing was done").into()
+}
+
+fn unreachable() -> Response {
+    refusal("the active server cannot be reached from this one, and nothing was done").into()
 }
 
 fn nobody() -> Response {

@@ -6,6 +6,7 @@ mod faults;
 mod front;
 mod proxy;
 mod start;
+mod tls;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
