@@ -7,6 +7,7 @@ mod front;
 mod proxy;
 mod start;
 mod tls;
+mod users;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
