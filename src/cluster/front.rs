@@ -296,13 +296,13 @@ fn is_own(request: &Request<'_>) -> bool {
     own || request.method == "OPTIONS"
 }
 
-/// Whether it does no harm if it was done before: it says of itself which request it is, or which
-/// node or run of Terraform.
+/// Whether it does no harm if it was done before: it says which request it is, or which node or run
+/// of Terraform sends it, or what a lock is to be like.
 fn may_be_repeated(request: &Request<'_>) -> bool {
     let has_key = request.headers.all("Idempotency-Key").next().is_some();
     let is_known = match request.method {
         "POST" => has_key || path(request).starts_with("/v1/"),
-        "LOCK" => true,
+        "LOCK" | "PATCH" => true,
         _ => false,
     };
     is_look(request) || is_known

@@ -34,6 +34,8 @@ pub(super) struct Upstream {
     pub(super) url: String,
     stream: Stream,
     input: Vec<u8>,
+    /// What it has got belongs to no request: the next one may be sent.
+    is_idle: bool,
 }
 
 /// What carries the bytes.
@@ -73,12 +75,15 @@ impl Upstream {
             }
             _ => return Err(wrong("it is not at http://HOST:PORT or https://HOST:PORT")),
         };
-        Ok(Self { url: url.into(), stream, input: Vec::new() })
+        Ok(Self { url: url.into(), stream, input: Vec::new(), is_idle: true })
     }
 
-    /// Whether the server has not ended the connection while it was idle, and has said nothing
-    /// that nobody has asked for.
+    /// Whether another request may be sent: the answer to the one before is all there, and the
+    /// server has neither ended the connection nor said what nobody has asked for.
     pub(super) fn is_open(&self) -> bool {
+        if !self.is_idle {
+            return false;
+        }
         let (mut byte, socket) = ([0], self.stream.socket());
         let peeked = socket.set_nonblocking(true).and_then(|()| socket.peek(&mut byte));
         let open = matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
@@ -92,6 +97,7 @@ impl Upstream {
 
     /// Sends a request. If nothing of it could be sent, another server may be asked.
     pub(super) fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.is_idle = false;
         match &mut self.stream {
             Stream::Plain(socket) => socket.write_all(request),
             Stream::Tls(session) => session.write_all(request).and_then(|()| session.flush()),
@@ -143,7 +149,8 @@ impl Upstream {
             if end.is_there() {
                 self.input.shrink_to(PIECE);
                 // What nobody has asked for is no answer to the next request.
-                return Relayed::Passed { close: close || !self.input.is_empty() };
+                self.is_idle = !close && self.input.is_empty();
+                return Relayed::Passed { close: !self.is_idle };
             }
             match self.receive() {
                 Ok(1..) => {}
@@ -252,4 +259,69 @@ impl Ending {
 fn has_port(authority: &str) -> bool {
     let port = authority.rsplit_once(':').map(|(_, port)| port);
     port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+
+    /// A server that reads a request and says this, as often as it is asked; and a connection.
+    fn asked(answers: &'static [&'static [u8]]) -> (Upstream, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for answer in answers {
+                let mut request = [0; 4];
+                stream.read_exact(&mut request).unwrap();
+                stream.write_all(answer).unwrap();
+            }
+            // Until the other side is done with it.
+            let _ = stream.read(&mut [0]);
+        });
+        (Upstream::connect(&url, None).unwrap(), server)
+    }
+
+    fn ask(upstream: &mut Upstream) -> (Relayed, String) {
+        let mut passed = Vec::new();
+        upstream.send(b"ask\n").unwrap();
+        let relayed = upstream.relay(false, |bytes| {
+            passed.extend_from_slice(bytes);
+            Ok(())
+        });
+        (relayed, String::from_utf8(passed).unwrap())
+    }
+
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const NOT_DONE: &[u8] = b"HTTP/1.1 503 x\r\nRDLM-Not-Done: 1\r\nContent-Length: 4\r\n\r\nrest";
+
+    #[test]
+    fn the_rest_of_a_refusal_is_no_answer_to_the_next_request() {
+        let (mut upstream, server) = asked(&[OK, NOT_DONE]);
+        assert!(upstream.is_open());
+        let (relayed, passed) = ask(&mut upstream);
+        assert!(matches!(relayed, Relayed::Passed { close: false }));
+        assert_eq!(passed.as_bytes(), OK);
+        assert!(upstream.is_open());
+        let (relayed, passed) = ask(&mut upstream);
+        assert!(matches!(relayed, Relayed::NotDone), "{relayed:?}");
+        assert_eq!(passed, "", "the client is told nothing");
+        assert!(!upstream.is_open(), "its rest is there: {:?}", upstream.input);
+        drop(upstream);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn what_nobody_has_asked_for_ends_the_connection() {
+        let (mut upstream, server) = asked(&[b"HTTP/1.1 204 x\r\n\r\nHTTP/1.1 200 x\r\n\r\n"]);
+        let (relayed, passed) = ask(&mut upstream);
+        assert!(matches!(relayed, Relayed::Passed { close: true }), "{relayed:?}");
+        assert_eq!(passed, "HTTP/1.1 204 x\r\n\r\n");
+        assert!(!upstream.is_open());
+        drop(upstream);
+        server.join().unwrap();
+    }
 }

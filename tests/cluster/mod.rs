@@ -1,5 +1,6 @@
 //! Several servers on a real etcd. Without one installed, each test says that it was skipped.
 
+mod doors;
 mod etcd;
 mod failover;
 mod faults;
@@ -61,9 +62,13 @@ fn url(server: &Server) -> String {
 
 /// The first is active, the second knows it.
 fn two(etcd: &Etcd) -> (Server, Server) {
-    let active = join(etcd);
+    two_with(etcd, &[])
+}
+
+fn two_with(etcd: &Etcd, options: &[&str]) -> (Server, Server) {
+    let active = join_by(&etcd.endpoints(), options);
     wait_until("one is active", || health(&active)["role"] == "active");
-    let standby = join(etcd);
+    let standby = join_by(&etcd.endpoints(), options);
     wait_until("the other knows it", || health(&standby)["active"] == url(&active).as_str());
     (active, standby)
 }
