@@ -194,11 +194,13 @@ pub fn serve(options: Options) -> Result<(), Error> {
     let (lost, loss) = unbounded();
     let member = match (&options.cluster, cluster_metrics) {
         (Some(cluster), Some(metrics)) => {
-            let url = cluster.url(listener.local_addr());
+            let own = options.certificates.clone();
+            let url = cluster.url(listener.local_addr(), own.is_some());
             let reconnect_grace = options.reconnect_grace;
             let tables =
                 Tables { limits: lock_limits, reconnect_grace, observer: observer.clone() };
-            Some(Member::start(cluster, url, tables, metrics, lost).map_err(Error::Cluster)?)
+            let member = Member::start(cluster, url, own, tables, metrics, lost);
+            Some(member.map_err(Error::Cluster)?)
         }
         _ => None,
     };
@@ -225,7 +227,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         ),
         None => None,
     };
-    if options.fleetlock.is_some() && options.data_dir.is_none() {
+    if options.fleetlock.is_some() && options.data_dir.is_none() && member.is_none() {
         warn!(
             "FleetLock without --data-dir: if this server is restarted while a node reboots, \
              another one may reboot, too"
@@ -276,13 +278,17 @@ pub fn serve(options: Options) -> Result<(), Error> {
             recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
             recv(loss) -> why => return Err(Error::Cluster(why.unwrap_or_default())),
         };
-        let reloads = event_log.is_some() || certificates.is_some() || users.is_some();
+        let reloads = event_log.is_some()
+            || certificates.is_some()
+            || users.is_some()
+            || member.as_ref().is_some_and(|member| member.reloads());
         if signal != SIGHUP || !reloads {
             break signal;
         }
         event_log.iter().for_each(EventLog::reopen);
         certificates.iter().for_each(|certificates| certificates.look());
         users.iter().for_each(|users| users.look());
+        member.iter().for_each(|member| member.look());
     };
     info!("stopping on signal {signal}");
     server.service.shut_down();

@@ -227,6 +227,11 @@ fn events_are_those_that_one_may_see_until_the_rules_change() {
     assert!(deploy.try_chunk().unwrap().is_none(), "it has to ask again");
 }
 
+fn many_rights(count: usize) -> String {
+    let rights: Vec<_> = (0..count).map(|n| format!("\"lock deploy-{n:04}\"")).collect();
+    format!("[user.a]\nmay = [{}]\n", rights.join(", "))
+}
+
 #[test]
 fn the_file_is_taken_anew_and_mistakes_leave_the_old_rules() {
     let mut world = World::new();
@@ -242,6 +247,7 @@ fn the_file_is_taken_anew_and_mistakes_leave_the_old_rules() {
         ("[user.a", 1, ""),
         ("[user.a]\nmay = []\n[user.a]\nmay = []\n", 3, "duplicate key"),
         ("[user.a]\nmay = [\"write *\"]\n", 2, "expected a right"),
+        (&many_rights(500), 2, "at most 6144 bytes"),
         ("[user.a]\nmay = [\n  \"see *\",\n  \"lock a*b\"]\n", 4, "expected a pattern"),
         ("[user.a]\nmay = [\"lock *a\"]\n", 2, "expected a pattern"),
         ("[user.a]\nmay = []\nrights = []\n", 3, "unknown field"),

@@ -61,9 +61,9 @@ fn options(given: &mut Given) -> Result<server::Options, UsageError> {
 }
 
 fn refuse_contradictions(options: &server::Options) -> Result<(), UsageError> {
-    let forwards = options.cluster.as_ref().is_some_and(|it| it.standby == Standby::Forward);
-    if options.certificates.is_some() && forwards {
-        let why = "with --tls-cert, a standby cannot pass requests on: use --standby redirect";
+    let advertised = options.cluster.as_ref().and_then(|it| it.advertise_url.as_deref());
+    if options.certificates.is_some() && advertised.is_some_and(|url| url.starts_with("http://")) {
+        let why = "with --tls-cert, the port speaks TLS: --advertise-url begins with https://";
         return Err(UsageError::new(why));
     }
     if options.data_dir.is_some() && options.cluster.is_some() {
@@ -104,6 +104,7 @@ fn cluster(given: &mut Given) -> Result<Option<cluster::Options>, UsageError> {
         user: given.optional("--etcd-user", |text| Ok(text.to_string()))?,
         password_file: given.optional("--etcd-password-file", file)?,
         advertise_url: given.optional("--advertise-url", advertise_url)?,
+        advertise_ca: given.optional("--advertise-ca", file)?,
         failover_after: given.value("--failover-after", failover_after)?,
         standby: given.value("--standby", standby)?,
     };
@@ -222,8 +223,8 @@ fn prefix(text: &str) -> Result<String, String> {
 fn advertise_url(text: &str) -> Result<String, String> {
     let expected = "a URL such as http://10.0.0.1:8888, without a path";
     let url = url::base(text).map_err(|_| expected)?;
-    match url.strip_prefix("http://") {
-        Some(host) if !host.contains(['/', '@']) => Ok(url),
+    match url.split_once("://") {
+        Some((_, host)) if !host.contains(['/', '@']) => Ok(url),
         _ => Err(expected.into()),
     }
 }

@@ -168,7 +168,13 @@ pub(super) static SEVERAL_SERVERS: Group = Group {
         Opt::new("--etcd-user", Text("USER"), "user to authenticate to etcd as"),
         Opt::new("--etcd-password-file", File, "file whose first line is that user's password"),
         Opt::new("--advertise-url", Text("URL"), "where the other servers reach this one")
-            .otherwise("http:// and --bind, or the host name"),
+            .otherwise("http://, or https:// with --tls-cert, and --bind or the host name"),
+        Opt::new(
+            "--advertise-ca",
+            File,
+            "CA certificates by which the servers verify each other where they speak TLS (PEM)",
+        )
+        .otherwise("Mozilla's"),
         Opt::new(
             "--failover-after",
             Seconds,

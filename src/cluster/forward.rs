@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use super::upstream::Upstream;
+use crate::doors::Introduction;
 use crate::http::Request;
 
-/// Names the client that a request comes from, in a request from another server: the secret of
-/// the tenure, then the client's address.
+/// Says whose a request is that comes from another server: the secret of the tenure, then the
+/// client.
 const FORWARDED: &str = "RDLM-Forwarded";
 
 /// What concerns this connection alone; and for which site a browser sent the request, which was
@@ -24,16 +25,17 @@ pub(super) fn forwarded<'r>(request: &Request<'r>) -> Option<Cow<'r, str>> {
     fields.next().map(|value| String::from_utf8_lossy(value.trim_ascii()))
 }
 
-/// The address of the client, if the field is that of a server which knows the secret.
-pub(super) fn believed<'f>(field: &'f str, secret: &str) -> Option<&'f str> {
+/// The client, if the field is that of a server which knows the secret.
+pub(super) fn believed(field: &str, secret: &str) -> Option<Introduction> {
     use subtle::ConstantTimeEq;
-    let (theirs, address) = field.split_once(' ')?;
-    bool::from(theirs.as_bytes().ct_eq(secret.as_bytes())).then_some(address)
+    let (theirs, client) = field.split_once(' ')?;
+    let is_known = bool::from(theirs.as_bytes().ct_eq(secret.as_bytes()));
+    if is_known { Introduction::from_field(client) } else { None }
 }
 
 /// The bytes that go to the active server. What belongs to this connection alone is left out, or
-/// said anew.
-pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &str) -> Vec<u8> {
+/// said anew; so is what was to tell this server who the client is.
+pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &Introduction) -> Vec<u8> {
     let Request { method, target, http_1_0, body, .. } = request;
     let minor = if *http_1_0 { 0 } else { 1 };
     let mut out = format!("{method} {target} HTTP/1.{minor}\r\n").into_bytes();
@@ -48,11 +50,12 @@ pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &str) -> Vec<u8
         let is = |other: &&str| name.eq_ignore_ascii_case(other);
         let about_body = ["Content-Length", "Transfer-Encoding"].iter().any(is);
         has_body |= about_body;
-        if !about_body && !NOT_PASSED_ON.iter().any(is) {
+        let is_for_this_server = client.is_complete() && is(&"Authorization");
+        if !about_body && !is_for_this_server && !NOT_PASSED_ON.iter().any(is) {
             push(name, value);
         }
     }
-    push(FORWARDED, format!("{secret} {client}").as_bytes());
+    push(FORWARDED, format!("{secret} {}", client.to_field()).as_bytes());
     if has_body {
         push("Content-Length", body.len().to_string().as_bytes());
     }
@@ -63,6 +66,9 @@ pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &str) -> Vec<u8
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+
     use super::*;
     use crate::http::head::Head;
 
@@ -70,30 +76,54 @@ mod tests {
         Request { body, ..Head::parse(head.as_bytes()).unwrap().request }
     }
 
+    fn client(json: &str) -> Introduction {
+        Introduction::from_field(&BASE64_STANDARD.encode(json)).unwrap()
+    }
+
     #[test]
     fn a_request_is_passed_on_as_it_is_but_for_what_is_the_connection_s() {
         let head = "POST /locks/a?x HTTP/1.1\r\nHost: h\r\nexpect: 100-continue\r\n\
             Transfer-Encoding: chunked\r\nIdempotency-Key: k\r\nrdlm-forwarded: s 1\r\n\
-            Connection: close\r\n\r\n";
-        let made = bytes(&parsed(head, b"{}"), "secret", "::1");
-        let expected = "POST /locks/a?x HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k\r\n\
-            Connection: close\r\nRDLM-Forwarded: secret ::1\r\nContent-Length: 2\r\n\r\n{}";
+            Authorization: Basic eA==\r\nConnection: close\r\n\r\n";
+        let client = client(r#"{"address":"::1"}"#);
+        let made = bytes(&parsed(head, b"{}"), "secret", &client);
+        let field = client.to_field();
+        let expected = format!(
+            "POST /locks/a?x HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k\r\n\
+            Authorization: Basic eA==\r\nConnection: close\r\nRDLM-Forwarded: secret {field}\r\n\
+            Content-Length: 2\r\n\r\n{{}}"
+        );
         assert_eq!(String::from_utf8(made).unwrap(), expected);
     }
 
     #[test]
     fn a_request_without_a_body_announces_none() {
-        let made = bytes(&parsed("GET / HTTP/1.0\r\n\r\n", b""), "s", "::1");
-        let expected = "GET / HTTP/1.0\r\nRDLM-Forwarded: s ::1\r\n\r\n";
+        let client = client(r#"{"address":"::1"}"#);
+        let made = bytes(&parsed("GET / HTTP/1.0\r\n\r\n", b""), "s", &client);
+        let expected = format!("GET / HTTP/1.0\r\nRDLM-Forwarded: s {}\r\n\r\n", client.to_field());
+        assert_eq!(String::from_utf8(made).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_password_of_who_is_known_is_not_passed_on() {
+        let client = client(r#"{"address":"::1","user":"deploy","rights":["lock *"]}"#);
+        let head = "GET / HTTP/1.0\r\nauthorization: Basic eA==\r\nA: b\r\n\r\n";
+        let made = bytes(&parsed(head, b""), "s", &client);
+        let field = client.to_field();
+        let expected = format!("GET / HTTP/1.0\r\nA: b\r\nRDLM-Forwarded: s {field}\r\n\r\n");
         assert_eq!(String::from_utf8(made).unwrap(), expected);
     }
 
     #[test]
     fn only_who_knows_the_secret_is_believed() {
-        let head = "GET / HTTP/1.1\r\nHost: h\r\nRDLM-Forwarded:  s3cret 192.0.2.1 \r\n\r\n";
-        let field = forwarded(&parsed(head, b"")).unwrap();
-        assert_eq!(believed(&field, "s3cret"), Some("192.0.2.1"));
-        assert_eq!(believed(&field, "other"), None);
+        let client = client(r#"{"address":"192.0.2.1"}"#).to_field();
+        let head =
+            format!("GET / HTTP/1.1\r\nHost: h\r\nRDLM-Forwarded:  s3cret {client} \r\n\r\n");
+        let field = forwarded(&parsed(&head, b"")).unwrap();
+        assert_eq!(believed(&field, "s3cret").unwrap().to_field(), client);
+        for other in ["other", "s3cre", "s3crett", ""] {
+            assert!(believed(&field, other).is_none(), "{other}");
+        }
         assert_eq!(forwarded(&parsed("GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"")), None);
     }
 }

@@ -1,19 +1,19 @@
 //! Where a request comes in: answered here, passed on, or held until somebody is active.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{after, select};
 use log::debug;
 use serde_json::json;
-use smol_str::SmolStr;
 
 use super::Standby;
 use super::forward::{self, Forwarding};
 use super::framing::NOT_DONE;
 use super::member::{Member, Peer, Tenancy, View, Watch};
 use super::upstream::{Relayed, Upstream};
-use crate::doors::Service;
+use crate::doors::{Introduction, Service};
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status};
@@ -67,12 +67,8 @@ impl Member {
             return Answered::Response(service.answer(request, *client));
         }
         let from_server = forward::forwarded(request);
-        if matches!(self.view(), View::Standby(_))
-            && let Some(refusal) = service.answer_to_head(request, *client)
-        {
-            return Answered::Response(refusal);
-        }
         let came = Instant::now();
+        let mut known = None;
         loop {
             let (view, watch) = self.watch();
             let peer = match view {
@@ -89,11 +85,18 @@ impl Member {
                 }
                 View::Standby(peer) => peer,
             };
+            if self.standby == Standby::Redirect
+                && let Some(peer) = &peer
+            {
+                let refusal = service.answer_to_head(request, *client);
+                return Answered::Response(refusal.unwrap_or_else(|| redirect(peer, request)));
+            }
+            let introduction = match introduced(&mut known, exchange, service) {
+                Ok(introduction) => introduction,
+                Err(refusal) => return Answered::Response(refusal),
+            };
             if let Some(peer) = &peer {
-                if self.standby == Standby::Redirect {
-                    return Answered::Response(redirect(peer, request));
-                }
-                match self.forward(peer, exchange, forwarding) {
+                match self.forward(peer, exchange, introduction, forwarding) {
                     Sent::Passed(next) => return Answered::Passed(next),
                     Sent::Gone => return Answered::Gone,
                     Sent::Unanswered if !may_be_repeated(request) => {
@@ -106,6 +109,7 @@ impl Member {
             }
             match self.hold(&watch, came, peer.is_some(), *client) {
                 Held::Again => {}
+                Held::TooLong if peer.is_some() => return Answered::Response(unreachable()),
                 Held::TooLong => return Answered::Response(nobody()),
                 Held::Gone => return Answered::Gone,
             }
@@ -122,10 +126,15 @@ impl Member {
         service: &Service,
     ) -> Option<Answered> {
         let Exchange { request, client, .. } = exchange;
-        let address = forwarded.and_then(|field| forward::believed(field, tenancy.secret()));
-        let address = address.map(SmolStr::new);
-        let client = address.as_ref().map_or(*client, |address| client.at(address));
-        let response = service.answer(request, client);
+        let introduction = match forwarded {
+            Some(field) => match forward::believed(field, tenancy.secret()) {
+                Some(introduction) => Some(introduction),
+                // Of an earlier tenure, or of nobody that is known.
+                None => return Some(Answered::Response(not_active().header(NOT_DONE, "1"))),
+            },
+            None => None,
+        };
+        let response = service.answer_for(request, *client, introduction.as_ref());
         if tenancy.tenure.may_show() {
             // A stream is made while it is sent.
             let tenure = Arc::clone(&tenancy.tenure);
@@ -152,17 +161,17 @@ impl Member {
         &self,
         peer: &Arc<Peer>,
         exchange: &Exchange<'_>,
+        introduction: &Introduction,
         forwarding: &mut Forwarding,
     ) -> Sent {
         let Exchange { request, client, .. } = exchange;
         let open = forwarding.0.take().filter(|kept| kept.url == peer.url && kept.is_open());
-        let connected = open.map_or_else(|| Upstream::connect(&peer.url), Ok);
-        let Ok(mut upstream) = connected else { return Sent::NotDone };
+        let Some(mut upstream) = open.or_else(|| self.connect(peer)) else { return Sent::NotDone };
         let (Ok(for_change), Ok(for_departure)) = (upstream.handle(), upstream.handle()) else {
             return Sent::NotDone;
         };
         let Some(_asking) = self.ask(peer, for_change) else { return Sent::NotDone };
-        let bytes = forward::bytes(request, &peer.secret, client.address());
+        let bytes = forward::bytes(request, &peer.secret, introduction);
         if upstream.send(&bytes).is_err() {
             return Sent::Unanswered;
         }
@@ -172,7 +181,15 @@ impl Member {
             client.watch(move || for_departure.end()).ok().flatten()
         };
         let to_head = request.method == "HEAD";
-        match upstream.relay(to_head, |bytes| exchange.pass(bytes)) {
+        let is_stream = path(request) == "/events";
+        let pass = |bytes: &[u8]| {
+            // Who may see less than before has to ask again.
+            if is_stream && !introduction.is_current() {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            exchange.pass(bytes)
+        };
+        match upstream.relay(to_head, pass) {
             Relayed::Passed { close: true } => Sent::Passed(Next::Close),
             Relayed::Passed { close: false } => {
                 forwarding.0 = Some(upstream);
@@ -185,6 +202,15 @@ impl Member {
             Relayed::NoResponse => Sent::Unanswered,
             Relayed::Broken => Sent::Gone,
         }
+    }
+
+    fn connect(&self, peer: &Peer) -> Option<Upstream> {
+        let connected = Upstream::connect(&peer.url, self.trust.as_ref());
+        match &connected {
+            Ok(_) => self.note_reached(&peer.url),
+            Err(error) => self.note_unreachable(&peer.url, error),
+        }
+        connected.ok()
     }
 
     /// Waits until another server may be asked, or the same one again.
@@ -239,6 +265,19 @@ enum Held {
     Gone,
 }
 
+/// Who the client is, which is asked once.
+fn introduced<'k>(
+    known: &'k mut Option<Introduction>,
+    exchange: &Exchange<'_>,
+    service: &Service,
+) -> Result<&'k Introduction, Response> {
+    let introduction = match known.take() {
+        Some(introduction) => introduction,
+        None => service.introduce(&exchange.request, exchange.client)?,
+    };
+    Ok(known.insert(introduction))
+}
+
 fn path<'r>(request: &Request<'r>) -> &'r str {
     request.target.split(['?', '#']).next().unwrap_or_default()
 }
@@ -257,10 +296,16 @@ fn is_own(request: &Request<'_>) -> bool {
     own || request.method == "OPTIONS"
 }
 
-/// Whether it does no harm if it was done before.
+/// Whether it does no harm if it was done before: it says which request it is, or which node or run
+/// of Terraform sends it, or what a lock is to be like.
 fn may_be_repeated(request: &Request<'_>) -> bool {
     let has_key = request.headers.all("Idempotency-Key").next().is_some();
-    is_look(request) || request.method == "POST" && has_key
+    let is_known = match request.method {
+        "POST" => has_key || path(request).starts_with("/v1/"),
+        "LOCK" | "PATCH" => true,
+        _ => false,
+    };
+    is_look(request) || is_known
 }
 
 fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
@@ -279,6 +324,10 @@ fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
 
 fn not_active() -> Response {
     refusal("this server is not the active one for now, and nothing was done").into()
+}
+
+fn unreachable() -> Response {
+    refusal("the active server cannot be reached from this one, and nothing was done").into()
 }
 
 fn nobody() -> Response {

@@ -2,17 +2,21 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use log::{info, warn};
 
 use super::chain::Tenure;
 use super::etcd::{Etcd, Failure};
 use super::role::Loop;
 use super::tenure::Pace;
+use super::trust::{Trust, TrustFiles};
 use super::upstream::Ending;
 use super::{Options, Standby};
+use crate::http::certificates::CertificateFiles;
 use crate::lock::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId,
     LockManager, LockRequest, LockTable, NotWritten, Observer, Page, Refusal, ResourceName, Totals,
@@ -25,6 +29,8 @@ pub struct Member {
     pub(super) standby: Standby,
     /// Where the others reach this one.
     pub(super) url: String,
+    /// By what the others are known where they speak TLS.
+    pub(super) trust: Option<Trust>,
     pub(super) metrics: Arc<ClusterMetrics>,
     /// Those of each tenure of this server.
     pub(super) events: Arc<Events>,
@@ -42,6 +48,8 @@ struct State {
     /// The connections to the active server that wait for an answer, by number.
     asking: HashMap<u64, Ending>,
     last: u64,
+    /// Why the active server cannot be reached, if the log says so.
+    unreachable: Option<String>,
     leaving_since: Option<Instant>,
 }
 
@@ -92,18 +100,26 @@ pub struct Tables {
 }
 
 impl Member {
-    /// Joins the others. `url` is where they reach this server; `failed` hears why it cannot go
-    /// on, if it cannot.
+    /// Joins the others. `url` is where they reach this server, with the certificate that it has
+    /// there; `failed` hears why it cannot go on, if it cannot.
     ///
     /// # Errors
     /// A sentence for the operator.
     pub fn start(
         options: &Options,
         url: String,
+        own: Option<CertificateFiles>,
         tables: Tables,
         metrics: Arc<ClusterMetrics>,
         failed: Sender<String>,
     ) -> Result<Arc<Self>, String> {
+        let speaks_tls = url.starts_with("https://") || options.advertise_ca.is_some();
+        let trust = match options.standby {
+            Standby::Forward if speaks_tls => {
+                Some(TrustFiles { authority: options.advertise_ca.clone(), own }.load(&url)?)
+            }
+            Standby::Forward | Standby::Redirect => None,
+        };
         let etcd = Arc::new(Etcd::new(options)?);
         let (leave, leaving) = bounded(0);
         let (leaves, left) = bounded(0);
@@ -111,6 +127,7 @@ impl Member {
             pace: Pace { failover_after: options.failover_after },
             standby: options.standby,
             url,
+            trust,
             metrics,
             events: Arc::default(),
             state: Mutex::new(State {
@@ -118,6 +135,7 @@ impl Member {
                 watching: HashMap::new(),
                 asking: HashMap::new(),
                 last: 0,
+                unreachable: None,
                 leaving_since: None,
             }),
             leave: Mutex::new(Some(leave)),
@@ -138,6 +156,16 @@ impl Member {
     /// A channel that ends when this server has told the others that it leaves.
     pub fn left(&self) -> &Receiver<Infallible> {
         &self.left
+    }
+
+    /// Whether there are files that [`Member::look`] takes anew.
+    pub fn reloads(&self) -> bool {
+        self.trust.is_some()
+    }
+
+    /// Looks whether the certificates have changed by which the others are known.
+    pub fn look(&self) {
+        self.trust.iter().for_each(|trust| trust.look());
     }
 
     /// Who is active.
@@ -184,6 +212,25 @@ impl Member {
         let number = state.number();
         state.asking.insert(number, connection);
         Some(Asking { member: self, number })
+    }
+
+    /// One line in the log when the active server cannot be reached, and for each other reason.
+    pub(super) fn note_unreachable(&self, url: &str, error: &io::Error) {
+        let why = format!("cannot pass requests on to {url}: {error}");
+        let mut state = self.state();
+        if state.unreachable.as_ref() != Some(&why) {
+            state.unreachable = Some(why.clone());
+            drop(state);
+            warn!("{why}");
+        }
+    }
+
+    /// It can be reached, perhaps again.
+    pub(super) fn note_reached(&self, url: &str) {
+        let before = self.state().unreachable.take();
+        if before.is_some() {
+            info!("requests are passed on to {url}");
+        }
     }
 
     fn show_in_metrics(self: &Arc<Self>, etcd: &Arc<Etcd>) {

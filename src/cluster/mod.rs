@@ -18,6 +18,7 @@ mod records;
 mod role;
 mod store;
 mod tenure;
+mod trust;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -49,6 +50,8 @@ pub struct Options {
     pub password_file: Option<PathBuf>,
     /// Where the other servers reach this one.
     pub advertise_url: Option<String>,
+    /// The certificates by which the servers know each other.
+    pub advertise_ca: Option<PathBuf>,
     /// After how much silence of the active server another one takes over.
     pub failover_after: Duration,
     /// What a standby does with requests.
@@ -56,17 +59,19 @@ pub struct Options {
 }
 
 impl Options {
-    /// Where the other servers reach this one, which listens on `local`.
-    pub fn url(&self, local: SocketAddr) -> String {
+    /// Where the other servers reach this one, which listens on `local` and speaks TLS there, or
+    /// not.
+    pub fn url(&self, local: SocketAddr, encrypted: bool) -> String {
         if let Some(url) = &self.advertise_url {
             return url.clone();
         }
+        let scheme = if encrypted { "https" } else { "http" };
         let port = local.port();
         match local.ip().to_canonical() {
-            ip if !ip.is_unspecified() => format!("http://{}", SocketAddr::new(ip, port)),
+            ip if !ip.is_unspecified() => format!("{scheme}://{}", SocketAddr::new(ip, port)),
             _ => {
                 let name = uname();
-                format!("http://{}:{port}", name.nodename().to_string_lossy())
+                format!("{scheme}://{}:{port}", name.nodename().to_string_lossy())
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use super::access::{self, Access};
+use super::introduction::Introduction;
 use super::rights::{Right, Rights};
 use super::routes::Need;
 use super::users::{Rules, Users};
@@ -23,14 +24,26 @@ pub(super) struct Caller<'a> {
     pub(super) requester: Requester,
     /// What it may see.
     pub(super) sight: Sight,
+    /// Nobody on the way can read what it is sent.
+    pub(super) is_encrypted: bool,
 }
 
 /// What somebody may see, for as long as the rules stay as they are.
 #[derive(Clone)]
 pub(super) struct Sight {
     rights: Arc<Rights>,
-    /// Where there is a file of users, and what it said.
-    by: Option<(Arc<Users>, Arc<Rules>)>,
+    by: By,
+}
+
+/// Who has said what somebody may do.
+#[derive(Clone)]
+enum By {
+    /// The options of this server: the file of administrators may allow more.
+    Options,
+    /// A file of users, and what it said.
+    Users(Arc<Users>, Arc<Rules>),
+    /// Another server, which looks after that by itself.
+    Introduction,
 }
 
 impl Sight {
@@ -51,7 +64,15 @@ impl Sight {
 
     /// Whether the rules are still those by which it was given.
     pub(super) fn is_current(&self) -> bool {
-        self.by.as_ref().is_none_or(|(users, rules)| Arc::ptr_eq(&users.current(), rules))
+        match &self.by {
+            By::Users(users, rules) => Arc::ptr_eq(&users.current(), rules),
+            By::Options | By::Introduction => true,
+        }
+    }
+
+    /// What they allow.
+    pub(super) fn rights(&self) -> Arc<Rights> {
+        Arc::clone(&self.rights)
     }
 }
 
@@ -63,11 +84,23 @@ impl<'a> Caller<'a> {
         resource: Option<&ResourceName>,
         request: &Request<'_>,
         client: Client<'a>,
+        introduction: Option<&Introduction>,
     ) -> Result<Self, Problem> {
-        let (user, sight) = identify(service, needs, request, client)?;
         let proxies = &service.settings.trusted_proxies;
-        let address = forwarded::client(request, client.address(), proxies);
-        let caller = Self { client, requester: Requester { address, user }, sight };
+        let (address, certified, is_encrypted) = match introduction {
+            Some(Introduction { requester, is_encrypted, .. }) => {
+                (requester.address.clone(), requester.user.as_ref(), *is_encrypted)
+            }
+            None => {
+                let address = forwarded::client(request, client.address(), proxies);
+                (address, client.certified_user(), client.is_encrypted())
+            }
+        };
+        let (user, sight) = match introduction.and_then(|said| said.rights.clone()) {
+            Some(rights) => (certified.cloned(), Sight { rights, by: By::Introduction }),
+            None => identify(service, needs, request, certified)?,
+        };
+        let caller = Self { client, requester: Requester { address, user }, sight, is_encrypted };
         let rights = &caller.sight.rights;
         let (is_allowed, right) = match (needs, resource) {
             (Need::Nothing, _) => (true, Right::See),
@@ -121,7 +154,7 @@ impl Call<'_> {
         if self.caller.sight.rights.allow(right, resource) {
             return Ok(self.caller.requester.user.clone());
         }
-        if self.service.settings.users.is_none() && right != Right::Lock {
+        if matches!(self.caller.sight.by, By::Options) && right != Right::Lock {
             let authorization = self.request.headers.only("Authorization")?;
             return self.service.settings.access.check(&self.service.passwords, authorization);
         }
@@ -129,24 +162,25 @@ impl Call<'_> {
     }
 }
 
-/// Who sends a request, if it is known, and with which rights.
-fn identify(
+/// Who sends a request, if it is known, and with which rights. `certified` is whom a certificate
+/// names.
+pub(super) fn identify(
     service: &Service,
     needs: Need,
     request: &Request<'_>,
-    client: Client<'_>,
+    certified: Option<&SmolStr>,
 ) -> Result<(Option<SmolStr>, Sight), Problem> {
     let settings = &service.settings;
-    let without_rules = |rights| Sight { rights, by: None };
     if let Some(users) = &settings.users {
-        if needs == Need::Nothing {
-            return Ok((None, without_rules(Rights::none())));
-        }
         let rules = users.current();
-        let (user, rights) = known(service, &rules, request, client)?;
-        return Ok((user, Sight { rights, by: Some((Arc::clone(users), rules)) }));
+        let (user, rights) = match needs {
+            Need::Nothing => (None, Rights::none()),
+            _ => known(service, &rules, request, certified)?,
+        };
+        return Ok((user, Sight { rights, by: By::Users(Arc::clone(users), rules) }));
     }
-    let certified = client.certified_user().cloned();
+    let certified = certified.cloned();
+    let without_rules = |rights| Sight { rights, by: By::Options };
     match needs {
         Need::Nothing | Need::Some(Right::Lock) => {
             let is_open = settings.access == Access::Open;
@@ -167,11 +201,11 @@ fn known(
     service: &Service,
     rules: &Rules,
     request: &Request<'_>,
-    client: Client<'_>,
+    certified: Option<&SmolStr>,
 ) -> Result<(Option<SmolStr>, Arc<Rights>), Problem> {
     let name = match request.headers.only("Authorization")? {
         Some(authorization) => authenticated(service, rules, authorization)?,
-        None => match client.certified_user() {
+        None => match certified {
             Some(name) => name.clone(),
             None => return Ok((None, rules.anonymous())),
         },

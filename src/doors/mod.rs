@@ -16,6 +16,7 @@ mod forwarded;
 mod gzip;
 mod hal;
 mod health;
+mod introduction;
 mod lists;
 mod origin;
 mod page;
@@ -45,6 +46,7 @@ use caller::Caller;
 use events::Subscribers;
 pub use fleetlock::Slots;
 use gzip::Gzip;
+pub use introduction::Introduction;
 use origin::Site;
 use routes::{Need, Route};
 use users::Users;
@@ -130,10 +132,20 @@ impl Service {
     /// The response to one request. A panic on the way becomes a 500 and harms no other
     /// request.
     pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Response {
+        self.answer_for(request, client, None)
+    }
+
+    /// The same for a client that another server has introduced.
+    pub fn answer_for(
+        &self,
+        request: &Request<'_>,
+        client: Client<'_>,
+        introduction: Option<&Introduction>,
+    ) -> Response {
         let began = Instant::now();
         let route = Route::parse(request.target);
         let (kind, error) = (kind(&route, request.method), error(&route));
-        let answer = || self.call(route, request, client).unwrap_or_else(error);
+        let answer = || self.call(route, request, client, introduction).unwrap_or_else(error);
         let response = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
             log::error!("a request ended in a panic: {} {:?}", request.method, request.target);
             error(Problem::new(Status::InternalServerError, "the server failed at this request"))
@@ -148,6 +160,24 @@ impl Service {
         let (kind, error) = (kind(&route, request.method), error(&route));
         let problem = self.admit(route, request, client).err()?;
         Some(self.finish(request, kind, began, error(problem)))
+    }
+
+    /// Asks the client of a request, which another server is to answer, who it is.
+    ///
+    /// # Errors
+    /// The response, if it is not let in.
+    pub fn introduce(
+        &self,
+        request: &Request<'_>,
+        client: Client<'_>,
+    ) -> Result<Introduction, Response> {
+        let began = Instant::now();
+        let route = Route::parse(request.target);
+        let (kind, error) = (kind(&route, request.method), error(&route));
+        let introduction = self
+            .admit(route, request, client)
+            .and_then(|route| Introduction::of(self, &route, request, client));
+        introduction.map_err(|problem| self.finish(request, kind, began, error(problem)))
     }
 
     /// The response to what could not be read.
@@ -170,13 +200,15 @@ impl Service {
         route: Result<Route, Problem>,
         request: &Request<'_>,
         client: Client<'_>,
+        introduction: Option<&Introduction>,
     ) -> Answer {
         let route = self.admit(route, request, client)?;
         let Some(operation) = route.operation(request.method) else {
             return Ok(Response::no_content().header("Allow", route.allow()));
         };
         let needs = self.needs(operation.needs);
-        let caller = Caller::admit(self, needs, route.resource(), request, client)?;
+        let resource = route.resource();
+        let caller = Caller::admit(self, needs, resource, request, client, introduction)?;
         operation.run(&Call { service: self, request, caller })
     }
 

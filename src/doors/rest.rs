@@ -77,7 +77,7 @@ fn location(call: &Call<'_>, path: hal::Path<'_>) -> String {
     match (&call.service.settings.base_url, call.request.host) {
         (Some(base_url), _) => format!("{base_url}{path}"),
         (None, Singleton::One(host)) if !host.is_empty() => {
-            let scheme = if call.caller.client.is_encrypted() { "https" } else { "http" };
+            let scheme = if call.caller.is_encrypted { "https" } else { "http" };
             format!("{scheme}://{host}{path}")
         }
         // A client in HTTP/1.0 that names no host gets a relative reference.

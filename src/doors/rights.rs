@@ -49,6 +49,18 @@ impl Rights {
         Arc::clone(&NONE)
     }
 
+    /// Those that these rules give; `None` if one of them is none.
+    pub(super) fn from_rules(rules: &[String]) -> Option<Self> {
+        let mut rights = Self::default();
+        rules.iter().try_for_each(|rule| rights.add(rule)).ok()?;
+        Some(rights)
+    }
+
+    /// The rules, as a file has them.
+    pub(super) fn rules(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(right, pattern)| format!("{right} {pattern}"))
+    }
+
     /// Adds `RIGHT PATTERN`, as a file has it.
     ///
     /// # Errors
@@ -98,6 +110,15 @@ impl fmt::Display for Right {
             Self::See => "see",
             Self::Administrate => "admin",
         })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Beginning(beginning) => write!(f, "{beginning}*"),
+        }
     }
 }
 

@@ -22,6 +22,10 @@ use crate::reloaded::{self, Reloaded, Source};
 /// How often a request looks whether the file has changed, at most.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How long the rights of a user are in all, in bytes: another server is told of them in a field of
+/// a head.
+const MAX_RIGHTS: usize = 6 * 1024;
+
 /// The file, and what it says.
 pub type Users = Reloaded<UserFile>;
 
@@ -196,10 +200,15 @@ fn rules(text: &str) -> Result<Rules, Mistake> {
 }
 
 fn rights(may: Vec<Spanned<String>>) -> Result<Arc<Rights>, Mistake> {
-    let mut rights = Rights::default();
+    let (mut rights, mut len) = (Rights::default(), 0);
     for rule in may {
         let expected = |what| Mistake(rule.span(), format!("expected {what}"));
         rights.add(rule.as_ref()).map_err(expected)?;
+        len += rule.as_ref().len() + "\"\",".len();
+        if len > MAX_RIGHTS {
+            let what = format!("the rights of one user have at most {MAX_RIGHTS} bytes");
+            return Err(Mistake(rule.span(), what));
+        }
     }
     Ok(Arc::new(rights))
 }

@@ -101,6 +101,29 @@ impl CertificateFiles {
         Reloaded::load(self, LOOK)
     }
 
+    /// The certificate with those behind it, and the key, as the files have them.
+    ///
+    /// # Errors
+    /// They have none.
+    pub(crate) fn pair(
+        &self,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CertificateError> {
+        let chain = certificates(certificate, &self.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|_| CertificateError { path: self.key.clone(), fault: Fault::NoKey })?;
+        Ok((chain, key))
+    }
+
+    /// Why the certificate cannot be used.
+    pub(crate) fn unsuitable(&self, error: rustls::Error) -> CertificateError {
+        self.wrong(match error {
+            rustls::Error::InconsistentKeys(_) => Fault::OtherKey(self.key.clone()),
+            error => Fault::Unsuitable(error),
+        })
+    }
+
     fn wrong(&self, fault: Fault) -> CertificateError {
         CertificateError { path: self.certificate.clone(), fault }
     }
@@ -119,13 +142,11 @@ impl Source for CertificateFiles {
         let [certificate, key, authorities @ ..] = contents else {
             return Err(self.wrong(Fault::NoCertificate));
         };
-        let chain = certificates(certificate, &self.certificate)?;
+        let (chain, key) = self.pair(certificate, key)?;
         let expires = chain.first().map(valid_until).transpose();
         let expires = expires.map_err(|fault| self.wrong(fault))?;
         let expires = expires.ok_or_else(|| self.wrong(Fault::NoCertificate))?;
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|_| CertificateError { path: self.key.clone(), fault: Fault::NoKey })?;
-        let unsuitable = |error| self.wrong(Fault::Unsuitable(error));
+        let unsuitable = |error| self.unsuitable(error);
         let provider = Arc::new(default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_safe_default_protocol_versions().map_err(unsuitable)?;
@@ -134,10 +155,7 @@ impl Source for CertificateFiles {
             Some((pem, path)) => builder.with_client_cert_verifier(verifier(pem, path, provider)?),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => self.wrong(Fault::OtherKey(self.key.clone())),
-            error => unsuitable(error),
-        })?;
+        let mut config = builder.with_single_cert(chain, key).map_err(unsuitable)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -155,26 +173,43 @@ impl Source for CertificateFiles {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+/// The bytes of a file.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let wrong = |error| CertificateError { path: path.into(), fault: Fault::Unreadable(error) };
     reloaded::read(path).map_err(wrong)
 }
 
-fn verifier(
+/// Who knows a client by a certificate of these authorities.
+///
+/// # Errors
+/// They are none.
+pub(crate) fn verifier(
     pem: &[u8],
     path: &Path,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
-    let malformed = |error: String| {
-        let (path, fault) = (path.into(), Fault::Malformed(error));
-        CertificateError { path, fault }
-    };
+    let roots = Arc::new(roots(pem, path)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+    verifier.build().map_err(|error| malformed(path, error.to_string()))
+}
+
+/// The authorities whose certificates a file has.
+///
+/// # Errors
+/// It has none.
+pub(crate) fn roots(pem: &[u8], path: &Path) -> Result<RootCertStore, CertificateError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem, path)? {
-        roots.add(certificate).map_err(|error| malformed(error.to_string()))?;
+        roots.add(certificate).map_err(|error| malformed(path, error.to_string()))?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    verifier.build().map_err(|error| malformed(error.to_string()))
+    Ok(roots)
+}
+
+fn malformed(path: &Path, what: String) -> CertificateError {
+    CertificateError { path: path.into(), fault: Fault::Malformed(what) }
 }
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {

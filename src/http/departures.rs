@@ -143,14 +143,6 @@ impl<'a> Client<'a> {
         Self { transport, address, departures }
     }
 
-    /// The same client, which is known by another address.
-    pub fn at<'b>(self, address: &'b SmolStr) -> Client<'b>
-    where
-        'a: 'b,
-    {
-        Client { address, ..self }
-    }
-
     /// Where it is.
     pub fn address(self) -> &'a SmolStr {
         self.address

@@ -1,11 +1,14 @@
 //! Several servers on a real etcd. Without one installed, each test says that it was skipped.
 
+mod doors;
 mod etcd;
 mod failover;
 mod faults;
 mod front;
 mod proxy;
 mod start;
+mod tls;
+mod users;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -59,9 +62,13 @@ fn url(server: &Server) -> String {
 
 /// The first is active, the second knows it.
 fn two(etcd: &Etcd) -> (Server, Server) {
-    let active = join(etcd);
+    two_with(etcd, &[])
+}
+
+fn two_with(etcd: &Etcd, options: &[&str]) -> (Server, Server) {
+    let active = join_by(&etcd.endpoints(), options);
     wait_until("one is active", || health(&active)["role"] == "active");
-    let standby = join(etcd);
+    let standby = join_by(&etcd.endpoints(), options);
     wait_until("the other knows it", || health(&standby)["active"] == url(&active).as_str());
     (active, standby)
 }

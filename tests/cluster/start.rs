@@ -10,8 +10,10 @@ use super::etcd_or_skip;
 use super::{health, join, join_by};
 use crate::harness::wait_until;
 
+const TLS: [&str; 4] = ["--tls-cert", "c", "--tls-key", "k"];
+
 /// What the server says when it does not start, and its exit code.
-fn refusal(options: &[&str]) -> (String, i32) {
+pub(super) fn refusal(options: &[&str]) -> (String, i32) {
     let output = Command::new(env!("CARGO_BIN_EXE_rdlm"))
         .args(["serve", "--port", "0", "--logging", "none"])
         .args(options)
@@ -34,6 +36,8 @@ fn wrong_options_are_refused_in_one_line() {
         (&[&etcd[..], &["--standby", "sleep"]].concat(), "forward or redirect"),
         (&[&etcd[..], &["--etcd-prefix", "rdlm"]].concat(), "end in /"),
         (&[&etcd[..], &["--advertise-url", "h:1"]].concat(), "a URL such as"),
+        (&["--advertise-ca", "c"], "goes with --etcd"),
+        (&[&etcd[..], &TLS, &["--advertise-url", "http://h:1"]].concat(), "begins with https://"),
         (&[&etcd[..], &["--etcd-cert", "c"]].concat(), "go together"),
         (&[&etcd[..], &["--etcd-user", "u"]].concat(), "go together"),
         (&["--failover-after", "5"], "goes with --etcd"),

@@ -1,0 +1,137 @@
+//! A client as another server has got to know it, which passes its request on.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use super::caller::{Sight, identify};
+use super::rights::Rights;
+use super::routes::{Need, Route};
+use super::{Service, forwarded};
+use crate::http::departures::Client;
+use crate::http::{Problem, Request};
+use crate::lock::Requester;
+
+/// Who a client is, as the server says that it has talked to.
+#[derive(Clone)]
+pub struct Introduction {
+    pub(super) requester: Requester,
+    /// What it may do; `None`: that server knows no users, and has asked nobody.
+    pub(super) rights: Option<Arc<Rights>>,
+    /// Nobody on the way can read what it is sent.
+    pub(super) is_encrypted: bool,
+    /// Of that server: by which rules this was said.
+    sight: Option<Sight>,
+}
+
+/// How it is written.
+#[derive(Serialize, Deserialize)]
+struct Letter {
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rights: Option<Vec<String>>,
+    #[serde(default)]
+    tls: bool,
+}
+
+impl Introduction {
+    /// Asks the client of a request who it is.
+    pub(super) fn of(
+        service: &Service,
+        route: &Route,
+        request: &Request<'_>,
+        client: Client<'_>,
+    ) -> Result<Self, Problem> {
+        let proxies = &service.settings.trusted_proxies;
+        let address = forwarded::client(request, client.address(), proxies);
+        let is_encrypted = client.is_encrypted();
+        if service.settings.users.is_none() {
+            let requester = Requester { address, user: client.certified_user().cloned() };
+            return Ok(Self { requester, rights: None, is_encrypted, sight: None });
+        }
+        let operation = route.operation(request.method);
+        let needs = operation.map_or(Need::Nothing, |operation| service.needs(operation.needs));
+        let (user, sight) = identify(service, needs, request, client.certified_user())?;
+        Ok(Self {
+            requester: Requester { address, user },
+            rights: Some(sight.rights()),
+            is_encrypted,
+            sight: Some(sight),
+        })
+    }
+
+    /// Whether the rules are still those by which it was said what the client may do.
+    pub fn is_current(&self) -> bool {
+        self.sight.as_ref().is_none_or(Sight::is_current)
+    }
+
+    /// Whether it is known who the client is: nobody else has to see how it says so.
+    pub fn is_complete(&self) -> bool {
+        self.rights.is_some()
+    }
+
+    /// As the value of a header field.
+    pub fn to_field(&self) -> String {
+        let Requester { address, user } = &self.requester;
+        let letter = Letter {
+            address: address.to_string(),
+            user: user.as_ref().map(ToString::to_string),
+            rights: self.rights.as_ref().map(|rights| rights.rules().collect()),
+            tls: self.is_encrypted,
+        };
+        // Serializing strings cannot fail.
+        BASE64_STANDARD.encode(serde_json::to_vec(&letter).unwrap_or_default())
+    }
+
+    /// Of such a value; `None` if it is none.
+    pub fn from_field(field: &str) -> Option<Self> {
+        let letter = BASE64_STANDARD.decode(field).ok()?;
+        let Letter { address, user, rights, tls } = serde_json::from_slice(&letter).ok()?;
+        let rights = match rights {
+            Some(rules) => Some(Arc::new(Rights::from_rules(&rules)?)),
+            None => None,
+        };
+        let requester = Requester { address: address.into(), user: user.map(SmolStr::from) };
+        Some(Self { requester, rights, is_encrypted: tls, sight: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn introduction(user: Option<&str>, rights: Option<&[&str]>) -> Introduction {
+        let rules = |rules: &[&str]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let rights = rights.map(|rights| Arc::new(Rights::from_rules(&rules(rights)).unwrap()));
+        let requester = Requester { address: "::1".into(), user: user.map(SmolStr::from) };
+        Introduction { requester, rights, is_encrypted: true, sight: None }
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_written() {
+        for made in [
+            introduction(None, None),
+            introduction(Some("e\u{1b}[2Jve\n\"é\u{7f}"), Some(&["lock a", "see b-*", "admin *"])),
+            introduction(None, Some(&[])),
+        ] {
+            let field = made.to_field();
+            assert!(field.bytes().all(|byte| byte.is_ascii_graphic()), "{field}");
+            let read = Introduction::from_field(&field).unwrap();
+            assert_eq!(format!("{:?}", read.requester), format!("{:?}", made.requester));
+            assert_eq!((read.rights, read.is_encrypted), (made.rights, true));
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_not_read() {
+        let letter = r#"{"address":"::1","rights":["everything *"]}"#;
+        for field in ["", "::1", "e30=", &BASE64_STANDARD.encode(letter)] {
+            assert!(Introduction::from_field(field).is_none(), "{field}");
+        }
+    }
+}

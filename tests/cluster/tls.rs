@@ -1,0 +1,144 @@
+//! Servers that speak TLS with each other.
+
+use std::fs;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::etcd::Etcd;
+use super::start::refusal;
+use super::{FAILOVER, etcd_or_skip, join_by};
+use crate::authority::{Authority, Issued, text};
+use crate::harness::{Server, lock_body, wait_until};
+
+/// A server with this certificate, whose fellows have some of the same authority.
+fn join(etcd: &Etcd, authority: &Authority, issued: &Issued, options: &[&str]) -> Server {
+    let ca = authority.certificate();
+    let tls = [&authority.options(issued)[..], &["--advertise-ca", text(&ca)]].concat();
+    join_by(&etcd.endpoints(), &[&tls, options].concat())
+}
+
+fn health(authority: &Authority, server: &Server) -> Value {
+    let (_, _, body) = authority.connect(server, None).request("GET", "/health", "").unwrap();
+    serde_json::from_str(&body).unwrap()
+}
+
+fn url(server: &Server) -> String {
+    format!("https://127.0.0.1:{}", server.port())
+}
+
+/// The first is active, the second knows it.
+fn two(etcd: &Etcd, authority: &Authority) -> (Server, Server) {
+    let active = join(etcd, authority, &authority.server("one"), &[]);
+    wait_until("one is active", || health(authority, &active)["role"] == "active");
+    let standby = join(etcd, authority, &authority.server("two"), &[]);
+    let knows = || health(authority, &standby)["active"] == url(&active).as_str();
+    wait_until("the other knows it", knows);
+    (active, standby)
+}
+
+fn waiting(authority: &Authority, server: &Server) -> usize {
+    let mut client = authority.connect(server, None);
+    let (_, _, text) = client.request("GET", "/metrics", "").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("rdlm_locks{state=\"waiting\"} "));
+    line.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_standby_passes_requests_on_by_tls() {
+    let etcd = etcd_or_skip!(1);
+    let authority = Authority::new();
+    let (mut active, standby) = two(&etcd, &authority);
+    let mut client = authority.connect(&standby, None);
+    let (status, head, _) = client.request("POST", "/locks/a", &lock_body(0, 600)).unwrap();
+    assert_eq!(status, 201);
+    let lock = head.lines().find_map(|line| line.strip_prefix("Location: https://localhost"));
+    let lock = lock.unwrap();
+    // The same connections go on.
+    for _ in 0..3 {
+        assert_eq!(client.request("GET", lock, "").unwrap().0, 200);
+        assert_eq!(client.request("POST", "/locks/a", &lock_body(0, 600)).unwrap().0, 408);
+        assert_eq!(client.request("GET", "/nothing", "").unwrap().0, 404);
+    }
+    // Who leaves the standby leaves the line, and who stays is granted the lock.
+    let mut stays = authority.connect(&standby, None);
+    stays.send("POST", "/locks/a", "Idempotency-Key: k\r\n", &lock_body(600, 600));
+    wait_until("it waits", || waiting(&authority, &active) == 1);
+    let mut leaves = authority.connect(&standby, None);
+    leaves.send("POST", "/locks/a", "", &lock_body(600, 600));
+    wait_until("both wait", || waiting(&authority, &active) == 2);
+    drop(leaves);
+    wait_until("one has left", || waiting(&authority, &active) == 1);
+    assert_eq!(client.request("DELETE", lock, "").unwrap().0, 204);
+    assert_eq!(stays.response().unwrap().0, 201);
+    // The connection that is kept ends with the active server, and what is asked next is held.
+    active.signal("-KILL");
+    active.wait();
+    assert_eq!(client.request("POST", "/locks/a", &lock_body(0, 600)).unwrap().0, 408);
+}
+
+#[test]
+fn a_server_whose_certificate_is_not_known_is_told_nothing() {
+    let etcd = etcd_or_skip!(1);
+    let (authority, other) = (Authority::new(), Authority::new());
+    let active = join(&etcd, &authority, &authority.server("one"), &[]);
+    wait_until("one is active", || health(&authority, &active)["role"] == "active");
+    let ca = other.certificate();
+    let standby = join_by(&etcd.endpoints(), &["--advertise-ca", text(&ca)]);
+    wait_until("the other knows it", || super::health(&standby)["active"] == url(&active).as_str());
+    let began = Instant::now();
+    let answer = standby.acquire("a", 0.0, 600.0).detail(503);
+    assert!(answer.contains("cannot be reached"), "{answer}");
+    assert!(began.elapsed() >= FAILOVER, "another one may come to be active");
+    assert_eq!(waiting(&authority, &active), 0);
+    let log = standby.into_log();
+    let said = log.matches("cannot pass requests on to https://127.0.0.1:");
+    assert_eq!(said.count(), 1, "{log}");
+    assert!(log.contains("invalid peer certificate"), "{log}");
+}
+
+#[test]
+fn certificates_that_the_others_would_not_know_are_refused_at_the_start() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let issued = authority.server("server");
+    let [ca, other_ca] = [authority.certificate(), other.certificate()];
+    let [ca, other_ca] = [text(&ca), text(&other_ca)];
+    let etcd = ["--bind", "127.0.0.1", "--etcd", "http://127.0.0.1:1"];
+    let tls = [&etcd[..], &authority.options(&issued)].concat();
+    for (options, said) in [
+        (&["--advertise-ca", "/nowhere"][..], "--advertise-ca: cannot read /nowhere"),
+        (&["--advertise-ca", text(&issued.key)], "has no certificate"),
+        (&[], "UnknownIssuer"),
+        (&["--advertise-ca", other_ca], "invalid peer certificate"),
+        (&["--advertise-ca", ca, "--advertise-url", "https://a.example"], "not valid for"),
+        (&["--advertise-ca", ca, "--tls-client-ca", other_ca], "--standby redirect does without"),
+    ] {
+        let (error, code) = refusal(&[&tls, options].concat());
+        assert!(error.contains(said) && error.lines().count() == 1, "{options:?}: {error}");
+        assert_eq!(code, 1, "{options:?}");
+    }
+}
+
+#[test]
+fn new_certificates_are_taken_without_a_restart() {
+    let etcd = etcd_or_skip!(1);
+    let (authority, next) = (Authority::new(), Authority::new());
+    let (active, standby) = two(&etcd, &authority);
+    let move_to = |file: &str| fs::copy(next.path().join(file), authority.path().join(file));
+    for name in ["one", "two"] {
+        next.server(name);
+        move_to(&format!("{name}.pem")).unwrap();
+        move_to(&format!("{name}.key")).unwrap();
+    }
+    move_to("ca.pem").unwrap();
+    [&active, &standby].iter().for_each(|server| server.signal("-HUP"));
+    // Both have taken them when a client gets through that knows the new ones alone.
+    wait_until("it is passed on", || {
+        let mut client = next.connect(&standby, None);
+        let is_known = !client.0.conn.is_handshaking();
+        is_known
+            && client
+                .request("GET", "/locks/a/aa4e181e17374148a21b30d9dcb941f9", "")
+                .is_ok_and(|(status, ..)| status == 404)
+    });
+}
