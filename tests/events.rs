@@ -133,6 +133,36 @@ fn how_requests_end_without_a_lock_is_told() {
 }
 
 #[test]
+fn a_lock_that_waits_for_another_mode_is_told_of_until_it_does_no_more() {
+    let server = Server::start();
+    let reader = r#""mode":"PR","wait":0,"lifetime":600"#;
+    let [lock, other] = [(), ()].map(|()| server.acquire_with("foo", reader).lock_path());
+    let mut subscriber = Subscriber::new(&server, "/events");
+    server.request("PATCH", &lock, r#"{"mode":"EX","wait":0.05}"#).detail(408);
+    let waits = subscriber.event();
+    assert_eq!((waits.name.as_str(), &waits.data["mode"]), ("converting", &"PR".into()));
+    assert_eq!(waits.data["converting_to"], "EX");
+    assert!(lock.ends_with(waits.data["uid"].as_str().unwrap()));
+    assert!(waits.data["held"].is_number());
+    let kept = subscriber.event();
+    assert_eq!((kept.name.as_str(), &kept.data["uid"]), ("unconverted", &waits.data["uid"]));
+    assert_eq!((&kept.data["mode"], kept.data.get("converting_to")), (&"PR".into(), None));
+    // Who leaves waits no more, and who does not wait is not worth a word.
+    let mut client = server.connect();
+    client.send_request("PATCH", &lock, r#"{"mode":"EX","wait":600}"#);
+    assert_eq!(subscriber.hears(1), ["converting foo"]);
+    drop(client);
+    assert_eq!(subscriber.hears(1), ["unconverted foo"]);
+    server.request("PATCH", &lock, r#"{"mode":"EX"}"#).detail(408);
+    let mut client = server.connect();
+    client.send_request("PATCH", &lock, r#"{"mode":"EX","wait":600}"#);
+    assert_eq!(subscriber.hears(1), ["converting foo"]);
+    server.delete(&other);
+    assert_eq!(client.response().status, 200);
+    assert_eq!(subscriber.hears(2), ["released foo", "converted foo"]);
+}
+
+#[test]
 fn a_subscriber_hears_what_it_asks_for() {
     let server = Server::start();
     let mut one = Subscriber::new(&server, "/events?resource=a:1");

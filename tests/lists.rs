@@ -1,11 +1,14 @@
 //! Lists at any size: page by page, narrowed, and in no memory of the server's.
 
 use std::io::Read;
+use std::iter;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::harness::{Server, lock_body, wait_until};
-use crate::wire;
+use crate::harness::{Client, Server, lock_body, wait_until};
+use crate::wire::{self, Response};
 
 /// The names in an answer of `/status` or `/resources`.
 fn names(list: &Value) -> Vec<String> {
@@ -209,4 +212,53 @@ fn lists_and_the_page_are_compressed_for_those_who_take_it() {
             assert_eq!(text.len(), plain.text().len(), "{path}");
         }
     }
+}
+
+/// A connection on which little is under way before it is read from.
+fn connect_narrow(server: &Server) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    // The server's kernel buffers so many segments, which are of 64 KiB on the loopback.
+    socket.set_tcp_mss(536).unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()));
+    socket.connect(&SockAddr::from(address)).unwrap();
+    Client::new(socket.into())
+}
+
+fn send_for_gzip(client: &mut Client) {
+    client.send("GET /status HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n");
+}
+
+fn is_compressed(response: &Response) -> bool {
+    response.header("Content-Encoding") == Some("gzip")
+}
+
+#[test]
+fn whoever_comes_while_sixteen_lists_are_compressed_gets_one_as_it_is() {
+    let server = Server::start();
+    // What is made up at random stays long: no answer ends before it is read.
+    let mut titles = fastrand::Rng::with_seed(1);
+    for n in 0..600 {
+        let title: String = iter::repeat_with(|| titles.alphanumeric()).take(1000).collect();
+        let body = lock_body(0, 600).replace("a test", &title);
+        server.request("POST", &format!("/locks/r{n}"), &body).lock_path();
+    }
+    let mut readers: Vec<_> = (0..16)
+        .map(|_| {
+            let mut reader = connect_narrow(&server);
+            send_for_gzip(&mut reader);
+            assert!(is_compressed(&reader.head()));
+            reader
+        })
+        .collect();
+    let get = || {
+        let mut client = server.connect();
+        send_for_gzip(&mut client);
+        client.response()
+    };
+    let plain = get();
+    assert_eq!((plain.status, plain.header("Content-Encoding")), (200, None));
+    assert_eq!(names(&plain.json()).len(), 600);
+    readers.pop().unwrap().reset();
+    wait_until("the one that has left makes room", || is_compressed(&get()));
 }

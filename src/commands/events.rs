@@ -79,5 +79,5 @@ fn line(event: &Event) -> String {
     };
     let lasted = lasted("held").or_else(|| lasted("waited")).unwrap_or_default();
     let (resource, title, client) = (text("resource"), text("title"), requester(&event.data));
-    format!("{time}Z  {name:<9}  {resource}  {title} ({client}){lasted}\n")
+    format!("{time}Z  {name:<11}  {resource}  {title} ({client}){lasted}\n")
 }

@@ -76,8 +76,9 @@ pub(super) fn lock_row(resource: &str, lock: &Value, now: Option<SystemTime>) ->
     let span = |span: Option<Result<Duration, _>>| {
         span.map_or("-".into(), |span| short(span.unwrap_or_default()))
     };
-    let mode = match lock["limit"].as_u64() {
-        Some(limit) if limit > 1 => format!("{} of {limit}", text("mode")),
+    let mode = match (lock["limit"].as_u64(), lock["converting_to"].as_str()) {
+        (_, Some(wanted)) => format!("{}, waits for {}", text("mode"), printable(wanted)),
+        (Some(limit), None) if limit > 1 => format!("{} of {limit}", text("mode")),
         _ => text("mode"),
     };
     let has_no_end =
@@ -248,6 +249,12 @@ mod tests {
         assert!(lines[0].starts_with("RESOURCE  STATE  TITLE"), "{table}");
         assert!(lines[2].starts_with("db        waits  -    "), "{table}");
         assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn a_lock_that_waits_for_another_mode_says_so() {
+        let row = lock_row("r", &json!({"mode": "PR", "converting_to": "EX"}), None);
+        assert_eq!(row[3], "PR, waits for EX");
     }
 
     #[test]

@@ -265,6 +265,8 @@ struct Data<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    converting_to: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     fencing_token: Option<u64>,
     /// In seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -278,8 +280,17 @@ impl<'a> Data<'a> {
         let happening = &event.happening;
         // With milliseconds.
         let lasted = (event.lasted().as_secs_f64() * 1000.0).round() / 1000.0;
-        let was_held = matches!(happening.kind, Kind::Ended(_) | Kind::Converted);
-        let has_waited = !was_held && happening.kind != Kind::Waiting;
+        let (was_held, has_waited) = match happening.kind {
+            Kind::Waiting => (false, false),
+            Kind::Granted | Kind::Deleted | Kind::TimedOut | Kind::Withdrawn => (false, true),
+            Kind::Ended(_) | Kind::Converted | Kind::Converting(_) | Kind::Unconverted => {
+                (true, false)
+            }
+        };
+        let converting_to = match happening.kind {
+            Kind::Converting(mode) => Some(mode.name()),
+            _ => None,
+        };
         Self {
             time: event.time,
             resource: event.resource.as_str(),
@@ -289,6 +300,7 @@ impl<'a> Data<'a> {
             user: happening.client.user.as_deref(),
             mode: happening.mode.name(),
             limit: happening.mode.limit().map(Limit::get),
+            converting_to,
             fencing_token: happening.fencing_token,
             waited: has_waited.then_some(lasted),
             held: was_held.then_some(lasted),

@@ -12,8 +12,8 @@ const PAGE: &str = include_str!("page.html");
 /// Nothing but the style and the script in the page, known by their hashes, may have an
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-k8YTr6btW28NiUyZe3g1S3eNVR9IauZGrBYNdzauaaE='; \
-    script-src 'sha256-YYly79eisKpHeh51y6SABThI41Rcj4/6VY7UkDab4aE='; \
+    style-src 'sha256-WIinFcXIKoS1qOm5SbrL2bOz3d4lMVxCwSGJhF5id+0='; \
+    script-src 'sha256-Uctmlozochvjg2FyTo1c/b1J4TooZMgAuN2lbPYKG9Y='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -59,6 +59,10 @@ pub enum Kind {
     Granted,
     /// A lock is held in another mode from now on.
     Converted,
+    /// A lock waits for this mode, and is held in its own meanwhile.
+    Converting(Mode),
+    /// A lock waits for another mode no more, and keeps its own.
+    Unconverted,
     /// A lock, or one lease on it, has ended.
     Ended(End),
     /// A request that waited was deleted.
@@ -76,6 +80,8 @@ impl Kind {
             Self::Waiting => "waiting",
             Self::Granted => "granted",
             Self::Converted => "converted",
+            Self::Converting(_) => "converting",
+            Self::Unconverted => "unconverted",
             Self::Ended(End::Renewed) => "renewed",
             Self::Ended(End::Released) => "released",
             Self::Ended(End::Expired) => "expired",

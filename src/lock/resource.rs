@@ -193,10 +193,13 @@ impl<W> Resource<W> {
             outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(refusal))));
         }
         for (id, refusal) in unconverted {
+            outcome.happened.extend(self.of_holder(id, Kind::Unconverted));
             let waiting = self.conversions.remove(id);
             outcome.told.extend(waiting.map(|w| (w.handle, Reply::Refused(refusal))));
         }
         if let Some(converting) = converting {
+            let kind = Kind::Converting(converting.wanted.mode);
+            outcome.happened.extend(self.of_holder(converting.id, kind));
             self.conversions.join(*converting);
         }
         if let Some((id, until, until_wall)) = kept {
@@ -288,6 +291,11 @@ impl<W> Resource<W> {
         let Place { id, request, since, .. } = self.line.place(id)?;
         let LockRequest { title, client, mode, .. } = request.clone();
         Some(Happening { kind, id: *id, title, client, mode, fencing_token: None, since: *since })
+    }
+
+    /// What happens to a lock that stays.
+    fn of_holder(&self, id: LockId, kind: Kind) -> Option<Happening> {
+        self.holders.get(id).map(|holder| of_grant(holder.grant.clone(), kind))
     }
 
     /// The answer to whoever caused a decision that has been made.

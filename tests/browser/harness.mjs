@@ -51,6 +51,16 @@ export class Server {
     return { answer };
   }
 
+  /** Waits for a held lock to be converted; the promise is that of the answer. */
+  async convert(path, mode) {
+    const options = { method: "PATCH", body: JSON.stringify({ mode, wait: 600 }), signal: this.waits.signal };
+    const answer = fetch(this.url + path, options).then((r) => r.status, () => null);
+    const uid = path.split("/").at(-1);
+    const waits = (lock) => lock.uid === uid && lock.converting_to === mode;
+    await until("the conversion waits", async () => (await this.locks(path.split("/").at(-2))).some(waits));
+    return { answer };
+  }
+
   post(resource, body, signal) {
     return fetch(`${this.url}/locks/${resource}`, { method: "POST", body: JSON.stringify(body), signal });
   }

@@ -161,6 +161,43 @@ onPage("a semaphore shows how many hold it", async (page, server) => {
   assert.deepEqual(await page.locator(".mode b").allInnerTexts(), ["2 / 3", "2 / 3"]);
 });
 
+onPage("a holder that waits for another mode says so, and no more when it does not", async (page, server) => {
+  const shared = { mode: "PR" };
+  const first = await server.hold("report", `reader 1 ${"x".repeat(300)}`, shared);
+  const second = await server.hold("report", "reader 2", shared);
+  await server.hold("other", "bystander");
+  await shown(row(page, "reader 2"));
+  assert.equal(await page.locator(".wish:visible").count(), 0);
+  const { answer } = await server.convert(first, "EX");
+  for (const width of [1600, 1100, 375]) {
+    await page.setViewportSize({ width, height: 800 });
+    await shown(row(page, "reader 1").locator(".wish", { hasText: "waits for EX" }));
+    const box = await row(page, "reader 1").locator(".wish").boundingBox();
+    assert.ok(box.x + box.width <= width && box.width > 50, `beside a long title: ${JSON.stringify(box)} of ${width}`);
+  }
+  await page.setViewportSize({ width: 1100, height: 800 });
+  assert.equal(await page.getByRole("cell", { name: /^reader 1 x+ waits for EX$/ }).count(), 1);
+  assert.equal(await page.locator(".wish:visible").count(), 1);
+  assert.equal(await page.locator("#count-waiting").innerText(), "1");
+  await page.locator("#filter").selectOption("waiting");
+  await gone(row(page, "bystander"));
+  await row(page, "reader 1").locator(".open").click();
+  await shown(page.locator("#held li", { hasText: /reader 1.*PR, held for .*, waits for EX/ }));
+  await shown(page.locator("#past li", { hasText: "waits for another mode" }));
+  await page.keyboard.press("Escape");
+  const questions = [["reader 2", /not told.*1 other holder waits for another mode/], ["reader 1", /told at once.*Nobody waits/]];
+  for (const [holder, outcome] of questions) {
+    await row(page, holder).locator(".release").click();
+    assert.match(await page.locator("#outcome").innerText(), outcome);
+    await page.locator("#cancel").click();
+  }
+  await fetch(server.url + second, { method: "DELETE" });
+  assert.equal(await answer, 200);
+  await page.locator("#filter").selectOption("");
+  await until("it is held in the other mode", async () => (await page.locator(".mode b").allInnerTexts()).every((mode) => mode === "EX"));
+  assert.equal(await page.locator(".wish:visible").count(), 0);
+});
+
 onPage("a lock without an end has none", async (page, server) => {
   const body = JSON.stringify({ ID: "a-run", Who: "me@host", Operation: "apply" });
   const response = await fetch(`${server.url}/locks/infra`, { method: "LOCK", body });
@@ -570,7 +607,10 @@ for (const colorScheme of ["light", "dark"]) {
       await server.hold("short", "soon over", { lifetime: 2 });
       await server.wait("busy", "one that waits");
       await server.hold("pool", "of three", { limit: 3 });
-      await shown(row(page, "of three"));
+      const reader = await server.hold("report", "a reader", { mode: "PR" });
+      await server.hold("report", "another", { mode: "PR" });
+      await server.convert(reader, "EX");
+      await shown(page.locator(".wish:visible"));
       await page.locator(".line button:visible").click();
       await check("list");
       await row(page, "a holder").locator(".all").click();

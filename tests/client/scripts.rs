@@ -167,16 +167,19 @@ fn events_prints_what_has_happened_and_what_happens() {
     server.hold("bar");
     let mut events = Running::start(&mut rdlm(server.port(), &["events", "foo"]));
     let granted = events.line();
-    assert!(granted.contains("Z  granted    foo  a test (127.0.0.1), waited for 0s"), "{granted}");
-    assert!(events.line().contains("Z  released   foo  a test (127.0.0.1), held for "));
+    assert!(
+        granted.contains("Z  granted      foo  a test (127.0.0.1), waited for 0s"),
+        "{granted}"
+    );
+    assert!(events.line().contains("Z  released     foo  a test (127.0.0.1), held for "));
     let lock = server.hold("foo");
-    assert!(events.line().contains("  granted    foo  "));
+    assert!(events.line().contains("  granted      foo  "));
     let mut json = Running::start(&mut rdlm(server.port(), &["events", "--json"]));
     let line: serde_json::Value = serde_json::from_str(&json.line()).unwrap();
     assert_eq!((&line["event"], &line["resource"]), (&"granted".into(), &"foo".into()));
     assert!(line["id"].is_u64());
     server.delete(&lock);
-    assert!(events.line().contains("  released   foo  "));
+    assert!(events.line().contains("  released     foo  "));
 }
 
 #[test]
