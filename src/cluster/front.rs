@@ -64,7 +64,7 @@ impl Member {
             return Answered::Response(self.health(request));
         }
         if is_own(request) {
-            return Answered::Response(service.answer(request, *client));
+            return Answered::Response(service.answer(request, *client).wait());
         }
         let from_server = forward::forwarded(request);
         if matches!(self.view(), View::Standby(_))
@@ -125,7 +125,7 @@ impl Member {
         let address = forwarded.and_then(|field| forward::believed(field, tenancy.secret()));
         let address = address.map(SmolStr::new);
         let client = address.as_ref().map_or(*client, |address| client.at(address));
-        let response = service.answer(request, client);
+        let response = service.answer(request, client).wait();
         if tenancy.tenure.may_show() {
             // A stream is made while it is sent.
             let tenure = Arc::clone(&tenancy.tenure);
