@@ -269,7 +269,7 @@ const MUTANTS: &[Mutant] = &[
             edit(
                 LOCKS,
                 "if may_have_left && presence.has_left() {",
-                "if !may_have_left && client.has_left() {",
+                "if !may_have_left && presence.has_left() {",
             ),
         ],
     ),
