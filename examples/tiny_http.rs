@@ -87,7 +87,7 @@ fn answer(
     let mut connection = Connection::new(transport, client, GRACE, departures)?;
     match connection.next_request().map(|incoming| incoming.map(|i| i.receive())) {
         Ok(Some(Ok(exchange))) => {
-            let response = service.answer(&exchange.request, exchange.client);
+            let response = service.answer(&exchange.request, exchange.client).wait();
             exchange.respond(response)?;
         }
         Ok(Some(Err(error))) | Err(error) => connection.refuse(&service.refuse(error)),

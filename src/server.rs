@@ -28,13 +28,15 @@ use crate::doors::users::{UserFile, UsersError};
 use crate::doors::{RequestLimits, Service, Settings, Slots};
 use crate::http::Status;
 use crate::http::certificates::{CertificateError, CertificateFiles, Certificates};
-use crate::http::connection::{Connection, Exchange, Next, NotEncrypted};
+use crate::http::connection::{Connection, Next, NotEncrypted};
 use crate::http::listener::Listener;
-use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
+use crate::lock::{
+    End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Pending, Store,
+};
 use crate::metrics::Metrics;
 use crate::signals::Ignored;
 use connections::{Connections, Permit};
-use in_flight::InFlight;
+use in_flight::{InFlight, InFlightGuard};
 use workers::Workers;
 
 /// How the server is to run.
@@ -257,7 +259,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         member: member.clone(),
         certificates: certificates.clone(),
         connections,
-        in_flight: InFlight::new(),
+        in_flight: Arc::new(InFlight::new()),
     });
     thread::Builder::new().name("accept".into()).spawn({
         let (server, listener) = (Arc::clone(&server), Arc::clone(&listener));
@@ -376,7 +378,7 @@ struct Server {
     member: Option<Arc<Member>>,
     certificates: Option<Arc<Certificates>>,
     connections: Connections,
-    in_flight: InFlight,
+    in_flight: Arc<InFlight>,
 }
 
 impl Server {
@@ -385,7 +387,7 @@ impl Server {
         let server = Arc::clone(&self);
         let workers = Workers::new(move |(connection, permit): (Connection, Permit)| {
             let _open = server.metrics.connection_opened();
-            server.serve(connection, &permit);
+            server.serve(connection, &Arc::new(permit));
         });
         let mut failing = false;
         while !self.connections.is_closed() {
@@ -414,14 +416,7 @@ impl Server {
         }
     }
 
-    fn answer(&self, exchange: &Exchange<'_>, forwarding: &mut Forwarding) -> Answered {
-        match &self.member {
-            Some(member) => member.answer(exchange, forwarding, &self.service),
-            None => Answered::Response(self.service.answer(&exchange.request, exchange.client)),
-        }
-    }
-
-    fn serve(&self, mut connection: Connection, permit: &Permit) {
+    fn serve(&self, mut connection: Connection, permit: &Arc<Permit>) {
         match self.certificates.as_ref().map(|certificates| connection.encrypt(certificates)) {
             None | Some(Ok(())) => {}
             Some(Err(NotEncrypted::NotTls)) => {
@@ -434,7 +429,6 @@ impl Server {
         }
         let mut forwarding = Forwarding::default();
         loop {
-            permit.idle();
             let incoming = match connection.next_request() {
                 Ok(Some(incoming)) => incoming,
                 Ok(None) => return,
@@ -454,9 +448,23 @@ impl Server {
                 Ok(exchange) => exchange,
                 Err(error) => return connection.refuse(&self.service.refuse(error)),
             };
-            let in_flight = self.in_flight.begin();
+            let busy = Busy { permit: Arc::clone(permit), _in_flight: self.in_flight.begin() };
             let client_goes_on = exchange.request.keep_alive;
-            let sent = match self.answer(&exchange, &mut forwarding) {
+            let answered = match &self.member {
+                Some(member) => member.answer(&exchange, &mut forwarding, &self.service),
+                None => {
+                    let response = self.service.answer(&exchange.request, exchange.client);
+                    if matches!(response, Pending::Later(_))
+                        && !permit.is_wanted()
+                        && let Some(detached) = exchange.detach()
+                    {
+                        response.then(|response| detached.respond(response, busy));
+                        continue;
+                    }
+                    Answered::Response(response.wait())
+                }
+            };
+            let sent = match answered {
                 Answered::Response(mut response) => {
                     // Some clients send a request again by themselves when a 408 ends its
                     // connection.
@@ -475,7 +483,7 @@ impl Server {
             match sent {
                 Ok(Next::Request) => {}
                 Ok(Next::Close) => {
-                    drop(in_flight);
+                    drop(busy);
                     if client_goes_on {
                         connection.linger();
                     }
@@ -484,6 +492,18 @@ impl Server {
                 Err(_) => return,
             }
         }
+    }
+}
+
+/// As long as this lives, a request has not got its response.
+struct Busy {
+    permit: Arc<Permit>,
+    _in_flight: InFlightGuard,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.permit.idle();
     }
 }
 

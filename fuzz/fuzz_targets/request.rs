@@ -63,7 +63,7 @@ impl World {
                 Ok(exchange) => exchange,
                 Err(error) => return connection.refuse(&self.service.refuse(error)),
             };
-            let response = self.service.answer(&exchange.request, exchange.client);
+            let response = self.service.answer(&exchange.request, exchange.client).wait();
             assert!(response.status.code() != 500);
             let next = exchange.respond(response).unwrap();
             check(&client.take_output());

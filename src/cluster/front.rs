@@ -64,7 +64,7 @@ impl Member {
             return Answered::Response(self.health(request));
         }
         if is_own(request) {
-            return Answered::Response(service.answer(request, *client));
+            return Answered::Response(service.answer(request, *client).wait());
         }
         let from_server = forward::forwarded(request);
         let came = Instant::now();
@@ -134,7 +134,7 @@ impl Member {
             },
             None => None,
         };
-        let response = service.answer_for(request, *client, introduction.as_ref());
+        let response = service.answer_for(request, *client, introduction.as_ref()).wait();
         if tenancy.tenure.may_show() {
             // A stream is made while it is sent.
             let tenure = Arc::clone(&tenancy.tenure);

@@ -19,7 +19,8 @@ use super::{Options, Standby};
 use crate::http::certificates::CertificateFiles;
 use crate::lock::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId,
-    LockManager, LockRequest, LockTable, NotWritten, Observer, Page, Refusal, ResourceName, Totals,
+    LockManager, LockRequest, LockTable, NotWritten, Observer, Page, Pending, Refusal,
+    ResourceName, Totals,
 };
 use crate::metrics::{ClusterMetrics, ClusterState};
 
@@ -310,13 +311,13 @@ impl LockManager for Member {
         request: LockRequest,
         key: Option<IdempotencyKey>,
         on_wait: &mut dyn FnMut(Departure),
-    ) -> Result<Grant, Refusal> {
-        let acquired = self.or_refused()?.table.acquire(resource, request, key, on_wait);
-        match acquired {
+    ) -> Pending<Result<Grant, Refusal>> {
+        let Some(active) = self.active() else { return Err(NOT_ACTIVE).into() };
+        active.table.acquire(resource, request, key, on_wait).map(|acquired| match acquired {
             // Another server goes on.
             Err(Refusal::ShuttingDown) => Err(NOT_ACTIVE),
             acquired => acquired,
-        }
+        })
     }
 
     fn abandon(&self, resource: &ResourceName, id: LockId) {
@@ -329,12 +330,22 @@ impl LockManager for Member {
         self.active()?.table.find(resource, id)
     }
 
-    fn release(&self, resource: &ResourceName, id: LockId) -> Result<(), Refusal> {
-        self.or_refused()?.table.release(resource, id)
+    fn release(&self, resource: &ResourceName, id: LockId) -> Pending<Result<(), Refusal>> {
+        match self.active() {
+            Some(active) => active.table.release(resource, id),
+            None => Err(NOT_ACTIVE).into(),
+        }
     }
 
-    fn release_by_key(&self, resource: &ResourceName, key: &IdempotencyKey) -> Result<(), Refusal> {
-        self.or_refused()?.table.release_by_key(resource, key)
+    fn release_by_key(
+        &self,
+        resource: &ResourceName,
+        key: &IdempotencyKey,
+    ) -> Pending<Result<(), Refusal>> {
+        match self.active() {
+            Some(active) => active.table.release_by_key(resource, key),
+            None => Err(NOT_ACTIVE).into(),
+        }
     }
 
     fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
@@ -346,8 +357,11 @@ impl LockManager for Member {
         resource: &ResourceName,
         id: LockId,
         lifetime: Duration,
-    ) -> Result<Grant, Refusal> {
-        self.or_refused()?.table.renew(resource, id, lifetime)
+    ) -> Pending<Result<Grant, Refusal>> {
+        match self.active() {
+            Some(active) => active.table.renew(resource, id, lifetime),
+            None => Err(NOT_ACTIVE).into(),
+        }
     }
 
     fn convert(

@@ -1,41 +1,47 @@
 //! The wait of a client that may leave: the same at each door.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::warn;
 
 use super::Call;
 use crate::lock::{
-    Conversion, Departure, Grant, IdempotencyKey, LockId, LockRequest, Refusal, ResourceName,
+    Conversion, Departure, Grant, IdempotencyKey, LockId, LockRequest, Pending, Refusal,
+    ResourceName,
 };
 
 /// A grant that took longer, also without a wait (the disk may), is only for a client that is
 /// still there.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Returns when the lock is granted or the wait is over. Whoever cannot be told of the lock has to
+/// Returns when the wait is over; the lock is granted when that is written. Whoever cannot be told of the lock has to
 /// say so by [`LockManager::abandon`](crate::lock::LockManager::abandon).
 pub(super) fn acquire(
     call: &Call<'_>,
     resource: &ResourceName,
     request: LockRequest,
     key: Option<IdempotencyKey>,
-) -> Result<Grant, Refusal> {
-    let (service, client) = (call.service, call.caller.client);
+) -> Pending<Result<Grant, Refusal>> {
+    let service = call.service;
     let began = Instant::now();
     let has_key = key.is_some();
     let (acquired, has_waited) =
         watched(call, |on_wait| service.locks.acquire(resource, request, key, on_wait));
-    let took = began.elapsed();
-    service.metrics.acquisition(acquired.as_ref().map(drop), took);
-    let grant = acquired?;
-    // A retry may come when its client has gone on to another one.
-    let may_have_left = has_waited || has_key || took >= PATIENCE;
-    if may_have_left && client.has_left() {
-        service.locks.abandon(resource, grant.id);
-        return Err(Refusal::Departed);
-    }
-    Ok(grant)
+    let (locks, metrics) = (Arc::clone(&service.locks), Arc::clone(&service.metrics));
+    let (resource, presence) = (resource.clone(), call.caller.client.presence());
+    acquired.map(move |acquired| {
+        let took = began.elapsed();
+        metrics.acquisition(acquired.as_ref().map(drop), took);
+        let grant = acquired?;
+        // A retry may come when its client has gone on to another one.
+        let may_have_left = has_waited || has_key || took >= PATIENCE;
+        if may_have_left && presence.has_left() {
+            locks.abandon(&resource, grant.id);
+            return Err(Refusal::Departed);
+        }
+        Ok(grant)
+    })
 }
 
 /// Returns when the lock has its new mode or the wait is over. A client that has left meanwhile has

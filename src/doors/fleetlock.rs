@@ -81,12 +81,12 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
         client: call.caller.requester.clone(),
     };
     let grant =
-        acquire(call, &node.resource, request, Some(node.key)).map_err(
-            |refusal| match refusal {
+        acquire(call, &node.resource, request, Some(node.key)).wait().map_err(|refusal| {
+            match refusal {
                 Refusal::TimedOut => all_slots_taken(call, &node.resource, &node.group, limit),
                 refusal => refusal.into(),
-            },
-        )?;
+            }
+        })?;
     let (locks, resource, id) = (Arc::clone(&call.service.locks), node.resource, grant.id);
     let success = answer(Status::Ok, "success", &format!("{} may reboot", node.id));
     Ok(success.on_undelivered(move || locks.abandon(&resource, id)))
@@ -96,7 +96,7 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
 pub(super) fn steady_state(call: &Call<'_>) -> Answer {
     let node = Node::of(call)?;
     call.require(Right::Lock, &node.resource)?;
-    match call.service.locks.release_by_key(&node.resource, &node.key) {
+    match call.service.locks.release_by_key(&node.resource, &node.key).wait() {
         Ok(()) | Err(Refusal::NoSuchLock) => {
             Ok(answer(Status::Ok, "success", &format!("{} has no slot now", node.id)))
         }

@@ -33,12 +33,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use log::debug;
+use log::{Level, debug, log_enabled};
 use smol_str::SmolStr;
 
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Unreadable};
-use crate::lock::LockManager;
+use crate::lock::{LockManager, Pending};
 use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
@@ -113,6 +113,9 @@ struct Call<'a> {
 /// What a door says.
 type Answer = Result<Response, Problem>;
 
+/// What it says when a change was written.
+type Later = Result<Pending<Answer>, Problem>;
+
 impl Service {
     /// Answers by way of these locks.
     pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
@@ -129,9 +132,9 @@ impl Service {
         self.shutting_down.store(true, Ordering::SeqCst);
     }
 
-    /// The response to one request. A panic on the way becomes a 500 and harms no other
-    /// request.
-    pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Response {
+    /// The response to one request, which may come when a change was written. A panic on the way
+    /// becomes a 500 and harms no other request.
+    pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Pending<Response> {
         self.answer_for(request, client, None)
     }
 
@@ -141,25 +144,31 @@ impl Service {
         request: &Request<'_>,
         client: Client<'_>,
         introduction: Option<&Introduction>,
-    ) -> Response {
+    ) -> Pending<Response> {
         let began = Instant::now();
         let route = Route::parse(request.target);
-        let (kind, error) = (kind(&route, request.method), error(&route));
-        let answer = || self.call(route, request, client, introduction).unwrap_or_else(error);
-        let response = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+        let error = error(&route);
+        let account = Account::open(self, request, kind(&route, request.method), began);
+        let answer = || {
+            let answer = self.call(route, request, client, introduction);
+            answer.unwrap_or_else(|problem| Err(problem).into())
+        };
+        let answer = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
             log::error!("a request ended in a panic: {} {:?}", request.method, request.target);
-            error(Problem::new(Status::InternalServerError, "the server failed at this request"))
+            let detail = "the server failed at this request";
+            Err(Problem::new(Status::InternalServerError, detail)).into()
         });
-        self.finish(request, kind, began, response)
+        answer.map(move |answer| account.close(answer.unwrap_or_else(error)))
     }
 
     /// The response to a request whatever its body is, if its head alone has a mistake.
     pub fn answer_to_head(&self, request: &Request<'_>, client: Client<'_>) -> Option<Response> {
         let began = Instant::now();
         let route = Route::parse(request.target);
-        let (kind, error) = (kind(&route, request.method), error(&route));
+        let error = error(&route);
+        let account = Account::open(self, request, kind(&route, request.method), began);
         let problem = self.admit(route, request, client).err()?;
-        Some(self.finish(request, kind, began, error(problem)))
+        Some(account.close(error(problem)))
     }
 
     /// Asks the client of a request, which another server is to answer, who it is.
@@ -173,11 +182,12 @@ impl Service {
     ) -> Result<Introduction, Response> {
         let began = Instant::now();
         let route = Route::parse(request.target);
-        let (kind, error) = (kind(&route, request.method), error(&route));
+        let error = error(&route);
+        let account = Account::open(self, request, kind(&route, request.method), began);
         let introduction = self
             .admit(route, request, client)
             .and_then(|route| Introduction::of(self, &route, request, client));
-        introduction.map_err(|problem| self.finish(request, kind, began, error(problem)))
+        introduction.map_err(|problem| account.close(error(problem)))
     }
 
     /// The response to what could not be read.
@@ -201,10 +211,10 @@ impl Service {
         request: &Request<'_>,
         client: Client<'_>,
         introduction: Option<&Introduction>,
-    ) -> Answer {
+    ) -> Later {
         let route = self.admit(route, request, client)?;
         let Some(operation) = route.operation(request.method) else {
-            return Ok(Response::no_content().header("Allow", route.allow()));
+            return Ok(Ok(Response::no_content().header("Allow", route.allow())).into());
         };
         let needs = self.needs(operation.needs);
         let resource = route.resource();
@@ -240,16 +250,29 @@ impl Service {
             route => Err(Problem::method_not_allowed(route.allow())),
         }
     }
+}
 
-    fn finish(
-        &self,
-        request: &Request<'_>,
-        kind: Kind,
-        began: Instant,
-        response: Response,
-    ) -> Response {
-        self.metrics.request(kind, began.elapsed());
-        debug!("{} {} {}", request.method, request.target.escape_debug(), response.status.code());
+/// What is noted of a request when it has its response.
+struct Account {
+    metrics: Arc<Metrics>,
+    kind: Kind,
+    began: Instant,
+    /// The request, if the log is to show it.
+    shown: Option<String>,
+}
+
+impl Account {
+    fn open(service: &Service, request: &Request<'_>, kind: Kind, began: Instant) -> Self {
+        let show = || format!("{} {}", request.method, request.target.escape_debug());
+        let shown = log_enabled!(Level::Debug).then(show);
+        Self { metrics: Arc::clone(&service.metrics), kind, began, shown }
+    }
+
+    fn close(self, response: Response) -> Response {
+        self.metrics.request(self.kind, self.began.elapsed());
+        if let Some(request) = self.shown {
+            debug!("{request} {}", response.status.code());
+        }
         uncached(response)
     }
 }
@@ -313,14 +336,14 @@ mod tests {
             request: LockRequest,
             _: Option<IdempotencyKey>,
             on_wait: &mut dyn FnMut(Departure),
-        ) -> Result<Grant, Refusal> {
+        ) -> Pending<Result<Grant, Refusal>> {
             let Some(while_waiting) = &self.grants_after else { panic!("acquire") };
             // The client leaves as it is granted: too late.
             on_wait(Departure::new(|| {}));
             while_waiting();
             let LockRequest { title, wait, lifetime, mode, client, .. } = request;
             let (id, epoch) = (LockId::random(), SystemTime::UNIX_EPOCH);
-            Ok(Grant {
+            let grant = Grant {
                 id,
                 title,
                 client,
@@ -330,7 +353,8 @@ mod tests {
                 since: epoch,
                 expires: None,
                 fencing_token: 1,
-            })
+            };
+            Ok(grant).into()
         }
         fn abandon(&self, _: &ResourceName, _: LockId) {
             self.abandoned.store(true, Ordering::SeqCst);
@@ -338,16 +362,25 @@ mod tests {
         fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
             panic!("find")
         }
-        fn release(&self, _: &ResourceName, _: LockId) -> Result<(), Refusal> {
+        fn release(&self, _: &ResourceName, _: LockId) -> Pending<Result<(), Refusal>> {
             panic!("release")
         }
-        fn release_by_key(&self, _: &ResourceName, _: &IdempotencyKey) -> Result<(), Refusal> {
+        fn release_by_key(
+            &self,
+            _: &ResourceName,
+            _: &IdempotencyKey,
+        ) -> Pending<Result<(), Refusal>> {
             panic!("release_by_key")
         }
         fn holder(&self, _: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
             panic!("holder")
         }
-        fn renew(&self, _: &ResourceName, _: LockId, _: Duration) -> Result<Grant, Refusal> {
+        fn renew(
+            &self,
+            _: &ResourceName,
+            _: LockId,
+            _: Duration,
+        ) -> Pending<Result<Grant, Refusal>> {
             panic!("renew")
         }
         fn convert(
@@ -433,10 +466,10 @@ mod tests {
             ("GET", "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
             ("DELETE", "/locks/a/aa4e181e17374148a21b30d9dcb941f9"),
         ] {
-            let response = service.answer(&request(method, target), client);
+            let response = service.answer(&request(method, target), client).wait();
             assert_eq!(response.status.code(), 500, "{target}");
         }
-        let home = service.answer(&request("GET", "/"), client);
+        let home = service.answer(&request("GET", "/"), client).wait();
         assert_eq!(home.status.code(), 200);
     }
 
@@ -455,7 +488,7 @@ mod tests {
             let service = service(Arc::clone(&locks));
             let departures = Departures::new().unwrap();
             let client = Client::new(&socket, &ADDRESS, &departures);
-            let response = service.answer(&request("POST", "/locks/a"), client);
+            let response = service.answer(&request("POST", "/locks/a"), client).wait();
             assert_eq!(response.status.code(), if leaves { 408 } else { 201 });
             assert_eq!(locks.abandoned.load(Ordering::SeqCst), leaves);
         }

@@ -2,37 +2,40 @@
 
 use std::sync::Arc;
 
-use super::acquire::{acquire, convert};
-use super::{Answer, Call, body, hal};
-use crate::http::{Problem, Request, Response, Singleton, Status};
-use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
+use smol_str::SmolStr;
 
-/// `POST /locks/{resource}`: returns when the lock is granted or the wait is over.
-pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+use super::acquire::{acquire, convert};
+use super::{Answer, Call, Later, body, hal};
+use crate::http::{Problem, Request, Response, Singleton, Status};
+use crate::lock::{Grant, IdempotencyKey, LockId, LockManager, Refusal, ResourceName};
+
+/// `POST /locks/{resource}`: returns when the wait is over.
+pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Later {
     let request = call.request;
     let (limits, requester) = (call.service.settings.limits, &call.caller.requester);
     let lock_request = body::lock_request(request.body, limits, requester)?;
     let key = key(request)?;
-    let grant = acquire(call, resource, lock_request, key).map_err(|refusal| match refusal {
-        Refusal::TimedOut if prefers_409(request) => {
+    let (created, prefers_409) = (Created::for_client(call, resource), prefers_409(request));
+    let acquired = acquire(call, resource, lock_request, key);
+    Ok(acquired.map(move |acquired| match acquired {
+        Ok(grant) => Ok(created.response(&grant)),
+        Err(Refusal::TimedOut) if prefers_409 => {
             let problem = Problem::new(Status::Conflict, Refusal::TimedOut.to_string());
-            problem.with_header("Preference-Applied", "status=409")
+            Err(problem.with_header("Preference-Applied", "status=409"))
         }
-        refusal => refusal.into(),
-    })?;
-    Ok(created(call, resource, &grant))
+        Err(refusal) => Err(refusal.into()),
+    }))
 }
 
 /// `DELETE /locks/{resource}`, for whoever has a key and lost the URL.
-pub(super) fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> Answer {
+pub(super) fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> Later {
     let key = key(call.request)?.ok_or_else(|| {
         Problem::bad_request(
             "the header Idempotency-Key is missing: send that of the request whose lock is to be \
              released, or DELETE the URL of the lock",
         )
     })?;
-    call.service.locks.release_by_key(resource, &key)?;
-    Ok(Response::no_content())
+    Ok(call.service.locks.release_by_key(resource, &key).map(released))
 }
 
 fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
@@ -47,41 +50,66 @@ pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> 
 }
 
 /// `PATCH /locks/{resource}/{uid}`
-pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
-    let grant = match body::change(call.request.body, call.service.settings.limits)? {
+pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Later {
+    let changed = match body::change(call.request.body, call.service.settings.limits)? {
         body::Change::Renewal(lifetime) => {
+            let metrics = Arc::clone(&call.service.metrics);
             let renewed = call.service.locks.renew(resource, id, lifetime);
-            renewed.inspect_err(|refusal| call.service.metrics.renewal_failed(refusal))?
+            renewed.map(move |grant| grant.inspect_err(|refusal| metrics.renewal_failed(refusal)))
         }
-        body::Change::Conversion(conversion) => convert(call, resource, id, conversion)?,
+        body::Change::Conversion(conversion) => convert(call, resource, id, conversion).into(),
     };
-    Ok(hal::held(Status::Ok, &call.service.prefix, resource, &grant))
+    let (prefix, resource) = (call.service.prefix.clone(), resource.clone());
+    Ok(changed.map(move |changed| Ok(hal::held(Status::Ok, &prefix, &resource, &changed?))))
 }
 
 /// `DELETE /locks/{resource}/{uid}`
-pub(super) fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
-    call.service.locks.release(resource, id)?;
+pub(super) fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Later {
+    Ok(call.service.locks.release(resource, id).map(released))
+}
+
+fn released(released: Result<(), Refusal>) -> Answer {
+    released?;
     Ok(Response::no_content())
 }
 
-fn created(call: &Call<'_>, resource: &ResourceName, grant: &Grant) -> Response {
-    let location = location(call, hal::Path::Lock(resource, grant.id));
-    let (locks, resource_name, id) = (Arc::clone(&call.service.locks), resource.clone(), grant.id);
-    hal::held(Status::Created, &call.service.prefix, resource, grant)
-        .header("Location", location)
-        .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
-        .on_undelivered(move || locks.abandon(&resource_name, id))
+/// How a client is told of the lock that it gets.
+struct Created {
+    locks: Arc<dyn LockManager>,
+    resource: ResourceName,
+    /// What precedes the paths of links.
+    prefix: SmolStr,
+    /// What precedes the path in a Location.
+    base: String,
 }
 
-fn location(call: &Call<'_>, path: hal::Path<'_>) -> String {
+impl Created {
+    fn for_client(call: &Call<'_>, resource: &ResourceName) -> Self {
+        let (locks, resource) = (Arc::clone(&call.service.locks), resource.clone());
+        let (prefix, base) = (call.service.prefix.clone(), base_url(call));
+        Self { locks, resource, prefix, base }
+    }
+
+    fn response(self, grant: &Grant) -> Response {
+        let Self { locks, resource, prefix, base } = self;
+        let id = grant.id;
+        let location = format!("{base}{}", hal::Path::Lock(&resource, id));
+        hal::held(Status::Created, &prefix, &resource, grant)
+            .header("Location", location)
+            .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
+            .on_undelivered(move || locks.abandon(&resource, id))
+    }
+}
+
+fn base_url(call: &Call<'_>) -> String {
     match (&call.service.settings.base_url, call.request.host) {
-        (Some(base_url), _) => format!("{base_url}{path}"),
+        (Some(base_url), _) => base_url.clone(),
         (None, Singleton::One(host)) if !host.is_empty() => {
             let scheme = if call.caller.is_encrypted { "https" } else { "http" };
-            format!("{scheme}://{host}{path}")
+            format!("{scheme}://{host}")
         }
         // A client in HTTP/1.0 that names no host gets a relative reference.
-        _ => path.to_string(),
+        _ => String::new(),
     }
 }
 

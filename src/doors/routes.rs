@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 
 use super::rights::Right;
-use super::{Answer, Call, admin, events, fleetlock, health, lists, page, rest, terraform};
+use super::{Answer, Call, Later, admin, events, fleetlock, health, lists, page, rest, terraform};
 use crate::http::{Problem, Status};
 use crate::lock::{LockId, ResourceName};
 use crate::metrics::Kind;
@@ -42,11 +42,15 @@ const END_ALL: Need = Need::All(Right::Administrate);
 pub(super) const METRICS: Need = Need::All(Right::See);
 
 type Plain = fn(&Call<'_>) -> Answer;
-type OfResource = fn(&Call<'_>, &ResourceName) -> Answer;
-type OfLock = fn(&Call<'_>, &ResourceName, LockId) -> Answer;
+type OfResource = fn(&Call<'_>, &ResourceName) -> Later;
+type OfLock = fn(&Call<'_>, &ResourceName, LockId) -> Later;
 
 const fn op<H>(method: &'static str, needs: Need, kind: Kind, handler: H) -> Operation<H> {
     Operation { method, needs, kind, handler }
+}
+
+fn at_once(answer: Answer) -> Later {
+    Ok(answer.into())
 }
 
 /// Paths without a name in them.
@@ -76,21 +80,21 @@ const FLEETLOCK: [(&str, &[Operation<Plain>]); 2] = [
 const LOCKS: &[Operation<OfResource>] = &[
     op("POST", LOCK_IT, Kind::Acquire, rest::acquire_lock),
     op("DELETE", LOCK_IT, Kind::Release, rest::release_by_key),
-    op("LOCK", LOCK_IT, Kind::Terraform, terraform::lock),
-    op("UNLOCK", LOCK_IT, Kind::Terraform, terraform::unlock),
+    op("LOCK", LOCK_IT, Kind::Terraform, |call, name| at_once(terraform::lock(call, name))),
+    op("UNLOCK", LOCK_IT, Kind::Terraform, |call, name| at_once(terraform::unlock(call, name))),
 ];
 
 /// `/locks/{resource}/{uid}`
 const LOCK: &[Operation<OfLock>] = &[
-    op("GET", LOCK_IT, Kind::Look, rest::get_lock),
+    op("GET", LOCK_IT, Kind::Look, |call, name, id| at_once(rest::get_lock(call, name, id))),
     op("PATCH", LOCK_IT, Kind::Renew, rest::change_lock),
     op("DELETE", LOCK_IT, Kind::Release, rest::release_lock),
 ];
 
 /// `/resources/{resource}`
 const RESOURCE: &[Operation<OfResource>] = &[
-    op("GET", SEE, Kind::Admin, lists::list_locks),
-    op("DELETE", END, Kind::Admin, admin::delete_resource),
+    op("GET", SEE, Kind::Admin, |call, name| at_once(lists::list_locks(call, name))),
+    op("DELETE", END, Kind::Admin, |call, name| at_once(admin::delete_resource(call, name))),
 ];
 
 /// What a target names.
@@ -120,9 +124,9 @@ enum Run<'r> {
 
 impl Found<'_> {
     /// Does it.
-    pub(super) fn run(&self, call: &Call<'_>) -> Answer {
+    pub(super) fn run(&self, call: &Call<'_>) -> Later {
         match self.run {
-            Run::Plain(handler) => handler(call),
+            Run::Plain(handler) => at_once(handler(call)),
             Run::OfResource(handler, resource) => handler(call, resource),
             Run::OfLock(handler, resource, id) => handler(call, resource, id),
         }

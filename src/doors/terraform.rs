@@ -59,10 +59,12 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
         client: call.caller.requester.clone(),
     };
     let grant =
-        acquire(call, resource, request, Some(info.key()?)).map_err(|refusal| match refusal {
-            Refusal::TimedOut => taken(call, resource, Status::Locked),
-            refusal => refusal.into(),
-        })?;
+        acquire(call, resource, request, Some(info.key()?)).wait().map_err(
+            |refusal| match refusal {
+                Refusal::TimedOut => taken(call, resource, Status::Locked),
+                refusal => refusal.into(),
+            },
+        )?;
     let (locks, resource, id) = (Arc::clone(&call.service.locks), resource.clone(), grant.id);
     let body = Value::Object(shown(&info.id, &grant, None)).to_string();
     Ok(Response::new(Status::Ok)
@@ -98,7 +100,7 @@ fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     if let Some(token) = info.id.strip_prefix(FOREIGN).and_then(|token| token.parse().ok()) {
         return force(call, resource, holder_with(locks, resource, token));
     }
-    match locks.release_by_key(resource, &info.key()?) {
+    match locks.release_by_key(resource, &info.key()?).wait() {
         Err(Refusal::NoSuchLock) if locks.holder(resource).is_none() => {
             // As when the answer to the first one was lost.
             info!("UNLOCK {resource} by Terraform: it was not locked");
@@ -115,7 +117,7 @@ fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> An
     let administrator = call.require(Right::Administrate, resource)?;
     let administrator = administrator.map_or("somebody".into(), |name| format!("{name:?}"));
     let id = holder.ok_or(Refusal::NoSuchLock)?;
-    call.service.locks.release(resource, id)?;
+    call.service.locks.release(resource, id).wait()?;
     info!("{administrator} unlocked {resource} by Terraform");
     Ok(done())
 }

@@ -12,6 +12,7 @@ use smol_str::{SmolStr, ToSmolStr};
 use super::certificates::Certificates;
 use super::chunked::ChunkedBody;
 use super::departures::{Client, Departures};
+use super::detached::{Detached, Outstanding};
 use super::head::{BodyLength, Head, HeadScan};
 use super::outgoing::Outgoing;
 use super::request::{Request, Unreadable};
@@ -35,6 +36,7 @@ pub struct Connection {
     body: Vec<u8>,
     client: SmolStr,
     departures: Arc<Departures>,
+    outstanding: Arc<Outstanding>,
 }
 
 /// What follows after a response.
@@ -60,7 +62,8 @@ impl Connection {
         let input = Input::new(transport, idle_timeout)?;
         // An IPv4 address looks like one, also on a socket for both.
         let client = client.to_canonical().to_smolstr();
-        Ok(Self { input, head: Vec::new(), body: Vec::new(), client, departures })
+        let outstanding = Arc::default();
+        Ok(Self { input, head: Vec::new(), body: Vec::new(), client, departures, outstanding })
     }
 
     /// Has the bytes encrypted from now on. The client is given as much time as for a head.
@@ -90,17 +93,29 @@ impl Connection {
         self.input.transport.hang_up()
     }
 
-    /// Waits for the next request; `None` when there will not be any.
+    /// Waits for the next request, and until the latest one has its response; `None` when there
+    /// will not be any.
     ///
     /// # Errors
     /// What came in is not a request: answer by [`Connection::refuse`].
     pub fn next_request(&mut self) -> Result<Option<Incoming<'_>>, Unreadable> {
-        let Some(len) = self.input.read_head()? else { return Ok(None) };
+        let read = self.input.read_head();
+        self.outstanding.wait();
+        let Some(len) = read? else { return Ok(None) };
         empty(&mut self.head);
         self.head.extend(self.input.bytes.drain(..len));
         let Head { request, body: length, expects_continue } = Head::parse(&self.head)?;
-        let Self { input, body, client, departures, .. } = self;
-        Ok(Some(Incoming { request, length, expects_continue, input, body, client, departures }))
+        let Self { input, body, client, departures, outstanding, .. } = self;
+        Ok(Some(Incoming {
+            request,
+            length,
+            expects_continue,
+            input,
+            body,
+            client,
+            departures,
+            outstanding,
+        }))
     }
 
     /// Answers what could not be read, and ends the connection.
@@ -130,6 +145,7 @@ pub struct Incoming<'a> {
     body: &'a mut Vec<u8>,
     client: &'a SmolStr,
     departures: &'a Departures,
+    outstanding: &'a Arc<Outstanding>,
 }
 
 impl<'a> Incoming<'a> {
@@ -161,7 +177,13 @@ impl<'a> Incoming<'a> {
         }
         let request = Request { body: self.body, ..self.request };
         let client = Client::new(&self.input.transport, self.client, self.departures);
-        Ok(Exchange { request, client, idle_timeout: self.input.idle_timeout })
+        Ok(Exchange {
+            request,
+            client,
+            idle_timeout: self.input.idle_timeout,
+            more_came: !self.input.bytes.is_empty(),
+            outstanding: self.outstanding,
+        })
     }
 
     /// Answers without the body. What still comes in is none of the next request, so the
@@ -184,9 +206,23 @@ pub struct Exchange<'a> {
     /// Who sent it.
     pub client: Client<'a>,
     idle_timeout: Duration,
+    /// The client has not waited for the response to send the next request.
+    more_came: bool,
+    outstanding: &'a Arc<Outstanding>,
 }
 
 impl Exchange<'_> {
+    /// Lets another thread send the response; `None` if that is for the thread of the connection:
+    /// the connection ends then, or its client does not wait for responses, or must be waited for.
+    pub fn detach(&self) -> Option<Detached> {
+        let Self { request, client, idle_timeout, more_came, outstanding } = self;
+        let is_plain = matches!(client.transport(), Transport::Plain(_));
+        (is_plain && request.keep_alive && request.method != "HEAD" && !more_came).then(|| {
+            let (transport, outstanding) = (client.transport().clone(), Arc::clone(outstanding));
+            Detached::new(transport, request.http_1_0, *idle_timeout, outstanding)
+        })
+    }
+
     /// Sends some of a response that another server has made.
     ///
     /// # Errors

@@ -216,12 +216,31 @@ impl<'a> Client<'a> {
 
     /// Whether the client has closed its side of the connection, or is gone.
     pub fn has_left(self) -> bool {
-        let Some(socket) = self.transport.socket() else { return false };
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut socket = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
-        poll(&mut socket, Some(&at_once)).is_ok_and(|events| events > 0)
-            || self.transport.tls().is_some_and(|tls| tls.has_ended())
+        has_left(self.transport)
     }
+
+    /// The same question for later.
+    pub fn presence(self) -> Presence {
+        Presence(self.transport.clone())
+    }
+}
+
+/// Knows whether a client is still there.
+pub struct Presence(Transport);
+
+impl Presence {
+    /// Whether the client has closed its side of the connection, or is gone.
+    pub fn has_left(&self) -> bool {
+        has_left(&self.0)
+    }
+}
+
+fn has_left(transport: &Transport) -> bool {
+    let Some(socket) = transport.socket() else { return false };
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut socket = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
+    poll(&mut socket, Some(&at_once)).is_ok_and(|events| events > 0)
+        || transport.tls().is_some_and(|tls| tls.has_ended())
 }
 
 /// As long as this lives, a client is watched.

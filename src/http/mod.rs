@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod chunked;
 pub mod connection;
 pub mod departures;
+pub mod detached;
 pub mod head;
 pub mod headers;
 pub mod listener;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use smol_str::SmolStr;
 
@@ -20,7 +21,8 @@ pub(super) const RECEIVE_SIZE: usize = 2048;
 /// How much is sent at a time, in bytes. Most responses are smaller.
 pub(super) const SEND_SIZE: usize = 64 * 1024;
 
-/// One end of a connection.
+/// One end of a connection. A clone is the same end.
+#[derive(Clone)]
 pub enum Transport {
     /// A socket, with the bytes as they are.
     Plain(Arc<TcpStream>),
@@ -121,6 +123,18 @@ impl Transport {
                 memory.exchanged().output.extend_from_slice(bytes);
                 Ok(())
             }
+        }
+    }
+
+    /// Sends what the client takes without being waited for, and tells how much that is; all of it
+    /// where nobody knows before.
+    pub(super) fn send_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
+        let Self::Plain(socket) = self else { return self.send(bytes).map(|()| bytes.len()) };
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match rustix::io::retry_on_intr(|| rustix::net::send(socket, bytes, flags)) {
+            Ok(sent) => Ok(sent),
+            Err(Errno::AGAIN) => Ok(0),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     Conversion, Events, Grant, IdempotencyKey, Lock, LockId, LockRequest, Mode, NotWritten,
-    Refusal, ResourceName,
+    Pending, Refusal, ResourceName,
 };
 
 /// Grants locks on named resources, strictly in order of arrival.
@@ -27,11 +27,11 @@ pub trait LockManager: Send + Sync {
         request: LockRequest,
         key: Option<IdempotencyKey>,
         on_wait: &mut dyn FnMut(Departure),
-    ) -> Result<Grant, Refusal>;
+    ) -> Pending<Result<Grant, Refusal>>;
 
     /// Says that the caller of [`LockManager::acquire`] could not pass on that it was granted
-    /// this lock: releases it, unless another caller was told of it, too. With a key, it is
-    /// kept for a while.
+    /// this lock: has it released, unless another caller was told of it, too. With a key, it is
+    /// kept for a while. Does not wait until that is written.
     fn abandon(&self, resource: &ResourceName, id: LockId);
 
     /// The lock or waiting request with this id, unless it is gone.
@@ -42,13 +42,17 @@ pub trait LockManager: Send + Sync {
     ///
     /// # Errors
     /// [`Refusal::NoSuchLock`], or it could not be written and is still held.
-    fn release(&self, resource: &ResourceName, id: LockId) -> Result<(), Refusal>;
+    fn release(&self, resource: &ResourceName, id: LockId) -> Pending<Result<(), Refusal>>;
 
     /// The same for what the request with this key has.
     ///
     /// # Errors
     /// [`Refusal::NoSuchLock`] if it has nothing, or it could not be written and is still held.
-    fn release_by_key(&self, resource: &ResourceName, key: &IdempotencyKey) -> Result<(), Refusal>;
+    fn release_by_key(
+        &self,
+        resource: &ResourceName,
+        key: &IdempotencyKey,
+    ) -> Pending<Result<(), Refusal>>;
 
     /// Who holds a resource, the first of them, and the key of its request, if it has one.
     fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)>;
@@ -63,7 +67,7 @@ pub trait LockManager: Send + Sync {
         resource: &ResourceName,
         id: LockId,
         lifetime: Duration,
-    ) -> Result<Grant, Refusal>;
+    ) -> Pending<Result<Grant, Refusal>>;
 
     /// Converts a lock to another mode. It stays the same lock, and is held in its old mode until
     /// the new one fits beside the other locks, which is waited for up to `conversion.wait`,

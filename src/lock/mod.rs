@@ -12,6 +12,7 @@ mod manager;
 mod mode;
 mod names;
 mod numbers;
+mod pending;
 mod reaper;
 mod refusal;
 mod resource;
@@ -31,5 +32,6 @@ pub use mode::{Limit, Mode};
 pub use names::{
     IdempotencyKey, InvalidIdempotencyKey, InvalidLockId, InvalidResourceName, LockId, ResourceName,
 };
+pub use pending::{Pending, Then};
 pub use refusal::{NotWritten, Refusal};
 pub use table::{Limits, LockTable};

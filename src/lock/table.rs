@@ -27,7 +27,7 @@ use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now, poisoned};
 use super::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager,
-    LockRequest, NotWritten, Observer, Page, Refusal, ResourceName, Totals,
+    LockRequest, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Totals,
 };
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket, Unheard};
 use slot::{Event, Gate, Sleeper, Slot, State, Woken};
@@ -126,7 +126,12 @@ impl Drop for LockTable {
         // A thread that panicked has said so.
         let _ = self.reaper.take().map(JoinHandle::join);
         self.shared.journal.iter().for_each(Journal::close);
-        let _ = self.journal.take().map(JoinHandle::join);
+        if let Some(journal) = self.journal.take()
+            // Whoever had the last answer to come had the table, too.
+            && journal.thread().id() != thread::current().id()
+        {
+            let _ = journal.join();
+        }
     }
 }
 
@@ -137,7 +142,7 @@ impl LockManager for LockTable {
         request: LockRequest,
         key: Option<IdempotencyKey>,
         on_wait: &mut dyn FnMut(Departure),
-    ) -> Result<Grant, Refusal> {
+    ) -> Pending<Result<Grant, Refusal>> {
         let came = now();
         let at_the_gate = came + request.wait.max(GATE_PATIENCE);
         let sleeper = Arc::<Sleeper>::default();
@@ -157,23 +162,30 @@ impl LockManager for LockTable {
 
     fn abandon(&self, resource: &ResourceName, id: LockId) {
         let event = Event::Abandon(id, self.shared.reconnect_grace);
-        if let Some(Reply::Refused(error)) = self.shared.run_on(resource, event) {
-            warn!(
-                "its client has gone, it is released when that can be written: {resource}/{id}: {error}"
-            );
-        }
+        let lock = format!("{resource}/{id}");
+        self.shared.answer(resource, event).then(move |reply| {
+            if let Reply::Refused(error @ Refusal::NotWritten(_)) = reply {
+                warn!(
+                    "its client has gone, it is released when that can be written: {lock}: {error}"
+                );
+            }
+        });
     }
 
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock> {
         self.shared.look(resource, |state, plan| state.find(id, plan, now()))?
     }
 
-    fn release(&self, resource: &ResourceName, id: LockId) -> Result<(), Refusal> {
-        self.shared.ask(resource, Event::Release(id))
+    fn release(&self, resource: &ResourceName, id: LockId) -> Pending<Result<(), Refusal>> {
+        self.shared.answer(resource, Event::Release(id)).map(done)
     }
 
-    fn release_by_key(&self, resource: &ResourceName, key: &IdempotencyKey) -> Result<(), Refusal> {
-        self.shared.ask(resource, Event::ReleaseByKey(key.clone()))
+    fn release_by_key(
+        &self,
+        resource: &ResourceName,
+        key: &IdempotencyKey,
+    ) -> Pending<Result<(), Refusal>> {
+        self.shared.answer(resource, Event::ReleaseByKey(key.clone())).map(done)
     }
 
     fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
@@ -185,9 +197,8 @@ impl LockManager for LockTable {
         resource: &ResourceName,
         id: LockId,
         lifetime: Duration,
-    ) -> Result<Grant, Refusal> {
-        let reply = self.shared.run_on(resource, Event::Renew(id, lifetime));
-        granted(reply.unwrap_or(Reply::Refused(Refusal::NoSuchLock)))
+    ) -> Pending<Result<Grant, Refusal>> {
+        self.shared.answer(resource, Event::Renew(id, lifetime)).map(granted)
     }
 
     fn convert(
@@ -204,7 +215,7 @@ impl LockManager for LockTable {
         let slot = self.shared.slot(resource).ok_or(Refusal::NoSuchLock)?;
         let begun = self.shared.begin(resource, &slot, event).map_err(|_| Refusal::NoSuchLock)?;
         let asks = (at_the_gate, Unheard::NeverWas, sleeper);
-        self.shared.await_grant(resource, slot, begun, asks, on_wait)
+        self.shared.await_grant(resource, slot, begun, asks, on_wait).wait()
     }
 
     fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName> {
@@ -228,7 +239,7 @@ impl LockManager for LockTable {
     }
 
     fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal> {
-        self.shared.ask(resource, Event::Delete)
+        self.shared.answer(resource, Event::Delete).map(done).wait()
     }
 
     fn delete_all(&self) -> Result<(), Refusal> {
@@ -357,7 +368,7 @@ impl InLine<'_> {
             Woken::TimedOut => Event::TimeOut(self.claim),
         };
         let begun = self.shared.begin(self.resource, &self.slot, event);
-        if let Ok(Begun::Asked(asker)) = begun
+        if let Ok(Begun::Writing(asker) | Begun::Queued(asker)) = begun
             && let unknown @ Reply::Refused(_) =
                 self.shared.hear(&self.slot, &asker, self.unheard())
         {
@@ -392,28 +403,32 @@ impl Shared {
         begun: Begun,
         (at_the_gate, unheard, sleeper): (std::time::Instant, Unheard, Arc<Sleeper>),
         on_wait: &mut dyn FnMut(Departure),
-    ) -> Result<Grant, Refusal> {
+    ) -> Pending<Result<Grant, Refusal>> {
         let reply = match begun {
             Begun::Done(reply) => reply,
-            Begun::Asked(asker) => self.hear_until(&slot, &asker, at_the_gate, unheard),
+            Begun::Writing(asker) => match self.later(asker) {
+                Ok(pending) => return pending.map(granted),
+                Err(asker) => self.hear(&slot, &asker, unheard),
+            },
+            Begun::Queued(asker) => self.hear_until(&slot, &asker, at_the_gate, unheard),
         };
-        let Reply::InLine(claim, deadline) = reply else { return granted(reply) };
+        let Reply::InLine(claim, deadline) = reply else { return granted(reply).into() };
         let place = InLine { shared: self, resource, slot, claim, sleeper };
         on_wait(place.departure());
-        granted(place.wait(deadline))
+        granted(place.wait(deadline)).into()
     }
 
-    /// Runs an event on a resource; `None` when it has no locks.
-    fn run_on(&self, resource: &ResourceName, event: Event) -> Option<Reply> {
-        self.run(resource, &self.slot(resource)?, event)
-    }
-
-    /// The same, for an event whose outcome is that it is done or not.
-    fn ask(&self, resource: &ResourceName, event: Event) -> Result<(), Refusal> {
-        match self.run_on(resource, event) {
-            Some(Reply::Refused(refusal)) => Err(refusal),
-            Some(_) => Ok(()),
-            None => Err(Refusal::NoSuchLock),
+    /// Runs an event on a resource.
+    fn answer(&self, resource: &ResourceName, event: Event) -> Pending<Reply> {
+        let nothing = Pending::Ready(Reply::Refused(Refusal::NoSuchLock));
+        let Some(slot) = self.slot(resource) else { return nothing };
+        match self.begin(resource, &slot, event) {
+            Err(_) => nothing,
+            Ok(Begun::Done(reply)) => reply.into(),
+            Ok(Begun::Writing(asker) | Begun::Queued(asker)) => match self.later(asker) {
+                Ok(pending) => pending,
+                Err(asker) => self.hear(&slot, &asker, Unheard::NeverWas).into(),
+            },
         }
     }
 
@@ -434,7 +449,9 @@ impl Shared {
         let refused = asked.into_iter().filter_map(|(resource, slot, begun)| {
             let reply = match begun {
                 Begun::Done(reply) => reply,
-                Begun::Asked(asker) => self.hear(&slot, &asker, Unheard::NeverWas),
+                Begun::Writing(asker) | Begun::Queued(asker) => {
+                    self.hear(&slot, &asker, Unheard::NeverWas)
+                }
             };
             match reply {
                 Reply::Refused(refusal @ Refusal::NotWritten(_)) => Some((resource, refusal)),
@@ -576,6 +593,13 @@ impl Shared {
 #[expect(clippy::disallowed_methods, reason = "numbers have to be larger than before a restart")]
 fn first_numbers(last_token: u64) -> Numbers {
     Numbers::after(last_token, SystemTime::now())
+}
+
+fn done(reply: Reply) -> Result<(), Refusal> {
+    match reply {
+        Reply::Refused(refusal) => Err(refusal),
+        Reply::Done | Reply::Granted(_) | Reply::InLine(..) => Ok(()),
+    }
 }
 
 fn granted(reply: Reply) -> Result<Grant, Refusal> {

@@ -1,5 +1,6 @@
 //! Which requests are being answered, for an end that cuts none of them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -12,16 +13,16 @@ pub(super) struct InFlight {
 }
 
 /// One request that is being answered.
-pub(super) struct InFlightGuard<'a>(&'a InFlight);
+pub(super) struct InFlightGuard(Arc<InFlight>);
 
 impl InFlight {
     pub(super) fn new() -> Self {
         Self { count: AtomicUsize::new(0), draining: AtomicBool::new(false), drained: bounded(1) }
     }
 
-    pub(super) fn begin(&self) -> InFlightGuard<'_> {
+    pub(super) fn begin(self: &Arc<Self>) -> InFlightGuard {
         self.count.fetch_add(1, Ordering::SeqCst);
-        InFlightGuard(self)
+        InFlightGuard(Arc::clone(self))
     }
 
     /// A channel that gets a message when no request is in flight.
@@ -39,7 +40,7 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlightGuard<'_> {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         let last = self.0.count.fetch_sub(1, Ordering::SeqCst) == 1;
         if last && self.0.draining.load(Ordering::SeqCst) {

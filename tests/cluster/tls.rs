@@ -10,6 +10,7 @@ use super::start::refusal;
 use super::{FAILOVER, etcd_or_skip, join_by};
 use crate::authority::{Authority, Issued, text};
 use crate::harness::{Server, lock_body, wait_until};
+use crate::wire;
 
 /// A server with this certificate, whose fellows have some of the same authority.
 fn join(etcd: &Etcd, authority: &Authority, issued: &Issued, options: &[&str]) -> Server {
@@ -19,8 +20,7 @@ fn join(etcd: &Etcd, authority: &Authority, issued: &Issued, options: &[&str]) -
 }
 
 fn health(authority: &Authority, server: &Server) -> Value {
-    let (_, _, body) = authority.connect(server, None).request("GET", "/health", "").unwrap();
-    serde_json::from_str(&body).unwrap()
+    authority.connect(server, None).request("GET", "/health", "").json()
 }
 
 fn url(server: &Server) -> String {
@@ -39,8 +39,11 @@ fn two(etcd: &Etcd, authority: &Authority) -> (Server, Server) {
 
 fn waiting(authority: &Authority, server: &Server) -> usize {
     let mut client = authority.connect(server, None);
-    let (_, _, text) = client.request("GET", "/metrics", "").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("rdlm_locks{state=\"waiting\"} "));
+    let response = client.request("GET", "/metrics", "");
+    let line = response
+        .text()
+        .lines()
+        .find_map(|line| line.strip_prefix("rdlm_locks{state=\"waiting\"} "));
     line.unwrap().parse().unwrap()
 }
 
@@ -50,31 +53,30 @@ fn a_standby_passes_requests_on_by_tls() {
     let authority = Authority::new();
     let (mut active, standby) = two(&etcd, &authority);
     let mut client = authority.connect(&standby, None);
-    let (status, head, _) = client.request("POST", "/locks/a", &lock_body(0, 600)).unwrap();
-    assert_eq!(status, 201);
-    let lock = head.lines().find_map(|line| line.strip_prefix("Location: https://localhost"));
-    let lock = lock.unwrap();
+    let granted = client.acquire("a", 0.0, 600.0);
+    assert_eq!(granted.status, 201);
+    let lock = granted.header("Location").unwrap().strip_prefix("https://localhost").unwrap();
     // The same connections go on.
     for _ in 0..3 {
-        assert_eq!(client.request("GET", lock, "").unwrap().0, 200);
-        assert_eq!(client.request("POST", "/locks/a", &lock_body(0, 600)).unwrap().0, 408);
-        assert_eq!(client.request("GET", "/nothing", "").unwrap().0, 404);
+        assert_eq!(client.request("GET", lock, "").status, 200);
+        assert_eq!(client.request("POST", "/locks/a", &lock_body(0, 600)).status, 408);
+        assert_eq!(client.request("GET", "/nothing", "").status, 404);
     }
     // Who leaves the standby leaves the line, and who stays is granted the lock.
     let mut stays = authority.connect(&standby, None);
-    stays.send("POST", "/locks/a", "Idempotency-Key: k\r\n", &lock_body(600, 600));
+    stays.send_acquire_with_key("a", "k");
     wait_until("it waits", || waiting(&authority, &active) == 1);
     let mut leaves = authority.connect(&standby, None);
-    leaves.send("POST", "/locks/a", "", &lock_body(600, 600));
+    leaves.send_acquire("a", 600.0, 600.0);
     wait_until("both wait", || waiting(&authority, &active) == 2);
     drop(leaves);
     wait_until("one has left", || waiting(&authority, &active) == 1);
-    assert_eq!(client.request("DELETE", lock, "").unwrap().0, 204);
-    assert_eq!(stays.response().unwrap().0, 201);
+    assert_eq!(client.request("DELETE", lock, "").status, 204);
+    assert_eq!(stays.response().status, 201);
     // The connection that is kept ends with the active server, and what is asked next is held.
     active.signal("-KILL");
     active.wait();
-    assert_eq!(client.request("POST", "/locks/a", &lock_body(0, 600)).unwrap().0, 408);
+    assert_eq!(client.request("POST", "/locks/a", &lock_body(0, 600)).status, 408);
 }
 
 #[test]
@@ -135,10 +137,10 @@ fn new_certificates_are_taken_without_a_restart() {
     // Both have taken them when a client gets through that knows the new ones alone.
     wait_until("it is passed on", || {
         let mut client = next.connect(&standby, None);
-        let is_known = !client.0.conn.is_handshaking();
-        is_known
-            && client
-                .request("GET", "/locks/a/aa4e181e17374148a21b30d9dcb941f9", "")
-                .is_ok_and(|(status, ..)| status == 404)
+        let path = "/locks/a/aa4e181e17374148a21b30d9dcb941f9";
+        let request = wire::request("GET", path, "Host: localhost", "");
+        !client.stream().conn.is_handshaking()
+            && client.try_send(request.as_bytes()).is_ok()
+            && client.try_response().is_ok_and(|response| response.status == 404)
     });
 }

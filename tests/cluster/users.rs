@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::etcd::Etcd;
 use super::{etcd_or_skip, health, join_by, url};
 use crate::authority::{Authority, text};
-use crate::harness::{Client, Response, Server, TempDir, lock_body, wait_until};
+use crate::harness::{Client, Server, lock_body, wait_until};
+use crate::wire::Response;
 
 const USERS: &str = r#"
 [anonymous]
@@ -44,7 +46,7 @@ struct World {
 
 impl World {
     fn new(etcd: &Etcd, of_active: &str, of_standby: &str) -> Self {
-        let dir = TempDir::new();
+        let dir = TempDir::new().unwrap();
         let files = [("active", of_active), ("standby", of_standby)].map(|(name, users)| {
             let file = dir.path().join(name);
             fs::write(&file, users).unwrap();
@@ -175,27 +177,24 @@ fn the_user_of_a_certificate_is_one_at_a_standby() {
         let [deploy, stranger] = ["deploy", "stranger"].map(|name| authority.client(name));
         let health = |server: &Server| {
             let mut client = authority.connect(server, Some(&deploy));
-            let (_, _, body) = client.request("GET", "/health", "").unwrap();
-            serde_json::from_str::<Value>(&body).unwrap()
+            client.request("GET", "/health", "").json()
         };
         let active = join("one");
         wait_until("one is active", || health(&active)["role"] == "active");
         let standby = join("two");
         wait_until("the other knows it", || health(&standby)["active"].is_string());
         let mut client = authority.connect(&standby, Some(&deploy));
-        let lock = lock_body(0, 600);
-        let (status, head, _) = client.request("POST", "/locks/deploy-1", &lock).unwrap();
-        assert_eq!(status, 201, "{head}");
-        assert!(head.contains("Location: https://localhost/"), "{head}");
-        let other = client.request("POST", "/locks/other", &lock).unwrap().0;
+        let granted = client.acquire("deploy-1", 0.0, 600.0);
+        assert_eq!(granted.status, 201, "{granted:?}");
+        assert!(granted.header("Location").unwrap().starts_with("https://localhost/"));
+        let other = client.acquire("other", 0.0, 600.0).status;
         assert_eq!(other, if with_users { 403 } else { 201 });
         let mut list = authority.connect(&active, Some(&deploy));
-        list.send("GET", "/status", "Connection: close\r\n", "");
-        let mut text = String::new();
-        list.0.read_to_string(&mut text).unwrap();
+        list.send_request("GET", "/status", "");
+        let text = list.response().text().to_string();
         assert!(text.contains("\"user\":\"deploy\""), "{text}");
         let mut client = authority.connect(&standby, Some(&stranger));
-        let status = client.request("POST", "/locks/deploy-2", &lock).unwrap().0;
+        let status = client.acquire("deploy-2", 0.0, 600.0).status;
         assert_eq!(status, if with_users { 401 } else { 201 });
     }
 }
@@ -203,7 +202,7 @@ fn the_user_of_a_certificate_is_one_at_a_standby() {
 #[test]
 fn an_administrator_is_one_at_a_standby() {
     let etcd = etcd_or_skip!(1);
-    let dir = TempDir::new();
+    let dir = TempDir::new().unwrap();
     let file = dir.path().join("administrators");
     fs::write(&file, "admin:secret\n").unwrap();
     let options = ["--admin-userpass-file", text(&file)];

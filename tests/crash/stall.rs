@@ -101,3 +101,62 @@ fn a_wait_begins_when_the_request_comes_though_the_disk_is_stalled() {
     let late_by = ends.duration_since(sent + Duration::from_secs(600)).unwrap_or_default();
     assert!(late_by < stalled / 2, "{late_by:?} after a stall of {stalled:?}");
 }
+
+/// The disk takes so long for a grant.
+const SLOW: &str = "fdatasync:delay_enter=500000:when=1";
+
+/// Sends a request for a free lock and returns while it is being written.
+fn be_granted_slowly(server: &Server, host: &Host) -> (Client, Strace) {
+    let strace = Strace::attach(server, host, &[SLOW]);
+    let written = || fs::metadata(host.file()).unwrap().modified().unwrap();
+    let before = written();
+    let mut client = server.connect();
+    client.send_acquire("a", 0.0, 600.0);
+    wait_until("the grant is being written", || written() != before);
+    (client, strace)
+}
+
+#[test]
+fn answers_come_in_the_order_of_their_requests_though_one_waits_for_the_disk() {
+    if !Strace::is_there() {
+        return;
+    }
+    let host = Host::new();
+    let server = host.start();
+    let (mut client, _strace) = be_granted_slowly(&server, &host);
+    client.send_request("GET", "/health", "");
+    let body = lock_body(0, 600);
+    let expect = format!("Host: h\r\nExpect: 100-continue\r\nContent-Length: {}", body.len());
+    client.send(format!("POST /locks/b HTTP/1.1\r\n{expect}\r\n\r\n"));
+    assert_eq!(client.response().status, 201);
+    assert_eq!(client.response().status, 200);
+    let mut interim = [0; 25];
+    std::io::Read::read_exact(&mut client.stream(), &mut interim).unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.send(body);
+    assert_eq!(client.response().status, 201);
+}
+
+#[test]
+fn who_has_gone_when_its_lock_is_written_does_not_keep_it() {
+    if !Strace::is_there() {
+        return;
+    }
+    let host = Host::new();
+    let server = host.start();
+    let (client, _strace) = be_granted_slowly(&server, &host);
+    drop(client);
+    assert_eq!(server.acquire("a", 300.0, 600.0).status, 201);
+}
+
+#[test]
+fn an_end_of_the_server_waits_for_what_is_being_written() {
+    if !Strace::is_there() {
+        return;
+    }
+    let host = Host::new();
+    let server = host.start();
+    let (mut client, _strace) = be_granted_slowly(&server, &host);
+    server.signal("-TERM");
+    assert_eq!(client.response().status, 201);
+}

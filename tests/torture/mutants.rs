@@ -268,8 +268,8 @@ const MUTANTS: &[Mutant] = &[
             ),
             edit(
                 LOCKS,
-                "if may_have_left && client.has_left() {",
-                "if !may_have_left && client.has_left() {",
+                "if may_have_left && presence.has_left() {",
+                "if !may_have_left && presence.has_left() {",
             ),
         ],
     ),

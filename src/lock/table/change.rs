@@ -20,7 +20,9 @@ use crate::lock::journal::store::{Change, KeptPlace, PlaceNote};
 use crate::lock::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::lock::sync::atomic::{AtomicUsize, Ordering};
 use crate::lock::sync::now;
-use crate::lock::{End, Happening, Kind, LockId, NotWritten, Refusal, ResourceName, events};
+use crate::lock::{
+    End, Happening, Kind, LockId, NotWritten, Pending, Refusal, ResourceName, events,
+};
 
 /// By which a change that was written is finished.
 pub(super) type Ticket = (ResourceName, Arc<Slot>);
@@ -28,8 +30,10 @@ pub(super) type Ticket = (ResourceName, Arc<Slot>);
 /// What became of an event so far.
 pub(super) enum Begun {
     Done(Reply),
-    /// The answer comes when something has been written.
-    Asked(Arc<Sleeper>),
+    /// The answer comes when its plan was written.
+    Writing(Arc<Sleeper>),
+    /// It stands at the gate, and is decided when its turn comes.
+    Queued(Arc<Sleeper>),
 }
 
 /// What becomes of an event at a closed gate when whoever caused it waits no longer for the word.
@@ -62,8 +66,19 @@ impl Shared {
     ) -> Option<Reply> {
         Some(match self.begin(resource, slot, event).ok()? {
             Begun::Done(reply) => reply,
-            Begun::Asked(asker) => self.hear(slot, &asker, Unheard::NeverWas),
+            Begun::Writing(asker) | Begun::Queued(asker) => {
+                self.hear(slot, &asker, Unheard::NeverWas)
+            }
         })
+    }
+
+    /// Has something done with the word instead of waiting for it. `Err`: it has to be waited for,
+    /// since nobody may know for long what was written.
+    pub(super) fn later(&self, asker: Arc<Sleeper>) -> Result<Pending<Reply>, Arc<Sleeper>> {
+        match self.patience {
+            None => Ok(Pending::Later(Box::new(move |then| asker.then(then)))),
+            Some(_) => Err(asker),
+        }
     }
 
     /// Begins an event, or leaves it at the gate if that is closed.
@@ -234,7 +249,7 @@ impl Shared {
             Answer::Now(answer) => (Begun::Done(answer.into()), None),
             answer => {
                 let asker = asker.unwrap_or_default();
-                (Begun::Asked(Arc::clone(&asker)), Some((answer, asker)))
+                (Begun::Writing(Arc::clone(&asker)), Some((answer, asker)))
             }
         };
         entry.gate = Gate::Closed(Box::new(Writing { plan, asker, due, turns: [].into() }));
@@ -263,7 +278,7 @@ impl Shared {
             None => {
                 let asker = Arc::<Sleeper>::default();
                 writing.turns.push_back(Turn { event, asker: Arc::clone(&asker) });
-                Begun::Asked(asker)
+                Begun::Queued(asker)
             }
         }
     }

@@ -94,7 +94,7 @@ impl World {
     ) -> Acquired {
         let request = self.request(mode, wait, lifetime);
         let key = key.map(|key| key.parse().unwrap());
-        self.table.acquire(&self.resource, request, key, on_wait)
+        self.table.acquire(&self.resource, request, key, on_wait).wait()
     }
 
     fn request(&self, mode: Mode, wait: Duration, lifetime: Duration) -> LockRequest {
@@ -126,7 +126,7 @@ impl World {
     }
 
     fn release(&self, grant: &Grant) -> bool {
-        self.table.release(&self.resource, grant.id).is_ok()
+        self.table.release(&self.resource, grant.id).wait().is_ok()
     }
 
     /// Nobody waits, nobody holds, and nothing is left of anybody. Ends the reaper.
@@ -205,7 +205,7 @@ fn a_renewal_against_the_expiry() {
     check(|world| {
         let held = world.hold(SECOND);
         let clock = thread::spawn(|| advance(2 * SECOND));
-        let renewed = world.table.renew(&world.resource, held.id, 10 * SECOND).is_ok();
+        let renewed = world.table.renew(&world.resource, held.id, 10 * SECOND).wait().is_ok();
         clock.join().unwrap();
         // It lives or it is gone, and stays so.
         let found = world.table.find(&world.resource, held.id).is_some();
@@ -224,7 +224,8 @@ fn a_deletion_against_the_grant() {
         let deleter = world.spawn(|world| {
             let waiting = world.table.locks(&world.resource, None, usize::MAX).locks;
             let waiting = waiting.iter().find(|lock| matches!(lock, Lock::Waiting(_)));
-            waiting.is_some_and(|lock| world.table.release(&world.resource, lock.id()).is_ok())
+            waiting
+                .is_some_and(|lock| world.table.release(&world.resource, lock.id()).wait().is_ok())
         });
         let waiter = world.spawn(|world| world.ask(Mode::EXCLUSIVE, LONG, LONG, None));
         assert!(world.release(&held));
@@ -645,8 +646,9 @@ fn a_stuck_write_holds_up_no_look_no_time_out_and_no_departure() {
                 thread::yield_now();
             }
             // A renewal concerns nobody who waits.
-            let renewal = world
-                .spawn(move |world| world.table.renew(&world.resource, held.id, LONG).unwrap());
+            let renewal = world.spawn(move |world| {
+                world.table.renew(&world.resource, held.id, LONG).wait().unwrap()
+            });
             store.wait_until_stuck();
             while heard.load(Ordering::SeqCst) < 2 {
                 advance(2 * SECOND);
@@ -742,7 +744,7 @@ fn a_lost_answer_of_the_store() {
                 Begun::Done(Reply::InLine(..))
             ));
             // The threads of both would sleep until the process ends.
-            let Begun::Asked(asker) = begin(Event::Release(held.id)) else { panic!() };
+            let Begun::Writing(asker) = begin(Event::Release(held.id)) else { panic!() };
             while !world.failed.load(Ordering::SeqCst) {
                 thread::yield_now();
             }

@@ -1,9 +1,14 @@
 //! The place of one resource in the table: its mutex, its gate, and the threads that sleep there.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use log::error;
+
+use crate::lock::Then;
 use crate::lock::resource::{self, Answer, Plan, Reply, Resource};
 use crate::lock::sync::atomic::{AtomicBool, Ordering};
 use crate::lock::sync::{Condvar, Mutex, MutexGuard, locked, now, poisoned};
@@ -47,14 +52,16 @@ pub(super) struct Turn {
     pub(super) asker: Arc<Sleeper>,
 }
 
-/// One thread that sleeps until it hears of something, with the mutex of a resource.
-#[derive(Debug, Default)]
+/// One thread that sleeps until it hears of something, with the mutex of a resource; or what is to
+/// be done in its place.
+#[derive(Default)]
 pub(super) struct Sleeper {
     /// Set once, under the mutex of the resource.
     word: OnceLock<Reply>,
     /// Its client has gone.
     left: AtomicBool,
     awake: Condvar,
+    then: Mutex<Option<Then<Reply>>>,
 }
 
 /// Why a thread does not sleep any more.
@@ -150,8 +157,35 @@ impl Sleeper {
         self.word.get().cloned()
     }
 
-    /// Outside the mutex, or the thread would at once sleep again, on the mutex.
+    /// Has something done with the word when it comes, by whoever gives it, or now if it is there.
+    pub(super) fn then(&self, then: Then<Reply>) {
+        let mut place = locked(&self.then);
+        match self.word() {
+            None => *place = Some(then),
+            Some(word) => {
+                drop(place);
+                then(word);
+            }
+        }
+    }
+
+    /// Outside the mutex of the resource, or the thread would at once sleep again, on the mutex.
     pub(super) fn wake(&self) {
-        self.awake.notify_one();
+        let then = locked(&self.then).take();
+        match (then, self.word()) {
+            (Some(then), Some(word)) => {
+                // What is done with an answer is no part of the change.
+                if panic::catch_unwind(AssertUnwindSafe(|| then(word))).is_err() {
+                    error!("a panic at what was to be done with an answer");
+                }
+            }
+            _ => self.awake.notify_one(),
+        }
+    }
+}
+
+impl fmt::Debug for Sleeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sleeper").field("word", &self.word).finish_non_exhaustive()
     }
 }

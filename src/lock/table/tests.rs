@@ -40,7 +40,7 @@ fn request(wait: Duration, lifetime: Duration) -> LockRequest {
 
 impl LockTable {
     fn wait_for(&self, resource: &ResourceName, request: LockRequest) -> Result<Grant, Refusal> {
-        self.acquire(resource, request, None, &mut |_| {})
+        self.acquire(resource, request, None, &mut |_| {}).wait()
     }
 
     fn hold(&self, resource: &ResourceName, lifetime: Duration) -> Grant {
@@ -68,7 +68,7 @@ fn a_released_lock_leaves_nothing_behind() {
     for round in 0..10_000 {
         let resource = name(&format!("r{}", round % 7));
         let lock = table.hold(&resource, Duration::from_secs(3600));
-        table.release(&resource, lock.id).unwrap();
+        table.release(&resource, lock.id).wait().unwrap();
     }
     assert!(table.is_empty());
 }
@@ -79,7 +79,7 @@ fn looking_at_a_name_without_locks_creates_nothing() {
     let resource = name("nothing");
     let id = LockId::random();
     assert!(table.find(&resource, id).is_none());
-    assert_eq!(table.release(&resource, id), Err(Refusal::NoSuchLock));
+    assert_eq!(table.release(&resource, id).wait(), Err(Refusal::NoSuchLock));
     assert!(table.locks(&resource, None, usize::MAX).locks.is_empty());
     assert_eq!(table.delete_resource(&resource), Err(Refusal::NoSuchLock));
     assert!(table.is_empty());
@@ -94,7 +94,7 @@ fn a_lock_expires_by_itself_and_never_early() {
     table.hold(&resource, lifetime);
     let next = table.wait_for(&resource, request(PATIENCE, LONG)).unwrap();
     assert!(began.elapsed() >= lifetime, "after {:?}", began.elapsed());
-    table.release(&resource, next.id).unwrap();
+    table.release(&resource, next.id).wait().unwrap();
     assert!(table.is_empty());
 }
 
@@ -105,15 +105,15 @@ fn an_earlier_deadline_wakes_the_reaper() {
     let past = name("past");
     table.hold(&past, Duration::from_millis(1));
     let next = table.wait_for(&past, request(PATIENCE, LONG)).unwrap();
-    table.release(&past, next.id).unwrap();
+    table.release(&past, next.id).wait().unwrap();
 
     let (later, sooner) = (name("later"), name("sooner"));
     let lock = table.hold(&later, LONG);
     table.hold(&sooner, Duration::from_millis(20));
     // Only the reaper can grant this one.
     let next = table.wait_for(&sooner, request(PATIENCE, LONG)).unwrap();
-    table.release(&sooner, next.id).unwrap();
-    table.release(&later, lock.id).unwrap();
+    table.release(&sooner, next.id).wait().unwrap();
+    table.release(&later, lock.id).wait().unwrap();
     assert!(table.is_empty());
 }
 
@@ -128,7 +128,7 @@ fn a_wait_that_runs_out_ends_in_time_and_leaves_the_line() {
     assert!(matches!(outcome, Err(Refusal::TimedOut)), "{outcome:?}");
     assert!(began.elapsed() >= wait);
     assert_eq!(table.locks(&resource, None, usize::MAX).locks.len(), 1);
-    table.release(&resource, lock.id).unwrap();
+    table.release(&resource, lock.id).wait().unwrap();
     assert!(table.is_empty());
 }
 
@@ -144,11 +144,11 @@ fn waiters_are_granted_in_order_of_arrival() {
             scope.spawn(move || {
                 let lock = table.wait_for(resource, request(PATIENCE, LONG)).unwrap();
                 order.lock().unwrap().push(place);
-                table.release(resource, lock.id).unwrap();
+                table.release(resource, lock.id).wait().unwrap();
             });
             table.wait_for_line(resource, place + 1);
         }
-        table.release(&resource, first.id).unwrap();
+        table.release(&resource, first.id).wait().unwrap();
     });
     assert_eq!(order.into_inner().unwrap(), (0..50).collect::<Vec<_>>());
     assert!(table.is_empty());
@@ -171,7 +171,7 @@ fn there_are_never_two_holders() {
                     if let Ok(lock) = outcome {
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         holders.fetch_sub(1, Ordering::SeqCst);
-                        table.release(resource, lock.id).unwrap();
+                        table.release(resource, lock.id).wait().unwrap();
                     }
                 }
             });
@@ -193,11 +193,11 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
             while Instant::now() < released {
                 std::hint::spin_loop();
             }
-            table.release(&resource, lock.id).unwrap();
+            table.release(&resource, lock.id).wait().unwrap();
             waiter.join().unwrap()
         });
         match outcome {
-            Ok(lock) => table.release(&resource, lock.id).unwrap(),
+            Ok(lock) => table.release(&resource, lock.id).wait().unwrap(),
             Err(Refusal::TimedOut) => {}
             other => panic!("{other:?}"),
         }
@@ -253,10 +253,10 @@ fn only_so_many_may_wait() {
             let outcome = table.wait_for(&full, request(PATIENCE, LONG));
             assert!(matches!(outcome, Err(Refusal::TooManyWaiting)), "{outcome:?}");
             for (lock, name) in &locks {
-                table.release(name, lock.id).unwrap();
+                table.release(name, lock.id).wait().unwrap();
             }
             let next = waiter.join().unwrap().unwrap();
-            table.release(&resource, next.id).unwrap();
+            table.release(&resource, next.id).wait().unwrap();
         });
         assert!(table.is_empty(), "the place of a waiter is given back");
     }
@@ -309,10 +309,10 @@ fn only_so_many_locks_may_be_held() {
     thread::scope(|scope| {
         let waiter = scope.spawn(|| table.wait_for(&a, request(PATIENCE, LONG)));
         table.wait_for_line(&a, 1);
-        table.release(&a, held.id).unwrap();
+        table.release(&a, held.id).wait().unwrap();
         let next = waiter.join().unwrap().unwrap();
         assert_eq!(at_once().unwrap_err(), Refusal::TooManyLocks);
-        table.release(&a, next.id).unwrap();
+        table.release(&a, next.id).wait().unwrap();
     });
     at_once().unwrap();
 }
@@ -328,12 +328,12 @@ fn a_panic_while_waiting_leaves_the_line() {
     let lock = table.hold(&resource, LONG);
     let panics = AssertUnwindSafe(|| {
         let mut on_wait = |_| panic!("in the handler");
-        table.acquire(&resource, request(PATIENCE, LONG), None, &mut on_wait)
+        table.acquire(&resource, request(PATIENCE, LONG), None, &mut on_wait).wait()
     });
     assert!(panic::catch_unwind(panics).is_err());
     assert_eq!(table.locks(&resource, None, usize::MAX).locks.len(), 1);
     assert_eq!(failures.try_recv().ok(), None, "it was not the core that panicked");
-    table.release(&resource, lock.id).unwrap();
+    table.release(&resource, lock.id).wait().unwrap();
     assert!(table.is_empty());
 }
 
