@@ -535,12 +535,7 @@ impl Shared {
 
     fn slot_or_new(&self, resource: &ResourceName) -> Arc<Slot> {
         let mut resources = locked(self.resources.of(resource));
-        if let Some(slot) = resources.get(resource) {
-            return Arc::clone(slot);
-        }
-        let slot = Arc::new(Slot::new());
-        resources.insert(resource.clone(), Arc::clone(&slot));
-        slot
+        Arc::clone(resources.entry(resource.clone()).or_insert_with(|| Arc::new(Slot::new())))
     }
 
     /// About so many names in order, from behind `after`; none only if there are no more.

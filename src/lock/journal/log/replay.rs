@@ -4,8 +4,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::panic;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
+
+use crossbeam_channel::bounded;
 
 use super::HostClock;
 use super::directory::Directory;
@@ -20,6 +24,9 @@ use crate::lock::journal::store::{Misfit, OpenError, Restore, Restored};
 
 /// A lifetime is up to 10⁹ seconds, and so is what a restart may add to it.
 const MAX_REMAINING: Duration = Duration::from_secs(4_000_000_000);
+
+/// The locks of how many segments wait to be handed over.
+const BATCHES: usize = 2;
 
 /// The segments of a directory, read one at a time.
 struct Reader<'a> {
@@ -203,8 +210,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Hands over what is held `now`. Returns whether, by the latest restart, a lock lives longer
-    /// or has ended.
+    /// Hands over what is held `now`, while a thread reads on. Returns whether, by the latest
+    /// restart, a lock lives longer or has ended.
     fn restore(
         &mut self,
         log: &mut Log,
@@ -212,41 +219,72 @@ impl Reader<'_> {
         restore: &mut Restore<'_>,
     ) -> Result<bool, OpenError> {
         let Some(first) = log.rows.first_needed() else { return Ok(false) };
-        let mut matters = false;
-        for number in first.number..=log.end.0 {
-            let head = self.read(number)?;
-            let mut failed: Option<String> = None;
-            let (rows, restarts) = (&mut log.rows, &log.restarts);
-            self.scan(number, &head, |Found { record, at, entry, .. }| {
-                let Entry::Held(row) = entry else { return };
-                if failed.is_some() || !rows.is_true(row.token, number, &at) {
-                    return;
+        let directory = self.directory;
+        let (sender, batches) = bounded(BATCHES);
+        thread::scope(|scope| {
+            let read = move || -> Result<bool, OpenError> {
+                let mut matters = false;
+                for number in first.number..=log.end.0 {
+                    let (locks, changed) = self.held(log, number, now)?;
+                    matters |= changed;
+                    if sender.send((number, locks)).is_err() {
+                        break;
+                    }
                 }
-                let written = Lifetime { end: row.end, graced: row.graced };
-                let lifetime = restarts.lifetime(record, written);
-                matters |= lifetime != written;
-                let remaining = (lifetime.end != NO_END).then(|| lifetime.end.saturating_sub(now));
-                if remaining.is_some_and(|remaining| remaining.is_zero()) {
-                    rows.end(row.token);
-                    return;
+                Ok(matters)
+            };
+            let reading = thread::Builder::new().name("replay".into()).spawn_scoped(scope, read);
+            let reading = reading.map_err(OpenError::Thread)?;
+            for (number, locks) in batches {
+                for lock in locks {
+                    let name = lock.resource.clone();
+                    if restore(lock) == Err(Misfit) {
+                        let why = format!("it has locks on {name} that cannot be held together");
+                        return Err(OpenError::Damaged(directory.segment(number), why.into()));
+                    }
                 }
-                let ends_sometime = remaining.is_none_or(|remaining| remaining <= MAX_REMAINING);
-                let makes_sense = ends_sometime && row.token <= MAX_TOKEN;
-                let Some((resource, held)) = row.lock(remaining).filter(|_| makes_sense) else {
-                    failed = Some("it has a lock that makes no sense".into());
-                    return;
-                };
-                let restored = Restored { resource, held };
-                let name = restored.resource.clone();
-                if restore(restored) == Err(Misfit) {
-                    failed = Some(format!("it has locks on {name} that cannot be held together"));
-                }
-            })?;
-            if let Some(why) = failed {
-                return Err(self.damaged(number, &why));
             }
+            reading.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
+    }
+
+    /// The locks that are held `now` whose rows are in this segment, and whether, by the latest
+    /// restart, one of them lives longer or has ended.
+    fn held(
+        &mut self,
+        log: &mut Log,
+        number: u64,
+        now: Duration,
+    ) -> Result<(Vec<Restored>, bool), OpenError> {
+        let head = self.read(number)?;
+        let (mut locks, mut matters, mut makes_sense) = (Vec::new(), false, true);
+        let (rows, restarts) = (&mut log.rows, &log.restarts);
+        self.scan(number, &head, |Found { record, at, entry, .. }| {
+            let Entry::Held(row) = entry else { return };
+            if !rows.is_true(row.token, number, &at) {
+                return;
+            }
+            let written = Lifetime { end: row.end, graced: row.graced };
+            let lifetime = restarts.lifetime(record, written);
+            matters |= lifetime != written;
+            let remaining = (lifetime.end != NO_END).then(|| lifetime.end.saturating_sub(now));
+            if remaining.is_some_and(|remaining| remaining.is_zero()) {
+                rows.end(row.token);
+                return;
+            }
+            let ends_sometime = remaining.is_none_or(|remaining| remaining <= MAX_REMAINING);
+            match row.lock(remaining).filter(|_| ends_sometime && row.token <= MAX_TOKEN) {
+                Some((resource, held)) => locks.push(Restored { resource, held }),
+                None => makes_sense = false,
+            }
+        })?;
+        if !makes_sense {
+            return Err(self.damaged(number, "it has a lock that makes no sense"));
         }
-        Ok(matters)
+        // Names that are neighbours in the table come one after the other, which makes a start of
+        // many locks a third shorter. The locks of one resource stay in their order.
+        locks.sort_by(|one, other| one.resource.cmp(&other.resource));
+        Ok((locks, matters))
     }
 }
 
