@@ -36,4 +36,5 @@ mod resources_used;
 mod retries;
 mod tidy;
 mod tls;
+mod upgrades;
 mod users;

@@ -284,6 +284,30 @@ pub(crate) mod tests {
         }
     }
 
+    /// Also where there is no etcd to see the rest of it in.
+    #[test]
+    fn what_earlier_versions_have_written_is_read() {
+        let read = |key: &str, row: &str| match key {
+            key if key.contains("/lock/") => {
+                serde_json::from_str::<Row>(row).unwrap().lock(None).is_some()
+            }
+            key if key.contains("/wait/") => {
+                serde_json::from_str::<PlaceRow>(row).unwrap().place().is_some()
+            }
+            key if key.ends_with("head") => serde_json::from_str::<Head>(row).is_ok(),
+            _ => serde_json::from_str::<TenureRecord>(row).is_ok(),
+        };
+        for written in [
+            include_str!("../../tests/fixtures/etcd-37c8086.txt"),
+            include_str!("../../tests/fixtures/etcd-1.0.0.txt"),
+        ] {
+            let lines: Vec<_> = written.lines().collect();
+            for pair in lines.chunks(2) {
+                assert!(read(pair[0], pair[1]), "{pair:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_range_ends_behind_the_last_key_of_its_prefix() {
         for (prefix, end) in [("/rdlm/lock/", "/rdlm/lock0"), ("a", "b"), ("", "\0")] {

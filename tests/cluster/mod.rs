@@ -1,7 +1,7 @@
 //! Several servers on a real etcd. Without one installed, each test says that it was skipped.
 
 mod doors;
-mod etcd;
+pub(crate) mod etcd;
 mod failover;
 mod faults;
 mod front;
@@ -46,11 +46,11 @@ fn join_on(port: u16, endpoints: &str, options: &[&str]) -> Server {
     Server::start_command_on(port, command.args(options))
 }
 
-fn join(etcd: &Etcd) -> Server {
+pub(crate) fn join(etcd: &Etcd) -> Server {
     join_by(&etcd.endpoints(), &[])
 }
 
-fn health(server: &Server) -> Value {
+pub(crate) fn health(server: &Server) -> Value {
     let response = server.get("/health");
     assert_eq!(response.status, 200, "{}", response.text());
     response.json()

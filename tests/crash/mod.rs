@@ -6,8 +6,9 @@ mod restarts;
 mod stall;
 mod strace;
 
-use std::path::Path;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -16,12 +17,12 @@ use crate::harness::{PATIENCE, Server};
 use crate::wire::{self, Connection};
 
 /// A place for a data directory, and the servers that use it one after the other.
-struct Host {
+pub(crate) struct Host {
     temp: TempDir,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { temp: TempDir::new().unwrap() }
     }
 
@@ -29,7 +30,7 @@ impl Host {
         self.temp.path().join("data").to_str().unwrap().to_string()
     }
 
-    fn start(&self) -> Server {
+    pub(crate) fn start(&self) -> Server {
         self.start_with(&[])
     }
 
@@ -45,8 +46,26 @@ impl Host {
     }
 
     /// The first segment of the journal.
-    fn file(&self) -> std::path::PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         Path::new(&self.data_dir()).join("00000001.log")
+    }
+
+    /// What the server says that does not start: one line, with the exit code 1.
+    #[track_caller]
+    pub(crate) fn refused(&self) -> String {
+        let mut command = self.command();
+        let command = command.args(["--port", "0"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut server = command.spawn().unwrap();
+        let mut text = Vec::new();
+        for line in BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap) {
+            if line.contains("listening on ") {
+                server.kill().unwrap();
+            }
+            text.push(line);
+        }
+        assert_eq!(server.wait().unwrap().code(), Some(1), "{text:?}");
+        assert_eq!(text.len(), 1, "{text:?}");
+        text.concat()
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use super::Host;
 use crate::harness::wait_until;
@@ -157,22 +156,12 @@ fn tokens_grow_also_over_deleted_locks_and_a_new_file() {
     }
 }
 
-/// The server does not start, with one line and code 1.
-#[track_caller]
-fn refused(host: &Host) -> String {
-    let Output { status, stderr, .. } = host.command().args(["--port", "0"]).output().unwrap();
-    let text = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(1), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
-    text
-}
-
 #[test]
 fn a_second_server_on_the_same_directory_is_refused() {
     let host = Host::new();
     let server = host.start();
     let path = server.hold("r");
-    assert!(refused(&host).contains("is in use by another server"));
+    assert!(host.refused().contains("is in use by another server"));
     assert_eq!(server.get(&path).status, 200);
 }
 
@@ -182,7 +171,7 @@ fn a_foreign_file_is_refused_and_left_as_it_is() {
         let host = Host::new();
         fs::create_dir(host.data_dir()).unwrap();
         fs::write(host.file(), contents).unwrap();
-        let text = refused(&host);
+        let text = host.refused();
         assert!(text.contains("00000001.log is damaged or not a journal of rdlm"), "{text}");
         assert_eq!(fs::read(host.file()).unwrap(), contents);
     }
@@ -192,26 +181,13 @@ fn a_foreign_file_is_refused_and_left_as_it_is() {
 fn a_directory_that_cannot_be_used_is_refused() {
     let host = Host::new();
     fs::write(host.data_dir(), "a file").unwrap();
-    let text = refused(&host);
+    let text = host.refused();
     assert!(text.contains(&format!("--data-dir: cannot use {}", host.data_dir())), "{text}");
 
     let host = Host::new();
     fs::create_dir_all(host.file()).unwrap();
-    let text = refused(&host);
+    let text = host.refused();
     assert!(text.contains("00000001.log"), "{text}");
-}
-
-#[test]
-fn the_file_of_an_earlier_version_is_refused_with_what_to_do() {
-    let host = Host::new();
-    fs::create_dir(host.data_dir()).unwrap();
-    let earlier = Path::new(&host.data_dir()).join("locks.redb");
-    fs::write(&earlier, "a database").unwrap();
-    let text = refused(&host);
-    assert!(text.contains("locks.redb is of an earlier version"), "{text}");
-    assert!(text.contains("move it away"), "{text}");
-    fs::remove_file(&earlier).unwrap();
-    host.start();
 }
 
 #[test]
