@@ -29,8 +29,9 @@ RELEASED := $(shell sed -n 's/^## .* (\(.*\))$$/\1/p' CHANGELOG.md | head -1)
 SOURCE_DATE_EPOCH ?= $(shell date -ud '$(RELEASED)' +%s 2>/dev/null || git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
 
-.PHONY: all toolchain run test test-browser test-clients test-python test-terraform tiny-http check schedules deny fmt bench fuzz torture torture-ha \
-    ha screenshots deb dist reproducible sbom-tools image test-packages install install-systemd uninstall clean
+.PHONY: all toolchain run test test-browser test-clients test-python test-terraform tiny-http \
+    screenshots check deny schedules fmt bench torture torture-ha ha fuzz install install-systemd deb \
+    dist sbom-tools reproducible image test-packages uninstall clean
 
 # `auditable build` has the list of dependencies in the binary.
 BUILD ?= build
@@ -180,6 +181,7 @@ install:
 	$(RDLM) completions bash > $(BASHDIR)/rdlm
 	$(RDLM) completions zsh > $(ZSHDIR)/_rdlm
 	$(RDLM) completions fish > $(FISHDIR)/rdlm.fish
+	ln -sf rdlm.1 $(MANDIR)/rdlm-daemon.1
 	chmod 644 $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm $(FISHDIR)/rdlm.fish
 
 # Locks are then in /var/lib/rdlm, and the server is started with the host.
@@ -205,6 +207,7 @@ dist: sbom-tools
 	install -d $(DIST)/$(NAME)/completions
 	install -m 755 $(BINARY) $(DIST)/$(NAME)/rdlm
 	install -m 644 README.md LICENSE CHANGELOG.md packaging/rdlm.service $(DIST)/$(NAME)
+	cp -r docs $(DIST)/$(NAME)
 	$(RDLM) man > $(DIST)/$(NAME)/rdlm.1
 	$(RDLM) completions bash > $(DIST)/$(NAME)/completions/rdlm.bash
 	$(RDLM) completions zsh > $(DIST)/$(NAME)/completions/_rdlm
@@ -241,7 +244,7 @@ test-packages: deb
 
 uninstall:
 	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon $(UNITDIR)/rdlm.service
-	rm -f $(MANDIR)/rdlm.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm $(FISHDIR)/rdlm.fish
+	rm -f $(MANDIR)/rdlm.1 $(MANDIR)/rdlm-daemon.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm $(FISHDIR)/rdlm.fish
 
 clean:
 	$(CARGO) clean

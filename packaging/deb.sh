@@ -18,7 +18,12 @@ mkdir -p "$stage/usr/lib/systemd/system"
 mv "$stage/etc/systemd/system/rdlm.service" "$stage/usr/lib/systemd/system/"
 rmdir -p --ignore-fail-on-non-empty "$stage/etc/systemd/system"
 install -D -m 644 LICENSE "$stage/usr/share/doc/rdlm/copyright"
-find "$stage/usr/share/man" -type f -exec gzip -9n {} +
+gzip -9n < CHANGELOG.md > "$stage/usr/share/doc/rdlm/CHANGELOG.md.gz"
+# Where Debian's zsh looks.
+mv "$stage/usr/share/zsh/site-functions" "$stage/usr/share/zsh/vendor-completions"
+gzip -9n "$stage/usr/share/man/man1/rdlm.1"
+ln -sf rdlm.1.gz "$stage/usr/share/man/man1/rdlm-daemon.1.gz"
+rm "$stage/usr/share/man/man1/rdlm-daemon.1"
 
 mkdir "$stage/DEBIAN"
 install -m 755 packaging/debian/{postinst,prerm,postrm} "$stage/DEBIAN/"

@@ -3,12 +3,13 @@
 # whether all files are the same, byte by byte. Takes two builds from scratch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+commit=$(git rev-parse HEAD)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 for place in one another/and/deeper; do
     mkdir -p "$work/$place"
-    git archive HEAD | tar -x -C "$work/$place"
+    git archive "$commit" | tar -x -C "$work/$place"
     # Neither directories nor times may matter.
     env -u SOURCE_DATE_EPOCH CARGO_TARGET_DIR="$work/$place/built" make -s -C "$work/$place" dist
 done

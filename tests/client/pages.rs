@@ -222,9 +222,13 @@ fn make_installs_the_pages_and_takes_them_away() {
     for (file, args) in pages {
         assert_eq!(fs::read_to_string(installed(file)).unwrap(), text_of(args), "{file}");
     }
+    let page_of_daemon = root.join("usr/share/man/man1/rdlm-daemon.1");
+    assert_eq!(fs::read_to_string(&page_of_daemon).unwrap(), text_of(&["man"]));
     assert!(make("uninstall"));
-    for path in
-        pages.map(|(file, _)| installed(file)).into_iter().chain([root.join("usr/bin/rdlm")])
+    for path in pages
+        .map(|(file, _)| installed(file))
+        .into_iter()
+        .chain([root.join("usr/bin/rdlm"), page_of_daemon])
     {
         assert!(!Path::exists(&path), "{}", path.display());
     }
