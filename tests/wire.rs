@@ -4,6 +4,7 @@
 
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -79,7 +80,7 @@ impl<S: Read + Write> Connection<S> {
             }
         } else {
             let length = response.header("Content-Length").and_then(|length| length.parse().ok());
-            let length = length.ok_or_else(|| invalid("no length", &response.head))?;
+            let length = length.ok_or_else(|| invalid("no length", &response.head.text))?;
             response.body.resize(length, 0);
             self.stream.read_exact(&mut response.body)?;
         }
@@ -88,9 +89,9 @@ impl<S: Read + Write> Connection<S> {
 
     /// Reads the head of an answer. What follows may be read by [`Self::chunk`].
     pub(crate) fn head(&mut self) -> io::Result<Response> {
-        let head = read_head(&mut self.stream)?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.ok_or_else(|| invalid("no status", &head))?;
+        let head = Head::read(&mut self.stream)?;
+        let status = head.text.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| invalid("no status", &head.text))?;
         Ok(Response { status, head, body: Vec::new() })
     }
 
@@ -134,40 +135,56 @@ impl<S: Read + Write> Connection<S> {
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Up to the empty line.
-    head: String,
+    head: Head,
     pub(crate) body: Vec<u8>,
 }
 
 impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        field(&self.head, name)
+        self.head.field(name)
     }
 }
 
-/// Reads the first line and the fields of a message, with the empty line behind them.
-pub(crate) fn read_head(stream: &mut impl BufRead) -> io::Result<String> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if stream.read_line(&mut head)? == 0 {
-            let what = format!("the connection ended in the head {head:?}");
-            return Err(Error::new(ErrorKind::UnexpectedEof, what));
+/// The first line and the fields of a message.
+#[derive(Debug)]
+pub(crate) struct Head {
+    /// With the empty line behind them.
+    pub(crate) text: String,
+    /// Where the name of each field is, and its value.
+    fields: Vec<[Range<usize>; 2]>,
+}
+
+impl Head {
+    pub(crate) fn read(stream: &mut impl BufRead) -> io::Result<Self> {
+        let (mut text, mut fields) = (String::with_capacity(512), Vec::with_capacity(16));
+        loop {
+            let begin = text.len();
+            if stream.read_line(&mut text)? == 0 {
+                let what = format!("the connection ended in the head {text:?}");
+                return Err(Error::new(ErrorKind::UnexpectedEof, what));
+            }
+            let line = text[begin..].strip_suffix("\r\n");
+            let line = line.ok_or_else(|| invalid("a line without its end", &text))?;
+            if line.is_empty() {
+                return Ok(Self { text, fields });
+            }
+            if begin > 0 {
+                let colon = line.find(':').filter(|colon| line[colon + 1..].starts_with(' '));
+                let colon = colon.ok_or_else(|| invalid("a line that is no field", &text))?;
+                fields.push([begin..begin + colon, begin + colon + 2..begin + line.len()]);
+            }
         }
     }
-    let mut fields = head.trim_end_matches("\r\n").split("\r\n").skip(1);
-    match fields.all(|line| line.contains(": ")) {
-        true => Ok(head),
-        false => Err(invalid("a line that is no field", &head)),
-    }
-}
 
-/// The value of a field, which must not be there twice.
-pub(crate) fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
-    let fields = head.split("\r\n").skip(1).filter_map(|line| line.split_once(": "));
-    let mut found = fields.filter(|(found, _)| found.eq_ignore_ascii_case(name));
-    let value = found.next().map(|(_, value)| value);
-    assert!(found.next().is_none(), "{name} is there twice");
-    value
+    /// The value of a field, which must not be there twice.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let is =
+            |[found, _]: &&[Range<usize>; 2]| self.text[found.clone()].eq_ignore_ascii_case(name);
+        let mut found = self.fields.iter().filter(is);
+        let value = found.next().map(|[_, value]| &self.text[value.clone()]);
+        assert!(found.next().is_none(), "{name} is there twice");
+        value
+    }
 }
 
 fn invalid(what: &str, text: &str) -> Error {

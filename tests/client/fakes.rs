@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use crate::wire;
+use crate::wire::Head;
 
 /// What a connection gets, in order; the last one for all that follow.
 #[derive(Clone)]
@@ -56,11 +56,11 @@ impl Fake {
 fn request(stream: &TcpStream) -> String {
     let mut stream = BufReader::new(stream);
     // It may end before.
-    let head = wire::read_head(&mut stream).unwrap_or_default();
-    let length = wire::field(&head, "Content-Length").map_or(0, |length| length.parse().unwrap());
+    let Ok(head) = Head::read(&mut stream) else { return String::new() };
+    let length = head.field("Content-Length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     let _ = stream.read_exact(&mut body);
-    head + &String::from_utf8(body).unwrap()
+    head.text + &String::from_utf8(body).unwrap()
 }
 
 fn forward(client: TcpStream, port: u16) {
