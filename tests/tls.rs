@@ -371,8 +371,8 @@ fn a_certificate_that_is_no_good_at_the_start_is_an_error_in_a_line() {
         (2, "go together", &["--tls-key", key]),
         (2, "goes with", &["--tls-client-ca", certificate]),
         (
-            2,
-            "--standby redirect",
+            1,
+            "--advertise-ca names its authority",
             &["--tls-cert", certificate, "--tls-key", key, "--etcd", "http://127.0.0.1:1"],
         ),
     ] {

@@ -172,7 +172,7 @@ pub(super) static SEVERAL_SERVERS: Group = Group {
         Opt::new(
             "--advertise-ca",
             File,
-            "CA certificates by which the servers verify each other where they speak TLS (PEM)",
+            "CA certificates by which servers on TLS verify each other (PEM)",
         )
         .otherwise("Mozilla's"),
         Opt::new(
