@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{info, warn};
 use uuid::Uuid;
 
@@ -233,12 +233,13 @@ impl Chain {
     }
 
     /// Waits a moment; whether the server stays.
-    pub(super) fn pause(&self) -> bool {
+    fn pause(&self) -> bool {
         self.leaving.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout)
     }
 
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.try_recv() == Err(TryRecvError::Disconnected)
+    /// Ends when the server is to leave the cluster.
+    pub(super) fn leaving(&self) -> &Leaving {
+        &self.leaving
     }
 
     /// One line in the log when etcd ceases to answer, and one when it does again.

@@ -11,6 +11,7 @@ mod etcd;
 mod forward;
 mod framing;
 mod front;
+mod loading;
 mod member;
 #[cfg(test)]
 mod model;

@@ -93,14 +93,24 @@ enum Doing {
         silence: Silence,
         /// The number of the read that is awaited, and when it was sent.
         awaited: Option<(u64, Duration)>,
+        /// The revision at which it has read the rows.
+        ahead: Option<i64>,
     },
     Active {
         by: u64,
+        /// See above; `None`: it reads them when it has taken over.
+        ahead: Option<i64>,
         revision: i64,
         clock: ClusterClock,
         confirmed: Option<Duration>,
         in_flight: Option<InFlight>,
     },
+}
+
+impl Doing {
+    fn standby() -> Self {
+        Self::Standby { silence: Silence::new(PACE), awaited: None, ahead: None }
+    }
 }
 
 #[derive(Debug)]
@@ -138,8 +148,8 @@ struct World {
 
 impl World {
     fn new(rates: [u32; SERVERS]) -> Self {
-        let standby = || Doing::Standby { silence: Silence::new(PACE), awaited: None };
-        let servers = rates.into_iter().map(|rate| Server { rate, doing: standby() }).collect();
+        let standby = |rate| Server { rate, doing: Doing::standby() };
+        let servers = rates.into_iter().map(standby).collect();
         Self {
             real: Duration::ZERO,
             servers,
@@ -169,8 +179,7 @@ impl World {
                 self.network.remove(index.index(self.network.len()));
             }
             Action::Restarted(server) => {
-                self.servers[*server].doing =
-                    Doing::Standby { silence: Silence::new(PACE), awaited: None };
+                self.servers[*server].doing = Doing::standby();
             }
             Action::Doubled(_) | Action::Hurried(_) | Action::Dropped(_) => {}
         }
@@ -208,7 +217,7 @@ impl World {
         self.numbers += 1;
         let number = self.numbers;
         match &mut self.servers[at].doing {
-            Doing::Standby { silence, awaited } => {
+            Doing::Standby { silence, awaited, .. } => {
                 match awaited {
                     Some((_, sent)) if now - *sent < PACE.attempt() => return,
                     Some(_) => silence.missed(),
@@ -274,12 +283,16 @@ impl World {
     /// A standby sees `head`, and takes over if that has not changed for too long.
     fn shown(&mut self, at: usize, number: u64, revision: i64, head: Option<Write>) {
         let now = self.servers[at].local(self.real);
-        let Doing::Standby { silence, awaited } = &mut self.servers[at].doing else { return };
+        let Doing::Standby { silence, awaited, ahead } = &mut self.servers[at].doing else {
+            return;
+        };
         if awaited.is_none_or(|(awaited, _)| awaited != number) {
             return;
         }
         *awaited = None;
         let Sighting { first_seen, .. } = silence.saw(revision, now);
+        *ahead = silence.may_read_ahead().then_some(ahead.unwrap_or(revision));
+        let ahead = ahead.filter(|ahead| *ahead == revision);
         if head.is_some() && !silence.is_over() {
             return;
         }
@@ -288,12 +301,14 @@ impl World {
         let clock = ClusterClock::taken_over(head.map_or(Duration::ZERO, |h| h.clock), first_seen);
         let write = Write { expected: revision, id: by, by, clock: clock.at(now) };
         let in_flight = Some(InFlight { write: write.clone(), first_sent: now, latest_sent: now });
-        self.servers[at].doing = Doing::Active { by, revision, clock, confirmed: None, in_flight };
+        let confirmed = None;
+        self.servers[at].doing = Doing::Active { by, ahead, revision, clock, confirmed, in_flight };
         self.network.push(Message::Swap { server: at, write, sent: now });
     }
 
     fn answered(&mut self, at: usize, id: u64, sent: Duration, answer: &Answer) {
-        let Doing::Active { by, revision, confirmed, in_flight, .. } = &mut self.servers[at].doing
+        let Doing::Active { by, ahead, revision, confirmed, in_flight, .. } =
+            &mut self.servers[at].doing
         else {
             return;
         };
@@ -303,15 +318,15 @@ impl World {
             Verdict::DoneEarlier(revision) => (revision, write.first_sent),
             Verdict::Unknown => return,
             Verdict::Deposed => {
-                self.servers[at].doing =
-                    Doing::Standby { silence: Silence::new(PACE), awaited: None };
+                self.servers[at].doing = Doing::standby();
                 return;
             }
         };
         (*revision, *confirmed) = (new_revision, Some(sent));
         if id == *by {
-            // It has taken over: what it loads is what there is at that revision.
-            let until = usize::try_from(new_revision).unwrap();
+            // It has taken over: what it loads is what there is at that revision, or was at the one
+            // before.
+            let until = usize::try_from(ahead.unwrap_or(new_revision)).unwrap();
             let found = self.store.history[..until].iter().map(|write| write.id).collect();
             self.loaded.push((*by, found));
         } else {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
-use log::{info, warn};
+use log::{debug, info, warn};
 
 use super::chain::{Chain, Leaving};
 use super::etcd::{Etcd, Failure, wire};
+use super::loading::Loading;
 use super::member::{Member, Peer, Tables, Tenancy, View};
 use super::records::{FORMAT, Head, Keys, TenureRecord, range_end};
 use super::store::EtcdStore;
@@ -19,8 +20,10 @@ use crate::lock::{LockManager, LockTable};
 /// How long the requests in flight may take to end when this server leaves.
 const FAREWELL: Duration = Duration::from_millis(700);
 
-/// How often the active server looks how etcd is.
+/// How often the active server looks how etcd is, and how long a member may take to say so: the
+/// server cannot leave meanwhile.
 const LOOK_AT_ETCD: Duration = Duration::from_secs(60);
+const LOOK_TIME: Duration = Duration::from_millis(200);
 
 /// Four fifths of etcd's default quota, in bytes.
 const LARGE: u64 = (2 << 30) / 5 * 4;
@@ -50,6 +53,8 @@ struct Chance {
     sighting: Sighting,
     head: Option<Head>,
     why: String,
+    /// What was read at the revision that was seen.
+    ahead: Option<Loading>,
 }
 
 impl Loop {
@@ -69,10 +74,10 @@ impl Loop {
     /// end.
     pub(super) fn run(mut self) -> Result<Infallible, String> {
         loop {
-            let Chance { sighting, head, why } = self.stand_by()?;
-            info!("taking over: {why}");
+            let chance = self.stand_by()?;
+            info!("taking over: {}", chance.why);
             let began = clock::now();
-            match self.take_over(sighting, head)? {
+            match self.take_over(chance)? {
                 Some((tenancy, deposed, over)) => {
                     let locks = tenancy.table.totals().active;
                     let took = clock::now().saturating_sub(began).as_millis();
@@ -91,6 +96,7 @@ impl Loop {
     fn stand_by(&mut self) -> Result<Chance, String> {
         let pace = self.member.pace;
         let mut silence = Silence::new(pace);
+        let mut ahead = None;
         let mut first = true;
         loop {
             match self.look() {
@@ -105,10 +111,11 @@ impl Loop {
                         None => (0, None),
                     };
                     let sighting = silence.saw(revision, clock::now());
+                    self.read_ahead(&mut ahead, revision, &silence);
                     let why = self.reason(&seen.tenure, head.is_none(), silence.is_over());
                     self.follow(seen.tenure);
                     if let Some(why) = why.filter(|_| self.leaves.is_some()) {
-                        return Ok(Chance { sighting, head, why });
+                        return Ok(Chance { sighting, head, why, ahead });
                     }
                 }
                 Err(Look::Foreign(why)) => return Err(why),
@@ -118,6 +125,18 @@ impl Loop {
                 }
             }
             self.pause(pace.poll());
+        }
+    }
+
+    /// Reads the locks at the `head` that was seen as long as that may be the last one of its
+    /// tenure.
+    fn read_ahead(&self, ahead: &mut Option<Loading>, revision: i64, silence: &Silence) {
+        if !silence.may_read_ahead() {
+            *ahead = None;
+        } else if ahead.as_ref().is_none_or(|ahead| !ahead.is_of(revision)) {
+            debug!("reading the locks ahead, at revision {revision}");
+            // Without a thread it is done later, or not at all.
+            *ahead = Loading::start(Arc::clone(&self.etcd), &self.keys, revision).ok();
         }
     }
 
@@ -158,9 +177,11 @@ impl Loop {
     #[expect(clippy::type_complexity, reason = "three channels and what they are about")]
     fn take_over(
         &self,
-        sighting: Sighting,
-        head: Option<Head>,
+        chance: Chance,
     ) -> Result<Option<(Arc<Tenancy>, Receiver<()>, Receiver<Infallible>)>, String> {
+        let Chance { sighting, head, ahead, .. } = chance;
+        // What was taken over from is exactly what was seen.
+        let ahead = ahead.filter(|ahead| ahead.is_of(sighting.revision));
         let (etcd, keys, leaving) =
             (Arc::clone(&self.etcd), self.keys.clone(), self.leaving.clone());
         let Member { pace, url, .. } = &*self.member;
@@ -170,7 +191,7 @@ impl Loop {
         self.member.metrics.tenure();
         let tenure = Arc::clone(&chain.tenure);
         let (sender, deposed) = bounded(1);
-        let store = EtcdStore::new(chain, Arc::clone(&self.member.metrics), sender);
+        let store = EtcdStore::new(chain, ahead, Arc::clone(&self.member.metrics), sender);
         let Tables { limits, reconnect_grace, observer } = &self.tables;
         let observer = Arc::clone(observer);
         self.member.events.begin_anew();
@@ -189,10 +210,11 @@ impl Loop {
     /// Until another server has taken over, or this one leaves.
     fn be_active(&mut self, deposed: &Receiver<()>, over: &Receiver<Infallible>) {
         let leaves = loop {
+            self.look_at_etcd();
             select! {
                 recv(deposed) -> _ => break false,
                 recv(self.leaving) -> _ => break true,
-                recv(after(LOOK_AT_ETCD)) -> _ => self.look_at_etcd(),
+                recv(after(LOOK_AT_ETCD)) -> _ => {}
             }
         };
         let View::Active(tenancy) = self.member.view() else { return };
@@ -214,9 +236,10 @@ impl Loop {
         }
     }
 
-    /// Warns, once, of what will keep locks from being changed.
+    /// Looks for the member that is best asked, and warns, once, of what will keep locks from being
+    /// changed.
     fn look_at_etcd(&mut self) {
-        let Ok(status) = self.etcd.status(self.member.pace.attempt()) else { return };
+        let Ok(status) = self.etcd.prefer_leader(LOOK_TIME) else { return };
         let (size, alarms) = (status.db_size >> 20, status.errors.join(", "));
         let troubled = !alarms.is_empty() || status.db_size > LARGE;
         if troubled && !self.warned {
@@ -254,7 +277,7 @@ impl Loop {
     /// what somebody else keeps there.
     fn is_empty(&self) -> Result<bool, String> {
         let prefix = self.keys.prefix();
-        let body = wire::range(prefix.as_bytes(), &range_end(prefix), 0, 2);
+        let body = wire::range(prefix.as_bytes(), &range_end(prefix), 2);
         let Ok(found) = self.etcd.range(&body, self.member.pace.attempt()) else {
             return Ok(false);
         };

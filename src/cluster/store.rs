@@ -4,21 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, after, select};
 use log::warn;
-use serde::de::DeserializeOwned;
 
 use super::batch::{Op, Transaction, fill, transactions};
 use super::chain::{Chain, Lost};
-use super::etcd::{Failure, wire};
-use super::records::{PlaceRow, Row, bytes, range_end};
-use super::tenure::ClusterClock;
+use super::loading::{Loaded, Loading, StoredLock};
+use super::records::{PlaceRow, bytes};
 use crate::lock::{Change, KeptPlace, OpenError, PlaceNote, Restore, Restored, Store, StoreError};
 use crate::metrics::ClusterMetrics;
-
-/// How many rows are read at a time, and how few if that takes too long.
-const PAGE: usize = 1000;
-const SMALL_PAGE: usize = 50;
 
 /// How much longer than its lifetime a lock lives after a failover; a commit that takes longer
 /// is written again.
@@ -30,19 +24,24 @@ pub(super) struct EtcdStore {
     metrics: Arc<ClusterMetrics>,
     /// Hears when another server has taken over.
     deposed: Sender<()>,
+    /// What was read before this server took over, or is still being read.
+    loading: Option<Loading>,
+    /// Places in line that were there before.
+    kept: Vec<KeptPlace>,
     /// Places in line that have come or gone, and are not written yet.
     places: BTreeMap<String, Op>,
 }
 
-/// Some rows with their keys, and whether there are more behind them.
-struct Page<T> {
-    rows: Vec<(Vec<u8>, T)>,
-    more: bool,
-}
-
 impl EtcdStore {
-    pub(super) fn new(chain: Chain, metrics: Arc<ClusterMetrics>, deposed: Sender<()>) -> Self {
-        Self { chain, metrics, deposed, places: BTreeMap::new() }
+    /// `ahead` has been reading at the revision that `chain` has taken over from.
+    pub(super) fn new(
+        chain: Chain,
+        ahead: Option<Loading>,
+        metrics: Arc<ClusterMetrics>,
+        deposed: Sender<()>,
+    ) -> Self {
+        let (kept, places) = (Vec::new(), BTreeMap::new());
+        Self { chain, metrics, deposed, loading: ahead, kept, places }
     }
 
     fn beat(&mut self) -> Result<(), Lost> {
@@ -61,85 +60,59 @@ impl EtcdStore {
         StoreError::Deposed
     }
 
-    /// The rows from `from` on, at most [`PAGE`] of them.
-    fn page<T: DeserializeOwned>(&mut self, from: &[u8], end: &[u8]) -> Result<Page<T>, OpenError> {
-        let (mut attempts, mut rows) = (0, PAGE);
-        let found = loop {
-            self.beat_if_due().map_err(|Lost| lost())?;
-            let body = wire::range(from, end, self.chain.revision(), rows);
-            let failure = match self.chain.etcd.range(&body, self.chain.pace.attempt()) {
-                Ok(found) => break found,
-                Err(failure) => failure,
-            };
-            if failure.is_compacted() {
-                self.beat().map_err(|Lost| lost())?;
-            }
-            if failure == Failure::Timeout {
-                rows = (rows / 2).max(SMALL_PAGE);
-            }
-            attempts += 1;
-            if attempts % self.chain.etcd.members() == 0 {
-                self.chain.note_failure(Some(failure));
-                self.chain.pause();
-            }
-            if self.chain.is_leaving() {
-                return Err(lost());
-            }
-        };
-        self.chain.note_answer();
-        let more = found.more;
-        let row = |found: wire::KeyValue| match serde_json::from_slice(&found.value) {
-            Ok(row) => Ok((found.key, row)),
-            Err(_) => Err(foreign(&found.key)),
-        };
-        Ok(Page { rows: found.kvs.into_iter().map(row).collect::<Result<_, _>>()?, more })
-    }
-
-    /// Hands each row below `prefix` to `take`, with its key.
-    fn each<T: DeserializeOwned>(
-        &mut self,
-        prefix: &str,
-        mut take: impl FnMut(&ClusterClock, &[u8], T) -> Result<(), OpenError>,
-    ) -> Result<(), OpenError> {
-        let (mut from, end) = (prefix.as_bytes().to_vec(), range_end(prefix));
+    /// What has been read next. It may take longer than other servers wait for a sign of life.
+    fn next(&mut self, loading: &Loading) -> Result<Loaded, OpenError> {
         loop {
-            let Page { rows, more } = self.page(&from, &end)?;
-            let last = rows.last().map(|(key, _)| key.clone());
-            rows.into_iter().try_for_each(|(key, row)| take(&self.chain.clock, &key, row))?;
-            match last {
-                // The next page begins behind the last key.
-                Some(last) if more => from = [&last[..], b"\0"].concat(),
-                _ => return Ok(()),
+            let idle = self.chain.idle();
+            let beat = self.chain.pace.beat();
+            if idle >= beat {
+                self.beat().map_err(|Lost| lost())?;
+                // It has changed no row.
+                loading.stays_until(self.chain.revision());
+                continue;
+            }
+            select! {
+                recv(loading.loaded) -> loaded => return loaded.map_err(|_| lost()),
+                recv(self.chain.leaving()) -> _ => return Err(lost()),
+                recv(after(beat - idle)) -> _ => {}
             }
         }
     }
 
-    /// Loading may take longer than other servers wait for a sign of life.
-    fn beat_if_due(&mut self) -> Result<(), Lost> {
-        if self.chain.idle() >= self.chain.pace.beat() { self.beat() } else { Ok(()) }
+    fn restore(&self, lock: StoredLock, restore: &mut Restore<'_>) -> Result<(), OpenError> {
+        let StoredLock { resource, mut held, end } = lock;
+        let now = self.chain.clock.at(crate::clock::now());
+        held.remaining = end.map(|end| end.saturating_sub(now));
+        let (name, token) = (resource.clone(), held.grant.fencing_token);
+        let key = || self.chain.keys.lock(&name, token);
+        restore(Restored { resource, held }).map_err(|_| foreign(&key()))
     }
 }
 
 impl Store for EtcdStore {
     fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
-        let locks = self.chain.keys.locks();
-        self.each(&locks, |clock, key, row: Row| {
-            let now = clock.at(crate::clock::now());
-            let remaining = row.end.map(|end| end.saturating_sub(now));
-            let (resource, held) = row.lock(remaining).ok_or_else(|| foreign(key))?;
-            restore(Restored { resource, held }).map_err(|_| foreign(key))
-        })?;
-        Ok(self.chain.last_token())
+        let Chain { etcd, keys, .. } = &self.chain;
+        let start = || Loading::start(Arc::clone(etcd), keys, self.chain.revision());
+        let loading = match self.loading.take() {
+            Some(ahead) => ahead,
+            None => start().map_err(OpenError::Thread)?,
+        };
+        loop {
+            match self.next(&loading)? {
+                Loaded::Locks(locks) => {
+                    self.chain.note_answer();
+                    locks.into_iter().try_for_each(|lock| self.restore(lock, restore))?;
+                }
+                Loaded::Places(places) => self.kept.extend(places),
+                Loaded::Failing(failure) => self.chain.note_failure(Some(failure)),
+                Loaded::Foreign(key) => return Err(foreign(&String::from_utf8_lossy(&key))),
+                Loaded::All => return Ok(self.chain.last_token()),
+            }
+        }
     }
 
     fn load_places(&mut self) -> Result<Vec<KeptPlace>, OpenError> {
-        let mut places = Vec::new();
-        let prefix = self.chain.keys.places();
-        self.each(&prefix, |_, key, row: PlaceRow| {
-            places.push(row.place().ok_or_else(|| foreign(key))?);
-            Ok(())
-        })?;
-        Ok(places)
+        Ok(std::mem::take(&mut self.kept))
     }
 
     fn keeps_places(&self) -> bool {
@@ -206,7 +179,6 @@ fn lost() -> OpenError {
     OpenError::Lost("another server has taken over".into())
 }
 
-fn foreign(key: &[u8]) -> OpenError {
-    let key = String::from_utf8_lossy(key).into_owned();
+fn foreign(key: &str) -> OpenError {
     OpenError::Lost(format!("the value of {key} in etcd is not one of this rdlm").into())
 }

@@ -103,6 +103,13 @@ impl Silence {
         self.latest = None;
     }
 
+    /// Whether the active server has been silent for so long that its locks are worth reading:
+    /// whoever takes over does so from the very `head` that it has seen all the while, so they
+    /// are what is there then.
+    pub(crate) fn may_read_ahead(&self) -> bool {
+        self.silent >= self.pace.failover_after * 2 / 5
+    }
+
     /// Whether the active server has been silent for so long that another may take over.
     pub(crate) fn is_over(&self) -> bool {
         self.silent >= self.pace.failover_after
@@ -194,6 +201,17 @@ mod tests {
     fn silence_grows_while_the_same_head_is_seen() {
         let looks: Vec<_> = (0..=10).map(|n| (f64::from(n), Some(7), n == 10)).collect();
         check(&looks);
+    }
+
+    #[test]
+    fn locks_are_read_ahead_when_two_beats_are_missed() {
+        let mut silence = Silence::new(PACE);
+        for (at, revision, may) in
+            [(0.0, 7, false), (2.0, 7, false), (3.9, 7, false), (4.1, 7, true), (6.0, 8, false)]
+        {
+            silence.saw(revision, s(at));
+            assert_eq!(silence.may_read_ahead(), may, "at {at}");
+        }
     }
 
     #[test]

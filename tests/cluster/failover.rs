@@ -169,6 +169,27 @@ fn a_server_that_was_stopped_does_not_answer_for_the_one_that_took_over() {
 }
 
 #[test]
+fn what_was_read_ahead_of_a_false_alarm_is_not_what_there_is() {
+    let etcd = etcd_or_skip!(1);
+    let endpoints = etcd.endpoints();
+    let options = ["--bind", "127.0.0.1", "--etcd", &endpoints, "--failover-after", "2"];
+    let mut active = Server::start_with(&options);
+    wait_until("one is active", || health(&active)["role"] == "active");
+    let mut standby = Server::start_with(&[&options[..], &["--logging", "debug"]].concat());
+    let released = active.hold("released");
+    active.signal("-STOP");
+    standby.read_log_to("reading the locks ahead");
+    active.signal("-CONT");
+    // Whichever of them is active now.
+    assert_eq!(acquire_patiently(&active, "held").status, 201);
+    assert_eq!(active.delete(&released).status, 204);
+    active.signal("-KILL");
+    active.wait();
+    assert_eq!(acquire_patiently(&standby, "held").status, 408);
+    assert_eq!(acquire_patiently(&standby, "released").status, 201);
+}
+
+#[test]
 fn a_change_of_a_server_that_was_stopped_is_not_made() {
     let etcd = etcd_or_skip!(1);
     let (active, standby) = two(&etcd);

@@ -14,7 +14,7 @@ use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use super::Options;
-use wire::{Authenticated, ErrorAnswer, HeaderOnly, RangeAnswer, StatusAnswer, TxnAnswer};
+use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
 /// No answer to what is asked here is longer.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
@@ -78,11 +78,6 @@ impl Failure {
             _ => false,
         }
     }
-
-    /// Whether the revision that was asked for is gone from etcd's history.
-    pub(super) fn is_compacted(&self) -> bool {
-        matches!(self, Self::Error { message, .. } if message.contains("has been compacted"))
-    }
 }
 
 impl fmt::Display for Failure {
@@ -142,13 +137,29 @@ impl Etcd {
         self.attempt("/v3/kv/range", body, within)
     }
 
-    /// What the member that is asked says of itself.
-    pub(super) fn status(&self, within: Duration) -> Result<StatusAnswer, Failure> {
-        self.attempt("/v3/maintenance/status", b"{}", within)
+    /// From now on asks the member that leads, if it can be found: every other one passes a write
+    /// on to it. What the member says that is asked now.
+    pub(super) fn prefer_leader(&self, within: Duration) -> Result<StatusAnswer, Failure> {
+        let at = self.current.load(Ordering::Relaxed);
+        let status = self.status(at, within);
+        if status.as_ref().is_ok_and(StatusAnswer::leads) {
+            return status;
+        }
+        let leads = |at: &usize| self.status(*at, within).is_ok_and(|status| status.leads());
+        if let Some(leader) = (at + 1..).take(self.members() - 1).find(leads) {
+            let _ = self.current.compare_exchange(at, leader, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        status
+    }
+
+    fn status(&self, at: usize, within: Duration) -> Result<StatusAnswer, Failure> {
+        let endpoint = &self.endpoints[at % self.members()];
+        let answer = self.ask(endpoint, "/v3/maintenance/status", b"{}", within)?;
+        self.understand(&answer)
     }
 
     /// One attempt. After a failure the next one goes to another member.
-    fn attempt<T: DeserializeOwned>(
+    fn attempt<T: DeserializeOwned + FromCluster>(
         &self,
         path: &str,
         body: &[u8],
@@ -237,13 +248,13 @@ impl Etcd {
         Err(Failure::Error { code, message: error.message })
     }
 
-    fn understand<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Failure> {
-        let header: HeaderOnly = serde_json::from_slice(bytes).map_err(|_| Failure::Unreadable)?;
-        let theirs = header.header.cluster_id;
-        if *self.cluster_id.get_or_init(|| theirs.clone()) != theirs {
+    fn understand<T: DeserializeOwned + FromCluster>(&self, bytes: &[u8]) -> Result<T, Failure> {
+        let answer: T = serde_json::from_slice(bytes).map_err(|_| Failure::Unreadable)?;
+        let theirs = answer.cluster_id();
+        if self.cluster_id.get_or_init(|| theirs.into()) != theirs {
             return Err(Failure::OtherCluster);
         }
-        serde_json::from_slice(bytes).map_err(|_| Failure::Unreadable)
+        Ok(answer)
     }
 }
 

@@ -14,14 +14,28 @@ use crate::cluster::batch::Op;
 /// How many operations one level of a transaction has at most: etcd's own limit is 128.
 const MAX_OPS: usize = 64;
 
-#[derive(Debug, Deserialize)]
-pub(crate) struct HeaderOnly {
-    pub(crate) header: Header,
+/// Of whom an answer is, which each says.
+pub(crate) trait FromCluster {
+    fn cluster_id(&self) -> &str;
 }
+
+macro_rules! from_cluster {
+    ($($answer:ty),*) => {
+        $(impl FromCluster for $answer {
+            fn cluster_id(&self) -> &str {
+                &self.header.cluster_id
+            }
+        })*
+    };
+}
+
+from_cluster!(TxnAnswer, RangeAnswer, Authenticated, StatusAnswer);
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Header {
     pub(crate) cluster_id: String,
+    #[serde(default)]
+    member_id: String,
     #[serde(default, deserialize_with = "number")]
     pub(crate) revision: i64,
 }
@@ -48,6 +62,7 @@ struct Found {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct RangeAnswer {
+    header: Header,
     #[serde(default)]
     pub(crate) kvs: Vec<KeyValue>,
     #[serde(default)]
@@ -66,11 +81,16 @@ pub(crate) struct KeyValue {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Authenticated {
+    header: Header,
     pub(crate) token: String,
 }
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct StatusAnswer {
+    header: Header,
+    /// The member that leads.
+    #[serde(default)]
+    leader: String,
     /// How large its file is, in bytes.
     #[serde(default, rename = "dbSize", deserialize_with = "number")]
     pub(crate) db_size: u64,
@@ -85,6 +105,13 @@ pub(crate) struct ErrorAnswer {
     pub(crate) message: String,
     #[serde(default)]
     pub(crate) code: i64,
+}
+
+impl StatusAnswer {
+    /// Whether the member that says so leads.
+    pub(crate) fn leads(&self) -> bool {
+        !self.leader.is_empty() && self.leader == self.header.member_id
+    }
 }
 
 impl TxnAnswer {
@@ -127,11 +154,19 @@ pub(crate) fn look(keys: &[&str]) -> Vec<u8> {
     format!(r#"{{"success":[{}]}}"#, ranges.join(",")).into_bytes()
 }
 
-/// At most `limit` keys from `from` to before `end`, as they were at `revision`; 0: as they are.
-pub(crate) fn range(from: &[u8], end: &[u8], revision: i64, limit: usize) -> Vec<u8> {
+/// At most `limit` keys from `from` to before `end`, as they are.
+pub(crate) fn range(from: &[u8], end: &[u8], limit: usize) -> Vec<u8> {
     let (from, end) = (BASE64.encode(from), BASE64.encode(end));
-    format!(r#"{{"key":"{from}","range_end":"{end}","revision":"{revision}","limit":"{limit}"}}"#)
-        .into_bytes()
+    format!(r#"{{"key":"{from}","range_end":"{end}","limit":"{limit}"}}"#).into_bytes()
+}
+
+/// The same, as they were at `revision`: any member that has come so far knows that by itself.
+pub(crate) fn page(from: &[u8], end: &[u8], revision: i64, limit: usize) -> Vec<u8> {
+    let (from, end) = (BASE64.encode(from), BASE64.encode(end));
+    format!(
+        r#"{{"key":"{from}","range_end":"{end}","revision":"{revision}","limit":"{limit}","serializable":true}}"#
+    )
+    .into_bytes()
 }
 
 pub(crate) fn authenticate(user: &str, password: &str) -> Vec<u8> {
@@ -210,6 +245,15 @@ mod tests {
         assert_eq!(answer.header.revision, 1);
         let found: Vec<_> = answer.found().map(|found| found.is_none()).collect();
         assert_eq!(found, [true, true]);
+
+        let status = |leader: &str| {
+            let text = format!(
+                r#"{{"header":{{"cluster_id":"1","member_id":"3319","revision":"3"}},"version":"3.4.23","dbSize":"20480","leader":"{leader}","raftIndex":"9"}}"#
+            );
+            serde_json::from_str::<StatusAnswer>(&text).unwrap()
+        };
+        assert!(status("3319").leads() && !status("3320").leads());
+        assert_eq!(status("3319").db_size, 20480);
 
         let error = br#"{"error":"etcdserver: mvcc: required revision has been compacted","message":"etcdserver: mvcc: required revision has been compacted","code":11}"#;
         let error: ErrorAnswer = serde_json::from_slice(error).unwrap();

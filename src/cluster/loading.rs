@@ -1,0 +1,184 @@
+//! The rows in etcd as they are at one revision, read by a thread of its own: ahead of a take-over,
+//! or while the one that takes them keeps the other servers waiting.
+
+use std::convert::Infallible;
+use std::io;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+
+use super::etcd::wire::{self, KeyValue, RangeAnswer};
+use super::etcd::{Etcd, Failure};
+use super::records::{Keys, PlaceRow, Row, range_end};
+use crate::lock::{Held, KeptPlace, ResourceName};
+
+/// How many rows are read at a time: at first, at most, and at least if that takes too long. Each
+/// page costs etcd a look at all keys that are left.
+const FIRST_PAGE: usize = 1_000;
+const LARGEST_PAGE: usize = 10_000;
+const SMALLEST_PAGE: usize = 50;
+
+/// How long a page may take, and how fast it has to be for the next one to be larger.
+const PAGE_TIME: Duration = Duration::from_millis(1500);
+const FAST: Duration = Duration::from_millis(400);
+
+/// How long to wait when no member has answered.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The rows that have come, and those that will. Reading ends when it is dropped.
+pub(super) struct Loading {
+    began_at: i64,
+    revision: Arc<AtomicI64>,
+    /// Ends behind [`Loaded::All`].
+    pub(super) loaded: Receiver<Loaded>,
+    _wanted: Sender<Infallible>,
+}
+
+/// What has come.
+pub(super) enum Loaded {
+    Locks(Vec<StoredLock>),
+    Places(Vec<KeptPlace>),
+    /// No member answers for now.
+    Failing(Failure),
+    /// The value of this key is not one of rdlm.
+    Foreign(Vec<u8>),
+    /// There are no more.
+    All,
+}
+
+/// A lock as it is kept.
+pub(super) struct StoredLock {
+    pub(super) resource: ResourceName,
+    /// Without the time that is left.
+    pub(super) held: Held,
+    /// When it ends, by the cluster clock.
+    pub(super) end: Option<Duration>,
+}
+
+impl Loading {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// The operating system refused the thread.
+    pub(super) fn start(etcd: Arc<Etcd>, keys: &Keys, revision: i64) -> io::Result<Self> {
+        let (sender, loaded) = unbounded();
+        let (wanted, given_up) = bounded(0);
+        let at = Arc::new(AtomicI64::new(revision));
+        let reader = Reader { etcd, revision: Arc::clone(&at), loaded: sender, given_up };
+        let keys = keys.clone();
+        let thread = thread::Builder::new().name("loading".into());
+        thread.spawn(move || reader.run(&keys))?;
+        Ok(Self { began_at: revision, revision: at, loaded, _wanted: wanted })
+    }
+
+    /// Whether it shows what was there at this revision.
+    pub(super) fn is_of(&self, revision: i64) -> bool {
+        self.began_at == revision
+    }
+
+    /// What is there now is the same at this later revision, which etcd remembers for longer.
+    pub(super) fn stays_until(&self, revision: i64) {
+        self.revision.store(revision, Ordering::Relaxed);
+    }
+}
+
+struct Reader {
+    etcd: Arc<Etcd>,
+    revision: Arc<AtomicI64>,
+    loaded: Sender<Loaded>,
+    /// Ends when nobody wants the rest.
+    given_up: Receiver<Infallible>,
+}
+
+/// Nobody wants the rest.
+struct GivenUp;
+
+impl Reader {
+    fn run(&self, keys: &Keys) {
+        let read =
+            self.read(&keys.locks(), |rows| understood(rows, lock).map(Loaded::Locks)).and_then(
+                |()| self.read(&keys.places(), |rows| understood(rows, place).map(Loaded::Places)),
+            );
+        if read.is_ok() {
+            // Fails if nobody wants to know.
+            let _ = self.loaded.send(Loaded::All);
+        }
+    }
+
+    /// Reads all rows below `prefix`: the next page while one is understood.
+    fn read(
+        &self,
+        prefix: &str,
+        understand: impl Fn(Vec<KeyValue>) -> Result<Loaded, Vec<u8>>,
+    ) -> Result<(), GivenUp> {
+        let (end, mut size) = (range_end(prefix), FIRST_PAGE);
+        let mut page = self.page(prefix.as_bytes(), &end, &mut size)?;
+        loop {
+            // The next one begins behind the last key.
+            let last = page.kvs.last().filter(|_| page.more);
+            let from = last.map(|last| [&last.key[..], b"\0"].concat());
+            let (from, end, size) = (from.as_deref(), &end, &mut size);
+            let (loaded, next) = thread::scope(|scope| {
+                let next = from.map(|from| scope.spawn(move || self.page(from, end, size)));
+                let loaded = understand(page.kvs).unwrap_or_else(Loaded::Foreign);
+                (loaded, next.map(|next| next.join().unwrap_or_else(|why| resume_unwind(why))))
+            });
+            self.loaded.send(loaded).map_err(|_| GivenUp)?;
+            match next {
+                Some(next) => page = next?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// At most `size` rows from `from` on. A member that has not come to the revision yet says so.
+    fn page(&self, from: &[u8], end: &[u8], size: &mut usize) -> Result<RangeAnswer, GivenUp> {
+        let (mut attempts, mut told) = (0, false);
+        loop {
+            let began = Instant::now();
+            let body = wire::page(from, end, self.revision.load(Ordering::Relaxed), *size);
+            let failure = match self.etcd.range(&body, PAGE_TIME) {
+                Ok(page) => {
+                    if began.elapsed() < FAST {
+                        *size = (*size * 2).min(LARGEST_PAGE);
+                    }
+                    return Ok(page);
+                }
+                Err(failure) => failure,
+            };
+            *size = (*size / 2).max(SMALLEST_PAGE);
+            attempts += 1;
+            if attempts % self.etcd.members() == 0 {
+                if !told {
+                    self.loaded.send(Loaded::Failing(failure)).map_err(|_| GivenUp)?;
+                    told = true;
+                }
+                if self.given_up.recv_timeout(PAUSE) == Err(RecvTimeoutError::Disconnected) {
+                    return Err(GivenUp);
+                }
+            }
+        }
+    }
+}
+
+/// What these rows say; else the key of the one that no server has written.
+fn understood<T>(
+    rows: Vec<KeyValue>,
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, Vec<u8>> {
+    rows.into_iter().map(|row| read(&row.value).ok_or(row.key)).collect()
+}
+
+fn lock(value: &[u8]) -> Option<StoredLock> {
+    let row: Row = serde_json::from_slice(value).ok()?;
+    let (resource, held) = row.lock(None)?;
+    Some(StoredLock { resource, held, end: row.end })
+}
+
+fn place(value: &[u8]) -> Option<KeptPlace> {
+    serde_json::from_slice::<PlaceRow>(value).ok()?.place()
+}
