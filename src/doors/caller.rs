@@ -47,6 +47,12 @@ enum By {
 }
 
 impl Sight {
+    /// That of those who may do everything.
+    #[cfg(test)]
+    pub(super) fn whole() -> Self {
+        Self { rights: Rights::all(), by: By::Options }
+    }
+
     /// Whether it includes this resource.
     pub(super) fn sees(&self, resource: &ResourceName) -> bool {
         self.rights.allow(Right::See, resource)

@@ -102,6 +102,8 @@ impl Write for Compressing<'_, '_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()?;
+        self.pass_on()?;
         self.out.flush()
     }
 }

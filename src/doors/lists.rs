@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use humantime::format_rfc3339_micros;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -14,11 +14,16 @@ use crate::http::Problem;
 use crate::http::query::Query;
 use crate::lock::{Lock, LockManager, Page, Requester, ResourceName, Totals};
 
-/// How many names are taken from the lock core at a time.
+/// How many names are taken from the lock core at a time, and how many when something is looked
+/// for that is not among the first: many at a time cost less each.
 const NAMES: usize = 256;
+const MOST_NAMES: usize = 4096;
 
 /// How many locks of one resource are taken at a time.
 const LOCKS: usize = 128;
+
+/// How long nothing is sent while something is looked for.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// The longest page that may be asked for, in resources.
 const MAX_LIMIT: usize = 1000;
@@ -32,7 +37,7 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
         out.write_all(b"{\"resources\":[")?;
         let mut selection = Selection::new(&*locks, &listing, &sight);
         let mut separator = Separator::default();
-        while let Some(resource) = selection.next() {
+        while let Some(resource) = selection.next(out)? {
             let first = locks.locks(&resource, None, LOCKS);
             // What has been released since the names were listed has no place in it.
             if first.locks.is_empty() {
@@ -56,7 +61,7 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
                 ",\"totals\":{{\"resources\":{resources},\"active\":{active},\"waiting\":{waiting}}}"
             )?;
         }
-        if let Some(next) = selection.next_page() {
+        if let Some(next) = selection.next_page(out)? {
             write!(out, ",\"_links\":{{\"next\":{{\"href\":\"{prefix}/status?{next}\"}}}}")?;
         }
         out.write_all(b"}\n")
@@ -72,13 +77,13 @@ pub(super) fn list_resources(call: &Call<'_>) -> Answer {
         out.write_all(b"{\"_embedded\":{\"resources\":[")?;
         let mut selection = Selection::new(&*locks, &listing, &sight);
         let mut separator = Separator::default();
-        while let Some(resource) = selection.next() {
+        while let Some(resource) = selection.next(out)? {
             separator.write(out)?;
             hal::write_resource(out, &prefix, &resource)?;
             selection.count(resource);
         }
         write!(out, "]}},\"_links\":{{\"self\":{{\"href\":\"{prefix}/resources\"}}")?;
-        if let Some(next) = selection.next_page() {
+        if let Some(next) = selection.next_page(out)? {
             write!(out, ",\"next\":{{\"href\":\"{prefix}/resources?{next}\"}}")?;
         }
         out.write_all(b"}}\n")
@@ -183,9 +188,16 @@ impl Listing {
     }
 
     /// Whether a resource is asked for.
-    fn has(&self, locks: &dyn LockManager, resource: &ResourceName) -> bool {
-        (!self.waiting || locks.locks(resource, None, 1).waiting > 0)
-            && self.search.as_ref().is_none_or(|search| search.finds(locks, resource))
+    fn has(
+        &self,
+        locks: &dyn LockManager,
+        resource: &ResourceName,
+        pulse: &mut Pulse<'_>,
+    ) -> io::Result<bool> {
+        if self.waiting && locks.locks(resource, None, 1).waiting == 0 {
+            return Ok(false);
+        }
+        self.search.as_ref().map_or(Ok(true), |search| search.finds(locks, resource, pulse))
     }
 
     /// The query of the page behind `last`.
@@ -217,20 +229,26 @@ impl Search {
         Self(text.to_lowercase())
     }
 
-    fn finds(&self, locks: &dyn LockManager, resource: &ResourceName) -> bool {
+    fn finds(
+        &self,
+        locks: &dyn LockManager,
+        resource: &ResourceName,
+        pulse: &mut Pulse<'_>,
+    ) -> io::Result<bool> {
         if self.is_in(resource.as_str()) {
-            return true;
+            return Ok(true);
         }
         let mut after = None;
         loop {
             let page = locks.locks(resource, after, LOCKS);
             if page.locks.iter().any(|lock| self.is_of(lock)) {
-                return true;
+                return Ok(true);
             }
             match page.next {
                 Some(next) => after = Some(next),
-                None => return false,
+                None => return Ok(false),
             }
+            pulse.beat()?;
         }
     }
 
@@ -241,15 +259,32 @@ impl Search {
     }
 
     fn is_in(&self, text: &str) -> bool {
-        let Self(wanted) = self;
-        if text.is_ascii() {
-            let wanted = wanted.as_bytes();
-            return text
-                .as_bytes()
-                .windows(wanted.len())
-                .any(|part| part.eq_ignore_ascii_case(wanted));
+        text.to_lowercase().contains(&self.0)
+    }
+}
+
+/// Lets a client know, while something is looked for, that it is heard; if it has left, sending
+/// fails, and the search ends.
+struct Pulse<'a> {
+    out: &'a mut dyn Write,
+    silence: Duration,
+    silent_until: Instant,
+}
+
+impl<'a> Pulse<'a> {
+    fn new(out: &'a mut dyn Write, silence: Duration) -> Self {
+        Self { out, silence, silent_until: Instant::now() + silence }
+    }
+
+    /// Sends what there is, and a blank, which means nothing in JSON; at times.
+    fn beat(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        if now < self.silent_until {
+            return Ok(());
         }
-        text.to_lowercase().contains(wanted)
+        self.silent_until = now + self.silence;
+        self.out.write_all(b" ")?;
+        self.out.flush()
     }
 }
 
@@ -264,6 +299,7 @@ struct Selection<'a> {
     /// The latest that was written.
     written: Option<ResourceName>,
     left: usize,
+    silence: Duration,
 }
 
 impl<'a> Selection<'a> {
@@ -271,14 +307,15 @@ impl<'a> Selection<'a> {
         let left = listing.limit.unwrap_or(usize::MAX);
         let latest = listing.after.clone();
         let names = Vec::new().into_iter();
-        Self { locks, listing, sight, names, latest, written: None, left }
+        let (written, silence) = (None, SILENCE);
+        Self { locks, listing, sight, names, latest, written, left, silence }
     }
 
-    fn next(&mut self) -> Option<ResourceName> {
+    fn next(&mut self, out: &mut dyn Write) -> io::Result<Option<ResourceName>> {
         if self.left == 0 {
-            return None;
+            return Ok(None);
         }
-        self.find()
+        self.find(out)
     }
 
     /// This one was written.
@@ -288,21 +325,26 @@ impl<'a> Selection<'a> {
     }
 
     /// The query of the next page, if there is more. Ends the selection.
-    fn next_page(mut self) -> Option<String> {
-        self.find()?;
-        Some(self.listing.behind(&self.written?))
+    fn next_page(mut self, out: &mut dyn Write) -> io::Result<Option<String>> {
+        let more = self.find(out)?;
+        Ok(more.and(self.written).map(|written| self.listing.behind(&written)))
     }
 
-    fn find(&mut self) -> Option<ResourceName> {
+    fn find(&mut self, out: &mut dyn Write) -> io::Result<Option<ResourceName>> {
+        let mut pulse = Pulse::new(out, self.silence);
+        let mut count = NAMES;
         loop {
             for name in self.names.by_ref() {
-                if self.sight.sees(&name) && self.listing.has(self.locks, &name) {
-                    return Some(name);
+                if self.sight.sees(&name) && self.listing.has(self.locks, &name, &mut pulse)? {
+                    return Ok(Some(name));
                 }
             }
-            let names = self.locks.resources(self.latest.as_ref(), NAMES);
-            self.latest = Some(names.last()?.clone());
+            let names = self.locks.resources(self.latest.as_ref(), count);
+            count = MOST_NAMES.min(2 * count);
+            let Some(last) = names.last() else { return Ok(None) };
+            self.latest = Some(last.clone());
             self.names = names.into_iter();
+            pulse.beat()?;
         }
     }
 }
@@ -310,6 +352,7 @@ impl<'a> Selection<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doors::tests::Broken;
 
     fn listing(query: &str) -> Result<Listing, Problem> {
         Listing::parse(&Query::of(&format!("/status?{query}")))
@@ -347,6 +390,40 @@ mod tests {
             "search=%ff",
         ] {
             assert!(listing(query).is_err(), "{query}");
+        }
+    }
+
+    /// A client that leaves.
+    struct Leaving {
+        sent: Vec<u8>,
+        hears: usize,
+    }
+
+    impl Write for Leaving {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.sent.extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.hears = self.hears.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_search_tells_that_it_goes_on_and_ends_with_its_client() {
+        // Too many names, or one name with too many locks to look at.
+        for (query, resources, heard) in [("state=waiting", 1_000_000, 3), ("search=x", 1, 1)] {
+            let locks = Broken { resources, ..Broken::default() };
+            let listing = listing(query).unwrap();
+            let sight = Sight::whole();
+            let mut selection = Selection::new(&locks, &listing, &sight);
+            selection.silence = Duration::ZERO;
+            let mut client = Leaving { sent: Vec::new(), hears: heard };
+            let ended = selection.next(&mut client);
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::BrokenPipe, "{query}");
+            assert_eq!(client.sent, vec![b' '; heard + 1]);
         }
     }
 

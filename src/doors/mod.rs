@@ -321,12 +321,14 @@ mod tests {
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
 
-    /// Fails at each call, as no lock manager should, unless it grants.
+    /// Fails at each call, as no lock manager should, unless it grants or has names.
     #[derive(Default)]
-    struct Broken {
+    pub(super) struct Broken {
         /// Runs while a request waits, which is granted then.
-        grants_after: Option<Box<dyn Fn() + Send + Sync>>,
-        abandoned: AtomicBool,
+        pub(super) grants_after: Option<Box<dyn Fn() + Send + Sync>>,
+        pub(super) abandoned: AtomicBool,
+        /// How many resources there are, which are called by numbers and have two pages of locks.
+        pub(super) resources: usize,
     }
 
     impl LockManager for Broken {
@@ -392,11 +394,15 @@ mod tests {
         ) -> Result<Grant, Refusal> {
             panic!("convert")
         }
-        fn resources(&self, _: Option<&ResourceName>, _: usize) -> Vec<ResourceName> {
-            panic!("resources")
+        fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName> {
+            assert_ne!(self.resources, 0, "resources");
+            let first = after.map_or(0, |last| last.as_str().parse::<usize>().unwrap() + 1);
+            let names = (first..self.resources).take(limit);
+            names.map(|number| format!("{number:09}").parse().unwrap()).collect()
         }
-        fn locks(&self, _: &ResourceName, _: Option<Cursor>, _: usize) -> Page {
-            panic!("locks")
+        fn locks(&self, _: &ResourceName, after: Option<Cursor>, _: usize) -> Page {
+            assert_ne!(self.resources, 0, "locks");
+            Page { next: after.is_none().then_some(Cursor::Held(1)), ..Page::default() }
         }
         fn delete_resource(&self, _: &ResourceName) -> Result<(), Refusal> {
             panic!("delete_resource")
@@ -484,7 +490,7 @@ mod tests {
                 }
             };
             let grants_after: Option<Box<dyn Fn() + Send + Sync>> = Some(Box::new(while_waiting));
-            let locks = Arc::new(Broken { grants_after, abandoned: AtomicBool::new(false) });
+            let locks = Arc::new(Broken { grants_after, ..Broken::default() });
             let service = service(Arc::clone(&locks));
             let departures = Departures::new().unwrap();
             let client = Client::new(&socket, &ADDRESS, &departures);

@@ -13,7 +13,7 @@ const PAGE: &str = include_str!("page.html");
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-WIinFcXIKoS1qOm5SbrL2bOz3d4lMVxCwSGJhF5id+0='; \
-    script-src 'sha256-Uctmlozochvjg2FyTo1c/b1J4TooZMgAuN2lbPYKG9Y='; \
+    script-src 'sha256-64SvAzOtV0WNPCNFve3xIUHqBeWgnCxqcwcFKTN11m8='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -528,6 +528,49 @@ onPage("search, filter and sort are done by the server and stand in the address"
   assert.equal(await page.locator("#sort").inputValue(), "line");
 });
 
+onPage("what happens while an answer is under way is seen behind it", async (page, server) => {
+  await panelSays(page, "No locks");
+  let late = true;
+  await page.route(/\/status/, async (route) => {
+    const response = await route.fetch();
+    if (late) {
+      late = false;
+      await server.hold("two", "meanwhile");
+      await page.waitForTimeout(1000);
+    }
+    await route.fulfill({ response });
+  });
+  await server.hold("one", "at first");
+  await shown(row(page, "at first"));
+  await shown(row(page, "meanwhile"));
+});
+
+onPage("a long search says that it goes on, and another one does not wait for its end", async (page, server) => {
+  await server.hold("alpha", "first");
+  await shown(row(page, "first"));
+  let answer;
+  await page.route(/search=needle/, (route) => new Promise((resolve) => {
+    answer = () => route.continue().then(resolve);
+  }));
+  const search = page.locator("#search");
+  await search.fill("needle");
+  await until("it is asked", () => answer !== undefined);
+  await panelSays(page, "Searching…");
+  await answer();
+  await panelSays(page, "Nothing found");
+  await page.route(/search=haystack/, () => {});
+  const abandoned = page.waitForEvent("requestfailed", (request) => request.url().includes("haystack"));
+  const asked = page.waitForRequest(/search=haystack/);
+  await search.fill("haystack");
+  await asked;
+  await search.fill("alpha");
+  await shown(row(page, "first"));
+  await abandoned;
+  await search.fill("nothing like it");
+  await panelSays(page, "Nothing found");
+  assert.equal(await page.locator("#pulse").innerText(), "live");
+});
+
 onPage("a change is seen at once, without a question each second", async (page, server) => {
   await panelSays(page, "No locks");
   await page.waitForTimeout(1000);
@@ -555,7 +598,7 @@ onPage("a resource opens to its holders, its line and its past", async (page, se
   await row(page, "nightly").first().locator(".open").click();
   const detail = page.locator("#detail");
   await shown(detail.locator("#past", { hasText: "released it" }));
-  assert.match(await detail.locator("#held").innerText(), /the next[^]*127\.0\.0\.1, EX, held for \d+ s/);
+  await shown(detail.locator("#held", { hasText: /the next.*127\.0\.0\.1, EX, held for \d+ s/ }));
   await shown(detail.locator("#line", { hasText: /after that.*waits for/ }));
   const past = await detail.locator("#past li").allInnerTexts();
   assert.match(past[0], /after that waits/);
