@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The rows that have come, and those that will. Reading ends when it is dropped.
 pub(super) struct Loading {
-    began_at: i64,
+    head: i64,
     revision: Arc<AtomicI64>,
     /// Ends behind [`Loaded::All`].
     pub(super) loaded: Receiver<Loaded>,
@@ -60,11 +60,17 @@ pub(super) struct StoredLock {
 }
 
 impl Loading {
-    /// Begins to read.
+    /// Begins to read what is there at this revision, at which the `head` is that of another one.
+    /// Rows that somebody has put back by hand since then are there, too.
     ///
     /// # Errors
     /// The operating system refused the thread.
-    pub(super) fn start(etcd: Arc<Etcd>, keys: &Keys, revision: i64) -> io::Result<Self> {
+    pub(super) fn start(
+        etcd: Arc<Etcd>,
+        keys: &Keys,
+        head: i64,
+        revision: i64,
+    ) -> io::Result<Self> {
         let (sender, loaded) = unbounded();
         let (wanted, given_up) = bounded(0);
         let at = Arc::new(AtomicI64::new(revision));
@@ -72,12 +78,12 @@ impl Loading {
         let keys = keys.clone();
         let thread = thread::Builder::new().name("loading".into());
         thread.spawn(move || reader.run(&keys))?;
-        Ok(Self { began_at: revision, revision: at, loaded, _wanted: wanted })
+        Ok(Self { head, revision: at, loaded, _wanted: wanted })
     }
 
-    /// Whether it shows what was there at this revision.
-    pub(super) fn is_of(&self, revision: i64) -> bool {
-        self.began_at == revision
+    /// Whether it shows what was there with the `head` of this revision.
+    pub(super) fn is_of(&self, head: i64) -> bool {
+        self.head == head
     }
 
     /// What is there now is the same at this later revision, which etcd remembers for longer.

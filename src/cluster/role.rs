@@ -44,6 +44,8 @@ pub(super) struct Loop {
 
 /// What a look at etcd has shown.
 struct Seen {
+    /// How far etcd was.
+    revision: i64,
     head: Option<(i64, Head)>,
     tenure: Option<TenureRecord>,
 }
@@ -53,7 +55,7 @@ struct Chance {
     sighting: Sighting,
     head: Option<Head>,
     why: String,
-    /// What was read at the revision that was seen.
+    /// What was read since that `head` was seen.
     ahead: Option<Loading>,
 }
 
@@ -111,7 +113,7 @@ impl Loop {
                         None => (0, None),
                     };
                     let sighting = silence.saw(revision, clock::now());
-                    self.read_ahead(&mut ahead, revision, &silence);
+                    self.read_ahead(&mut ahead, (revision, seen.revision), &silence);
                     let why = self.reason(&seen.tenure, head.is_none(), silence.is_over());
                     self.follow(seen.tenure);
                     if let Some(why) = why.filter(|_| self.leaves.is_some()) {
@@ -128,15 +130,20 @@ impl Loop {
         }
     }
 
-    /// Reads the locks at the `head` that was seen as long as that may be the last one of its
-    /// tenure.
-    fn read_ahead(&self, ahead: &mut Option<Loading>, revision: i64, silence: &Silence) {
+    /// Reads the locks as long as the `head` of this revision, which is what etcd has at another
+    /// one, may be the last one of its tenure.
+    fn read_ahead(
+        &self,
+        ahead: &mut Option<Loading>,
+        (head, seen_at): (i64, i64),
+        silence: &Silence,
+    ) {
         if !silence.may_read_ahead() {
             *ahead = None;
-        } else if ahead.as_ref().is_none_or(|ahead| !ahead.is_of(revision)) {
-            debug!("reading the locks ahead, at revision {revision}");
+        } else if ahead.as_ref().is_none_or(|ahead| !ahead.is_of(head)) {
+            debug!("reading the locks ahead, at revision {seen_at}");
             // Without a thread it is done later, or not at all.
-            *ahead = Loading::start(Arc::clone(&self.etcd), &self.keys, revision).ok();
+            *ahead = Loading::start(Arc::clone(&self.etcd), &self.keys, head, seen_at).ok();
         }
     }
 
@@ -255,6 +262,7 @@ impl Loop {
         let (head, tenure) = (self.keys.head(), self.keys.tenure());
         let body = wire::look(&[&head, &tenure]);
         let answer = self.etcd.txn(&body, self.member.pace.attempt()).map_err(Look::Failed)?;
+        let revision = answer.header.revision;
         let mut found = answer.found();
         let (Some(found_head), Some(found_tenure)) = (found.next(), found.next()) else {
             return Err(Look::Failed(Failure::Unreadable));
@@ -270,7 +278,7 @@ impl Loop {
             ),
             None => None,
         };
-        Ok(Seen { head, tenure })
+        Ok(Seen { revision, head, tenure })
     }
 
     /// Whether it is certain that there is nothing below the prefix: nothing is written beside

@@ -91,8 +91,8 @@ impl EtcdStore {
 
 impl Store for EtcdStore {
     fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
-        let Chain { etcd, keys, .. } = &self.chain;
-        let start = || Loading::start(Arc::clone(etcd), keys, self.chain.revision());
+        let (Chain { etcd, keys, .. }, revision) = (&self.chain, self.chain.revision());
+        let start = || Loading::start(Arc::clone(etcd), keys, revision, revision);
         let loading = match self.loading.take() {
             Some(ahead) => ahead,
             None => start().map_err(OpenError::Thread)?,

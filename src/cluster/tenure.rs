@@ -107,7 +107,7 @@ impl Silence {
     /// whoever takes over does so from the very `head` that it has seen all the while, so they
     /// are what is there then.
     pub(crate) fn may_read_ahead(&self) -> bool {
-        self.silent >= self.pace.failover_after * 2 / 5
+        self.silent * 5 >= self.pace.failover_after * 2
     }
 
     /// Whether the active server has been silent for so long that another may take over.
