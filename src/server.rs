@@ -5,6 +5,7 @@ mod in_flight;
 pub mod limits;
 mod workers;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,9 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select, unbounded};
 use ipnet::IpNet;
 use log::{debug, error, info, warn};
 use rustix::system::uname;
@@ -28,7 +29,7 @@ use crate::doors::users::{UserFile, UsersError};
 use crate::doors::{RequestLimits, Service, Settings, Slots};
 use crate::http::Status;
 use crate::http::certificates::{CertificateError, CertificateFiles, Certificates};
-use crate::http::connection::{Connection, Next, NotEncrypted};
+use crate::http::connection::{Connection, Exchange, Next, NotEncrypted};
 use crate::http::listener::Listener;
 use crate::lock::{
     End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Pending, Store,
@@ -299,22 +300,36 @@ pub fn serve(options: Options) -> Result<(), Error> {
         warn!("new connections are not refused: {error}");
     }
     // On a thread of its own, so that a crowd before the locks does not hold up the end.
-    let shut_down = move || locks.shut_down();
+    let shut_down = {
+        let locks = Arc::clone(&locks);
+        move || locks.shut_down()
+    };
     thread::Builder::new().name("shut down".into()).spawn(shut_down)?;
     let drained = server.in_flight.drain();
-    let too_long = after(DRAIN);
+    let too_late = Instant::now() + DRAIN;
     select! {
         recv(drained) -> _ => {}
         recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
         recv(signals) -> second => return Err(Error::Interrupted(second.unwrap_or(SIGTERM))),
-        recv(too_long) -> _ => warn!("requests were in flight that took too long"),
+        recv(at(too_late)) -> _ => warn!("requests were in flight that took too long"),
     }
     if let Some(member) = member {
         // The others are told before this server is gone.
         select! {
             recv(member.left()) -> _ => {}
-            recv(too_long) -> _ => {}
+            recv(at(too_late)) -> _ => {}
         }
+    }
+    // A lock whose client was gone is not to be held after a restart.
+    let (settles, settled) = bounded::<Infallible>(0);
+    thread::Builder::new().name("settle".into()).spawn(move || {
+        locks.settle();
+        drop(settles);
+    })?;
+    select! {
+        recv(settled) -> _ => {}
+        recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+        recv(at(too_late)) -> _ => {}
     }
     event_log.into_iter().for_each(EventLog::finish);
     info!("stopped");
@@ -428,6 +443,7 @@ impl Server {
             }
         }
         let mut forwarding = Forwarding::default();
+        permit.idle();
         loop {
             let incoming = match connection.next_request() {
                 Ok(Some(incoming)) => incoming,
@@ -448,49 +464,54 @@ impl Server {
                 Ok(exchange) => exchange,
                 Err(error) => return connection.refuse(&self.service.refuse(error)),
             };
-            let busy = Busy { permit: Arc::clone(permit), _in_flight: self.in_flight.begin() };
             let client_goes_on = exchange.request.keep_alive;
-            let answered = match &self.member {
-                Some(member) => member.answer(&exchange, &mut forwarding, &self.service),
-                None => {
-                    let response = self.service.answer(&exchange.request, exchange.client);
-                    if matches!(response, Pending::Later(_))
-                        && !permit.is_wanted()
-                        && let Some(detached) = exchange.detach()
-                    {
-                        response.then(|response| detached.respond(response, busy));
-                        continue;
-                    }
-                    Answered::Response(response.wait())
-                }
-            };
-            let sent = match answered {
-                Answered::Response(mut response) => {
-                    // Some clients send a request again by themselves when a 408 ends its
-                    // connection.
-                    response.close |=
-                        permit.is_wanted() && response.status != Status::RequestTimeout;
-                    exchange.respond(response)
-                }
-                Answered::Instead(response, withheld) => {
-                    let sent = exchange.respond(response);
-                    withheld.undelivered();
-                    sent
-                }
-                Answered::Passed(next) => Ok(next),
-                Answered::Gone => return,
-            };
-            match sent {
+            match self.answer(exchange, &mut forwarding, permit) {
                 Ok(Next::Request) => {}
-                Ok(Next::Close) => {
-                    drop(busy);
-                    if client_goes_on {
-                        connection.linger();
-                    }
-                    return;
-                }
-                Err(_) => return,
+                Ok(Next::Close) if client_goes_on => return connection.linger(),
+                Ok(Next::Close) | Err(_) => return,
             }
+        }
+    }
+
+    /// Answers one request, or leaves that to the thread that writes, if nothing else is waited
+    /// for.
+    fn answer(
+        &self,
+        exchange: Exchange<'_>,
+        forwarding: &mut Forwarding,
+        permit: &Arc<Permit>,
+    ) -> io::Result<Next> {
+        let mut busy = Busy { permit: Arc::clone(permit), _in_flight: self.in_flight.begin() };
+        let answered = match &self.member {
+            Some(member) => member.answer(&exchange, forwarding, &self.service),
+            None => {
+                let response = self.service.answer(&exchange.request, exchange.client);
+                if matches!(response, Pending::Later(_)) && !permit.is_wanted() {
+                    match exchange.detach(busy) {
+                        Ok(detached) => {
+                            response.then(|response| detached.respond(response));
+                            return Ok(Next::Request);
+                        }
+                        Err(back) => busy = back,
+                    }
+                }
+                Answered::Response(response.wait())
+            }
+        };
+        let _busy = busy;
+        match answered {
+            Answered::Response(mut response) => {
+                // Some clients send a request again by themselves when a 408 ends its connection.
+                response.close |= permit.is_wanted() && response.status != Status::RequestTimeout;
+                exchange.respond(response)
+            }
+            Answered::Instead(response, withheld) => {
+                let sent = exchange.respond(response);
+                drop(withheld);
+                sent
+            }
+            Answered::Passed(next) => Ok(next),
+            Answered::Gone => Err(io::ErrorKind::ConnectionAborted.into()),
         }
     }
 }

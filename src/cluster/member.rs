@@ -411,6 +411,9 @@ impl LockManager for Member {
         self.active().map_or(Ok(()), |active| active.table.writable())
     }
 
+    /// Leaving does.
+    fn settle(&self) {}
+
     /// Leaves the others: whoever waits here is dismissed, and another server becomes active.
     fn shut_down(&self) {
         let mut state = self.state();

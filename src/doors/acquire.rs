@@ -15,8 +15,8 @@ use crate::lock::{
 /// still there.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Returns when the wait is over; the lock is granted when that is written. Whoever cannot be told of the lock has to
-/// say so by [`LockManager::abandon`](crate::lock::LockManager::abandon).
+/// Returns when the wait is over; the lock is granted when that is written. Whoever cannot be told
+/// of the lock has to say so by [`LockManager::abandon`](crate::lock::LockManager::abandon).
 pub(super) fn acquire(
     call: &Call<'_>,
     resource: &ResourceName,

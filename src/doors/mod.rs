@@ -153,11 +153,11 @@ impl Service {
             let answer = self.call(route, request, client, introduction);
             answer.unwrap_or_else(|problem| Err(problem).into())
         };
-        let answer = panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
-            log::error!("a request ended in a panic: {} {:?}", request.method, request.target);
-            let detail = "the server failed at this request";
-            Err(Problem::new(Status::InternalServerError, detail)).into()
-        });
+        let answer = match panic::catch_unwind(AssertUnwindSafe(answer)) {
+            Ok(Pending::Ready(answer)) => answer.into(),
+            Ok(later) => later.or_if_it_panics(panicked(request)),
+            Err(_) => panicked(request)().into(),
+        };
         answer.map(move |answer| account.close(answer.unwrap_or_else(error)))
     }
 
@@ -277,6 +277,16 @@ impl Account {
     }
 }
 
+/// What is answered if a request ends in a panic.
+fn panicked(request: &Request<'_>) -> impl FnOnce() -> Answer + Send + 'static {
+    let request = format!("{} {:?}", request.method, request.target);
+    move || {
+        log::error!("a request ended in a panic: {request}");
+        let detail = "the server failed at this request";
+        Err(Problem::new(Status::InternalServerError, detail))
+    }
+}
+
 /// The path of a URL; empty if it has none.
 fn path_of(url: &str) -> &str {
     let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -365,7 +375,8 @@ mod tests {
             panic!("find")
         }
         fn release(&self, _: &ResourceName, _: LockId) -> Pending<Result<(), Refusal>> {
-            panic!("release")
+            // When it was written.
+            Pending::Later(Box::new(|then| then(Err(Box::new("release")))))
         }
         fn release_by_key(
             &self,
@@ -424,6 +435,9 @@ mod tests {
         }
         fn shut_down(&self) {
             panic!("shut_down")
+        }
+        fn settle(&self) {
+            panic!("settle")
         }
     }
 

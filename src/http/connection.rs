@@ -12,7 +12,7 @@ use smol_str::{SmolStr, ToSmolStr};
 use super::certificates::Certificates;
 use super::chunked::ChunkedBody;
 use super::departures::{Client, Departures};
-use super::detached::{Detached, Outstanding};
+use super::detached::{After, Detached, Outstanding};
 use super::head::{BodyLength, Head, HeadScan};
 use super::outgoing::Outgoing;
 use super::request::{Request, Unreadable};
@@ -99,9 +99,7 @@ impl Connection {
     /// # Errors
     /// What came in is not a request: answer by [`Connection::refuse`].
     pub fn next_request(&mut self) -> Result<Option<Incoming<'_>>, Unreadable> {
-        let read = self.input.read_head();
-        self.outstanding.wait();
-        let Some(len) = read? else { return Ok(None) };
+        let Some(len) = self.read_head()? else { return Ok(None) };
         empty(&mut self.head);
         self.head.extend(self.input.bytes.drain(..len));
         let Head { request, body: length, expects_continue } = Head::parse(&self.head)?;
@@ -116,6 +114,19 @@ impl Connection {
             departures,
             outstanding,
         }))
+    }
+
+    /// Receives a head, and returns when what is sent now belongs to it.
+    fn read_head(&mut self) -> Result<Option<usize>, Unreadable> {
+        loop {
+            let read = self.input.read_head();
+            match (self.outstanding.wait(), &read) {
+                (After::LastResponse, _) => return Ok(None),
+                // The client has as much time as it was told, from the response on.
+                (After::Response(at), Ok(None)) if at.elapsed() < self.input.idle_timeout => {}
+                _ => return read,
+            }
+        }
     }
 
     /// Answers what could not be read, and ends the connection.
@@ -212,15 +223,19 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Lets another thread send the response; `None` if that is for the thread of the connection:
-    /// the connection ends then, or its client does not wait for responses, or must be waited for.
-    pub fn detach(&self) -> Option<Detached> {
+    /// Lets another thread send the response, to a request which is no HEAD. As long as it does
+    /// not, `busy` lives.
+    ///
+    /// # Errors
+    /// `busy`, if the response is for the thread of the connection: the connection ends with it,
+    /// or is encrypted, or its client does not wait for responses.
+    pub fn detach<B: Send + 'static>(&self, busy: B) -> Result<Detached<B>, B> {
         let Self { request, client, idle_timeout, more_came, outstanding } = self;
-        let is_plain = matches!(client.transport(), Transport::Plain(_));
-        (is_plain && request.keep_alive && request.method != "HEAD" && !more_came).then(|| {
-            let (transport, outstanding) = (client.transport().clone(), Arc::clone(outstanding));
-            Detached::new(transport, request.http_1_0, *idle_timeout, outstanding)
-        })
+        if !matches!(client.transport(), Transport::Plain(_)) || !request.keep_alive || *more_came {
+            return Err(busy);
+        }
+        let (transport, outstanding) = (client.transport().clone(), Arc::clone(outstanding));
+        Ok(Detached::new(transport, request.http_1_0, *idle_timeout, outstanding, busy))
     }
 
     /// Sends some of a response that another server has made.
@@ -247,11 +262,11 @@ impl Exchange<'_> {
             _ => self.client.transport().send(&head),
         };
         match sent {
-            Ok(()) => Ok(if last { Next::Close } else { Next::Request }),
-            Err(error) => {
-                response.undelivered();
-                Err(error)
+            Ok(()) => {
+                response.delivered();
+                Ok(if last { Next::Close } else { Next::Request })
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -413,9 +428,10 @@ fn is_timeout(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-    use std::net::Ipv4Addr;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::sync::mpsc::channel;
+    use std::thread;
 
     use crate::http::transport::Memory;
     use crate::http::{Outgoing, Status};
@@ -495,5 +511,49 @@ mod tests {
             assert!(next.is_err());
             undelivered.try_recv().unwrap();
         }
+    }
+
+    /// A client, and the connection that serves it.
+    fn served(idle_timeout: Duration) -> (TcpStream, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let transport = Transport::from(listener.accept().unwrap().0);
+        let departures = Arc::new(Departures::new().unwrap());
+        let address = Ipv4Addr::LOCALHOST.into();
+        (client, Connection::new(transport, address, idle_timeout, departures).unwrap())
+    }
+
+    fn detach(connection: &mut Connection) -> Detached<()> {
+        connection.next_request().unwrap().unwrap().receive().unwrap().detach(()).unwrap()
+    }
+
+    #[test]
+    fn a_request_whose_predecessor_was_not_answered_is_not_begun() {
+        let (mut client, mut connection) = served(Duration::from_secs(60));
+        client.write_all(GET.as_bytes()).unwrap();
+        let detached = detach(&mut connection);
+        client.write_all(GET.as_bytes()).unwrap();
+        let dropper = thread::spawn(move || drop(detached));
+        assert!(connection.next_request().unwrap().is_none());
+        dropper.join().unwrap();
+    }
+
+    #[test]
+    fn a_client_is_idle_from_its_response_on() {
+        let idle_timeout = Duration::from_millis(500);
+        let (mut client, mut connection) = served(idle_timeout);
+        client.write_all(GET.as_bytes()).unwrap();
+        let detached = detach(&mut connection);
+        let slow = thread::spawn(move || {
+            thread::sleep(idle_timeout * 3);
+            detached.respond(Response::new(Status::Ok));
+            let mut first = [0; 8];
+            client.read_exact(&mut first).unwrap();
+            client.write_all(GET.as_bytes()).unwrap();
+            client
+        });
+        assert!(connection.next_request().unwrap().is_some());
+        drop(slow.join().unwrap());
+        assert!(connection.next_request().unwrap().is_none());
     }
 }

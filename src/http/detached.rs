@@ -1,10 +1,10 @@
 //! A response that another thread sends, while the thread of the connection waits for the next
 //! request: it need not be woken for the response.
 
-use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
 
@@ -12,12 +12,16 @@ use super::request::Request;
 use super::response::Response;
 use super::transport::Transport;
 
-/// Whether a response of a connection is still to be sent by another thread. Until it is, no
-/// other one is.
+/// How many responses that their clients do not take at once are sent at a time, each by a thread
+/// of its own. A client for which there is none loses its connection.
+const MAX_UNTAKEN: usize = 64;
+
+/// Whether a response of a connection is still to be sent by another thread. Until it is, nothing
+/// else is.
 #[derive(Default)]
 pub(super) struct Outstanding {
     state: Mutex<State>,
-    sent: Condvar,
+    over: Condvar,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -28,15 +32,38 @@ enum State {
     One,
     /// There is one, and the thread of the connection waits for it.
     Awaited,
+    /// It was sent, at this time.
+    Sent(Instant),
+    /// It was the last on this connection, or was not sent whole.
+    Last,
+}
+
+/// What follows on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// Another thread has sent nothing since the last time that this was asked.
+    Nothing,
+    /// Another thread has sent a response, at this time.
+    Response(Instant),
+    /// The connection ends.
+    LastResponse,
 }
 
 impl Outstanding {
     /// Waits until there is none.
-    pub(super) fn wait(&self) {
+    pub(super) fn wait(&self) -> After {
         let mut state = self.state();
-        while *state != State::None {
-            *state = State::Awaited;
-            state = self.sent.wait(state).unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match *state {
+                State::None => return After::Nothing,
+                State::Sent(at) => {
+                    *state = State::None;
+                    return After::Response(at);
+                }
+                State::Last => return After::LastResponse,
+                State::One | State::Awaited => *state = State::Awaited,
+            }
+            state = self.over.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -44,9 +71,9 @@ impl Outstanding {
         *self.state() = State::One;
     }
 
-    fn end(&self) {
-        if std::mem::take(&mut *self.state()) == State::Awaited {
-            self.sent.notify_one();
+    fn end(&self, state: State) {
+        if std::mem::replace(&mut *self.state(), state) == State::Awaited {
+            self.over.notify_one();
         }
     }
 
@@ -55,65 +82,93 @@ impl Outstanding {
     }
 }
 
-/// A request whose response any thread may send. If it is dropped without one, the connection
-/// ends.
-pub struct Detached {
+/// A request whose response any thread may send. When it is dropped, `busy` is, and then the next
+/// request may be begun; or the connection ends, if the response was not sent whole or was the
+/// last one.
+pub struct Detached<B> {
     transport: Transport,
     http_1_0: bool,
     idle_timeout: Duration,
     outstanding: Arc<Outstanding>,
-    is_sent: bool,
+    busy: Option<B>,
+    goes_on: bool,
 }
 
-impl Detached {
+impl<B: Send + 'static> Detached<B> {
     pub(super) fn new(
         transport: Transport,
         http_1_0: bool,
         idle_timeout: Duration,
         outstanding: Arc<Outstanding>,
+        busy: B,
     ) -> Self {
         outstanding.begin();
-        Self { transport, http_1_0, idle_timeout, outstanding, is_sent: false }
+        Self { transport, http_1_0, idle_timeout, outstanding, busy: Some(busy), goes_on: false }
     }
 
     /// Sends a response that is no stream, without waiting for the client: what that does not take
-    /// at once is sent by a thread of its own. `busy` is dropped before the next request is begun.
-    pub fn respond(mut self, response: Response, busy: impl Send + 'static) {
+    /// at once is sent by a thread of its own.
+    pub fn respond(self, response: Response) {
         let request = Request { http_1_0: self.http_1_0, keep_alive: true, ..Request::UNREADABLE };
+        let is_last = response.is_last(&request);
         #[expect(clippy::disallowed_methods, reason = "it is shown")]
         let bytes = response.to_bytes(&request, self.idle_timeout, SystemTime::now());
         match self.transport.send_at_once(&bytes) {
-            Ok(sent) if sent == bytes.len() => self.is_sent = true,
+            Ok(sent) if sent == bytes.len() => self.sent(response, is_last),
             Ok(sent) => {
-                let send_rest = move || {
-                    let result = self.transport.send(&bytes[sent..]);
-                    self.finish(result, response);
-                    drop(busy);
+                let Some(untaken) = Untaken::one_more() else {
+                    return debug!("a client does not take its response, and so do many");
                 };
-                // If there is no thread, the connection ends.
-                let _ = thread::Builder::new().name("rest".into()).spawn(send_rest);
+                let send_rest = move || {
+                    let _untaken = untaken;
+                    match self.transport.send(&bytes[sent..]) {
+                        Ok(()) => self.sent(response, is_last),
+                        Err(error) => debug!("a client does not take its response: {error}"),
+                    }
+                };
+                let thread = thread::Builder::new().name("response".into()).stack_size(128 * 1024);
+                if let Err(error) = thread.spawn(send_rest) {
+                    debug!("no thread for a response that its client does not take: {error}");
+                }
             }
-            Err(error) => self.finish(Err(error), response),
+            Err(error) => debug!("a client does not take its response: {error}"),
         }
     }
 
-    fn finish(&mut self, sent: io::Result<()>, response: Response) {
-        match sent {
-            Ok(()) => self.is_sent = true,
-            Err(error) => {
-                debug!("a client does not take its response: {error}");
-                response.undelivered();
-            }
+    fn sent(mut self, response: Response, is_last: bool) {
+        response.delivered();
+        self.goes_on = !is_last;
+    }
+}
+
+impl<B> Drop for Detached<B> {
+    fn drop(&mut self) {
+        self.busy = None;
+        if self.goes_on {
+            self.outstanding.end(State::Sent(Instant::now()));
+        } else {
+            self.outstanding.end(State::Last);
+            self.transport.hang_up().end();
         }
     }
 }
 
-impl Drop for Detached {
+/// The right to one more thread for a response that its client does not take at once.
+struct Untaken;
+
+static UNTAKEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Untaken {
+    fn one_more() -> Option<Self> {
+        let one_more = |count| (count < MAX_UNTAKEN).then_some(count + 1);
+        let room = UNTAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        room.is_ok().then_some(Self)
+    }
+}
+
+impl Drop for Untaken {
     fn drop(&mut self) {
-        if !self.is_sent {
-            self.transport.hang_up().end();
-        }
-        self.outstanding.end();
+        UNTAKEN.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -137,8 +192,12 @@ mod tests {
         (client, listener.accept().unwrap().0)
     }
 
-    fn detached(socket: TcpStream, outstanding: &Arc<Outstanding>) -> Detached {
-        Detached::new(Transport::from(socket), false, PATIENCE, Arc::clone(outstanding))
+    fn detached<B: Send + 'static>(
+        socket: TcpStream,
+        outstanding: &Arc<Outstanding>,
+        busy: B,
+    ) -> Detached<B> {
+        Detached::new(Transport::from(socket), false, PATIENCE, Arc::clone(outstanding), busy)
     }
 
     #[test]
@@ -153,14 +212,15 @@ mod tests {
         let outstanding = Arc::new(Outstanding::default());
         let (sender, finished) = channel();
         let response = Response::new(Status::Ok).body("text/plain", "hello".as_bytes());
-        detached(socket, &outstanding).respond(response, Busy(sender));
+        detached(socket, &outstanding, Busy(sender)).respond(response);
         let early = finished.recv_timeout(Duration::from_millis(50));
         assert_eq!(early, Err(RecvTimeoutError::Timeout), "it is still on its way");
         let mut read = vec![0; unread];
         remote.read_exact(&mut read).unwrap();
         // Everything is sent, then the next request may come, then the socket is closed.
         assert_eq!(finished.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
-        outstanding.wait();
+        assert!(matches!(outstanding.wait(), After::Response(_)));
+        assert_eq!(outstanding.wait(), After::Nothing);
         let mut rest = String::new();
         remote.read_to_string(&mut rest).unwrap();
         assert!(
@@ -174,8 +234,8 @@ mod tests {
         let (_remote, socket) = pair();
         let outstanding = Arc::new(Outstanding::default());
         let own_end = Transport::from(socket.try_clone().unwrap());
-        drop(detached(socket, &outstanding));
-        outstanding.wait();
+        drop(detached(socket, &outstanding, ()));
+        assert_eq!(outstanding.wait(), After::LastResponse);
         assert_eq!(own_end.receive(&mut Vec::new()).unwrap(), 0);
     }
 
@@ -191,7 +251,9 @@ mod tests {
         }
         let (sender, undelivered) = channel();
         let response = Response::no_content().on_undelivered(move || sender.send(()).unwrap());
-        detached(socket, &Arc::default()).respond(response, ());
+        let outstanding = Arc::default();
+        detached(socket, &outstanding, ()).respond(response);
         assert_eq!(undelivered.recv_timeout(PATIENCE), Ok(()));
+        assert_eq!(outstanding.wait(), After::LastResponse);
     }
 }

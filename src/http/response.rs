@@ -40,8 +40,16 @@ pub enum Body {
 /// Makes a body and writes it where it goes.
 pub type Stream = Box<dyn FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send>;
 
-/// What is done if a response could not be delivered.
-struct Undelivered(Box<dyn FnOnce() + Send>);
+/// What is done when a response is dropped that was not delivered.
+struct Undelivered(Option<Box<dyn FnOnce() + Send>>);
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        if let Some(run) = self.0.take() {
+            run();
+        }
+    }
+}
 
 /// Whether what was sent may be believed.
 struct IsTrue(Box<dyn FnOnce() -> bool + Send>);
@@ -85,10 +93,11 @@ impl Response {
         Self { body, ..self }.header("Content-Type", content_type)
     }
 
-    /// Has something done if the response cannot be delivered: nobody knows then what it says.
+    /// Has something done if the response is dropped before it was delivered: nobody knows then
+    /// what it says.
     #[must_use]
     pub fn on_undelivered(self, run: impl FnOnce() + Send + 'static) -> Self {
-        Self { on_undelivered: Some(Undelivered(Box::new(run))), ..self }
+        Self { on_undelivered: Some(Undelivered(Some(Box::new(run)))), ..self }
     }
 
     /// Has a stream fail at its end unless this holds then.
@@ -137,10 +146,10 @@ impl Response {
         }
     }
 
-    /// Says that it could not be delivered.
-    pub fn undelivered(self) {
-        if let Some(Undelivered(run)) = self.on_undelivered {
-            run();
+    /// Says that it was delivered.
+    pub(super) fn delivered(mut self) {
+        if let Some(Undelivered(run)) = &mut self.on_undelivered {
+            *run = None;
         }
     }
 

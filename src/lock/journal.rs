@@ -31,11 +31,13 @@ const RETRY: Duration = Duration::from_secs(1);
 const MAX_NOTES: usize = 65_536;
 
 /// The changes that are to be written, each with a `T` by which it is finished. A resource has
-/// one of them at most, so their number is bounded by that of the requests in flight.
+/// one of them at most.
 pub(super) struct Journal<T> {
     queue: Mutex<Queue<T>>,
     /// Signalled when something has come into an empty queue, or it was closed.
     filled: Condvar,
+    /// Signalled when everything is written that was submitted.
+    settled: Condvar,
     /// Why the latest change that needs room was refused.
     trouble: Mutex<Option<NotWritten>>,
 }
@@ -44,6 +46,8 @@ struct Queue<T> {
     submitted: Vec<Submitted<T>>,
     /// What may be written with the next changes.
     notes: Vec<PlaceNote>,
+    /// What was taken out is not written yet.
+    writing: bool,
     closed: bool,
 }
 
@@ -52,8 +56,14 @@ pub(super) type Submitted<T> = (Change, T);
 
 impl<T> Journal<T> {
     pub(super) fn new() -> Self {
-        let queue = Queue { submitted: Vec::new(), notes: Vec::new(), closed: false };
-        Self { queue: Mutex::new(queue), filled: Condvar::new(), trouble: Mutex::new(None) }
+        let (submitted, notes) = (Vec::new(), Vec::new());
+        let queue = Queue { submitted, notes, writing: false, closed: false };
+        Self {
+            queue: Mutex::new(queue),
+            filled: Condvar::new(),
+            settled: Condvar::new(),
+            trouble: Mutex::new(None),
+        }
     }
 
     /// Whether changes can be written, as far as is known.
@@ -84,6 +94,15 @@ impl<T> Journal<T> {
         mem::take(&mut locked(&self.queue).notes)
     }
 
+    /// Waits until everything is written that was submitted, with what follows from it. For one
+    /// thread.
+    pub(super) fn settle(&self) {
+        let mut queue = locked(&self.queue);
+        while queue.writing || !queue.submitted.is_empty() {
+            queue = self.settled.wait(queue).unwrap_or_else(|_| poisoned());
+        }
+    }
+
     /// Ends [`run`] when all that was submitted is finished.
     pub(super) fn close(&self) {
         locked(&self.queue).closed = true;
@@ -91,9 +110,13 @@ impl<T> Journal<T> {
     }
 
     /// Sleeps until something is submitted, which it takes, or until `deadline`; `None` when
-    /// the queue is empty and closed.
-    fn take(&self, deadline: Option<Instant>) -> Option<Vec<Submitted<T>>> {
+    /// the queue is empty and closed. `writing`: what was taken before is not written yet.
+    fn take(&self, deadline: Option<Instant>, writing: bool) -> Option<Vec<Submitted<T>>> {
         let mut queue = locked(&self.queue);
+        queue.writing = writing;
+        if !writing && queue.submitted.is_empty() {
+            self.settled.notify_one();
+        }
         while queue.submitted.is_empty() {
             if queue.closed {
                 return None;
@@ -109,20 +132,24 @@ impl<T> Journal<T> {
                 }
             };
         }
+        queue.writing |= !queue.submitted.is_empty();
         Some(mem::take(&mut queue.submitted))
     }
 }
 
 /// The body of the thread that writes. `finish` is called for each change when it is known what
 /// became of it, and returns the change that follows from that on the same resource, if one
-/// does. Returns when the journal is closed.
+/// does; and what there is to tell of it, which `tell` does when the whole batch is finished:
+/// lifetimes begin at that, and are not to wait for what others are told. Returns when the
+/// journal is closed.
 ///
 /// # Errors
 /// It is not known whether the latest changes were written. They are not finished.
-pub(super) fn run<T>(
+pub(super) fn run<T, N>(
     journal: &Journal<T>,
     store: Box<dyn Store>,
-    finish: impl Fn(T, Result<(), NotWritten>) -> Option<Submitted<T>>,
+    finish: impl Fn(T, Result<(), NotWritten>) -> (Option<Submitted<T>>, N),
+    tell: impl Fn(N),
 ) -> Result<(), Arc<str>> {
     let mut writer = Writer { store, trouble: &journal.trouble, failing: false, deposed: false };
     let mut following: Vec<Submitted<T>> = Vec::new();
@@ -134,7 +161,7 @@ pub(super) fn run<T>(
         let next_probe = writer.failing.then(|| latest_try + RETRY);
         let deadline = next_checkpoint.into_iter().chain(next_probe).min();
         let deadline = if following.is_empty() { deadline } else { Some(now()) };
-        let taken = journal.take(deadline);
+        let taken = journal.take(deadline, !following.is_empty());
         if taken.is_none() && following.is_empty() {
             writer.store.close();
             return Ok(());
@@ -150,7 +177,10 @@ pub(super) fn run<T>(
             let outcomes = writer.write(&batch)?;
             latest_try = now();
             let finished = tickets.into_iter().zip(outcomes);
-            following.extend(finished.filter_map(|(ticket, written)| finish(ticket, written)));
+            let (next, news): (Vec<_>, Vec<_>) =
+                finished.map(|(ticket, written)| finish(ticket, written)).unzip();
+            following.extend(next.into_iter().flatten());
+            news.into_iter().for_each(&tell);
             submitted = rest;
         }
         if writer.failing && latest_try + RETRY <= now() {

@@ -31,7 +31,7 @@ pub trait LockManager: Send + Sync {
 
     /// Says that the caller of [`LockManager::acquire`] could not pass on that it was granted
     /// this lock: has it released, unless another caller was told of it, too. With a key, it is
-    /// kept for a while. Does not wait until that is written.
+    /// kept for a while. It may be written later.
     fn abandon(&self, resource: &ResourceName, id: LockId);
 
     /// The lock or waiting request with this id, unless it is gone.
@@ -121,6 +121,9 @@ pub trait LockManager: Send + Sync {
 
     /// Refuses all requests from now on, including those that wait.
     fn shut_down(&self);
+
+    /// Waits until everything is written that was decided before. For one thread, at the end.
+    fn settle(&self);
 }
 
 /// Some of the locks of a resource, as they are at one moment.

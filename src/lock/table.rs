@@ -1,8 +1,9 @@
 //! All resources: the map from their names to their slots, and what can be done with them.
 //!
 //! Order of the mutexes: a shard of the map, then one resource, then a shard of the deadlines,
-//! its alarm, the queue of the journal, or a place in the ring of events. No thread takes an earlier one while it holds a later
-//! one, and none is held across I/O.
+//! its alarm, the queue of the journal, what is to be done with an answer, or a place in the ring
+//! of events. No thread takes an earlier one while it holds a later one, and none is held across
+//! I/O.
 
 mod change;
 mod slot;
@@ -123,15 +124,16 @@ impl LockTable {
 impl Drop for LockTable {
     fn drop(&mut self) {
         self.shared.deadlines.close();
+        let journal = self.journal.take();
+        let is_own = |journal: &JoinHandle<()>| journal.thread().id() == thread::current().id();
+        if journal.as_ref().is_some_and(is_own) {
+            // The last who had the table were those whom its journal has just answered.
+            return self.shared.journal.iter().for_each(Journal::close);
+        }
         // A thread that panicked has said so.
         let _ = self.reaper.take().map(JoinHandle::join);
         self.shared.journal.iter().for_each(Journal::close);
-        if let Some(journal) = self.journal.take()
-            // Whoever had the last answer to come had the table, too.
-            && journal.thread().id() != thread::current().id()
-        {
-            let _ = journal.join();
-        }
+        let _ = journal.map(JoinHandle::join);
     }
 }
 
@@ -287,6 +289,10 @@ impl LockManager for LockTable {
     fn shut_down(&self) {
         self.dismiss();
         self.shared.events.close();
+    }
+
+    fn settle(&self) {
+        self.shared.journal.iter().for_each(Journal::settle);
     }
 }
 
@@ -570,7 +576,8 @@ impl Shared {
     fn write(&self, store: Box<dyn Store>) {
         let Some(journal) = &self.journal else { return };
         // What a panic leaves in the store is not known.
-        let run = || journal::run(journal, store, |ticket, written| self.finish(ticket, written));
+        let finish = |ticket, written| self.finish(ticket, written);
+        let run = || journal::run(journal, store, finish, |told| self.tell(told));
         match panic::catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => {}
             Ok(Err(why)) => self.observer.failed(&why),

@@ -160,3 +160,18 @@ fn an_end_of_the_server_waits_for_what_is_being_written() {
     server.signal("-TERM");
     assert_eq!(client.response().status, 201);
 }
+
+#[test]
+fn a_lock_whose_client_has_gone_is_not_held_after_the_end_of_the_server() {
+    if !Strace::is_there() {
+        return;
+    }
+    let host = Host::new();
+    let mut server = host.start();
+    let (client, strace) = be_granted_slowly(&server, &host);
+    drop(client);
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    drop(strace);
+    assert_eq!(host.start().acquire("a", 0.0, 600.0).status, 201);
+}

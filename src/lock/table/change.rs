@@ -49,10 +49,12 @@ pub(super) enum Unheard {
 
 /// What is left to do when the mutex of the resource has been given up.
 #[derive(Default)]
-struct Afterwards {
+pub(super) struct Afterwards {
     woken: Vec<Arc<Sleeper>>,
     happened: Vec<events::Event>,
     places: Vec<(u64, Option<Place>)>,
+    /// Nothing is left there that has to be remembered.
+    over: bool,
 }
 
 impl Shared {
@@ -106,12 +108,12 @@ impl Shared {
                 started
             }
         };
-        let over = entry.is_over();
+        afterwards.over = entry.is_over();
         drop(entry);
         if let (Some(change), Some(journal)) = (change, &self.journal) {
             journal.submit((change, (resource.clone(), Arc::clone(slot))));
         }
-        self.finish_up(resource, slot, over, afterwards);
+        self.finish_up(resource, slot, afterwards);
         Ok(begun)
     }
 
@@ -121,11 +123,13 @@ impl Shared {
         &self,
         (resource, slot): Ticket,
         written: Result<(), NotWritten>,
-    ) -> Option<Submitted<Ticket>> {
+    ) -> (Option<Submitted<Ticket>>, Option<(Ticket, Afterwards)>) {
         let _panics = FailsIfItPanics::new(self);
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
-        let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else { return None };
+        let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else {
+            return (None, None);
+        };
         let Writing { plan, asker, due, mut turns } = *writing;
         if written.is_ok() {
             let now = self.now();
@@ -160,10 +164,18 @@ impl Shared {
             writing.turns = turns;
         }
         self.note_due(&resource, due, &entry);
-        let over = entry.is_over();
+        afterwards.over = entry.is_over();
         drop(entry);
-        self.finish_up(&resource, &slot, over, afterwards);
-        following.map(|change| (change, (resource, slot)))
+        let following = following.map(|change| (change, (resource.clone(), Arc::clone(&slot))));
+        (following, Some(((resource, slot), afterwards)))
+    }
+
+    /// Does what is left of a change when all that were written with it are made.
+    pub(super) fn tell(&self, told: Option<(Ticket, Afterwards)>) {
+        let _panics = FailsIfItPanics::new(self);
+        if let Some(((resource, slot), afterwards)) = told {
+            self.finish_up(&resource, &slot, afterwards);
+        }
     }
 
     /// Sleeps until the word comes. If nobody knows for too long what was written, that is the
@@ -347,12 +359,12 @@ impl Shared {
         }
     }
 
-    fn finish_up(&self, resource: &ResourceName, slot: &Slot, over: bool, afterwards: Afterwards) {
+    fn finish_up(&self, resource: &ResourceName, slot: &Slot, afterwards: Afterwards) {
         afterwards.woken.iter().for_each(|sleeper| sleeper.wake());
         if let Some(journal) = self.journal.as_ref().filter(|_| !afterwards.places.is_empty()) {
             journal.note(afterwards.places.into_iter().map(|place| place_note(resource, place)));
         }
-        if over {
+        if afterwards.over {
             self.retire(slot, resource);
         }
         if afterwards.happened.is_empty() {

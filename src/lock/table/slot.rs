@@ -164,22 +164,18 @@ impl Sleeper {
             None => *place = Some(then),
             Some(word) => {
                 drop(place);
-                then(word);
+                then(Ok(word));
             }
         }
     }
 
     /// Outside the mutex of the resource, or the thread would at once sleep again, on the mutex.
     pub(super) fn wake(&self) {
-        let then = locked(&self.then).take();
-        match (then, self.word()) {
-            (Some(then), Some(word)) => {
-                // What is done with an answer is no part of the change.
-                if panic::catch_unwind(AssertUnwindSafe(|| then(word))).is_err() {
-                    error!("a panic at what was to be done with an answer");
-                }
-            }
-            _ => self.awake.notify_one(),
+        let Some(word) = self.word() else { return self.awake.notify_one() };
+        let Some(then) = locked(&self.then).take() else { return self.awake.notify_one() };
+        // What is done with an answer is no part of the change.
+        if panic::catch_unwind(AssertUnwindSafe(|| then(Ok(word)))).is_err() {
+            error!("a panic at what was to be done with an answer");
         }
     }
 }
