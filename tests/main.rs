@@ -19,6 +19,7 @@ mod connections;
 mod conversions;
 mod crash;
 mod daemon;
+mod documents;
 mod doors;
 mod edge;
 mod events;

@@ -127,24 +127,28 @@ fn a_build_for_musl_says_what_it_lacks() {
 }
 
 #[test]
-fn systemd_takes_the_unit_and_the_drop_in_of_the_document() {
+fn systemd_takes_the_unit_and_the_drop_ins_of_the_documents() {
     let dir = TempDir::new().unwrap();
     let unit = dir.path().join("rdlm.service");
     // Only what is there may be started.
     let text = file("packaging/rdlm.service").replace("/usr/local/bin/rdlm", "/bin/true");
     fs::write(&unit, text).unwrap();
-    let document = file("docs/operations.md");
-    let drop_in = document.split("```ini\n").nth(1).unwrap().split("```").next().unwrap();
-    assert!(drop_in.contains("LoadCredential="));
     fs::create_dir(dir.path().join("rdlm.service.d")).unwrap();
-    fs::write(dir.path().join("rdlm.service.d/override.conf"), drop_in).unwrap();
+    for (page, name) in [("docs/operations.md", "override.conf"), ("docs/security.md", "tls.conf")]
+    {
+        let document = file(page);
+        let drop_in = document.split("```ini\n").nth(1).unwrap().split("```").next().unwrap();
+        assert!(drop_in.contains("LoadCredential="));
+        fs::write(dir.path().join("rdlm.service.d").join(name), drop_in).unwrap();
+    }
     let mut verify = Command::new("systemd-analyze");
     let Ok(output) = verify.args(["verify", "--man=no"]).arg(&unit).output() else {
         println!("skipped: there is no systemd-analyze");
         return;
     };
     let said = String::from_utf8(output.stderr).unwrap();
-    let about_it = |line: &&str| line.contains("rdlm.service") || line.contains("override.conf");
+    let names = ["rdlm.service", "override.conf", "tls.conf"];
+    let about_it = |line: &&str| names.iter().any(|name| line.contains(name));
     assert_eq!(said.lines().filter(about_it).collect::<Vec<_>>(), [""; 0], "{said}");
 }
 

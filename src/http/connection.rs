@@ -545,7 +545,9 @@ mod tests {
         client.write_all(GET.as_bytes()).unwrap();
         let detached = detach(&mut connection);
         let slow = thread::spawn(move || {
-            thread::sleep(idle_timeout * 3);
+            // Nothing is sent there: this is a pause.
+            let (_sender, never) = channel::<()>();
+            let _ = never.recv_timeout(idle_timeout * 3);
             detached.respond(Response::new(Status::Ok));
             let mut first = [0; 8];
             client.read_exact(&mut first).unwrap();
