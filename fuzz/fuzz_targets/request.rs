@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use rdlm::doors::access::Access;
+use rdlm::doors::users::UserFile;
 use rdlm::doors::{RequestLimits, Service, Settings};
 use rdlm::http::connection::{Connection, Next};
 use rdlm::http::departures::Departures;
@@ -21,16 +22,46 @@ struct World {
     departures: Arc<Departures>,
 }
 
+/// Who is known by a password or a token, here `t`, and may do what.
+const USERS: &str = r#"
+[anonymous]
+may = ["lock a*", "see b"]
+[user.alice]
+password = "secret"
+token = "sha256:e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8"
+may = ["lock r*", "see *"]
+[user.admin]
+password = "secret"
+may = ["admin *"]
+"#;
+
 impl World {
-    fn new() -> Self {
+    /// With a file of administrators.
+    fn with_administrators() -> Self {
         let users = concat!(env!("CARGO_MANIFEST_DIR"), "/target/admin");
         fs::write(users, "admin:secret\n").unwrap();
+        Self::new(|settings| Settings { access: Access::UserFile(users.into()), ..settings })
+    }
+
+    /// With a file of users, behind a proxy with a path.
+    fn with_users() -> Self {
+        let users = concat!(env!("CARGO_MANIFEST_DIR"), "/target/users.toml");
+        fs::write(users, USERS).unwrap();
+        let users = UserFile(users.into()).load().unwrap();
+        Self::new(|settings| Settings {
+            users: Some(Arc::new(users)),
+            base_url: Some("https://h/p".into()),
+            ..settings
+        })
+    }
+
+    fn new(change: impl FnOnce(Settings) -> Settings) -> Self {
         let limits = Limits { locks: 1_000, waiting: 1, waiting_per_resource: 1 };
         let locks = LockTable::new(limits, Duration::ZERO, None, Arc::new(())).unwrap();
         // Nobody waits, or the fuzzer would.
         let max_wait = Duration::ZERO;
         let settings = Settings {
-            access: Access::UserFile(users.into()),
+            access: Access::Open,
             users: None,
             open_metrics: false,
             limits: RequestLimits { max_wait, max_lifetime: Duration::from_secs(1) },
@@ -41,7 +72,7 @@ impl World {
             max_subscribers: 0,
             fleetlock: "1".parse().ok(),
         };
-        let service = Service::new(Arc::new(locks), settings, Arc::default());
+        let service = Service::new(Arc::new(locks), change(settings), Arc::default());
         Self { service, departures: Arc::new(Departures::new().unwrap()) }
     }
 
@@ -75,8 +106,9 @@ impl World {
 }
 
 fuzz_target!(|input: &[u8]| {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(World::new).serve(&Memory::new(input));
+    static WORLDS: OnceLock<[World; 2]> = OnceLock::new();
+    let worlds = WORLDS.get_or_init(|| [World::with_administrators(), World::with_users()]);
+    worlds.iter().for_each(|world| world.serve(&Memory::new(input)));
 });
 
 /// Nothing that a client sends can add a line to the head of an answer.

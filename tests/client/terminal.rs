@@ -1,4 +1,5 @@
-//! `rdlm run` in a terminal: who reads from it, and what Ctrl-C and Ctrl-Z do.
+//! `rdlm run` in a terminal: who reads from it, and what Ctrl-C and Ctrl-Z do; and passwords that
+//! are typed there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -46,14 +47,14 @@ impl Terminal {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Reads up to this text, which comes after all that was waited for before.
+    /// Reads up to this text, which comes after all that was waited for before; returns both.
     #[track_caller]
-    fn wait_for(&mut self, text: &str) {
+    fn wait_for(&mut self, text: &str) -> String {
         while !self.shown.contains(text) {
             assert!(self.read(PATIENCE), "in vain: {text:?}, after {:?}", self.shown);
         }
         let at = self.shown.find(text).unwrap() + text.len();
-        self.shown.drain(..at);
+        self.shown.drain(..at).collect()
     }
 
     /// The same, typing the keys again and again, as somebody does who sees nothing happen.
@@ -87,6 +88,41 @@ impl Drop for Terminal {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Types two passwords, and returns what is to be seen afterwards, up to the end of the command.
+/// Then the terminal shows again what is typed.
+#[track_caller]
+fn hash_password(first: &str, second: &str) -> String {
+    let server = Server::start();
+    let script = "trap : INT; $RDLM hash-password; echo code $?; read y; echo got $y";
+    let mut terminal = Terminal::start(&server, &["sh", "-c", script]);
+    terminal.wait_for("Password: ");
+    terminal.type_in(first);
+    if !second.is_empty() {
+        terminal.wait_for("Once more: ");
+        terminal.type_in(second);
+    }
+    let shown = terminal.wait_for("code ") + &terminal.wait_for("\n");
+    terminal.type_in("plain\n");
+    assert!(terminal.wait_for("got plain").starts_with("plain\r\n"));
+    shown
+}
+
+#[test]
+fn a_password_is_typed_twice_and_not_shown() {
+    let shown = hash_password("open sesame\n", "open sesame\n");
+    let lines: Vec<_> = shown.split("\r\n").collect();
+    let ["", hash, "code 0", ""] = lines[..] else { panic!("{shown:?}") };
+    assert!(bcrypt::verify("open sesame", hash).unwrap());
+    let shown = hash_password("open sesame\n", "open sesam\n");
+    assert_eq!(shown, "\r\nrdlm: the two are not the same\r\ncode 64\r\n");
+}
+
+#[test]
+fn ctrl_c_at_a_password_leaves_the_terminal_as_it_was() {
+    let shown = hash_password("open\x03", "");
+    assert_eq!(shown, "code 130\r\n");
 }
 
 #[test]

@@ -25,7 +25,7 @@ WANTED_MODULES = "mpm_event unixd authz_core socache_shmcb ssl proxy proxy_http"
 
 def checks(binary, directory, skipped):
     """Each check that can be made here, with its name."""
-    for proxy in [Nginx(), HAProxy(), Apache()]:
+    for proxy in [Nginx(), NginxWithTls(), HAProxy(), Apache()]:
         if not proxy.program():
             skipped(proxy.name, f"{proxy.programs[0]} is not installed")
         elif not shutil.which("openssl"):
@@ -50,11 +50,15 @@ class Chain(contextlib.ExitStack):
         self.port = free_port()
         self.base = f"https://localhost:{self.port}/rdlm"
         options = ["--base-url", self.base, "--trusted-proxy", "127.0.0.1"]
-        self.server = self.enter_context(Server(binary, *options))
+        make_certificate(directory)
+        self.context = ssl.create_default_context(cafile=directory / "locks.crt")
+        tls = None
+        if proxy.encrypts:
+            options += ["--tls-cert", directory / "locks.crt", "--tls-key", directory / "locks.key"]
+            tls = self.context
+        self.server = self.enter_context(Server(binary, *options, context=tls))
         self.relay = Relay(self.server.port)
         self.callback(self.relay.close)
-        self.certificate = make_certificate(directory)
-        self.context = ssl.create_default_context(cafile=directory / "locks.crt")
         self.start()
 
     def start(self, **changes):
@@ -155,6 +159,9 @@ def leaving(chain):
 
 
 class Proxy:
+    # It speaks TLS to rdlm, too.
+    encrypts = False
+
     def program(self):
         found = (shutil.which(p, path=os.environ["PATH"] + ":/usr/sbin") for p in self.programs)
         return next(filter(None, found), None)
@@ -191,6 +198,17 @@ class Nginx(Proxy):
             f"http {{ access_log off; {temporary}\n{self.block(chain, changes)}}}\n"
         )
         return [self.program(), "-e", "stderr", "-p", chain.directory, "-c", config]
+
+
+class NginxWithTls(Nginx):
+    name, encrypts = "nginx with TLS to rdlm", True
+
+    def block(self, chain, changes):
+        """The same, with the lines that the document has for that."""
+        lines = re.findall("```nginx\n(.*?)```", DOCUMENT.read_text(), re.S)[1]
+        lines = lines.replace("/etc/ssl/rdlm-ca.pem", f"{chain.directory}/locks.crt")
+        lines = lines.replace("locks.example.com", "localhost")
+        return super().block(chain, changes).replace("proxy_pass http://rdlm/;\n", lines)
 
 
 class HAProxy(Proxy):

@@ -11,7 +11,9 @@ PATIENCE_S = 30
 
 
 class Server:
-    def __init__(self, binary, *options):
+    def __init__(self, binary, *options, context=None):
+        """`context` is that of TLS, if the options have a certificate."""
+        self.context = context
         command = [binary, "serve", "--bind", "127.0.0.1", "--port", "0", "--logging", "info"]
         self.process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
@@ -30,7 +32,11 @@ class Server:
         self.process.communicate(timeout=PATIENCE_S)
 
     def get(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        if self.context:
+            options = {"timeout": PATIENCE_S, "context": self.context}
+            connection = http.client.HTTPSConnection("localhost", self.port, **options)
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         connection.request("GET", path)
         content = connection.getresponse().read()
         connection.close()

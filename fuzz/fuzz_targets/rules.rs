@@ -1,0 +1,16 @@
+//! The file of users, and the rights of each.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use rdlm::doors::users::UserFile;
+use rdlm::reloaded::Source;
+
+fuzz_target!(|input: &[u8]| {
+    let understood = UserFile("users.toml".into()).understand(&[input.to_vec()]);
+    if let Err(error) = understood {
+        let error = error.to_string();
+        assert!(error.starts_with("users.toml, line "), "it has a place");
+        assert!(!error.contains(char::is_control), "one line");
+    }
+});
