@@ -404,6 +404,22 @@ const OF_SEVERAL: &[OfSeveral] = &[
         ],
     },
     OfSeveral {
+        name: "locks that were read ahead are believed whatever was written since",
+        by: By::Tests(&["--test", "tests", "what_was_read_ahead"]),
+        edits: &[
+            edit(
+                "src/cluster/role.rs",
+                "            *ahead = None;\n        } else if ahead.as_ref().is_none_or(|ahead| !ahead.is_of(revision)) {",
+                "        } else if ahead.is_none() {",
+            ),
+            edit(
+                "src/cluster/role.rs",
+                "ahead.filter(|ahead| ahead.is_of(sighting.revision));",
+                "ahead.filter(|ahead| !ahead.is_of(0));",
+            ),
+        ],
+    },
+    OfSeveral {
         name: "a write that is sent again is another one",
         by: By::Tests(&["--test", "tests", "a_lost_answer_of_etcd"]),
         edits: &[edit(
