@@ -1,11 +1,13 @@
 // What an operator does with the status page, in Chromium.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { createRequire } from "node:module";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { promisify } from "node:util";
 
 import { openBrowser, openPage, Server, startProxy, until } from "./harness.mjs";
 
@@ -380,6 +382,86 @@ for (const by of ["the browser", "the address", "the form"]) {
     assert.deepEqual(page.complaints, []);
   });
 }
+
+// The tokens are "w" and "o".
+const USERS = `
+[user.watch]
+token = "sha256:50e721e49c013f00c62cf59f2163542a9d8df02464efeb615d31051b0fddc326"
+may = ["see nightly*"]
+[user.ops]
+token = "sha256:65c74c15a686187bb6bbf9958f494fc6b80068034a659a9ad44991b08c58f2d2"
+may = ["admin *"]
+[anonymous]
+may = ["lock *"]
+`;
+
+async function secured(t, ...options) {
+  const dir = await mkdtemp(join(tmpdir(), "rdlm-page-"));
+  t.after(() => rm(dir, { recursive: true }));
+  await writeFile(join(dir, "users.toml"), USERS);
+  return { dir, options: ["--users", join(dir, "users.toml"), ...options.map((option) => option.replace("DIR", dir))] };
+}
+
+test("a user with a token sees what it may, and releases what it may", { timeout: 180_000 }, async (t) => {
+  const { options } = await secured(t);
+  const server = await Server.start(options);
+  t.after(() => server.stop());
+  await server.hold("nightly", "seen");
+  await server.hold("payroll", "for some alone");
+  const page = await openPage(browser, server.url);
+  t.after(() => page.context().close());
+  await cancelDialogs(page);
+  await page.reload();
+  const signIn = async (token) => {
+    await shown(page.locator("#sign-in"));
+    await page.locator("#password").fill(token);
+    await page.keyboard.press("Enter");
+  };
+  await signIn("wrong");
+  await panelSays(page, "This token is not accepted");
+  await signIn("w");
+  await shown(row(page, "seen"));
+  assert.equal(await page.locator("#rows tr").count(), 1);
+  assert.equal(await page.locator("#rows button.release:visible").count(), 0, "it may not release it");
+  await page.locator("#sign-out").click();
+  await signIn("o");
+  await shown(row(page, "for some alone"));
+  await row(page, "for some alone").locator(".release").click();
+  await page.locator("#confirm").click();
+  await gone(row(page, "for some alone"));
+  // What happens is heard with the token, too.
+  await server.hold("later", "live with a token");
+  await shown(row(page, "live with a token"));
+  assert.deepEqual(page.complaints, []);
+});
+
+test("a certificate that the browser knows is enough", { timeout: 180_000 }, async (t) => {
+  const tls = ["--tls-cert", "DIR/own.crt", "--tls-key", "DIR/own.key", "--tls-client-ca", "DIR/ca.crt"];
+  const { dir, options } = await secured(t, ...tls);
+  const openssl = (name, subject, ...more) => promisify(execFile)("openssl", ["req", "-x509", "-newkey", "ec",
+    "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", `/CN=${subject}`,
+    "-keyout", join(dir, `${name}.key`), "-out", join(dir, `${name}.crt`), ...more]);
+  await openssl("own", "localhost", "-addext", "subjectAltName=IP:127.0.0.1");
+  await openssl("ca", "an authority");
+  await openssl("ops", "ops", "-addext", "basicConstraints=critical,CA:FALSE",
+    "-CA", join(dir, "ca.crt"), "-CAkey", join(dir, "ca.key"));
+  const server = await Server.start(options);
+  t.after(() => server.stop());
+  const url = server.url.replace("http:", "https:");
+  const certificate = { origin: url, certPath: join(dir, "ops.crt"), keyPath: join(dir, "ops.key") };
+  const page = await openPage(browser, url, { ignoreHTTPSErrors: true, clientCertificates: [certificate] });
+  t.after(() => page.context().close());
+  await panelSays(page, "No locks");
+  const body = JSON.stringify({ title: "by certificate", wait: 0, lifetime: 600 });
+  await page.evaluate((body) => fetch("locks/secure", { method: "POST", body }), body);
+  await shown(row(page, "by certificate"));
+  assert.match(await row(page, "by certificate").innerText(), /ops at 127\.0\.0\.1/);
+  assert.equal(await page.locator("#sign-in").isVisible(), false);
+  await row(page, "by certificate").locator(".release").click();
+  await page.locator("#confirm").click();
+  await panelSays(page, "No locks");
+  assert.deepEqual(page.complaints, []);
+});
 
 onPage("administration that is switched off is told", async (page) => {
   await panelSays(page, "administrative requests are switched off");

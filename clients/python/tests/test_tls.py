@@ -23,7 +23,10 @@ def openssl(*arguments: str) -> None:
 def certificate(directory: Path, name: str, *, of: str | None = None) -> Path:
     """A certificate for localhost and its key, in one file; by itself or by another one."""
     both, key, public = (directory / f"{name}.{kind}" for kind in ("pem", "key", "crt"))
-    by = [] if of is None else ["-CA", f"{directory}/{of}.crt", "-CAkey", f"{directory}/{of}.key"]
+    by = []
+    if of is not None:
+        by = ["-CA", f"{directory}/{of}.crt", "-CAkey", f"{directory}/{of}.key"]
+        by += ["-addext", "basicConstraints=critical,CA:FALSE"]
     openssl(
         *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost", "-days", "2"),
