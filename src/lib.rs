@@ -17,6 +17,7 @@ pub mod http;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
+mod own_certificate;
 pub mod passwords;
 pub mod reloaded;
 pub mod server;

@@ -79,7 +79,7 @@ fn run(mut given: Given, behind: Option<Vec<OsString>>) -> Result<Client, UsageE
             _ => ("RESOURCE", "CMD ARG...".into()),
         };
         UsageError::new(format!(
-            "the command to run is missing: it stands behind --, as in rdlm run {resource} -- \
+            "the command to run is missing: put it after --, as in rdlm run {resource} -- \
              {command}"
         ))
     })?;

@@ -90,8 +90,8 @@ static SERVE: Subcommand = Subcommand {
         &WITHOUT_COMMAND,
     ],
     notes: "Each option can also be set in the environment, --port as RDLM_SERVE_PORT and so on; \
-            commas separate the values of one that may be repeated. SECONDS is a number, or such \
-            as 250ms, 5m or 1h30m.",
+            commas separate the values of one that may be repeated. SECONDS is a number, or a \
+            time such as 250ms, 5m or 1h30m.",
     examples: &[
         "rdlm serve &",
         "curl -i localhost:8888/locks/demo -d '{\"title\":\"me\",\"wait\":5,\"lifetime\":60}'",
@@ -198,7 +198,7 @@ static SERVER_TLS: Group = Group {
         Opt::new(
             "--tls-cert",
             File,
-            "serve TLS with this certificate chain (PEM); reloaded within a minute of a change, \
+            "serve TLS with this certificate chain (PEM); reloaded within seconds of a change, \
              or on SIGHUP",
         )
         .otherwise("plain HTTP"),
@@ -392,7 +392,7 @@ static RUN: Subcommand = Subcommand {
             Several resources are locked in order of their names, so that two commands cannot \
             wait for each other; --wait covers all of them together.",
     groups: &[&RUN_OPTIONS, &CONNECTION, &GENERAL],
-    notes: "SECONDS is a number, or such as 250ms, 5m or 1h30m.\n\
+    notes: "SECONDS is a number, or a time such as 250ms, 5m or 1h30m.\n\
             \n\
             CMD finds RDLM_RESOURCE, RDLM_LOCK_URL and RDLM_FENCING_TOKEN in its environment; for \
             several resources, their values are separated by spaces. Signals are passed on to CMD \

@@ -17,6 +17,7 @@ use super::events::Following;
 use super::socket::WithKeepalive;
 use super::target::{PemFile, TlsFiles};
 use super::{Credentials, Error, ServerUrl, Target};
+use crate::own_certificate;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -390,8 +391,9 @@ fn tls_config(files: &TlsFiles) -> Result<TlsConfig, Error> {
         config = config.root_certs(RootCerts::Specific(Arc::new(certificates(file)?)));
     }
     if let Some((certificate, key)) = &files.own {
-        let own = ClientCert::new_with_certs(&certificates(certificate)?, private_key(key)?);
-        config = config.client_cert(Some(own));
+        let (chain, key) = (certificates(certificate)?, private_key(key)?);
+        own_certificate::check(&chain, &key).map_err(|error| certificate.is_wrong(&error))?;
+        config = config.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
     }
     Ok(config.build())
 }

@@ -343,7 +343,7 @@ fn read_head(key: &str, value: &[u8]) -> Result<Head, Look> {
         Ok(Format { format: FORMAT }) => {}
         Ok(Format { format }) => {
             return Err(Look::Foreign(format!(
-                "--etcd: {key} is of format {format}, and this version of rdlm knows format \
+                "--etcd: {key} has format {format}, and this version of rdlm supports format \
                  {FORMAT} alone"
             )));
         }
@@ -353,5 +353,5 @@ fn read_head(key: &str, value: &[u8]) -> Result<Head, Look> {
 }
 
 fn foreign(key: &str) -> String {
-    format!("--etcd: {key} is there and not of rdlm: choose another --etcd-prefix")
+    format!("--etcd: {key} does not belong to rdlm: choose another --etcd-prefix")
 }

@@ -218,7 +218,7 @@ fn known(
     };
     match rules.rights(&name) {
         Some(rights) => Ok((Some(name), rights)),
-        None => Err(unauthorized("the certificate is that of no user".into())),
+        None => Err(unauthorized("the certificate belongs to no user".into())),
     }
 }
 

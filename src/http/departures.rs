@@ -93,7 +93,7 @@ impl Watched {
             if let Err(error) = waited
                 && error != rustix::io::Errno::INTR
             {
-                error!("clients that leave are not noticed any more: {error}");
+                error!("departing clients are no longer noticed: {error}");
                 return;
             }
             for event in events.drain(..) {

@@ -117,7 +117,7 @@ impl<B: Send + 'static> Detached<B> {
             Ok(sent) if sent == bytes.len() => self.sent(response, is_last),
             Ok(sent) => {
                 let Some(untaken) = Untaken::one_more() else {
-                    return debug!("a client does not take its response, and so do many");
+                    return debug!("a client does not take its response, nor do many others");
                 };
                 let send_rest = move || {
                     let _untaken = untaken;

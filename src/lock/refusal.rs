@@ -103,9 +103,9 @@ impl fmt::Display for Refusal {
         match self {
             Self::TimedOut => f.write_str("the lock was not granted within the wait"),
             Self::Deleted => f.write_str("the request was deleted while it waited for the lock"),
-            Self::Departed => {
-                f.write_str("the client closed the connection, or its side of it, while it waited")
-            }
+            Self::Departed => f.write_str(
+                "the client closed the connection, or its sending side, while it waited",
+            ),
             Self::Superseded => f.write_str("superseded"),
             Self::OtherLimit(theirs) => write!(
                 f,

@@ -168,7 +168,7 @@ impl LockManager for LockTable {
         self.shared.answer(resource, event).then(move |reply| {
             if let Reply::Refused(error @ Refusal::NotWritten(_)) = reply {
                 warn!(
-                    "its client has gone, it is released when that can be written: {lock}: {error}"
+                    "the client has left; its lock is released when that can be written: {lock}: {error}"
                 );
             }
         });

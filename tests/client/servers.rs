@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::fakes::{Fake, Then};
 use super::{Running, complaint, output, printed, rdlm};
+use crate::authority::Authority;
 use crate::harness::{Server, wait_until};
 
 /// A port on which nobody listens.
@@ -261,6 +262,16 @@ fn https_is_spoken_and_certificates_are_checked() {
     assert!(complaint(&unknown, 76).contains("certificate"));
     assert!(complaint(&known, 76).contains("not as rdlm does"));
     assert!(complaint(&none, 64).contains("there is no certificate in it"));
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_an_error_in_a_line() {
+    let authority = Authority::new();
+    let [one, other] = ["one", "other"].map(|user| authority.client(user));
+    let mut command = rdlm(1, &["resources", "--url", "https://localhost:1", "--cert"]);
+    let output = command.arg(&one.certificate).arg("--key").arg(&other.key).output().unwrap();
+    let complaint = complaint(&output, 64);
+    assert!(complaint.contains("one.pem: it cannot be used with this key"), "{complaint}");
 }
 
 /// It is sent, to the server alone, and shown to nobody.

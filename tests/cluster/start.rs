@@ -55,9 +55,9 @@ fn wrong_options_are_refused_in_one_line() {
 fn what_is_not_ours_in_etcd_is_left_alone() {
     let etcd = etcd_or_skip!(1);
     for (key, value, text) in [
-        ("/other/x", "1", "/other/x is there and not of rdlm"),
-        ("/text/head", "hello", "/text/head is there and not of rdlm"),
-        ("/new/head", r#"{"format":2}"#, "is of format 2"),
+        ("/other/x", "1", "/other/x does not belong to rdlm"),
+        ("/text/head", "hello", "/text/head does not belong to rdlm"),
+        ("/new/head", r#"{"format":2}"#, "has format 2"),
     ] {
         etcd.ctl(&["put", key, value]).unwrap();
         let prefix = &key[..=key.rfind('/').unwrap()];

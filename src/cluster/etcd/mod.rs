@@ -14,6 +14,7 @@ use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use super::Options;
+use crate::own_certificate;
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
 /// No answer to what is asked here is longer.
@@ -281,6 +282,8 @@ fn tls(options: &Options) -> Result<TlsConfig, String> {
     if let (Some(certificate), Some(key)) = (&options.cert, &options.key) {
         let chain = certificates("--etcd-cert", certificate)?;
         let key = private_key(key)?;
+        own_certificate::check(&chain, &key)
+            .map_err(|error| format!("--etcd-cert {}: {error}", certificate.display()))?;
         tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
     }
     Ok(tls.build())

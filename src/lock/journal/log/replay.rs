@@ -139,7 +139,7 @@ impl Reader<'_> {
         let head = Head::read(&self.bytes, number);
         let head = head.ok_or_else(|| self.damaged(number, "its head is not one of rdlm's"))?;
         if head.bytes != self.bytes.len() as u64 {
-            return Err(self.damaged(number, "it has not the length that it was made with"));
+            return Err(self.damaged(number, "it does not have the length it was created with"));
         }
         Ok(head)
     }

@@ -201,7 +201,7 @@ impl Writer {
             match read.and_then(|bytes| Sweep::new(oldest.number, bytes)) {
                 Ok(sweep) => self.sweep = Some(sweep),
                 Err(error) => {
-                    warn!("room of old locks is not used again until a restart: {error}");
+                    warn!("space of old locks is not reused until a restart: {error}");
                     self.unreadable = true;
                 }
             }
