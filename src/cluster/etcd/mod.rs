@@ -1,5 +1,6 @@
 //! etcd, by its JSON gateway: one attempt at one member, with a deadline of its own.
 
+mod names;
 pub(super) mod wire;
 
 use std::fmt;
@@ -12,9 +13,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::transport::DefaultConnector;
 
 use super::Options;
 use crate::own_certificate;
+use names::Names;
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
 /// No answer to what is asked here is longer.
@@ -23,6 +26,7 @@ const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// The members of one etcd cluster.
 pub(super) struct Etcd {
     agent: Agent,
+    names: Names,
     endpoints: Vec<String>,
     /// The one that is asked: another one after each failure.
     current: AtomicUsize,
@@ -110,8 +114,10 @@ impl Etcd {
             (Some(user), Some(file)) => Some(Login::new(user, file)?),
             _ => None,
         };
+        let names = Names::default();
         Ok(Self {
-            agent: config.into(),
+            agent: Agent::with_parts(config, DefaultConnector::default(), names.clone()),
+            names,
             endpoints: options.endpoints.clone(),
             current: AtomicUsize::new(0),
             login,
@@ -233,9 +239,12 @@ impl Etcd {
             request = request.header("Authorization", token);
         }
         let request = request.config().timeout_global(Some(within)).build();
-        let failed = |error| match error {
-            ureq::Error::Timeout(_) => Failure::Timeout,
-            error => Failure::Connection(error.to_string()),
+        let failed = |error| {
+            self.names.forget();
+            match error {
+                ureq::Error::Timeout(_) => Failure::Timeout,
+                error => Failure::Connection(error.to_string()),
+            }
         };
         let mut response = request.send(body).map_err(failed)?;
         let status = response.status().as_u16();
