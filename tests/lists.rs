@@ -86,6 +86,7 @@ fn a_bad_value_is_named() {
         ("after=a%2Fb", "name of a resource"),
         ("state=held", "expected waiting"),
         ("search=%FF", "UTF-8"),
+        (&format!("search={}", "x".repeat(1025)), "at most 1024 characters"),
     ] {
         for list in ["/status", "/resources"] {
             let detail = server.get(&format!("{list}?{query}")).detail(400);

@@ -29,6 +29,7 @@ mod lists;
 mod locks;
 mod metrics;
 mod modes;
+mod packaged_tls;
 mod packaging;
 mod page;
 mod python;

@@ -25,6 +25,9 @@ const LOCKS: usize = 128;
 /// How long nothing is sent while something is looked for.
 const SILENCE: Duration = Duration::from_millis(200);
 
+/// The longest text that is looked for, in characters: no name or title is longer.
+const MAX_SEARCH: usize = 1024;
+
 /// The longest page that may be asked for, in resources.
 const MAX_LIMIT: usize = 1000;
 
@@ -182,8 +185,12 @@ impl Listing {
             "waiting" => Ok(()),
             _ => Err("waiting".into()),
         })?;
-        let search = query.only("search")?.filter(|text| !text.is_empty());
-        let search = search.map(|text| Search::new(&text));
+        let search = query.parsed("search", |text| {
+            let fits = text.chars().count() <= MAX_SEARCH;
+            fits.then(|| Search::new(text))
+                .ok_or_else(|| format!("at most {MAX_SEARCH} characters"))
+        })?;
+        let search = search.filter(|Search(text)| !text.is_empty());
         Ok(Self { limit, after, search, waiting: state.is_some() })
     }
 
