@@ -409,7 +409,7 @@ const OF_SEVERAL: &[OfSeveral] = &[
         edits: &[
             edit(
                 "src/cluster/role.rs",
-                "            *ahead = None;\n        } else if ahead.as_ref().is_none_or(|ahead| !ahead.is_of(revision)) {",
+                "            *ahead = None;\n        } else if ahead.as_ref().is_none_or(|ahead| !ahead.is_of(head)) {",
                 "        } else if ahead.is_none() {",
             ),
             edit(
