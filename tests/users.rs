@@ -303,6 +303,7 @@ fn a_mistake_at_the_start_is_an_error_in_a_line() {
         (b"[user.a]\nmay = [\"admin x*y\"]\n", "line 2, column 8: expected a pattern"),
         (b"[user.a]\nmay = \xff", "line 2, column 7: it is not UTF-8"),
         (b"x", "line 1, column"),
+        (&vec![b'#'; (1 << 20) + 1], "it is longer than 1048576 bytes"),
     ] {
         fs::write(&file, content).unwrap();
         let (code, line) = serve(&["--users", text(&file)]);

@@ -294,3 +294,20 @@ fn refusal(written: Result<(), StoreError>) -> Result<Result<(), NotWritten>, Ar
         Err(StoreError::Unknown(why)) => Err(why),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_that_are_too_many_are_forgotten() {
+        let journal = Journal::<()>::new();
+        let resource: crate::lock::ResourceName = "r".parse().unwrap();
+        let notes = |count: u64| (0..count).map(|n| PlaceNote::Left(resource.clone(), n));
+        journal.note(notes(MAX_NOTES as u64 - 1));
+        journal.note(notes(10));
+        assert_eq!(journal.take_notes().len(), MAX_NOTES);
+        journal.note(notes(1));
+        assert_eq!(journal.take_notes().len(), 1, "there is room again");
+    }
+}
