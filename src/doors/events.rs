@@ -119,7 +119,11 @@ impl Wanted {
         let resource = query.parsed("resource", |name| {
             name.parse().map_err(|_| "the name of a resource".to_string())
         })?;
-        let prefix = query.only("prefix")?.map(String::from);
+        let prefix = query.parsed("prefix", |text| {
+            let fits = text.len() <= ResourceName::MAX_LEN;
+            let most = ResourceName::MAX_LEN;
+            fits.then(|| text.to_string()).ok_or_else(|| format!("at most {most} characters"))
+        })?;
         let latest = query.parsed("latest", |text| {
             let latest = text.parse().ok().filter(|latest| *latest <= KEPT);
             latest.ok_or_else(|| format!("a whole number from 0 to {KEPT}"))
@@ -335,9 +339,12 @@ mod tests {
         assert!(has("resource=a", "a") && !has("resource=a", "ab"));
         assert!(has("prefix=a%3A", "a:b") && !has("prefix=a%3A", "ab"));
         assert!(!has("prefix=a&resource=b", "b"));
+        let long = |len| format!("prefix={}", "a".repeat(len));
+        assert!(wanted(&long(255)).is_ok());
         for query in ["resource=", "resource=a/b", "latest=4097", "latest=-1", "prefix=%ff"] {
             assert!(wanted(query).is_err(), "{query}");
         }
+        assert!(wanted(&long(256)).is_err());
     }
 
     #[test]
