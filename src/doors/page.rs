@@ -12,7 +12,7 @@ const PAGE: &str = include_str!("page.html");
 /// Nothing but the style and the script in the page, known by their hashes, may have an
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-WIinFcXIKoS1qOm5SbrL2bOz3d4lMVxCwSGJhF5id+0='; \
+    style-src 'sha256-XCuSImuvh4nzjsEVzYs1KISs5anFnw7H0QTZkCuPkj8='; \
     script-src 'sha256-64SvAzOtV0WNPCNFve3xIUHqBeWgnCxqcwcFKTN11m8='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";

@@ -728,6 +728,16 @@ onPage("a name that does not fit is cut in its middle", async (page, server) => 
   assert.equal(await open("shard-0017").getAttribute("title"), long);
 });
 
+/** Shows locks with these titles as if their lifetimes were so long, and nearly over. */
+function nearTheirEnd(page, lifetimes) {
+  return page.route(/\/status/, async (route) => {
+    const response = await route.fetch();
+    const json = await response.json();
+    for (const lock of json.resources.flatMap(({ locks }) => locks)) lock.lifetime = lifetimes[lock.title] ?? lock.lifetime;
+    await route.fulfill({ response, json });
+  });
+}
+
 for (const colorScheme of ["light", "dark"]) {
   for (const width of [375, 1100]) {
     onPage(`axe finds nothing: ${colorScheme}, ${width} pixels`, async (page, server) => {
@@ -739,13 +749,17 @@ for (const colorScheme of ["light", "dark"]) {
       };
       await check("empty");
       await server.hold("busy", "a holder");
-      await server.hold("short", "soon over", { lifetime: 2 });
+      await nearTheirEnd(page, { "low on time": 6000, "almost over": 60_000 });
+      await server.hold("short", "low on time");
+      await server.hold("shorter", "almost over");
       await server.wait("busy", "one that waits");
       await server.hold("pool", "of three", { limit: 3 });
       const reader = await server.hold("report", "a reader", { mode: "PR" });
       await server.hold("report", "another", { mode: "PR" });
       await server.convert(reader, "EX");
       await shown(page.locator(".wish:visible"));
+      await shown(page.locator("tr.low"));
+      await shown(page.locator("tr.out"));
       await page.locator(".line button:visible").click();
       await check("list");
       await row(page, "a holder").locator(".all").click();
