@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::etcd::wire::{self, KeyValue, RangeAnswer};
 use super::etcd::{Etcd, Failure};
+use super::middle::Middle;
 use super::records::{Keys, PlaceRow, Row, range_end};
 use crate::lock::{Held, KeptPlace, ResourceName};
 
@@ -105,35 +106,57 @@ struct GivenUp;
 
 impl Reader {
     fn run(&self, keys: &Keys) {
-        let read =
-            self.read(&keys.locks(), |rows| understood(rows, lock).map(Loaded::Locks)).and_then(
-                |()| self.read(&keys.places(), |rows| understood(rows, place).map(Loaded::Places)),
-            );
+        let read = self
+            .read_all(&keys.locks(), |rows| understood(rows, lock).map(Loaded::Locks))
+            .and_then(|()| {
+                let understand = |rows| understood(rows, place).map(Loaded::Places);
+                self.read_all(&keys.places(), understand)
+            });
         if read.is_ok() {
             // Fails if nobody wants to know.
             let _ = self.loaded.send(Loaded::All);
         }
     }
 
-    /// Reads all rows below `prefix`: the next page while one is understood.
-    fn read(
+    /// Reads all rows below `prefix`: if they are many, in two halves at a time.
+    fn read_all(
         &self,
         prefix: &str,
-        understand: impl Fn(Vec<KeyValue>) -> Result<Loaded, Vec<u8>>,
+        understand: impl Fn(Vec<KeyValue>) -> Result<Loaded, Vec<u8>> + Sync,
     ) -> Result<(), GivenUp> {
         let (end, mut size) = (range_end(prefix), FIRST_PAGE);
-        let mut page = self.page(prefix.as_bytes(), &end, &mut size)?;
+        let first = self.page(prefix.as_bytes(), &end, &mut size)?;
+        let (from, left) = (behind(&first), first.count.saturating_sub(first.kvs.len() as u64));
+        self.pass_on(understand(first.kvs))?;
+        let Some(from) = from else { return Ok(()) };
+        match self.middle(&from, &end, left)? {
+            None => self.read(&from, &end, &understand),
+            Some(middle) => thread::scope(|scope| {
+                let second = scope.spawn(|| self.read(&middle, &end, &understand));
+                let first = self.read(&from, &middle, &understand);
+                first.and(second.join().unwrap_or_else(|why| resume_unwind(why)))
+            }),
+        }
+    }
+
+    /// Reads the rows from `from` to before `end`: the next page while one is understood.
+    fn read(
+        &self,
+        from: &[u8],
+        end: &[u8],
+        understand: &impl Fn(Vec<KeyValue>) -> Result<Loaded, Vec<u8>>,
+    ) -> Result<(), GivenUp> {
+        let mut size = 2 * FIRST_PAGE;
+        let mut page = self.page(from, end, &mut size)?;
         loop {
-            // The next one begins behind the last key.
-            let last = page.kvs.last().filter(|_| page.more);
-            let from = last.map(|last| [&last.key[..], b"\0"].concat());
-            let (from, end, size) = (from.as_deref(), &end, &mut size);
+            let (from, size) = (behind(&page), &mut size);
             let (loaded, next) = thread::scope(|scope| {
-                let next = from.map(|from| scope.spawn(move || self.page(from, end, size)));
-                let loaded = understand(page.kvs).unwrap_or_else(Loaded::Foreign);
+                let next = from.as_deref();
+                let next = next.map(|from| scope.spawn(move || self.page(from, end, size)));
+                let loaded = understand(page.kvs);
                 (loaded, next.map(|next| next.join().unwrap_or_else(|why| resume_unwind(why))))
             });
-            self.loaded.send(loaded).map_err(|_| GivenUp)?;
+            self.pass_on(loaded)?;
             match next {
                 Some(next) => page = next?,
                 None => return Ok(()),
@@ -141,19 +164,45 @@ impl Reader {
         }
     }
 
-    /// At most `size` rows from `from` on. A member that has not come to the revision yet says so.
+    fn pass_on(&self, loaded: Result<Loaded, Vec<u8>>) -> Result<(), GivenUp> {
+        self.loaded.send(loaded.unwrap_or_else(Loaded::Foreign)).map_err(|_| GivenUp)
+    }
+
+    /// Where the `left` rows from `from` to before `end` can be cut into halves, if that is found
+    /// soon enough.
+    fn middle(&self, from: &[u8], end: &[u8], left: u64) -> Result<Option<Vec<u8>>, GivenUp> {
+        let mut middle = Middle::new(from, end, left);
+        while let Some(guess) = middle.guess() {
+            let found = self.ask(|revision, _| wire::page(&guess, end, revision, 1), &mut 0)?;
+            let first = found.kvs.first().map(|first| &first.key[..]);
+            if middle.is_found(&guess, first, found.count) {
+                return Ok(Some(guess));
+            }
+        }
+        Ok(None)
+    }
+
+    /// At most `size` rows from `from` on, and fewer the next time if that takes too long.
     fn page(&self, from: &[u8], end: &[u8], size: &mut usize) -> Result<RangeAnswer, GivenUp> {
+        let began = Instant::now();
+        let page = self.ask(|revision, size| wire::page(from, end, revision, size), size)?;
+        if began.elapsed() < FAST {
+            *size = (*size * 2).min(LARGEST_PAGE);
+        }
+        Ok(page)
+    }
+
+    /// Asks one member after the other. One that has not come to the revision yet says so.
+    fn ask(
+        &self,
+        body: impl Fn(i64, usize) -> Vec<u8>,
+        size: &mut usize,
+    ) -> Result<RangeAnswer, GivenUp> {
         let (mut attempts, mut told) = (0, false);
         loop {
-            let began = Instant::now();
-            let body = wire::page(from, end, self.revision.load(Ordering::Relaxed), *size);
+            let body = body(self.revision.load(Ordering::Relaxed), *size);
             let failure = match self.etcd.range(&body, PAGE_TIME) {
-                Ok(page) => {
-                    if began.elapsed() < FAST {
-                        *size = (*size * 2).min(LARGEST_PAGE);
-                    }
-                    return Ok(page);
-                }
+                Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
             *size = (*size / 2).max(SMALLEST_PAGE);
@@ -169,6 +218,12 @@ impl Reader {
             }
         }
     }
+}
+
+/// Where the next page begins, if there is one: behind the last key.
+fn behind(page: &RangeAnswer) -> Option<Vec<u8>> {
+    let last = page.kvs.last().filter(|_| page.more)?;
+    Some([&last.key[..], b"\0"].concat())
 }
 
 /// What these rows say; else the key of the one that no server has written.

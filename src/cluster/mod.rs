@@ -13,6 +13,7 @@ mod framing;
 mod front;
 mod loading;
 mod member;
+mod middle;
 #[cfg(test)]
 mod model;
 mod records;

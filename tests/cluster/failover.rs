@@ -34,6 +34,31 @@ fn what_was_granted_survives_kill_9_with_its_token() {
     assert_eq!(standby.acquire("r7", 0.0, 600.0).status, 201);
 }
 
+/// Of so many locks that they are read in pages, and in two halves.
+#[test]
+fn each_of_many_locks_is_there_once_after_a_failover() {
+    let etcd = etcd_or_skip!(1);
+    let (mut active, standby) = two(&etcd);
+    let names = |thread: usize| (0..160).map(move |n| format!("lock-{thread:02}-{n:03}"));
+    thread::scope(|scope| {
+        for thread in 0..16 {
+            let mut client = active.connect();
+            scope.spawn(move || {
+                for name in names(thread) {
+                    assert_eq!(client.acquire(&name, 0.0, 600.0).status, 201, "{name}");
+                }
+            });
+        }
+    });
+    active.signal("-KILL");
+    active.wait();
+    let list = standby.get("/resources").json();
+    let list = list["_embedded"]["resources"].as_array().unwrap().clone();
+    let found: Vec<_> = list.iter().map(|resource| resource["name"].as_str().unwrap()).collect();
+    assert_eq!(found, (0..16).flat_map(names).collect::<Vec<_>>());
+    assert_eq!(metric(&standby, "rdlm_locks{state=\"active\"} "), 16.0 * 160.0);
+}
+
 #[test]
 fn a_lock_ends_neither_early_nor_much_later_over_a_failover() {
     let etcd = etcd_or_skip!(1);

@@ -67,6 +67,9 @@ pub(crate) struct RangeAnswer {
     pub(crate) kvs: Vec<KeyValue>,
     #[serde(default)]
     pub(crate) more: bool,
+    /// How many keys there are in all.
+    #[serde(default, deserialize_with = "number")]
+    pub(crate) count: u64,
 }
 
 #[derive(Debug, Deserialize)]
