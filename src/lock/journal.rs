@@ -1,31 +1,30 @@
 //! What survives a crash: who holds which lock.
 //!
-//! A [`Journal`] is a queue. [`run`] is the thread that takes all changes which have queued up,
-//! has them written to a [`Store`] as one batch (group commit), and then finishes each of them.
-//! Requests that wait are not kept: their connections end with the server.
+//! A [`Journal`] is a queue of changes. Whoever has its [`Writer`] has all that have queued up
+//! written as one batch (group commit), and then finishes each of them. That is the thread of
+//! [`run`]; or, as long as changes come one at a time, the thread that has submitted one, which
+//! then has to wait for nobody. Requests that wait are not kept: their connections end with the
+//! server.
 
 mod clock;
 mod log;
 #[cfg(all(test, shuttle))]
 pub(super) mod memory;
 pub(super) mod store;
+mod writer;
 
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use ::log::{error, info};
+use std::time::Instant;
 
 use super::NotWritten;
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
 pub use log::FileStore;
-use store::{Change, PlaceNote, Store, StoreError};
+use store::{Change, PlaceNote, Store};
+use writer::{Trouble, Writer};
 
 /// How many changes are committed together at most.
 const MAX_BATCH: usize = 4_096;
-
-/// How soon it is tried again to write when that was refused and nobody asks.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How many notes of places wait to be written at most.
 const MAX_NOTES: usize = 65_536;
@@ -34,52 +33,123 @@ const MAX_NOTES: usize = 65_536;
 /// one of them at most.
 pub(super) struct Journal<T> {
     queue: Mutex<Queue<T>>,
-    /// Signalled when something has come into an empty queue, or it was closed.
+    /// Signalled when the thread of [`run`] has something to do.
     filled: Condvar,
     /// Signalled when everything is written that was submitted.
     settled: Condvar,
-    /// Why the latest change that needs room was refused.
-    trouble: Mutex<Option<NotWritten>>,
+    trouble: Arc<Trouble>,
 }
 
 struct Queue<T> {
     submitted: Vec<Submitted<T>>,
     /// What may be written with the next changes.
     notes: Vec<PlaceNote>,
-    /// What was taken out is not written yet.
-    writing: bool,
+    /// `None` while somebody writes.
+    writer: Option<Box<Writer>>,
+    /// The latest change was written by itself, and nothing came meanwhile.
+    quiet: bool,
+    /// Until when the thread of [`run`] sleeps if nobody wakes it.
+    sleeps_until: Option<Instant>,
     closed: bool,
+    /// What is written is not known: the writer does not come back.
+    broken: bool,
 }
 
 /// A change, and how it is finished.
 pub(super) type Submitted<T> = (Change, T);
 
+/// How changes that were submitted with a `T` are finished.
+pub(super) trait Finish<T> {
+    /// What there is to tell of a change.
+    type News;
+
+    /// Finishes a change of which it is known what became of it. Returns the change that follows
+    /// from that on the same resource, if one does.
+    fn finish(
+        &self,
+        ticket: T,
+        written: Result<(), NotWritten>,
+    ) -> (Option<Submitted<T>>, Self::News);
+
+    /// Tells of it when the whole batch is finished: lifetimes begin at that, and are not to wait
+    /// for what others are told.
+    fn tell(&self, news: Self::News);
+}
+
+/// A change that its own thread writes: see [`Journal::write_own`].
+#[must_use]
+pub(super) struct Own<T>(Box<Writer>, Submitted<T>);
+
+/// Who may write a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// Only the thread of [`run`].
+    Journal,
+    /// Also the thread that submits it, which does nothing else until it is written.
+    Submitter,
+}
+
 impl<T> Journal<T> {
     pub(super) fn new() -> Self {
-        let (submitted, notes) = (Vec::new(), Vec::new());
-        let queue = Queue { submitted, notes, writing: false, closed: false };
+        let queue = Queue {
+            submitted: Vec::new(),
+            notes: Vec::new(),
+            writer: None,
+            quiet: false,
+            sleeps_until: None,
+            closed: false,
+            broken: false,
+        };
         Self {
             queue: Mutex::new(queue),
             filled: Condvar::new(),
             settled: Condvar::new(),
-            trouble: Mutex::new(None),
+            trouble: Arc::default(),
         }
     }
 
     /// Whether changes can be written, as far as is known.
     pub(super) fn writable(&self) -> Result<(), NotWritten> {
-        locked(&self.trouble).clone().map_or(Ok(()), Err)
+        self.trouble.writable()
     }
 
-    /// Has a change written, after all that were submitted before.
-    pub(super) fn submit(&self, submitted: Submitted<T>) {
+    /// Has a change written, after all that were submitted before. `Some`: the caller has to
+    /// write it, since changes come one at a time. Where they do not, the thread of [`run`] has
+    /// the next batch sooner than whoever would have to wake it.
+    pub(super) fn submit(&self, submitted: Submitted<T>, by: By) -> Option<Own<T>> {
         let mut queue = locked(&self.queue);
+        if by == By::Submitter
+            && queue.quiet
+            && queue.submitted.is_empty()
+            && let Some(writer) = queue.writer.take()
+        {
+            return Some(Own(writer, submitted));
+        }
         queue.submitted.push(submitted);
-        let first = queue.submitted.len() == 1;
+        // Whoever writes looks for more.
+        let wake = queue.writer.is_some() && queue.submitted.len() == 1;
         drop(queue);
-        if first {
+        if wake {
             self.filled.notify_one();
         }
+        None
+    }
+
+    /// Writes a change and finishes it.
+    ///
+    /// # Errors
+    /// It is not known whether it was written. It is not finished, and nothing is written any
+    /// more: call [`Journal::break_off`].
+    pub(super) fn write_own(
+        &self,
+        Own(mut writer, submitted): Own<T>,
+        finish: &impl Finish<T>,
+    ) -> Result<(), Arc<str>> {
+        let following = self.write(&mut writer, vec![submitted], finish)?;
+        if self.give_back(writer, following) {
+            self.filled.notify_one();
+        }
+        Ok(())
     }
 
     /// Has these noted with what is written next. If they are too many, they are forgotten: a
@@ -98,7 +168,7 @@ impl<T> Journal<T> {
     /// thread.
     pub(super) fn settle(&self) {
         let mut queue = locked(&self.queue);
-        while queue.writing || !queue.submitted.is_empty() {
+        while !queue.broken && (queue.writer.is_none() || !queue.submitted.is_empty()) {
             queue = self.settled.wait(queue).unwrap_or_else(|_| poisoned());
         }
     }
@@ -109,190 +179,105 @@ impl<T> Journal<T> {
         self.filled.notify_one();
     }
 
-    /// Sleeps until something is submitted, which it takes, or until `deadline`; `None` when
-    /// the queue is empty and closed. `writing`: what was taken before is not written yet.
-    fn take(&self, deadline: Option<Instant>, writing: bool) -> Option<Vec<Submitted<T>>> {
+    /// Ends [`run`] at once: whoever had the writer does not give it back.
+    pub(super) fn break_off(&self) {
+        locked(&self.queue).broken = true;
+        self.filled.notify_one();
+        self.settled.notify_one();
+    }
+
+    /// Sleeps until there is something to write or to do, and nobody else writes; `None` when the
+    /// queue is empty and closed, or broken.
+    fn take(&self) -> Option<(Box<Writer>, Vec<Submitted<T>>)> {
         let mut queue = locked(&self.queue);
-        queue.writing = writing;
-        if !writing && queue.submitted.is_empty() {
-            self.settled.notify_one();
-        }
-        while queue.submitted.is_empty() {
-            if queue.closed {
+        loop {
+            if queue.broken {
                 return None;
             }
-            queue = match deadline {
+            let due = queue.writer.as_ref().and_then(|writer| writer.due());
+            let has_work = !queue.submitted.is_empty() || due.is_some_and(|due| due <= now());
+            if has_work && let Some(writer) = queue.writer.take() {
+                return Some((writer, mem::take(&mut queue.submitted)));
+            }
+            if queue.closed && queue.writer.is_some() {
+                return None;
+            }
+            // Whoever writes wakes this thread if there is anything left to do.
+            queue.sleeps_until = due;
+            queue = match due {
                 None => self.filled.wait(queue).unwrap_or_else(|_| poisoned()),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(now());
-                    if left.is_zero() {
-                        break;
-                    }
+                Some(due) => {
+                    let left = due.saturating_duration_since(now());
                     self.filled.wait_timeout(queue, left).unwrap_or_else(|_| poisoned()).0
                 }
             };
         }
-        queue.writing |= !queue.submitted.is_empty();
-        Some(mem::take(&mut queue.submitted))
     }
-}
 
-/// The body of the thread that writes. `finish` is called for each change when it is known what
-/// became of it, and returns the change that follows from that on the same resource, if one
-/// does; and what there is to tell of it, which `tell` does when the whole batch is finished:
-/// lifetimes begin at that, and are not to wait for what others are told. Returns when the
-/// journal is closed.
-///
-/// # Errors
-/// It is not known whether the latest changes were written. They are not finished.
-pub(super) fn run<T, N>(
-    journal: &Journal<T>,
-    store: Box<dyn Store>,
-    finish: impl Fn(T, Result<(), NotWritten>) -> (Option<Submitted<T>>, N),
-    tell: impl Fn(N),
-) -> Result<(), Arc<str>> {
-    let mut writer = Writer { store, trouble: &journal.trouble, failing: false, deposed: false };
-    let mut following: Vec<Submitted<T>> = Vec::new();
-    let mut latest_checkpoint = now();
-    let mut latest_try = latest_checkpoint;
-    loop {
-        let next_checkpoint = writer.next_checkpoint().map(|after| latest_checkpoint + after);
-        // What follows from the latest batch does not wait for more to come.
-        let next_probe = writer.failing.then(|| latest_try + RETRY);
-        let deadline = next_checkpoint.into_iter().chain(next_probe).min();
-        let deadline = if following.is_empty() { deadline } else { Some(now()) };
-        let taken = journal.take(deadline, !following.is_empty());
-        if taken.is_none() && following.is_empty() {
-            writer.store.close();
-            return Ok(());
+    /// Lets others write again, what follows before all. Returns whether the thread of [`run`] has
+    /// something to do, or sleeps too long.
+    fn give_back(&self, writer: Box<Writer>, following: Vec<Submitted<T>>) -> bool {
+        let (due, latest_batch) = (writer.due(), writer.latest_batch());
+        let mut queue = locked(&self.queue);
+        queue.submitted.extend(following);
+        queue.writer = Some(writer);
+        let settled = queue.submitted.is_empty();
+        queue.quiet = settled && latest_batch <= 1;
+        let sleeps_until = queue.sleeps_until;
+        let sooner = due.is_some_and(|due| sleeps_until.is_none_or(|until| due < until));
+        let closed = queue.closed;
+        drop(queue);
+        if settled {
+            self.settled.notify_one();
         }
-        if writer.store.keeps_places() {
-            writer.store.note(journal.take_notes());
+        !settled || closed || sooner
+    }
+
+    /// Writes what was submitted, and finishes it. Returns what follows from it.
+    fn write(
+        &self,
+        writer: &mut Writer,
+        mut submitted: Vec<Submitted<T>>,
+        finish: &impl Finish<T>,
+    ) -> Result<Vec<Submitted<T>>, Arc<str>> {
+        if writer.keeps_places() {
+            writer.note(self.take_notes());
         }
-        let mut submitted = mem::take(&mut following);
-        submitted.extend(taken.into_iter().flatten());
+        let mut following = Vec::new();
         while !submitted.is_empty() {
             let rest = submitted.split_off(submitted.len().min(MAX_BATCH));
             let (batch, tickets): (Vec<_>, Vec<_>) = submitted.into_iter().unzip();
             let outcomes = writer.write(&batch)?;
-            latest_try = now();
             let finished = tickets.into_iter().zip(outcomes);
             let (next, news): (Vec<_>, Vec<_>) =
-                finished.map(|(ticket, written)| finish(ticket, written)).unzip();
+                finished.map(|(ticket, written)| finish.finish(ticket, written)).unzip();
             following.extend(next.into_iter().flatten());
-            news.into_iter().for_each(&tell);
+            news.into_iter().for_each(|news| finish.tell(news));
             submitted = rest;
         }
-        if writer.failing && latest_try + RETRY <= now() {
-            writer.probe()?;
-            latest_try = now();
-        }
-        if next_checkpoint.is_some_and(|next| next <= now()) {
-            writer.checkpoint()?;
-            latest_checkpoint = now();
-        }
+        Ok(following)
     }
 }
 
-struct Writer<'j> {
+/// The body of the thread that writes. Returns when the journal is closed.
+///
+/// # Errors
+/// It is not known whether the latest changes were written. They are not finished.
+pub(super) fn run<T>(
+    journal: &Journal<T>,
     store: Box<dyn Store>,
-    trouble: &'j Mutex<Option<NotWritten>>,
-    /// There is trouble, and the log says so.
-    failing: bool,
-    /// Another server has taken over: nothing is written any more.
-    deposed: bool,
-}
-
-impl Writer<'_> {
-    /// Writes a batch and returns what became of each change. If the store has no room for all
-    /// of them, those that make room are written by themselves.
-    fn write(&mut self, batch: &[Change]) -> Result<Vec<Result<(), NotWritten>>, Arc<str>> {
-        if self.deposed {
-            return Ok(vec![Err(NotWritten::Deposed); batch.len()]);
-        }
-        let all = self.commit(batch)?;
-        // That there is room for what needs none says nothing of the rest.
-        if all.is_err() || !batch.iter().all(Change::makes_room) {
-            self.tell(&all);
-        }
-        let freeing: Vec<_> = batch.iter().filter(|c| c.makes_room()).cloned().collect();
-        let refused = matches!(all, Err(NotWritten::Refused(_)));
-        if !refused || freeing.is_empty() || freeing.len() == batch.len() {
-            return Ok(vec![all; batch.len()]);
-        }
-        let freed = self.commit(&freeing)?;
-        let outcome = |change: &Change| if change.makes_room() { &freed } else { &all };
-        Ok(batch.iter().map(|change| outcome(change).clone()).collect())
+    finish: &impl Finish<T>,
+) -> Result<(), Arc<str>> {
+    let writer = Writer::new(store, Arc::clone(&journal.trouble));
+    journal.give_back(Box::new(writer), Vec::new());
+    while let Some((mut writer, submitted)) = journal.take() {
+        let following = journal.write(&mut writer, submitted, finish)?;
+        writer.do_what_is_due()?;
+        journal.give_back(writer, following);
     }
-
-    /// Commits; and once more if that took so long that a lifetime, which begins for the holder
-    /// with the answer, would end early after a restart. If that fails, nobody may hear of it.
-    fn commit(&mut self, batch: &[Change]) -> Result<Result<(), NotWritten>, Arc<str>> {
-        let mut grace = self.store.grace();
-        let mut began = now();
-        let written = refusal(self.store.commit(batch, grace))?;
-        let begins_lifetimes = batch.iter().any(|change| !change.held.is_empty());
-        if written.is_ok() && begins_lifetimes {
-            while now().saturating_duration_since(began) > grace {
-                grace = now().saturating_duration_since(began).saturating_mul(4);
-                began = now();
-                match self.store.repeat(batch, grace) {
-                    Ok(()) => {}
-                    Err(StoreError::Deposed) => return Ok(Err(NotWritten::Unknown)),
-                    Err(why) => {
-                        let why = format!("a write took too long and could not be repeated: {why}");
-                        return Err(why.into());
-                    }
-                }
-            }
-        }
-        Ok(written)
-    }
-
-    fn checkpoint(&mut self) -> Result<(), Arc<str>> {
-        if let Err(why) = refusal(self.store.checkpoint())? {
-            self.tell(&Err(why));
-        }
-        Ok(())
-    }
-
-    fn probe(&mut self) -> Result<(), Arc<str>> {
-        let written = refusal(self.store.probe())?;
-        self.tell(&written);
-        Ok(())
-    }
-
-    fn next_checkpoint(&self) -> Option<Duration> {
-        self.store.next_checkpoint().filter(|_| !self.deposed)
-    }
-
-    /// Takes note of how writing goes: one line in the log for each time that it begins or ceases
-    /// to fail.
-    fn tell(&mut self, written: &Result<(), NotWritten>) {
-        match written {
-            Err(NotWritten::Refused(why)) if !self.failing => {
-                error!("locks cannot be changed for now: {why}");
-            }
-            // Whoever keeps it says so.
-            Err(NotWritten::Unknown | NotWritten::Deposed) => self.deposed = true,
-            Ok(()) if self.failing => info!("locks can be changed again"),
-            _ => {}
-        }
-        if self.failing || written.is_err() {
-            *locked(self.trouble) = written.clone().err();
-        }
-        self.failing = matches!(written, Err(NotWritten::Refused(_)));
-    }
-}
-
-/// Tells a change that was refused from one of which nothing is known.
-fn refusal(written: Result<(), StoreError>) -> Result<Result<(), NotWritten>, Arc<str>> {
-    match written {
-        Ok(()) => Ok(Ok(())),
-        Err(StoreError::Refused(why)) => Ok(Err(NotWritten::Refused(why))),
-        Err(StoreError::Deposed) => Ok(Err(NotWritten::Unknown)),
-        Err(StoreError::Unknown(why)) => Err(why),
-    }
+    let writer = locked(&journal.queue).writer.take();
+    writer.into_iter().for_each(|writer| writer.close());
+    Ok(())
 }
 
 #[cfg(test)]

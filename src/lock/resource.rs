@@ -72,6 +72,20 @@ pub(super) enum Event<W> {
     Dismiss,
 }
 
+impl<W> Event<W> {
+    /// Whether a client has asked for it, whose thread does nothing else until it is answered.
+    pub(super) fn is_asked_for(&self) -> bool {
+        matches!(
+            self,
+            Self::Acquire(..)
+                | Self::Release(_)
+                | Self::ReleaseByKey(_)
+                | Self::Renew(..)
+                | Self::Convert(..)
+        )
+    }
+}
+
 /// A request, as it comes to a resource.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {

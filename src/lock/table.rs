@@ -18,7 +18,7 @@ use log::warn;
 
 use super::deadlines::Deadlines;
 use super::journal::store::{Held, KeptPlace, Misfit, OpenError, PlaceNote, Restored, Store};
-use super::journal::{self, Journal};
+use super::journal::{self, Journal, Own};
 use super::numbers::Numbers;
 use super::reaper;
 use super::resource::{Asked, Claim, Place, Plan, Reply, Wish};
@@ -575,14 +575,25 @@ impl Shared {
     /// The body of the thread that writes.
     fn write(&self, store: Box<dyn Store>) {
         let Some(journal) = &self.journal else { return };
-        // What a panic leaves in the store is not known.
-        let finish = |ticket, written| self.finish(ticket, written);
-        let run = || journal::run(journal, store, finish, |told| self.tell(told));
-        match panic::catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => self.observer.failed(&why),
-            Err(_) => self.observer.failed("the thread that writes the locks panicked"),
-        }
+        self.or_fail(|| journal::run(journal, store, self));
+    }
+
+    /// Writes a change by the thread that has submitted it.
+    fn write_own(&self, own: Own<Ticket>) {
+        let Some(journal) = &self.journal else { return };
+        self.or_fail(|| journal.write_own(own, self));
+    }
+
+    /// Says that the core cannot go on if a write fails or panics: what that leaves in the store
+    /// is not known.
+    fn or_fail(&self, write: impl FnOnce() -> Result<(), Arc<str>>) {
+        let why = match panic::catch_unwind(AssertUnwindSafe(write)) {
+            Ok(Ok(())) => return,
+            Ok(Err(why)) => why,
+            Err(_) => "the thread that writes the locks panicked".into(),
+        };
+        self.observer.failed(&why);
+        self.journal.iter().for_each(Journal::break_off);
     }
 
     /// The body of the reaper thread. Without it no lock would expire.

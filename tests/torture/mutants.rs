@@ -38,7 +38,7 @@ const HOLDERS: &str = "src/lock/resource/holders.rs";
 const RESOURCE: &str = "src/lock/resource.rs";
 const TABLE: &str = "src/lock/table.rs";
 const CHANGE: &str = "src/lock/table/change.rs";
-const JOURNAL: &str = "src/lock/journal.rs";
+const WRITER: &str = "src/lock/journal/writer.rs";
 const DEADLINES: &str = "src/lock/deadlines.rs";
 const LOCKS: &str = "src/doors/acquire.rs";
 const DEPARTURES: &str = "src/http/departures.rs";
@@ -123,7 +123,7 @@ const MUTANTS: &[Mutant] = &[
         "nothing is written",
         Rule::Durability,
         &[FaultKind::Kill],
-        &[edit(JOURNAL, "refusal(self.store.commit(batch, grace))?;", "Ok::<(), NotWritten>(());")],
+        &[edit(WRITER, "refusal(self.store.commit(batch, grace))?;", "Ok::<(), NotWritten>(());")],
     ),
     on_disk(
         "a grant is acknowledged before it is on disk",
@@ -156,16 +156,17 @@ const MUTANTS: &[Mutant] = &[
         )],
     ),
     on_disk(
-        "a change that was written is finished twice",
+        "what follows from a change counts as written with it",
         Rule::Durability,
         &[FaultKind::Kill],
         &[edit(
-            TABLE,
-            "|ticket, written| self.finish(ticket, written)",
-            "|ticket: Ticket, written: Result<(), super::NotWritten>| {
-                let following = self.finish(ticket.clone(), written.clone());
-                self.finish(ticket, written).or(following)
-            }",
+            CHANGE,
+            "let following = following.map(|change| (change, (resource.clone(), Arc::clone(&slot))));",
+            "if following.is_some() {
+            self.finish_up(&resource, &slot, afterwards);
+            return self.finish((resource, slot), Ok(()));
+        }
+        let following = None;",
         )],
     ),
     mutant(
@@ -280,7 +281,7 @@ const MUTANTS: &[Mutant] = &[
         &[],
         &[
             edit(
-                JOURNAL,
+                WRITER,
                 "let written = refusal(self.store.commit(batch, grace))?;",
                 "static COMMITS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COMMITS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

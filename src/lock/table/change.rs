@@ -15,8 +15,8 @@ use log::{Level, info, log_enabled};
 
 use super::Shared;
 use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
-use crate::lock::journal::Submitted;
 use crate::lock::journal::store::{Change, KeptPlace, PlaceNote};
+use crate::lock::journal::{By, Finish, Submitted};
 use crate::lock::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::lock::sync::atomic::{AtomicUsize, Ordering};
 use crate::lock::sync::now;
@@ -34,6 +34,19 @@ pub(super) enum Begun {
     Writing(Arc<Sleeper>),
     /// It stands at the gate, and is decided when its turn comes.
     Queued(Arc<Sleeper>),
+}
+
+impl Begun {
+    /// What became of it by now.
+    fn now(self) -> Self {
+        match self {
+            Self::Writing(asker) => match asker.word() {
+                Some(reply) => Self::Done(reply),
+                None => Self::Writing(asker),
+            },
+            begun => begun,
+        }
+    }
 }
 
 /// What becomes of an event at a closed gate when whoever caused it waits no longer for the word.
@@ -94,6 +107,7 @@ impl Shared {
         event: Event,
     ) -> Result<Begun, Event> {
         let _panics = FailsIfItPanics::new(self);
+        let by = self.may_write(&event);
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
         let (begun, change) = match entry.gate {
@@ -110,71 +124,25 @@ impl Shared {
         };
         afterwards.over = entry.is_over();
         drop(entry);
-        if let (Some(change), Some(journal)) = (change, &self.journal) {
-            journal.submit((change, (resource.clone(), Arc::clone(slot))));
-        }
+        let own = self.journal.as_ref().zip(change).and_then(|(journal, change)| {
+            journal.submit((change, (resource.clone(), Arc::clone(slot))), by)
+        });
         self.finish_up(resource, slot, afterwards);
-        Ok(begun)
-    }
-
-    /// Makes a plan that was written, or forgets it; then decides the events that have come
-    /// meanwhile, up to the first whose plan has to be written, which is returned.
-    pub(super) fn finish(
-        &self,
-        (resource, slot): Ticket,
-        written: Result<(), NotWritten>,
-    ) -> (Option<Submitted<Ticket>>, Option<(Ticket, Afterwards)>) {
-        let _panics = FailsIfItPanics::new(self);
-        let mut afterwards = Afterwards::default();
-        let mut entry = slot.enter();
-        let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else {
-            return (None, None);
-        };
-        let Writing { plan, asker, due, mut turns } = *writing;
-        if written.is_ok() {
-            let now = self.now();
-            let made = (&resource, now.wall);
-            self.make(made, &mut entry.state, &mut afterwards, |state, outcome| {
-                state.apply(plan, now, outcome);
-            });
-        } else if self.shutting_down.load(Ordering::SeqCst) {
-            // Whom the plan was about could not be told while it was being written.
-            self.start(&mut entry, &resource, due, Event::Dismiss, None, &mut afterwards);
-        }
-        if let Some((answer, asker)) = asker {
-            let reply = match written {
-                Ok(()) => entry.state.answer(answer),
-                Err(why) => Reply::Refused(Refusal::NotWritten(why)),
-            };
-            afterwards.tell(asker, reply);
-        }
-        let mut following = None;
-        while following.is_none()
-            && let Some(Turn { event, asker }) = turns.pop_front()
-        {
-            let asked = Some(Arc::clone(&asker));
-            let (begun, change) =
-                self.start(&mut entry, &resource, due, event, asked, &mut afterwards);
-            if let Begun::Done(reply) = begun {
-                afterwards.tell(asker, reply);
+        Ok(match own {
+            Some(own) => {
+                self.write_own(own);
+                begun.now()
             }
-            following = change;
-        }
-        if let Gate::Closed(writing) = &mut entry.gate {
-            writing.turns = turns;
-        }
-        self.note_due(&resource, due, &entry);
-        afterwards.over = entry.is_over();
-        drop(entry);
-        let following = following.map(|change| (change, (resource.clone(), Arc::clone(&slot))));
-        (following, Some(((resource, slot), afterwards)))
+            None => begun,
+        })
     }
 
-    /// Does what is left of a change when all that were written with it are made.
-    pub(super) fn tell(&self, told: Option<(Ticket, Afterwards)>) {
-        let _panics = FailsIfItPanics::new(self);
-        if let Some(((resource, slot), afterwards)) = told {
-            self.finish_up(&resource, &slot, afterwards);
+    /// Who may write what follows from an event. Whoever asks for it does not wait for the store
+    /// if that may take longer than it has patience.
+    fn may_write(&self, event: &Event) -> By {
+        match self.patience {
+            None if event.is_asked_for() => By::Submitter,
+            _ => By::Journal,
         }
     }
 
@@ -382,6 +350,71 @@ impl Shared {
     #[expect(clippy::disallowed_methods, reason = "it is shown")]
     pub(super) fn now(&self) -> Now<'_> {
         Now { instant: now(), wall: SystemTime::now(), numbers: &self.numbers }
+    }
+}
+
+impl Finish<Ticket> for Shared {
+    type News = Option<(Ticket, Afterwards)>;
+
+    /// Makes a plan that was written, or forgets it; then decides the events that have come
+    /// meanwhile, up to the first whose plan has to be written, which is returned.
+    fn finish(
+        &self,
+        (resource, slot): Ticket,
+        written: Result<(), NotWritten>,
+    ) -> (Option<Submitted<Ticket>>, Self::News) {
+        let _panics = FailsIfItPanics::new(self);
+        let mut afterwards = Afterwards::default();
+        let mut entry = slot.enter();
+        let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else {
+            return (None, None);
+        };
+        let Writing { plan, asker, due, mut turns } = *writing;
+        if written.is_ok() {
+            let now = self.now();
+            let made = (&resource, now.wall);
+            self.make(made, &mut entry.state, &mut afterwards, |state, outcome| {
+                state.apply(plan, now, outcome);
+            });
+        } else if self.shutting_down.load(Ordering::SeqCst) {
+            // Whom the plan was about could not be told while it was being written.
+            self.start(&mut entry, &resource, due, Event::Dismiss, None, &mut afterwards);
+        }
+        if let Some((answer, asker)) = asker {
+            let reply = match written {
+                Ok(()) => entry.state.answer(answer),
+                Err(why) => Reply::Refused(Refusal::NotWritten(why)),
+            };
+            afterwards.tell(asker, reply);
+        }
+        let mut following = None;
+        while following.is_none()
+            && let Some(Turn { event, asker }) = turns.pop_front()
+        {
+            let asked = Some(Arc::clone(&asker));
+            let (begun, change) =
+                self.start(&mut entry, &resource, due, event, asked, &mut afterwards);
+            if let Begun::Done(reply) = begun {
+                afterwards.tell(asker, reply);
+            }
+            following = change;
+        }
+        if let Gate::Closed(writing) = &mut entry.gate {
+            writing.turns = turns;
+        }
+        self.note_due(&resource, due, &entry);
+        afterwards.over = entry.is_over();
+        drop(entry);
+        let following = following.map(|change| (change, (resource.clone(), Arc::clone(&slot))));
+        (following, Some(((resource, slot), afterwards)))
+    }
+
+    /// Does what is left of a change when all that were written with it are made.
+    fn tell(&self, told: Self::News) {
+        let _panics = FailsIfItPanics::new(self);
+        if let Some(((resource, slot), afterwards)) = told {
+            self.finish_up(&resource, &slot, afterwards);
+        }
     }
 }
 
