@@ -105,8 +105,15 @@ fn a_wait_begins_when_the_request_comes_though_the_disk_is_stalled() {
 /// The disk takes so long for a grant.
 const SLOW: &str = "fdatasync:delay_enter=500000:when=1";
 
+/// Which thread writes a grant: the first change is written by the journal's, and one that comes
+/// alone after that by that of its connection.
+const WRITERS: [&str; 2] = ["journal", "connection"];
+
 /// Sends a request for a free lock and returns while it is being written.
-fn be_granted_slowly(server: &Server, host: &Host) -> (Client, Strace) {
+fn be_granted_slowly(server: &Server, host: &Host, writer: &str) -> (Client, Strace) {
+    if writer == "connection" {
+        server.hold("before");
+    }
     let strace = Strace::attach(server, host, &[SLOW]);
     let written = || fs::metadata(host.file()).unwrap().modified().unwrap();
     let before = written();
@@ -121,18 +128,20 @@ fn answers_come_in_the_order_of_their_requests_though_one_waits_for_the_disk() {
     if !Strace::is_there() {
         return;
     }
-    let host = Host::new();
-    let server = host.start();
-    let (mut client, _strace) = be_granted_slowly(&server, &host);
-    client.send_request("GET", "/health", "");
-    let body = lock_body(0, 600);
-    let expect = format!("Host: h\r\nExpect: 100-continue\r\nContent-Length: {}", body.len());
-    client.send(format!("POST /locks/b HTTP/1.1\r\n{expect}\r\n\r\n"));
-    assert_eq!(client.response().status, 201);
-    assert_eq!(client.response().status, 200);
-    assert_eq!(client.response().status, 100);
-    client.send(body);
-    assert_eq!(client.response().status, 201);
+    for writer in WRITERS {
+        let host = Host::new();
+        let server = host.start();
+        let (mut client, _strace) = be_granted_slowly(&server, &host, writer);
+        client.send_request("GET", "/health", "");
+        let body = lock_body(0, 600);
+        let expect = format!("Host: h\r\nExpect: 100-continue\r\nContent-Length: {}", body.len());
+        client.send(format!("POST /locks/b HTTP/1.1\r\n{expect}\r\n\r\n"));
+        assert_eq!(client.response().status, 201, "{writer}");
+        assert_eq!(client.response().status, 200, "{writer}");
+        assert_eq!(client.response().status, 100, "{writer}");
+        client.send(body);
+        assert_eq!(client.response().status, 201, "{writer}");
+    }
 }
 
 #[test]
@@ -140,11 +149,13 @@ fn who_has_gone_when_its_lock_is_written_does_not_keep_it() {
     if !Strace::is_there() {
         return;
     }
-    let host = Host::new();
-    let server = host.start();
-    let (client, _strace) = be_granted_slowly(&server, &host);
-    drop(client);
-    assert_eq!(server.acquire("a", 300.0, 600.0).status, 201);
+    for writer in WRITERS {
+        let host = Host::new();
+        let server = host.start();
+        let (client, _strace) = be_granted_slowly(&server, &host, writer);
+        drop(client);
+        assert_eq!(server.acquire("a", 300.0, 600.0).status, 201, "{writer}");
+    }
 }
 
 #[test]
@@ -152,11 +163,13 @@ fn an_end_of_the_server_waits_for_what_is_being_written() {
     if !Strace::is_there() {
         return;
     }
-    let host = Host::new();
-    let server = host.start();
-    let (mut client, _strace) = be_granted_slowly(&server, &host);
-    server.signal("-TERM");
-    assert_eq!(client.response().status, 201);
+    for writer in WRITERS {
+        let host = Host::new();
+        let server = host.start();
+        let (mut client, _strace) = be_granted_slowly(&server, &host, writer);
+        server.signal("-TERM");
+        assert_eq!(client.response().status, 201, "{writer}");
+    }
 }
 
 #[test]
@@ -164,12 +177,31 @@ fn a_lock_whose_client_has_gone_is_not_held_after_the_end_of_the_server() {
     if !Strace::is_there() {
         return;
     }
+    for writer in WRITERS {
+        let host = Host::new();
+        let mut server = host.start();
+        let (client, strace) = be_granted_slowly(&server, &host, writer);
+        drop(client);
+        server.signal("-TERM");
+        assert_eq!(server.wait().code(), Some(0), "{writer}");
+        drop(strace);
+        drop(server);
+        assert_eq!(host.start().acquire("a", 0.0, 600.0).status, 201, "{writer}");
+    }
+}
+
+#[test]
+fn who_comes_while_a_lone_change_is_written_is_next() {
+    if !Strace::is_there() {
+        return;
+    }
     let host = Host::new();
-    let mut server = host.start();
-    let (client, strace) = be_granted_slowly(&server, &host);
-    drop(client);
-    server.signal("-TERM");
-    assert_eq!(server.wait().code(), Some(0));
-    drop(strace);
-    assert_eq!(host.start().acquire("a", 0.0, 600.0).status, 201);
+    let server = host.start();
+    let (mut first, _strace) = be_granted_slowly(&server, &host, "connection");
+    let mut others: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    for (n, other) in others.iter_mut().enumerate() {
+        other.send_acquire(&format!("other{n}"), 0.0, 600.0);
+    }
+    assert_eq!(first.response().status, 201);
+    others.iter_mut().for_each(|other| assert_eq!(other.response().status, 201));
 }
