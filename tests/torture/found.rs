@@ -15,7 +15,8 @@ fn start(scratch: &Scratch) -> Server {
     let data_dir = Some(scratch.path().join("data"));
     let binary = env!("CARGO_BIN_EXE_rdlm").into();
     let restart_grace = Duration::from_secs(1);
-    Server::start(Setup { binary, data_dir, restart_grace, options: Vec::new() })
+    let (options, clock_ahead) = (Vec::new(), Duration::ZERO);
+    Server::start(Setup { binary, data_dir, restart_grace, options, clock_ahead })
 }
 
 /// A client with a key leaves the line, and the lock comes free. It comes back while the disk

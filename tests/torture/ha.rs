@@ -38,7 +38,11 @@ const CLIENTS: [(u32, Round); 8] = [
 /// Another build of the server, to put that to the torture.
 const BINARY: &str = "RDLM_TORTURE_BINARY";
 
-const SERVERS: usize = 3;
+/// How far the monotonic clock of each server is ahead of this process's, where that can be had:
+/// as if their hosts had been started at different times.
+const CLOCKS_AHEAD: [Duration; 3] =
+    [Duration::ZERO, Duration::from_secs(86_417), Duration::from_secs(400_000_000)];
+
 const MEMBERS: usize = 3;
 
 /// `--failover-after`
@@ -103,7 +107,8 @@ pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
     let quota = plan.faults.contains(&FaultKind::EtcdFull);
     let options: &[&str] = if quota { &["--quota-backend-bytes", "33554432"] } else { &[] };
     let etcd = Etcd::start_with(MEMBERS, options)?;
-    let nodes = (0..SERVERS).map(|_| Node::start(&etcd, &plan.binary)).collect();
+    let nodes = CLOCKS_AHEAD.map(|ahead| Node::start(&etcd, &plan.binary, ahead));
+    let nodes = nodes.into();
     let mut cluster = Cluster { etcd, nodes };
     cluster.wait_until_well();
     let (log, ended) = (Log::default(), AtomicBool::new(false));
@@ -160,14 +165,14 @@ fn clients<'r>(
 }
 
 impl Node {
-    fn start(etcd: &Etcd, binary: &std::path::Path) -> Self {
+    fn start(etcd: &Etcd, binary: &std::path::Path, clock_ahead: Duration) -> Self {
         let proxies: Vec<_> = addresses(etcd).into_iter().map(Proxy::start).collect();
         let urls = proxies.iter().map(|proxy| format!("http://{}", proxy.address()));
         let urls = urls.collect::<Vec<_>>().join(",");
         let options = ["--etcd", &urls, "--failover-after", "1"].map(String::from).to_vec();
         let (binary, data_dir, restart_grace) = (binary.into(), None, Duration::ZERO);
-        let server = Server::start(Setup { binary, data_dir, restart_grace, options });
-        Self { server, proxies }
+        let setup = Setup { binary, data_dir, restart_grace, options, clock_ahead };
+        Self { server: Server::start(setup), proxies }
     }
 
     /// What `/health` says of its role, if it answers.
@@ -229,7 +234,8 @@ impl Cluster {
             FaultKind::Kill => assert!(node.server.restart(Signal::KILL)),
             FaultKind::Terminate => assert!(node.server.restart(Signal::TERM)),
             FaultKind::StandbyKilled => {
-                let standby = (active + 1 + rng.usize(..SERVERS - 1)) % SERVERS;
+                let servers = self.nodes.len();
+                let standby = (active + 1 + rng.usize(..servers - 1)) % servers;
                 assert!(self.nodes[standby].server.restart(Signal::KILL));
             }
             FaultKind::StopServer | FaultKind::StopServerForLong => {

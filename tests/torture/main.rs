@@ -138,6 +138,7 @@ fn several_servers_keep_the_rules() {
 fn torture_ha() {
     let time = env::var(TIME).map_or(HA_RUN, |time| humantime::parse_duration(&time).unwrap());
     let seed = env::var(SEED).ok().map(|seed| seed.parse().unwrap());
+    println!("clocks of their own: {}", server::has_time_namespaces());
     let (end, mut report) = (Instant::now() + time, Report::default());
     while ha_run(&HaPlan::random(seed.unwrap_or_else(|| fastrand::u64(..)), HA_RUN), &mut report)
         && Instant::now() < end

@@ -439,6 +439,15 @@ const OF_SEVERAL: &[OfSeveral] = &[
         )],
     },
     OfSeveral {
+        name: "lifetimes end by the clock of the host that is active",
+        by: By::Run(&[FaultKind::Kill]),
+        edits: &[edit(
+            TENURE,
+            "Self { at_first: clock, since: first_seen }",
+            "Self { at_first: clock.max(first_seen), since: first_seen }",
+        )],
+    },
+    OfSeveral {
         name: "lifetimes end by the wall clock",
         by: By::Tests(&["--test", "tests", "wall_clock_time_decides_nothing"]),
         edits: &[edit(

@@ -108,6 +108,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         data_dir,
         restart_grace,
         options: Vec::new(),
+        clock_ahead: Duration::ZERO,
     });
     let proxy = Proxy::start(server.address());
     let pid = server.pid();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +20,37 @@ pub(crate) struct Setup {
     pub(crate) restart_grace: Duration,
     /// More of the command line.
     pub(crate) options: Vec<String>,
+    /// How far its monotonic clock is ahead of the host's, where that can be had.
+    pub(crate) clock_ahead: Duration,
+}
+
+impl Setup {
+    /// The binary, in a time namespace of its own if its clock is to be ahead.
+    fn command(&self) -> Command {
+        if self.clock_ahead.is_zero() || !has_time_namespaces() {
+            return Command::new(&self.binary);
+        }
+        let mut command = in_time_namespace(self.clock_ahead);
+        command.arg(&self.binary);
+        command
+    }
+}
+
+/// What starts a command with a clock that is so far ahead.
+fn in_time_namespace(ahead: Duration) -> Command {
+    let seconds = ahead.as_secs().to_string();
+    let mut command = Command::new("unshare");
+    command.args(["--time", "--monotonic", &seconds, "--boottime", &seconds]);
+    command
+}
+
+/// They need a kernel that has them, and root.
+pub(crate) fn has_time_namespaces() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| {
+        let tried = in_time_namespace(Duration::from_secs(1)).arg("true").output();
+        tried.is_ok_and(|output| output.status.success())
+    });
+    *HAS
 }
 
 pub(crate) struct Server {
@@ -102,7 +133,7 @@ impl Drop for Server {
 
 /// `None` if it ended before it listened.
 fn spawn(setup: &Setup, port: u16, log: &Arc<Mutex<Vec<String>>>) -> Option<(Child, SocketAddr)> {
-    let mut command = Command::new(&setup.binary);
+    let mut command = setup.command();
     let grace = setup.restart_grace.as_secs_f64().to_string();
     command.args(["serve", "--bind", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--restart-grace", &grace]);
