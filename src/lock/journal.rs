@@ -1,10 +1,10 @@
 //! What survives a crash: who holds which lock.
 //!
 //! A [`Journal`] is a queue of changes. Whoever has its [`Writer`] has all that have queued up
-//! written as one batch (group commit), and then finishes each of them. That is the thread of
-//! [`run`]; or, as long as changes come one at a time, the thread that has submitted one, which
-//! then has to wait for nobody. Requests that wait are not kept: their connections end with the
-//! server.
+//! written as one batch (group commit), and then finishes each of them. That is the journal's
+//! thread, which is in [`run`]; or, as long as changes come one at a time, the thread that has
+//! submitted one, which then has to wait for nobody. Requests that wait are not kept: their
+//! connections end with the server.
 
 mod clock;
 mod log;
@@ -33,7 +33,7 @@ const MAX_NOTES: usize = 65_536;
 /// one of them at most.
 pub(super) struct Journal<T> {
     queue: Mutex<Queue<T>>,
-    /// Signalled when the thread of [`run`] has something to do.
+    /// Signalled when the journal's thread has something to do.
     filled: Condvar,
     /// Signalled when everything is written that was submitted.
     settled: Condvar,
@@ -48,7 +48,7 @@ struct Queue<T> {
     writer: Option<Box<Writer>>,
     /// The latest change was written by itself, and nothing came meanwhile.
     quiet: bool,
-    /// Until when the thread of [`run`] sleeps if nobody wakes it.
+    /// Until when the journal's thread sleeps if nobody wakes it.
     sleeps_until: Option<Instant>,
     closed: bool,
     /// What is written is not known: the writer does not come back.
@@ -83,7 +83,7 @@ pub(super) struct Own<T>(Box<Writer>, Submitted<T>);
 /// Who may write a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
-    /// Only the thread of [`run`].
+    /// Only the journal's thread.
     Journal,
     /// Also the thread that submits it, which does nothing else until it is written.
     Submitter,
@@ -114,14 +114,14 @@ impl<T> Journal<T> {
     }
 
     /// Has a change written, after all that were submitted before. `Some`: the caller has to
-    /// write it, since changes come one at a time. Where they do not, the thread of [`run`] has
+    /// write it, since changes come one at a time. Where they do not, the journal's thread has
     /// the next batch sooner than whoever would have to wake it.
     pub(super) fn submit(&self, submitted: Submitted<T>, by: By) -> Option<Own<T>> {
         let mut queue = locked(&self.queue);
         if by == By::Submitter
             && queue.quiet
             && queue.submitted.is_empty()
-            && let Some(writer) = queue.writer.take()
+            && let Some(writer) = queue.writer.take_if(|writer| !writer.is_due())
         {
             return Some(Own(writer, submitted));
         }
@@ -194,15 +194,15 @@ impl<T> Journal<T> {
             if queue.broken {
                 return None;
             }
-            let due = queue.writer.as_ref().and_then(|writer| writer.due());
-            let has_work = !queue.submitted.is_empty() || due.is_some_and(|due| due <= now());
-            if has_work && let Some(writer) = queue.writer.take() {
+            let has_come = !queue.submitted.is_empty();
+            if let Some(writer) = queue.writer.take_if(|writer| has_come || writer.is_due()) {
                 return Some((writer, mem::take(&mut queue.submitted)));
             }
             if queue.closed && queue.writer.is_some() {
                 return None;
             }
             // Whoever writes wakes this thread if there is anything left to do.
+            let due = queue.writer.as_ref().and_then(|writer| writer.due());
             queue.sleeps_until = due;
             queue = match due {
                 None => self.filled.wait(queue).unwrap_or_else(|_| poisoned()),
@@ -214,15 +214,16 @@ impl<T> Journal<T> {
         }
     }
 
-    /// Lets others write again, what follows before all. Returns whether the thread of [`run`] has
+    /// Lets others write again, and what follows before all else. Returns whether the journal's thread has
     /// something to do, or sleeps too long.
     fn give_back(&self, writer: Box<Writer>, following: Vec<Submitted<T>>) -> bool {
         let (due, latest_batch) = (writer.due(), writer.latest_batch());
         let mut queue = locked(&self.queue);
-        queue.submitted.extend(following);
+        let meanwhile = mem::replace(&mut queue.submitted, following);
+        queue.submitted.extend(meanwhile);
         queue.writer = Some(writer);
         let settled = queue.submitted.is_empty();
-        queue.quiet = settled && latest_batch <= 1;
+        queue.quiet = settled && latest_batch == 1;
         let sleeps_until = queue.sleeps_until;
         let sooner = due.is_some_and(|due| sleeps_until.is_none_or(|until| due < until));
         let closed = queue.closed;
@@ -259,7 +260,7 @@ impl<T> Journal<T> {
     }
 }
 
-/// The body of the thread that writes. Returns when the journal is closed.
+/// The body of the journal's thread. Returns when the journal is closed.
 ///
 /// # Errors
 /// It is not known whether the latest changes were written. They are not finished.
@@ -281,8 +282,107 @@ pub(super) fn run<T>(
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
+    use std::time::Duration;
+
+    use store::{OpenError, Restore, StoreError};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A store that says what is asked of it.
+    struct Told {
+        /// How large a batch is that is to be written.
+        batches: Sender<usize>,
+        /// When it may be.
+        go_on: Receiver<()>,
+        checkpoints: Sender<()>,
+        commits: usize,
+    }
+
+    impl Store for Told {
+        fn load(&mut self, _: &mut Restore<'_>) -> Result<u64, OpenError> {
+            Ok(0)
+        }
+
+        fn commit(&mut self, batch: &[Change], _: Duration) -> Result<(), StoreError> {
+            self.commits += 1;
+            self.batches.send(batch.len()).unwrap();
+            self.go_on.recv_timeout(PATIENCE).unwrap();
+            Ok(())
+        }
+
+        fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn checkpoint(&mut self) -> Result<(), StoreError> {
+            let _ = self.checkpoints.send(());
+            Ok(())
+        }
+
+        fn next_checkpoint(&self) -> Option<Duration> {
+            (self.commits > 1).then_some(Duration::from_millis(10))
+        }
+    }
+
+    struct Nothing;
+
+    impl Finish<()> for Nothing {
+        type News = ();
+
+        fn finish(&self, (): (), _: Result<(), NotWritten>) -> (Option<Submitted<()>>, ()) {
+            (None, ())
+        }
+
+        fn tell(&self, (): ()) {}
+    }
+
+    /// A journal whose thread runs, and what its store says and hears.
+    struct Running {
+        journal: Arc<Journal<()>>,
+        batches: Receiver<usize>,
+        go_on: Sender<()>,
+        checkpoints: Receiver<()>,
+        ended: Receiver<()>,
+    }
+
+    impl Running {
+        fn new() -> Self {
+            let ((batch, batches), (go_on, going)) = (channel(), channel());
+            let ((checkpoint, checkpoints), (end, ended)) = (channel(), channel());
+            let store = Told { batches: batch, go_on: going, checkpoints: checkpoint, commits: 0 };
+            let journal = Arc::new(Journal::new());
+            let run_by = Arc::clone(&journal);
+            thread::spawn(move || {
+                run(&run_by, Box::new(store), &Nothing).unwrap();
+                end.send(()).unwrap();
+            });
+            Self { journal, batches, go_on, checkpoints, ended }
+        }
+
+        fn submit(&self, by: By) -> Option<Own<()>> {
+            let resource = "r".parse().unwrap();
+            let change = Change { resource, ended: vec![1], held: Vec::new() };
+            self.journal.submit((change, ()), by)
+        }
+
+        /// Has one written by the journal's thread.
+        fn write_one(&self) {
+            assert!(self.submit(By::Journal).is_none());
+            self.go_on.send(()).unwrap();
+            self.journal.settle();
+            assert_eq!(self.batches.recv_timeout(PATIENCE).unwrap(), 1);
+        }
+
+        fn write(&self, own: Own<()>) -> thread::JoinHandle<()> {
+            let journal = Arc::clone(&self.journal);
+            thread::spawn(move || journal.write_own(own, &Nothing).unwrap())
+        }
+    }
 
     #[test]
     fn places_that_are_too_many_are_forgotten() {
@@ -294,5 +394,47 @@ mod tests {
         assert_eq!(journal.take_notes().len(), MAX_NOTES);
         journal.note(notes(1));
         assert_eq!(journal.take_notes().len(), 1, "there is room again");
+    }
+
+    #[test]
+    fn what_comes_while_a_thread_writes_its_own_is_one_batch_of_the_journal_s() {
+        let running = Running::new();
+        running.write_one();
+        let own = running.write(running.submit(By::Submitter).unwrap());
+        assert_eq!(running.batches.recv_timeout(PATIENCE).unwrap(), 1);
+        assert!(running.submit(By::Submitter).is_none());
+        assert!(running.submit(By::Submitter).is_none());
+        running.go_on.send(()).unwrap();
+        own.join().unwrap();
+        assert_eq!(running.batches.recv_timeout(PATIENCE).unwrap(), 2);
+        running.go_on.send(()).unwrap();
+        running.journal.settle();
+        assert!(running.submit(By::Submitter).is_none(), "there were two of late");
+    }
+
+    #[test]
+    fn a_checkpoint_is_made_also_when_all_is_written_by_others() {
+        // The journal's thread sleeps, or is about to, when the other begins to write.
+        for _ in 0..20 {
+            let running = Running::new();
+            running.write_one();
+            let own = running.write(running.submit(By::Submitter).unwrap());
+            running.go_on.send(()).unwrap();
+            own.join().unwrap();
+            assert!(running.checkpoints.recv_timeout(PATIENCE).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_journal_that_is_closed_ends_when_it_is_written_what_was_submitted() {
+        let running = Running::new();
+        running.write_one();
+        let own = running.write(running.submit(By::Submitter).unwrap());
+        assert_eq!(running.batches.recv_timeout(PATIENCE).unwrap(), 1);
+        running.journal.close();
+        assert!(running.ended.try_recv().is_err());
+        running.go_on.send(()).unwrap();
+        own.join().unwrap();
+        assert!(running.ended.recv_timeout(PATIENCE).is_ok());
     }
 }

@@ -73,7 +73,8 @@ pub(super) enum Event<W> {
 }
 
 impl<W> Event<W> {
-    /// Whether a client has asked for it, whose thread does nothing else until it is answered.
+    /// Whether one client has asked for it, whose thread does nothing else until it is answered:
+    /// not a deletion, which begins many before it waits for the first.
     pub(super) fn is_asked_for(&self) -> bool {
         matches!(
             self,

@@ -572,7 +572,7 @@ impl Shared {
         names
     }
 
-    /// The body of the thread that writes.
+    /// The body of the journal's thread.
     fn write(&self, store: Box<dyn Store>) {
         let Some(journal) = &self.journal else { return };
         self.or_fail(|| journal::run(journal, store, self));
@@ -590,7 +590,7 @@ impl Shared {
         let why = match panic::catch_unwind(AssertUnwindSafe(write)) {
             Ok(Ok(())) => return,
             Ok(Err(why)) => why,
-            Err(_) => "the thread that writes the locks panicked".into(),
+            Err(_) => "a thread panicked while it wrote the locks".into(),
         };
         self.observer.failed(&why);
         self.journal.iter().for_each(Journal::break_off);

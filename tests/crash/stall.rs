@@ -131,7 +131,7 @@ fn answers_come_in_the_order_of_their_requests_though_one_waits_for_the_disk() {
     for writer in WRITERS {
         let host = Host::new();
         let server = host.start();
-        let (mut client, _strace) = be_granted_slowly(&server, &host, writer);
+        let (mut client, strace) = be_granted_slowly(&server, &host, writer);
         client.send_request("GET", "/health", "");
         let body = lock_body(0, 600);
         let expect = format!("Host: h\r\nExpect: 100-continue\r\nContent-Length: {}", body.len());
@@ -141,6 +141,7 @@ fn answers_come_in_the_order_of_their_requests_though_one_waits_for_the_disk() {
         assert_eq!(client.response().status, 100, "{writer}");
         client.send(body);
         assert_eq!(client.response().status, 201, "{writer}");
+        assert_eq!(strace.is_by_journal("fdatasync"), writer == "journal");
     }
 }
 
@@ -152,9 +153,10 @@ fn who_has_gone_when_its_lock_is_written_does_not_keep_it() {
     for writer in WRITERS {
         let host = Host::new();
         let server = host.start();
-        let (client, _strace) = be_granted_slowly(&server, &host, writer);
+        let (client, strace) = be_granted_slowly(&server, &host, writer);
         drop(client);
         assert_eq!(server.acquire("a", 300.0, 600.0).status, 201, "{writer}");
+        assert_eq!(strace.is_by_journal("fdatasync"), writer == "journal");
     }
 }
 
@@ -188,20 +190,4 @@ fn a_lock_whose_client_has_gone_is_not_held_after_the_end_of_the_server() {
         drop(server);
         assert_eq!(host.start().acquire("a", 0.0, 600.0).status, 201, "{writer}");
     }
-}
-
-#[test]
-fn who_comes_while_a_lone_change_is_written_is_next() {
-    if !Strace::is_there() {
-        return;
-    }
-    let host = Host::new();
-    let server = host.start();
-    let (mut first, _strace) = be_granted_slowly(&server, &host, "connection");
-    let mut others: Vec<_> = (0..8).map(|_| server.connect()).collect();
-    for (n, other) in others.iter_mut().enumerate() {
-        other.send_acquire(&format!("other{n}"), 0.0, 600.0);
-    }
-    assert_eq!(first.response().status, 201);
-    others.iter_mut().for_each(|other| assert_eq!(other.response().status, 201));
 }

@@ -11,6 +11,8 @@ use crate::harness::{Server, wait_until};
 pub(super) struct Strace {
     process: Child,
     log: PathBuf,
+    /// The number of the journal's thread.
+    journal: String,
 }
 
 impl Strace {
@@ -46,7 +48,20 @@ impl Strace {
                 !status.contains("TracerPid:\t0\n")
             })
         });
-        Self { process, log }
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let mut tasks = tasks.map(|task| task.unwrap().path());
+        let is_journal =
+            |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|c| c == "journal\n");
+        let journal = tasks.find(is_journal).unwrap();
+        let journal = journal.file_name().unwrap().to_str().unwrap().into();
+        Self { process, log, journal }
+    }
+
+    /// Whether the first call with this name was made by the journal's thread.
+    pub(super) fn is_by_journal(&self, call: &str) -> bool {
+        let log = fs::read_to_string(&self.log).unwrap();
+        let first = log.lines().find(|line| line.contains(call));
+        first.unwrap().split_whitespace().next() == Some(&self.journal)
     }
 
     /// How many calls with this name have had their fault.

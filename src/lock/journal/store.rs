@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::lock::resource::{Holder, Plan};
 use crate::lock::{Grant, IdempotencyKey, LockId, LockRequest, ResourceName};
 
-/// Keeps the locks that are held. One thread calls it.
+/// Keeps the locks that are held. One thread calls it at a time.
 pub trait Store: Send {
     /// Hands each lock that is still held to `restore`, and returns the largest fencing token
     /// that was ever written. Called once, before everything else.

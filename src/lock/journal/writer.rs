@@ -98,10 +98,12 @@ impl Writer {
 
     /// When something has to be done that nobody asks for.
     pub(super) fn due(&self) -> Option<Instant> {
-        let after = self.store.next_checkpoint().filter(|_| !self.deposed);
-        let checkpoint = after.map(|after| self.latest_checkpoint + after);
-        let probe = self.failing.then(|| self.latest_try + RETRY);
-        checkpoint.into_iter().chain(probe).min()
+        self.checkpoint_due().into_iter().chain(self.probe_due()).min()
+    }
+
+    /// Whether it is time for that.
+    pub(super) fn is_due(&self) -> bool {
+        has_come(self.due())
     }
 
     /// Does what is due.
@@ -109,18 +111,27 @@ impl Writer {
     /// # Errors
     /// It is not known what is written.
     pub(super) fn do_what_is_due(&mut self) -> Result<(), Arc<str>> {
-        if self.failing && self.latest_try + RETRY <= now() {
+        if has_come(self.probe_due()) {
             let written = refusal(self.store.probe())?;
             self.tell(&written);
             self.latest_try = now();
         }
-        if self.due().is_some_and(|due| due <= now()) {
+        if has_come(self.checkpoint_due()) {
             if let Err(why) = refusal(self.store.checkpoint())? {
                 self.tell(&Err(why));
             }
             self.latest_checkpoint = now();
         }
         Ok(())
+    }
+
+    fn probe_due(&self) -> Option<Instant> {
+        self.failing.then(|| self.latest_try + RETRY)
+    }
+
+    fn checkpoint_due(&self) -> Option<Instant> {
+        let after = self.store.next_checkpoint().filter(|_| !self.deposed);
+        after.map(|after| self.latest_checkpoint + after)
     }
 
     /// See [`Store::close`].
@@ -170,6 +181,10 @@ impl Writer {
         }
         self.failing = matches!(written, Err(NotWritten::Refused(_)));
     }
+}
+
+fn has_come(time: Option<Instant>) -> bool {
+    time.is_some_and(|time| time <= now())
 }
 
 /// Tells a change that was refused from one of which nothing is known.

@@ -2,8 +2,8 @@
 //! made at once; the plan is written, without the mutex, and then made.
 //!
 //! While a plan is being written the gate of its resource is closed. Events that come meanwhile
-//! wait there as data, in order, and are decided by whoever finishes the plan: the thread of the
-//! journal. Without a journal, nothing is written and the gate is never closed.
+//! wait there as data, in order, and are decided by whoever has written the plan and finishes it.
+//! Without a journal, nothing is written and the gate is never closed.
 
 use std::fmt;
 use std::mem;
@@ -107,7 +107,7 @@ impl Shared {
         event: Event,
     ) -> Result<Begun, Event> {
         let _panics = FailsIfItPanics::new(self);
-        let by = self.may_write(&event);
+        let is_asked_for = event.is_asked_for();
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
         let (begun, change) = match entry.gate {
@@ -124,26 +124,19 @@ impl Shared {
         };
         afterwards.over = entry.is_over();
         drop(entry);
-        let own = self.journal.as_ref().zip(change).and_then(|(journal, change)| {
-            journal.submit((change, (resource.clone(), Arc::clone(slot))), by)
-        });
         self.finish_up(resource, slot, afterwards);
-        Ok(match own {
-            Some(own) => {
-                self.write_own(own);
-                begun.now()
-            }
-            None => begun,
-        })
-    }
-
-    /// Who may write what follows from an event. Whoever asks for it does not wait for the store
-    /// if that may take longer than it has patience.
-    fn may_write(&self, event: &Event) -> By {
-        match self.patience {
-            None if event.is_asked_for() => By::Submitter,
+        let (Some(change), Some(journal)) = (change, &self.journal) else { return Ok(begun) };
+        // Who has heard its answer, or waits for somebody else, does not wait for the store; nor
+        // does anybody for longer than it has patience.
+        let by = match begun {
+            Begun::Writing(_) if is_asked_for && self.patience.is_none() => By::Submitter,
             _ => By::Journal,
-        }
+        };
+        let Some(own) = journal.submit((change, (resource.clone(), Arc::clone(slot))), by) else {
+            return Ok(begun);
+        };
+        self.write_own(own);
+        Ok(begun.now())
     }
 
     /// Sleeps until the word comes. If nobody knows for too long what was written, that is the

@@ -785,3 +785,51 @@ fn what_is_held_is_what_the_store_has() {
         }
     });
 }
+
+/// Whoever joins the line does not wait for what its coming has written.
+#[test]
+fn who_joins_the_line_does_not_wait_for_the_end_of_another_lock_to_be_written() {
+    check_with(
+        |store| store.stick(3),
+        |world| {
+            let ask =
+                |lifetime| world.ask(Mode::ProtectedRead, Duration::ZERO, lifetime, None).unwrap();
+            let (_due, held) = (ask(SECOND), ask(LONG));
+            let store = world.store.clone().unwrap();
+            let heard = Arc::new(AtomicBool::new(false));
+            let hears = Arc::clone(&heard);
+            advance(2 * SECOND);
+            let late = world.spawn(move |world| {
+                let acquired = world.ask(Mode::EXCLUSIVE, SECOND, LONG, None);
+                assert!(matches!(acquired, Err(Refusal::TimedOut)), "{acquired:?}");
+                hears.store(true, Ordering::SeqCst);
+            });
+            store.wait_until_stuck();
+            let mut rounds = 0;
+            while !heard.load(Ordering::SeqCst) {
+                advance(2 * SECOND);
+                thread::yield_now();
+                rounds += 1;
+                assert!(rounds < 2000, "it waits for the disk");
+            }
+            store.unstick();
+            late.join().unwrap();
+            assert!(world.release(&held));
+            world.end();
+        },
+    );
+}
+
+/// Whoever writes, the end of the server waits for it, and hears of its end.
+#[test]
+fn the_end_of_the_server_against_a_release_that_is_being_written() {
+    check(|world| {
+        let held = world.hold(LONG);
+        let releases = world.spawn(move |world| assert!(world.release(&held)));
+        world.table.settle();
+        releases.join().unwrap();
+        world.table.settle();
+        assert!(world.table.shared.names(None, 1).is_empty());
+        world.end();
+    });
+}

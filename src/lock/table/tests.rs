@@ -360,10 +360,10 @@ fn a_panic_of_the_core_does_not_abort_the_process() {
 
 type Outcome = fn(&[Change]) -> Result<(), StoreError>;
 
-/// A store in which something goes wrong.
-struct Broken(Outcome);
+/// A store in which something goes wrong, or is looked at.
+struct Broken<F>(F);
 
-impl Store for Broken {
+impl<F: FnMut(&[Change]) -> Result<(), StoreError> + Send> Store for Broken<F> {
     fn load(&mut self, _: &mut Restore<'_>) -> Result<u64, OpenError> {
         Ok(0)
     }
@@ -400,7 +400,7 @@ impl Observer for Listener {
 fn when_it_is_not_known_what_was_written_nobody_hears_anything_but_the_operator() {
     let outcomes: [(Outcome, _); 2] = [
         (|_| Err(StoreError::Unknown("a sync failed".into())), "a sync failed"),
-        (|_| panic!("in the store"), "the thread that writes the locks panicked"),
+        (|_| panic!("in the store"), "a thread panicked while it wrote the locks"),
     ];
     for (outcome, why) in outcomes {
         let (sender, failures) = std::sync::mpsc::channel();
@@ -480,4 +480,39 @@ fn an_expiry_that_is_refused_holds_up_no_other() {
     }
     // It is tried again every second.
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// And whatever else is written is written by the journal's.
+#[test]
+fn a_change_that_comes_alone_is_written_by_its_own_thread() {
+    let (sender, writers) = std::sync::mpsc::channel();
+    let store = Broken(move |_: &[Change]| {
+        sender.send(std::thread::current().name().map(String::from)).unwrap();
+        Ok(())
+    });
+    let table = LockTable::new(LIMITS, PATIENCE, Some(Box::new(store)), Arc::new(())).unwrap();
+    let (journal, own) = (Some("journal".into()), std::thread::current().name().map(String::from));
+    let written_by = |writer: &Option<String>, what| {
+        assert_eq!(writers.recv_timeout(PATIENCE).unwrap(), *writer, "{what}");
+        table.settle();
+    };
+    let (a, b) = (name("a"), name("b"));
+    let held = table.hold(&a, LONG);
+    written_by(&journal, "the first change");
+    let short = table.hold(&b, Duration::from_millis(10));
+    written_by(&own, "a grant");
+    written_by(&journal, "an expiry");
+    assert!(table.find(&b, short.id).is_none());
+    table.renew(&a, held.id, LONG).wait().unwrap();
+    written_by(&own, "a renewal");
+    table.release(&a, held.id).wait().unwrap();
+    written_by(&own, "a release");
+    let undelivered = table.hold(&a, LONG);
+    written_by(&own, "a grant");
+    table.abandon(&a, undelivered.id);
+    written_by(&journal, "the end of a lock whose client has gone");
+    table.hold(&a, LONG);
+    written_by(&own, "a grant");
+    table.delete_resource(&a).unwrap();
+    written_by(&journal, "a deletion");
 }

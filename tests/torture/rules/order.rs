@@ -88,9 +88,12 @@ fn seen_in_line<'h>(resource: &Resource<'h>) -> Vec<Earlier<'h>> {
     let waiting = sendings.into_iter().filter_map(|(title, sendings)| {
         let (last, before) = sendings.split_last()?;
         let (call, wish) = *last;
+        let over = call.sent + wish.wait;
         let (token, until) = match call.outcome {
+            // When its wait was over, a standby that may not pass that on has asked again.
+            Outcome::Granted { token, .. } if call.returned > over => (token, over),
             Outcome::Granted { token, .. } => (token, Time::NEVER),
-            Outcome::Refused(408) => (u64::MAX, call.sent + wish.wait),
+            Outcome::Refused(408) => (u64::MAX, over),
             _ => return None,
         };
         let lists = seen.get(title)?;
