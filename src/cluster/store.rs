@@ -79,7 +79,7 @@ impl EtcdStore {
         }
     }
 
-    fn restore(&self, lock: StoredLock, restore: &mut Restore<'_>) -> Result<(), OpenError> {
+    fn restore(&self, lock: StoredLock, restore: &Restore<'_>) -> Result<(), OpenError> {
         let StoredLock { resource, mut held, end } = lock;
         let now = self.chain.clock.at(crate::clock::now());
         held.remaining = end.map(|end| end.saturating_sub(now));
@@ -90,7 +90,7 @@ impl EtcdStore {
 }
 
 impl Store for EtcdStore {
-    fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
+    fn load(&mut self, restore: &Restore<'_>) -> Result<u64, OpenError> {
         let (Chain { etcd, keys, .. }, revision) = (&self.chain, self.chain.revision());
         let start = || Loading::start(Arc::clone(etcd), keys, revision, revision);
         let loading = match self.loading.take() {

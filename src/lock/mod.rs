@@ -12,6 +12,7 @@ mod manager;
 mod mode;
 mod names;
 mod numbers;
+mod parallel;
 mod pending;
 mod reaper;
 mod refusal;

@@ -96,7 +96,7 @@ impl LockTable {
         };
         let store = match store {
             Some(mut store) => {
-                let last_token = store.load(&mut |lock| shared.restore(lock))?;
+                let last_token = store.load(&|lock| shared.restore(lock))?;
                 let places = store.load_places()?;
                 let arrivals = places.iter().map(|place| place.arrival);
                 let last_token = arrivals.max().unwrap_or(0).max(last_token);

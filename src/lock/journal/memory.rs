@@ -70,7 +70,7 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
+    fn load(&mut self, restore: &Restore<'_>) -> Result<u64, OpenError> {
         let contents = locked(&self.0.contents);
         for ((resource, _), held) in &contents.rows {
             let (resource, held) = (resource.clone(), held.clone());

@@ -16,7 +16,7 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// What is there cannot be used, and is left as it is.
-    fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError>;
+    fn load(&mut self, restore: &Restore<'_>) -> Result<u64, OpenError>;
 
     /// Returns the places in line that were kept, after the locks. They are kept for a while.
     ///
@@ -85,8 +85,8 @@ pub trait Store: Send {
     fn next_checkpoint(&self) -> Option<Duration>;
 }
 
-/// Takes a lock over from a store.
-pub type Restore<'a> = dyn FnMut(Restored) -> Result<(), Misfit> + 'a;
+/// Takes a lock over from a store; several threads may call it.
+pub type Restore<'a> = dyn Fn(Restored) -> Result<(), Misfit> + Sync + 'a;
 
 /// A lock that has been held since before the restart.
 #[derive(Debug, Clone)]

@@ -60,11 +60,12 @@ impl Host {
         let clock = Arc::clone(&self.clock);
         let host = Box::new(move || *clock.lock().unwrap());
         let mut store = FileStore::with_clock(&self.dir(), restart_grace, host)?;
-        let mut restored = Vec::new();
-        store.load(&mut |lock| {
-            restored.push(lock);
+        let restored = Mutex::new(Vec::new());
+        store.load(&|lock| {
+            restored.lock().unwrap().push(lock);
             Ok(())
         })?;
+        let mut restored = restored.into_inner().unwrap();
         restored.sort_by_key(|lock| lock.held.grant.fencing_token);
         Ok((store, restored))
     }
@@ -312,7 +313,7 @@ fn the_largest_token_is_kept_also_of_locks_that_are_released() {
     store.commit(&[release(&grant("a", 5))], GRACE).unwrap();
     drop(store);
     let mut store = FileStore::open(&host.dir(), RESTART_GRACE).unwrap();
-    assert_eq!(store.load(&mut |_| Ok(())).unwrap(), 5);
+    assert_eq!(store.load(&|_| Ok(())).unwrap(), 5);
 }
 
 #[test]
@@ -321,7 +322,7 @@ fn locks_that_cannot_be_held_together_are_damage() {
     some_locks(&host);
     let files = host.files();
     let mut store = FileStore::open(&host.dir(), RESTART_GRACE).unwrap();
-    let error = store.load(&mut |_| Err(Misfit)).unwrap_err();
+    let error = store.load(&|_| Err(Misfit)).unwrap_err();
     assert!(error.to_string().contains("locks on r21 that cannot be held together"), "{error}");
     assert!(host.files() == files, "refused, yet changed");
 }
