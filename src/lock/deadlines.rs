@@ -14,8 +14,8 @@ const MAX_BATCH: usize = 128;
 
 /// When something on a resource ends by itself next, at most one entry a resource: a released
 /// lock leaves nothing behind.
-#[derive(Default)]
 pub(super) struct Deadlines {
+    /// In the shards of the table.
     index: Sharded<BTreeSet<(Instant, ResourceName)>>,
     alarm: Mutex<Alarm>,
     /// Signalled when the alarm has been set to an earlier time, or closed.
@@ -35,6 +35,20 @@ struct Alarm {
 }
 
 impl Deadlines {
+    /// An index in the shards of this table.
+    pub(super) fn like<T>(table: &Sharded<T>) -> Self {
+        Self { index: Sharded::like(table), alarm: Mutex::default(), earlier: Condvar::default() }
+    }
+
+    /// Sets the deadlines of the names of one shard, of which none was known.
+    pub(super) fn fill(&self, shard: usize, due: impl Iterator<Item = (Instant, ResourceName)>) {
+        let mut index = locked(self.index.shard(shard));
+        *index = due.collect();
+        let first = index.first().map(|(due, _)| *due);
+        drop(index);
+        first.into_iter().for_each(|first| self.set_alarm(first));
+    }
+
     /// Moves a resource's deadline; `None` stands for none.
     pub(super) fn change(
         &self,

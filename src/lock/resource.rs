@@ -140,21 +140,24 @@ impl<W> Resource<W> {
         Self { holders: Holders::default(), conversions: Conversions::new(), line: Line::new() }
     }
 
-    /// Adds a lock that has been held since before a restart of the server, for `remaining` from
-    /// now, or without an end. Returns whether it can be held beside the others.
-    pub(super) fn restore(
-        &mut self,
+    /// One with a lock that has been held since before a restart of the server, for `remaining`
+    /// from now, or without an end.
+    pub(super) fn restored(
         mut grant: Grant,
         key: Option<IdempotencyKey>,
         remaining: Option<Duration>,
         now: Now<'_>,
-    ) -> bool {
-        let mut counts = self.holders.counts();
-        counts.add(grant.mode);
-        let fits = counts.fit_together();
+    ) -> Self {
+        let mut resource = Self::new();
         grant.expires = remaining.map(|remaining| now.wall + remaining);
-        self.holders.insert(Holder::new(grant, remaining, key, now.instant));
-        fits
+        resource.holders.insert(Holder::new(grant, remaining, key, now.instant));
+        resource
+    }
+
+    /// Adds other locks that have been held since then. Returns whether all can be held together.
+    pub(super) fn absorb(&mut self, other: &Self) -> bool {
+        other.holders.iter().for_each(|holder| self.holders.insert(holder.clone()));
+        self.holders.counts().fit_together()
     }
 
     /// Adds a place in line that was kept over a restart of the server, until `until`, unless its

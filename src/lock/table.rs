@@ -6,6 +6,7 @@
 //! I/O.
 
 mod change;
+mod restoring;
 mod slot;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use log::warn;
 
 use super::deadlines::Deadlines;
-use super::journal::store::{Held, KeptPlace, Misfit, OpenError, PlaceNote, Restored, Store};
+use super::journal::store::{KeptPlace, OpenError, PlaceNote, Store};
 use super::journal::{self, Journal, Own};
 use super::numbers::Numbers;
 use super::reaper;
@@ -31,6 +32,7 @@ use super::{
     LockRequest, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Totals,
 };
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket, Unheard};
+use restoring::Restoring;
 use slot::{Event, Gate, Sleeper, Slot, State, Woken};
 
 /// How much there may be at a time, as requests come: those that come at the same moment may
@@ -80,9 +82,10 @@ impl LockTable {
         observer: Arc<dyn Observer>,
         events: Arc<Events>,
     ) -> Result<Self, OpenError> {
+        let resources = Sharded::default();
         let mut shared = Shared {
-            resources: Sharded::default(),
-            deadlines: Deadlines::default(),
+            deadlines: Deadlines::like(&resources),
+            resources,
             journal: store.is_some().then(Journal::new),
             numbers: first_numbers(0),
             counts: Counts::default(),
@@ -96,7 +99,7 @@ impl LockTable {
         };
         let store = match store {
             Some(mut store) => {
-                let last_token = store.load(&|lock| shared.restore(lock))?;
+                let last_token = store.load(&Restoring::new(&shared))?;
                 let places = store.load_places()?;
                 let arrivals = places.iter().map(|place| place.arrival);
                 let last_token = arrivals.max().unwrap_or(0).max(last_token);
@@ -506,18 +509,6 @@ impl Shared {
         }
     }
 
-    /// Enters a lock that was held before the server started.
-    fn restore(&self, restored: Restored) -> Result<(), Misfit> {
-        let Restored { resource, held: Held { grant, key, remaining } } = restored;
-        let slot = self.slot_or_new(&resource);
-        let mut entry = slot.enter();
-        let (before, due) = (entry.state.tally(), entry.state.next_due());
-        let fits = entry.state.restore(grant, key, remaining, self.now());
-        self.counts.change(before, entry.state.tally());
-        self.deadlines.change(&resource, due, entry.state.next_due());
-        if fits { Ok(()) } else { Err(Misfit) }
-    }
-
     /// Enters a place in line that was there before the server started.
     fn restore_place(&self, kept: KeptPlace) {
         let KeptPlace { id, resource, request, key, arrival, since } = kept;
@@ -541,7 +532,9 @@ impl Shared {
 
     fn slot_or_new(&self, resource: &ResourceName) -> Arc<Slot> {
         let mut resources = locked(self.resources.of(resource));
-        Arc::clone(resources.entry(resource.clone()).or_insert_with(|| Arc::new(Slot::new())))
+        Arc::clone(
+            resources.entry(resource.clone()).or_insert_with(|| Arc::new(Slot::new(State::new()))),
+        )
     }
 
     /// About so many names in order, from behind `after`; none only if there are no more.

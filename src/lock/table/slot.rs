@@ -72,8 +72,8 @@ pub(super) enum Woken {
 }
 
 impl Slot {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Entry { state: Resource::new(), gate: Gate::Open }))
+    pub(super) fn new(state: State) -> Self {
+        Self(Mutex::new(Entry { state, gate: Gate::Open }))
     }
 
     pub(super) fn enter(&self) -> MutexGuard<'_, Entry> {

@@ -364,7 +364,7 @@ type Outcome = fn(&[Change]) -> Result<(), StoreError>;
 struct Broken(Outcome);
 
 impl Store for Broken {
-    fn load(&mut self, _: &Restore<'_>) -> Result<u64, OpenError> {
+    fn load(&mut self, _: &dyn Restore) -> Result<u64, OpenError> {
         Ok(0)
     }
 

@@ -69,7 +69,7 @@ impl FileStore {
 }
 
 impl Store for FileStore {
-    fn load(&mut self, restore: &Restore<'_>) -> Result<u64, OpenError> {
+    fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
         let again = || io::Error::other("it was read before");
         let path = || self.directory.path().to_path_buf();
         let host = self.host.take().ok_or_else(|| OpenError::Unusable(path(), again()))?;

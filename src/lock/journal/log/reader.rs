@@ -14,7 +14,7 @@ use crate::lock::journal::store::OpenError;
 
 /// Reads into the same memory again and again.
 pub(super) struct Reader<'a> {
-    pub(super) directory: &'a Directory,
+    directory: &'a Directory,
     /// The latest that was read.
     bytes: Vec<u8>,
 }

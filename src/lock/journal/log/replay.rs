@@ -3,13 +3,14 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::HostClock;
 use super::contents::Contents;
 use super::directory::Directory;
 use super::reader::{Reader, damaged};
-use super::record::{Entry, NO_END, Stamp};
+use super::record::{Entry, Row, Stamp};
 use super::rows::Rows;
 use super::segment::{MAX_TOKEN, SEGMENT_BYTES, Segment, make_spare};
 use super::time::{Clock, Lifetime, Restart};
@@ -26,7 +27,7 @@ pub(super) fn open(
     directory: &Directory,
     host: HostClock,
     restart_grace: Duration,
-    restore: &Restore<'_>,
+    restore: &dyn Restore,
 ) -> Result<Writer, OpenError> {
     let unusable = |error: io::Error| OpenError::Unusable(directory.path().into(), error);
     let numbers = directory.segments().map_err(unusable)?;
@@ -100,13 +101,15 @@ fn tidy<'a>(directory: &Directory, writer: &mut Writer, unused: impl Iterator<It
     }
 }
 
-/// What was found on the way.
-#[derive(Default)]
-struct Found {
+/// The locks on their way out of the log.
+struct HandOver<'a> {
+    log: &'a Contents,
+    now: Duration,
+    restore: &'a dyn Restore,
     /// By the latest restart, a lock lives longer or has ended.
-    changed: bool,
+    changed: AtomicBool,
     /// The fencing tokens of locks that have ended.
-    ended: Vec<u64>,
+    ended: Mutex<Vec<u64>>,
 }
 
 /// Hands over what is held `now`. Returns whether, by the latest restart, a lock lives longer or
@@ -115,64 +118,59 @@ fn hand_over(
     directory: &Directory,
     log: &mut Contents,
     now: Duration,
-    restore: &Restore<'_>,
+    restore: &dyn Restore,
 ) -> Result<bool, OpenError> {
     let Some(first) = log.rows.first_needed() else { return Ok(false) };
-    let found = Mutex::new(Found::default());
+    let (changed, ended) = (AtomicBool::new(false), Mutex::default());
+    let hand_over = HandOver { log, now, restore, changed, ended };
     share(first.number..=log.end.0, || {
-        let (log, found, mut reader) = (&*log, &found, Reader::new(directory));
-        move |number| {
-            let (locks, of_segment) = held(&mut reader, log, number, now)?;
-            let mut found = locked(found);
-            found.changed |= of_segment.changed;
-            found.ended.extend(of_segment.ended);
-            drop(found);
-            for lock in locks {
-                let name = lock.resource.clone();
-                if restore(lock) == Err(Misfit) {
-                    let why = format!("it has locks on {name} that cannot be held together");
-                    return Err(damaged(directory, number, &why));
-                }
-            }
-            Ok(())
-        }
+        let mut reader = Reader::new(directory);
+        let hand_over = &hand_over;
+        move |number| hand_over.segment(directory, &mut reader, number)
     })?;
-    let Found { changed, ended } = found.into_inner().unwrap_or_else(|_| poisoned());
+    let HandOver { changed, ended, .. } = hand_over;
+    let ended = ended.into_inner().unwrap_or_else(|_| poisoned());
     ended.into_iter().for_each(|token| log.rows.end(token));
-    Ok(changed)
+    restore.complete().map_err(|Misfit { resource, .. }| {
+        let why = format!("it has locks on {resource} that cannot be held together");
+        OpenError::Damaged(directory.path().into(), why.into())
+    })?;
+    Ok(changed.into_inner())
 }
 
-/// The locks that are held `now` whose rows are in this segment.
-fn held(
-    reader: &mut Reader<'_>,
-    log: &Contents,
-    number: u64,
-    now: Duration,
-) -> Result<(Vec<Restored>, Found), OpenError> {
-    let (mut locks, mut found, mut makes_sense) = (Vec::new(), Found::default(), true);
-    reader.rows(number, |record, at, row| {
-        if !log.rows.is_true(row.token, number, at) {
-            return;
-        }
+impl HandOver<'_> {
+    /// Hands over the locks whose rows are in this segment.
+    fn segment(
+        &self,
+        directory: &Directory,
+        reader: &mut Reader<'_>,
+        number: u64,
+    ) -> Result<(), OpenError> {
+        let mut makes_sense = true;
+        reader.rows(number, |record, at, row| {
+            if self.log.rows.is_true(row.token, number, at) {
+                makes_sense &= self.row(record, row).is_some();
+            }
+        })?;
+        let senseless = || damaged(directory, number, "it has a lock that makes no sense");
+        if makes_sense { Ok(()) } else { Err(senseless()) }
+    }
+
+    /// Hands over the lock of a row that is true; `None` if no server has written such a row.
+    fn row(&self, record: u64, row: &Row<'_>) -> Option<()> {
         let written = Lifetime { end: row.end, graced: row.graced };
-        let lifetime = log.restarts.lifetime(record, written);
-        found.changed |= lifetime != written;
-        let remaining = (lifetime.end != NO_END).then(|| lifetime.end.saturating_sub(now));
-        if remaining.is_some_and(|remaining| remaining.is_zero()) {
-            found.ended.push(row.token);
-            return;
+        let lifetime = self.log.restarts.lifetime(record, written);
+        if lifetime != written {
+            self.changed.store(true, Ordering::Relaxed);
+        }
+        let remaining = lifetime.remaining(self.now);
+        if remaining == Some(Duration::ZERO) {
+            locked(&self.ended).push(row.token);
+            return Some(());
         }
         let ends_sometime = remaining.is_none_or(|remaining| remaining <= MAX_REMAINING);
-        match row.lock(remaining).filter(|_| ends_sometime && row.token <= MAX_TOKEN) {
-            Some((resource, held)) => locks.push(Restored { resource, held }),
-            None => makes_sense = false,
-        }
-    })?;
-    if !makes_sense {
-        return Err(damaged(reader.directory, number, "it has a lock that makes no sense"));
+        let (resource, held) = row.lock(remaining)?;
+        let makes_sense = ends_sometime && row.token <= MAX_TOKEN;
+        makes_sense.then(|| self.restore.restore(Restored { resource, held }))
     }
-    // Names that are neighbours in the table come one after the other, which makes a start of
-    // many locks a third shorter. The locks of one resource stay in their order.
-    locks.sort_by(|one, other| one.resource.cmp(&other.resource));
-    Ok((locks, found))
 }
