@@ -1,5 +1,7 @@
 //! The place of one resource in the table: its mutex, its gate, and the threads that sleep there.
 
+use std::borrow::Borrow;
+use std::cmp;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
@@ -8,16 +10,22 @@ use std::time::Instant;
 
 use log::error;
 
-use crate::lock::Then;
 use crate::lock::resource::{self, Answer, Plan, Reply, Resource};
 use crate::lock::sync::atomic::{AtomicBool, Ordering};
 use crate::lock::sync::{Condvar, Mutex, MutexGuard, locked, now, poisoned};
+use crate::lock::{ResourceName, Then};
 
 pub(super) type State = Resource<Arc<Sleeper>>;
 pub(super) type Event = resource::Event<Arc<Sleeper>>;
 
 /// The place of one resource. In the map as long as the resource has locks.
-pub(super) struct Slot(Mutex<Entry>);
+///
+/// Slots are in order of their names, and a set of them is searched by name: the name is in memory
+/// once.
+pub(in crate::lock) struct Slot {
+    name: ResourceName,
+    entry: Mutex<Entry>,
+}
 
 pub(super) struct Entry {
     pub(super) state: State,
@@ -72,12 +80,17 @@ pub(super) enum Woken {
 }
 
 impl Slot {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Entry { state: Resource::new(), gate: Gate::Open }))
+    pub(super) fn new(name: ResourceName) -> Self {
+        Self { name, entry: Mutex::new(Entry { state: Resource::new(), gate: Gate::Open }) }
+    }
+
+    /// What the resource is called.
+    pub(in crate::lock) fn name(&self) -> &ResourceName {
+        &self.name
     }
 
     pub(super) fn enter(&self) -> MutexGuard<'_, Entry> {
-        locked(&self.0)
+        locked(&self.entry)
     }
 
     /// Sleeps until the word comes, the client leaves or the deadline is there.
@@ -118,6 +131,32 @@ impl Slot {
         sleeper.left.store(true, Ordering::Relaxed);
         drop(entry);
         sleeper.wake();
+    }
+}
+
+impl Borrow<ResourceName> for Arc<Slot> {
+    fn borrow(&self) -> &ResourceName {
+        &self.name
+    }
+}
+
+impl Ord for Slot {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
+        self.name.cmp(&other.name)
+    }
+}
+
+impl PartialOrd for Slot {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Eq for Slot {}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
     }
 }
 
