@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::ResourceName;
+use super::nanos::Instant;
 use super::sharded::Sharded;
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
 use super::table::Slot;

@@ -19,6 +19,7 @@ use log::warn;
 use super::deadlines::Deadlines;
 use super::journal::store::{Held, KeptPlace, Misfit, OpenError, PlaceNote, Restored, Store};
 use super::journal::{self, Journal, Own};
+use super::nanos::Instant;
 use super::numbers::Numbers;
 use super::reaper;
 use super::resource::{Asked, Claim, Place, Plan, Reply, Wish};
@@ -368,7 +369,7 @@ impl InLine<'_> {
     }
 
     /// Sleeps until the wait is over.
-    fn wait(&self, deadline: std::time::Instant) -> Reply {
+    fn wait(&self, deadline: Instant) -> Reply {
         let event = match self.slot.sleep(&self.sleeper, Some(deadline)) {
             Woken::Told(word) => return word,
             Woken::ClientLeft => Event::Withdraw(self.claim, self.shared.reconnect_grace),
@@ -408,7 +409,7 @@ impl Shared {
         resource: &ResourceName,
         slot: Arc<Slot>,
         begun: Begun,
-        (at_the_gate, unheard, sleeper): (std::time::Instant, Unheard, Arc<Sleeper>),
+        (at_the_gate, unheard, sleeper): (Instant, Unheard, Arc<Sleeper>),
         on_wait: &mut dyn FnMut(Departure),
     ) -> Pending<Result<Grant, Refusal>> {
         let reply = match begun {

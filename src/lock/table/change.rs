@@ -9,7 +9,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use log::{Level, info, log_enabled};
 
@@ -17,6 +17,7 @@ use super::Shared;
 use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
 use crate::lock::journal::store::{Change, KeptPlace, PlaceNote};
 use crate::lock::journal::{By, Finish, Submitted};
+use crate::lock::nanos::Instant;
 use crate::lock::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::lock::sync::atomic::{AtomicUsize, Ordering};
 use crate::lock::sync::now;

@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use log::error;
 
+use crate::lock::nanos::Instant;
 use crate::lock::resource::{self, Answer, Plan, Reply, Resource};
 use crate::lock::sync::atomic::{AtomicBool, Ordering};
 use crate::lock::sync::{Condvar, Mutex, MutexGuard, locked, now, poisoned};
