@@ -11,6 +11,7 @@ mod holders;
 mod line;
 #[cfg(test)]
 mod model;
+mod request;
 #[cfg(test)]
 mod tests;
 
@@ -280,11 +281,11 @@ impl<W> Resource<W> {
     fn change(&mut self, changing: decision::Changing, now: Now<'_>, outcome: &mut Outcome<W>) {
         let decision::Changing { holder: changed, begins, has_waited } = changing;
         let Some(mut holder) = self.holders.remove(changed.id) else { return };
-        let kind = match holder.mode == changed.mode {
+        let kind = match holder.request.mode == changed.request.mode {
             true => Kind::Ended(End::Renewed),
             false => Kind::Converted,
         };
-        holder.mode = changed.mode;
+        holder.request.mode = changed.request.mode;
         if begins {
             holder.begin(changed.lifetime(), now);
         }
@@ -399,7 +400,7 @@ impl<W> Resource<W> {
     fn overdue_conversion(&self) -> Option<Instant> {
         let first = self.conversions.iter().next()?;
         let mut others = self.holders.counts();
-        others.remove(self.holders.get(first.id)?.mode);
+        others.remove(self.holders.get(first.id)?.request.mode);
         others.allow(first.wanted.mode).then_some(first.came)
     }
 

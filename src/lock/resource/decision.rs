@@ -11,6 +11,7 @@ use super::compatibility::Counts;
 use super::conversions::{Converting, is_waited_for};
 use super::holders::Holder;
 use super::line::{Claim, Place, Waiter};
+use super::request::Request;
 use super::{Asked, Event, Now, Resource, Wish};
 use crate::lock::nanos::Instant;
 use crate::lock::{
@@ -251,7 +252,7 @@ fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> 
     let mut draft = Draft::new(resource, now);
     let held = key.as_ref().and_then(|key| resource.holders.of_key(key));
     if let Some(holder) = held.filter(|holder| !holder.is_due(now.instant)) {
-        let theirs = holder.mode;
+        let theirs = holder.request.mode;
         if !goes_with(&request, theirs) {
             return Decision::refused(Refusal::OtherMode(theirs));
         }
@@ -331,7 +332,7 @@ fn convert<W>(resource: &Resource<W>, wish: Wish, handle: W, now: Now<'_>) -> De
         Ok(holder) => holder,
         Err(refusal) => return Decision::refused(refusal),
     };
-    let (from, Conversion { mode, wait, lifetime }) = (holder.mode, wanted);
+    let (from, Conversion { mode, wait, lifetime }) = (holder.request.mode, wanted);
     let is_semaphore = |mode: Mode| mode.limit().is_some_and(|limit| limit != Limit::ONE);
     if is_semaphore(from) || is_semaphore(mode) {
         return Decision::refused(Refusal::NotConvertible);
@@ -485,7 +486,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
     }
 
     fn end(&mut self, holder: &Holder, end: End) {
-        let Holder { id, mode, fencing_token, .. } = *holder;
+        let &Holder { id, fencing_token, request: Request { mode, .. }, .. } = holder;
         self.held.remove(mode);
         if let Some(waiting) = self.resource.conversions.of(id) {
             self.wanted.remove(waiting.wanted.mode);
@@ -521,7 +522,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
                     self.facts.unconverted.push((id, Refusal::TimedOut));
                     self.wanted.remove(mode);
                 }
-                Some(holder) if self.allows_conversion(holder.mode, mode) => {
+                Some(holder) if self.allows_conversion(holder.request.mode, mode) => {
                     self.change(holder, Some(mode), lifetime, true);
                     self.wanted.remove(mode);
                 }
@@ -556,9 +557,9 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         };
         changing.has_waited |= has_waited;
         if let Some(mode) = mode {
-            self.held.remove(changing.holder.mode);
+            self.held.remove(changing.holder.request.mode);
             self.held.add(mode);
-            changing.holder.mode = mode;
+            changing.holder.request.mode = mode;
         }
         if let Some(lifetime) = lifetime {
             changing.holder.begin(lifetime.into(), self.now);

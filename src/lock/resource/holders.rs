@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::time::{Duration, SystemTime};
 
-use smol_str::SmolStr;
-
 use super::Now;
 use super::compatibility::Counts;
+use super::request::Request;
 use crate::lock::nanos::{Instant, Span, WallTime};
-use crate::lock::{Grant, IdempotencyKey, Lifetime, Limit, LockId, Mode, Requester};
+use crate::lock::{Grant, IdempotencyKey, Lifetime, Limit, LockId};
 
 /// A lock lives this much longer than its lifetime. Its holder counts from the answer, which
 /// takes a moment to reach it: the lock must not pass to another before.
@@ -19,11 +18,8 @@ const ANSWER_GRACE: Duration = Duration::from_millis(1);
 #[derive(Debug, Clone)]
 pub(in crate::lock) struct Holder {
     pub(in crate::lock) id: LockId,
-    pub(in crate::lock) mode: Mode,
+    pub(in crate::lock) request: Request,
     pub(in crate::lock) fencing_token: u64,
-    title: SmolStr,
-    client: Requester,
-    wait: Span,
     since: WallTime,
     /// `None`: without an end.
     term: Option<Term>,
@@ -79,23 +75,22 @@ impl Holder {
         let term = remaining
             .map(|remaining| Term::new(lifetime.duration().unwrap_or(remaining), remaining, now));
         let answers = key.map(|key| Answers::one(Some(key)));
-        let (wait, since) = (wait.into(), since.into());
-        Self { id, mode, fencing_token, title, client, wait, since, term, answers }
+        let request = Request::new(mode, wait, &title, &client);
+        Self { id, request, fencing_token, since: since.into(), term, answers }
     }
 
     /// What its client is told of it.
     pub(in crate::lock) fn grant(&self) -> Grant {
-        let Self { id, mode, fencing_token, wait, since, .. } = *self;
         Grant {
-            id,
-            title: self.title.clone(),
-            client: self.client.clone(),
-            mode,
-            wait: wait.into(),
+            id: self.id,
+            title: self.request.title(),
+            client: self.request.client(),
+            mode: self.request.mode,
+            wait: self.request.wait(),
             lifetime: self.lifetime(),
-            since: since.into(),
+            since: self.since(),
             expires: self.term.map(|term| term.expires.into()),
-            fencing_token,
+            fencing_token: self.fencing_token,
         }
     }
 
@@ -216,7 +211,7 @@ impl Holders {
             Self::None => Counts::default(),
             Self::One(holder) => {
                 let mut counts = Counts::default();
-                counts.add(holder.mode);
+                counts.add(holder.request.mode);
                 counts
             }
             Self::Many(crowd) => crowd.counts,
@@ -227,7 +222,7 @@ impl Holders {
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::None => None,
-            Self::One(holder) => holder.mode.limit(),
+            Self::One(holder) => holder.request.mode.limit(),
             Self::Many(crowd) => crowd.limit.filter(|_| crowd.counts.exclusive() > 0),
         }
     }
@@ -334,7 +329,7 @@ impl Holders {
 impl Crowd {
     fn insert(&mut self, holder: Holder) {
         let id = holder.id;
-        let mode = holder.mode;
+        let mode = holder.request.mode;
         self.counts.add(mode);
         self.limit = mode.limit().or(self.limit);
         self.by_due.extend(holder.due().map(|due| (due, id)));
@@ -348,7 +343,7 @@ impl Crowd {
 
     fn remove(&mut self, id: LockId) -> Option<Holder> {
         let holder = self.by_id.remove(&id)?;
-        self.counts.remove(holder.mode);
+        self.counts.remove(holder.request.mode);
         if let Some(due) = holder.due() {
             self.by_due.remove(&(due, id));
         }

@@ -773,7 +773,7 @@ impl StateMachineTest for Checked {
         assert_eq!(locks, expected, "the locks in order, the held ones first");
         for lock in model.held.iter().filter(|lock| !lock.is_over(model.now)) {
             let id = checked.id(lock.number).unwrap();
-            let mode = checked.resource.holders.get(id).unwrap().mode;
+            let mode = checked.resource.holders.get(id).unwrap().request.mode;
             assert_eq!(mode, real_mode(lock.mode), "the mode of {}", lock.number);
         }
         let converting = checked.resource.conversions.iter().map(|waiting| waiting.handle);

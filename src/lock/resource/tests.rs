@@ -205,7 +205,7 @@ impl<W> Resource<W> {
     fn check_conversions(&self) {
         let mut before = compatibility::Counts::default();
         for super::conversions::Converting { id, wanted, .. } in self.conversions.iter() {
-            let held = self.holders.get(*id).expect("what is converted is held").mode;
+            let held = self.holders.get(*id).expect("what is converted is held").request.mode;
             let mut others = self.holders.counts();
             others.remove(held);
             let fits = others.allow(wanted.mode);
