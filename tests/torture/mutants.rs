@@ -452,8 +452,8 @@ const OF_SEVERAL: &[OfSeveral] = &[
         by: By::Tests(&["--test", "tests", "wall_clock_time_decides_nothing"]),
         edits: &[edit(
             "src/clock.rs",
-            "    read(ClockId::Boottime)",
-            "    let _ = std::time::SystemTime::now();\n    read(ClockId::Realtime)",
+            "    read(ClockId::CLOCK_BOOTTIME)",
+            "    let _ = std::time::SystemTime::now();\n    read(ClockId::CLOCK_REALTIME)",
         )],
     },
 ];
