@@ -11,6 +11,7 @@ mod lifetime;
 mod manager;
 mod mode;
 mod names;
+mod nanos;
 mod numbers;
 mod parallel;
 mod pending;

@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use crate::lock::nanos::Instant;
 use crate::lock::resource::{Holder, Plan};
 use crate::lock::{Grant, IdempotencyKey, LockId, LockRequest, ResourceName};
 
@@ -181,7 +182,7 @@ impl Change {
 
 impl Held {
     fn of(holder: &Holder, now: Instant) -> Self {
-        let (grant, key) = (holder.grant.clone(), holder.key().cloned());
+        let (grant, key) = (holder.grant(), holder.key().cloned());
         Self { grant, key, remaining: holder.remaining(now) }
     }
 }

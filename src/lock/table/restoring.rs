@@ -6,12 +6,12 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Shared;
 use super::slot::{Slot, State};
 use crate::lock::ResourceName;
 use crate::lock::journal::store::{Held, Misfit, Restore, Restored};
+use crate::lock::nanos::Instant;
 use crate::lock::parallel::share;
 use crate::lock::resource::Tally;
 use crate::lock::sharded::Sharded;
@@ -25,6 +25,7 @@ pub(super) struct Restoring<'a> {
 
 /// A lock, in the slot of a resource on which nothing else is known to be held.
 struct Found {
+    /// Again, for a sort that stays in the cache.
     resource: ResourceName,
     token: u64,
     due: Option<Instant>,
@@ -55,10 +56,10 @@ impl<'a> Restoring<'a> {
             return Err(misfit);
         }
         let Shared { resources, deadlines, counts, .. } = self.shared;
-        let due = locks.iter().filter_map(|lock| Some((lock.due?, lock.resource.clone())));
+        let due = locks.iter().filter_map(|lock| Some((lock.due?, Arc::clone(&lock.slot))));
         deadlines.fill(shard, due);
         counts.change(Tally::default(), Tally { held, ..Tally::default() });
-        let slots = locks.into_iter().map(|lock| (lock.resource, lock.slot));
+        let slots = locks.into_iter().map(|lock| lock.slot);
         *locked(resources.shard(shard)) = slots.collect();
         Ok(())
     }
@@ -70,7 +71,7 @@ impl Restore for Restoring<'_> {
         let token = grant.fencing_token;
         let state = State::restored(grant, key, remaining, self.shared.now());
         let due = state.next_due();
-        let slot = Arc::new(Slot::new(state));
+        let slot = Arc::new(Slot::new(resource.clone(), state));
         locked(self.locks.of(&resource)).push(Found { resource, token, due, slot });
     }
 
