@@ -32,6 +32,10 @@ impl<T> Mutex<T> {
     pub(in crate::lock) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
         Ok(MutexGuard { mutex: self, inner: self.0.lock().unwrap() })
     }
+
+    pub(in crate::lock) fn into_inner(self) -> LockResult<T> {
+        Ok(self.0.into_inner().unwrap())
+    }
 }
 
 impl<T> Deref for MutexGuard<'_, T> {
