@@ -1,13 +1,21 @@
-//! The clock of a host that also counts while it is suspended, and that nobody sets.
+//! The clocks of a host that nobody sets.
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use nix::sys::time::TimeSpec;
+use nix::time::ClockId;
 
-/// The time since the host was started.
+/// The time since the host was started, also while it is suspended.
 pub(crate) fn now() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    // Neither is negative, since the clock begins at zero.
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
+    read(ClockId::CLOCK_BOOTTIME)
+}
+
+/// The time that the host has run: what std's `Instant` has inside.
+pub(crate) fn monotonic() -> Duration {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+fn read(clock: ClockId) -> Duration {
+    // Every Linux has both. Neither is negative, since they begin at zero.
+    clock.now().unwrap_or(TimeSpec::new(0, 0)).into()
 }

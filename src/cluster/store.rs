@@ -11,7 +11,9 @@ use super::batch::{Op, Transaction, fill, transactions};
 use super::chain::{Chain, Lost};
 use super::loading::{Loaded, Loading, StoredLock};
 use super::records::{PlaceRow, bytes};
-use crate::lock::{Change, KeptPlace, OpenError, PlaceNote, Restore, Restored, Store, StoreError};
+use crate::lock::{
+    Change, KeptPlace, Misfit, OpenError, PlaceNote, Restore, Restored, Store, StoreError,
+};
 use crate::metrics::ClusterMetrics;
 
 /// How much longer than its lifetime a lock lives after a failover; a commit that takes longer
@@ -79,18 +81,16 @@ impl EtcdStore {
         }
     }
 
-    fn restore(&self, lock: StoredLock, restore: &mut Restore<'_>) -> Result<(), OpenError> {
+    fn restore(&self, lock: StoredLock, restore: &dyn Restore) {
         let StoredLock { resource, mut held, end } = lock;
         let now = self.chain.clock.at(crate::clock::now());
         held.remaining = end.map(|end| end.saturating_sub(now));
-        let (name, token) = (resource.clone(), held.grant.fencing_token);
-        let key = || self.chain.keys.lock(&name, token);
-        restore(Restored { resource, held }).map_err(|_| foreign(&key()))
+        restore.restore(Restored { resource, held });
     }
 }
 
 impl Store for EtcdStore {
-    fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
+    fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
         let (Chain { etcd, keys, .. }, revision) = (&self.chain, self.chain.revision());
         let start = || Loading::start(Arc::clone(etcd), keys, revision, revision);
         let loading = match self.loading.take() {
@@ -101,12 +101,16 @@ impl Store for EtcdStore {
             match self.next(&loading)? {
                 Loaded::Locks(locks) => {
                     self.chain.note_answer();
-                    locks.into_iter().try_for_each(|lock| self.restore(lock, restore))?;
+                    locks.into_iter().for_each(|lock| self.restore(lock, restore));
                 }
                 Loaded::Places(places) => self.kept.extend(places),
                 Loaded::Failing(failure) => self.chain.note_failure(Some(failure)),
                 Loaded::Foreign(key) => return Err(foreign(&String::from_utf8_lossy(&key))),
-                Loaded::All => return Ok(self.chain.last_token()),
+                Loaded::All => {
+                    let lock = |it: Misfit| self.chain.keys.lock(&it.resource, it.token);
+                    restore.complete().map_err(|misfit| foreign(&lock(misfit)))?;
+                    return Ok(self.chain.last_token());
+                }
             }
         }
     }

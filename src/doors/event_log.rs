@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use log::{error, info};
@@ -82,7 +82,7 @@ impl Writer {
         let mut lines = Vec::new();
         loop {
             lines.clear();
-            match follower.hear(BATCH, Instant::now() + DAY) {
+            match follower.hear(BATCH, DAY) {
                 // Writing to a Vec cannot fail.
                 Heard::Events(happened) => happened.iter().for_each(|event| {
                     let _ = events::write_line(&mut lines, event);
@@ -94,7 +94,7 @@ impl Writer {
             let written = self.write(&lines);
             self.tell(written);
             // Also at the end there is nothing to wait for.
-            let _ = follower.pause(Instant::now() + PACE);
+            let _ = follower.pause(PACE);
         }
     }
 

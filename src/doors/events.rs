@@ -157,7 +157,8 @@ impl Subscription {
         out.flush()?;
         let mut silent_until = Instant::now() + SILENCE;
         loop {
-            let heard = self.follower.hear(self.place.share(), silent_until);
+            let left = silent_until.saturating_duration_since(Instant::now());
+            let heard = self.follower.hear(self.place.share(), left);
             // Who may see less than before has to ask again.
             if !self.sight.is_current() {
                 return Ok(());
@@ -183,13 +184,12 @@ impl Subscription {
                 }
                 Heard::End => return Ok(()),
             };
-            let now = Instant::now();
             if sent {
                 out.flush()?;
-                silent_until = now + SILENCE;
+                silent_until = Instant::now() + SILENCE;
             }
             // At the end there is nothing to wait for, but perhaps something to send.
-            let _ = self.follower.pause(now + PACE);
+            let _ = self.follower.pause(PACE);
         }
     }
 }
@@ -203,7 +203,7 @@ fn write_kept(
 ) -> io::Result<()> {
     let mut count = 0;
     while count < KEPT {
-        match follower.hear(BATCH, Instant::now()) {
+        match follower.hear(BATCH, Duration::ZERO) {
             Heard::Events(events) => {
                 count += events.len();
                 let has = |resource| wanted.has(resource) && sight.sees(resource);

@@ -3,20 +3,22 @@
 //! Nothing ticks: without a deadline the sleep lasts for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::sync::Arc;
 
 use super::ResourceName;
+use super::nanos::Instant;
 use super::sharded::Sharded;
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
+use super::table::Slot;
 
 /// How many resources the reaper takes out of a shard of the index at a time.
 const MAX_BATCH: usize = 128;
 
 /// When something on a resource ends by itself next, at most one entry a resource: a released
 /// lock leaves nothing behind.
-#[derive(Default)]
 pub(super) struct Deadlines {
-    index: Sharded<BTreeSet<(Instant, ResourceName)>>,
+    /// In the shards of the table.
+    index: Sharded<BTreeSet<(Instant, Arc<Slot>)>>,
     alarm: Mutex<Alarm>,
     /// Signalled when the alarm has been set to an earlier time, or closed.
     earlier: Condvar,
@@ -35,19 +37,28 @@ struct Alarm {
 }
 
 impl Deadlines {
+    /// An index in the shards of this table.
+    pub(super) fn like<T>(table: &Sharded<T>) -> Self {
+        Self { index: Sharded::like(table), alarm: Mutex::default(), earlier: Condvar::default() }
+    }
+
+    /// Sets the deadlines of the resources of one shard, of which none was known.
+    pub(super) fn fill(&self, shard: usize, due: impl Iterator<Item = (Instant, Arc<Slot>)>) {
+        let mut index = locked(self.index.shard(shard));
+        *index = due.collect();
+        let first = index.first().map(|(due, _)| *due);
+        drop(index);
+        first.into_iter().for_each(|first| self.set_alarm(first));
+    }
+
     /// Moves a resource's deadline; `None` stands for none.
-    pub(super) fn change(
-        &self,
-        resource: &ResourceName,
-        from: Option<Instant>,
-        to: Option<Instant>,
-    ) {
-        let mut index = locked(self.index.of(resource));
+    pub(super) fn change(&self, slot: &Arc<Slot>, from: Option<Instant>, to: Option<Instant>) {
+        let mut index = locked(self.index.of(slot.name()));
         if let Some(from) = from {
-            index.remove(&(from, resource.clone()));
+            index.remove(&(from, Arc::clone(slot)));
         }
         if let Some(to) = to {
-            index.insert((to, resource.clone()));
+            index.insert((to, Arc::clone(slot)));
         }
         drop(index);
         if let Some(to) = to {
@@ -107,8 +118,8 @@ impl Deadlines {
         for shard in self.index.iter() {
             let index = locked(shard);
             let come = index.iter().take_while(|(deadline, _)| *deadline <= now);
-            let come = come.filter(|(_, resource)| !is_later(resource)).take(MAX_BATCH);
-            due.extend(come.map(|(_, resource)| resource.clone()));
+            let come = come.map(|(_, slot)| slot.name()).filter(|name| !is_later(name));
+            due.extend(come.take(MAX_BATCH).cloned());
             let first = index.iter().map(|(deadline, _)| *deadline).find(|at| now < *at);
             next = next.into_iter().chain(first).min();
         }

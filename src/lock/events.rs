@@ -7,10 +7,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use smol_str::SmolStr;
 
+use super::nanos::Instant;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
 use super::{End, LockId, Mode, Requester, ResourceName};
@@ -295,8 +296,9 @@ impl Follower {
         Leave(Arc::clone(&self.events), Arc::clone(&self.ear))
     }
 
-    /// Waits for what happens next, until the deadline: at most `limit` events.
-    pub fn hear(&mut self, limit: usize, deadline: Instant) -> Heard {
+    /// Waits for what happens next, no longer than `wait`: at most `limit` events.
+    pub fn hear(&mut self, limit: usize, wait: Duration) -> Heard {
+        let deadline = now() + wait;
         loop {
             if self.ear.has_left.load(Ordering::SeqCst) {
                 return Heard::End;
@@ -316,8 +318,9 @@ impl Follower {
         }
     }
 
-    /// Sleeps until the deadline, whatever happens; `false` if there is an end before that.
-    pub fn pause(&self, deadline: Instant) -> bool {
+    /// Sleeps so long, whatever happens; `false` if there is an end before that.
+    pub fn pause(&self, time: Duration) -> bool {
+        let deadline = now() + time;
         let mut followers = locked(&self.events.followers);
         loop {
             let left = deadline.saturating_duration_since(now());
@@ -425,7 +428,7 @@ mod tests {
 
     /// The titles of what is heard at once.
     fn hears(follower: &mut Follower) -> Vec<String> {
-        match follower.hear(usize::MAX, now()) {
+        match follower.hear(usize::MAX, Duration::ZERO) {
             Heard::Events(events) => {
                 events.into_iter().map(|event| event.happening.title.to_string()).collect()
             }
@@ -442,13 +445,13 @@ mod tests {
         let mut follows = events.follow(Some(first));
         let mut for_good = events.follow_for_good();
         events.dismiss();
-        assert!(matches!(follows.hear(1, now()), Heard::End));
+        assert!(matches!(follows.hear(1, Duration::ZERO), Heard::End));
         events.begin_anew();
-        assert!(matches!(events.follow(Some(first)).hear(1, now()), Heard::Missed(_)));
+        assert!(matches!(events.follow(Some(first)).hear(1, Duration::ZERO), Heard::Missed(_)));
         let second = happens(&events, "b");
         assert!(second > first);
         assert_eq!(hears(&mut events.follow(Some(second - 1))), ["b"]);
-        assert!(!matches!(for_good.hear(1, now()), Heard::End));
+        assert!(!matches!(for_good.hear(1, Duration::ZERO), Heard::End));
     }
 
     #[test]
@@ -506,7 +509,7 @@ mod tests {
         for _ in 0..20 {
             let (mut follower, sender) = (events.follow(None), sender.clone());
             thread::spawn(move || {
-                while let Heard::Events(events) = follower.hear(1, now() + PATIENCE) {
+                while let Heard::Events(events) = follower.hear(1, PATIENCE) {
                     sender.send(events[0].happening.title.clone()).unwrap();
                 }
             });
@@ -530,8 +533,8 @@ mod tests {
             let mut follower = events.follow(None);
             let leave = follower.leave();
             let left = thread::spawn(move || match pausing {
-                false => matches!(follower.hear(1, now() + PATIENCE), Heard::End),
-                true => !follower.pause(now() + PATIENCE),
+                false => matches!(follower.hear(1, PATIENCE), Heard::End),
+                true => !follower.pause(PATIENCE),
             });
             leave.leave();
             assert!(left.join().unwrap());

@@ -15,9 +15,9 @@ mod writer;
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::NotWritten;
+use super::nanos::Instant;
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
 pub use log::FileStore;
 use store::{Change, PlaceNote, Store};
@@ -304,7 +304,7 @@ mod tests {
     }
 
     impl Store for Told {
-        fn load(&mut self, _: &mut Restore<'_>) -> Result<u64, OpenError> {
+        fn load(&mut self, _: &dyn Restore) -> Result<u64, OpenError> {
             Ok(0)
         }
 

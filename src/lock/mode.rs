@@ -1,7 +1,6 @@
 //! What a lock is to exclude: the modes of the VMS distributed lock manager, and semaphores.
 
 use std::fmt;
-use std::num::NonZeroU32;
 
 /// The mode of a lock, which decides which other locks can be held beside it
 /// ("Lock modes" of the lock management services, VSI OpenVMS Programming Concepts Manual).
@@ -76,29 +75,34 @@ impl fmt::Display for Mode {
 
 /// How many may hold a semaphore at a time: 1 to [`Limit::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit(NonZeroU32);
+pub struct Limit {
+    /// The lowest first. Three, so that a [`Mode`] takes four: each lock has one in memory.
+    bytes: [u8; 3],
+}
 
 impl Limit {
     /// A lock that one holds.
-    pub const ONE: Self = Self(NonZeroU32::MIN);
+    pub const ONE: Self = Self { bytes: [1, 0, 0] };
 
     /// The largest limit.
     pub const MAX: u32 = 1_000_000;
 
     /// `None` if it is 0 or over the largest.
     pub fn new(limit: u32) -> Option<Self> {
-        NonZeroU32::new(limit).filter(|limit| limit.get() <= Self::MAX).map(Self)
+        let [a, b, c, _] = limit.to_le_bytes();
+        (1..=Self::MAX).contains(&limit).then_some(Self { bytes: [a, b, c] })
     }
 
     /// The number.
     pub fn get(self) -> u32 {
-        self.0.get()
+        let [a, b, c] = self.bytes;
+        u32::from_le_bytes([a, b, c, 0])
     }
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.get().fmt(f)
     }
 }
 

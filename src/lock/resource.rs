@@ -11,12 +11,14 @@ mod holders;
 mod line;
 #[cfg(test)]
 mod model;
+mod request;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use super::nanos::Instant;
 use super::numbers::Numbers;
 use super::{
     Conversion, Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, LockRequest,
@@ -141,21 +143,23 @@ impl<W> Resource<W> {
         Self { holders: Holders::default(), conversions: Conversions::new(), line: Line::new() }
     }
 
-    /// Adds a lock that has been held since before a restart of the server, for `remaining` from
-    /// now, or without an end. Returns whether it can be held beside the others.
-    pub(super) fn restore(
-        &mut self,
-        mut grant: Grant,
+    /// One with a lock that has been held since before a restart of the server, for `remaining`
+    /// from now, or without an end.
+    pub(super) fn restored(
+        grant: Grant,
         key: Option<IdempotencyKey>,
         remaining: Option<Duration>,
         now: Now<'_>,
-    ) -> bool {
-        let mut counts = self.holders.counts();
-        counts.add(grant.mode);
-        let fits = counts.fit_together();
-        grant.expires = remaining.map(|remaining| now.wall + remaining);
-        self.holders.insert(Holder::new(grant, remaining, key, now.instant));
-        fits
+    ) -> Self {
+        let mut resource = Self::new();
+        resource.holders.insert(Holder::new(grant, remaining, key, now));
+        resource
+    }
+
+    /// Adds other locks that have been held since then. Returns whether all can be held together.
+    pub(super) fn absorb(&mut self, other: &Self) -> bool {
+        other.holders.iter().for_each(|holder| self.holders.insert(holder.clone()));
+        self.holders.counts().fit_together()
     }
 
     /// Adds a place in line that was kept over a restart of the server, until `until`, unless its
@@ -243,7 +247,7 @@ impl<W> Resource<W> {
         let Plan { ended, granted, changed, told_again, deleted } = plan;
         for ending in ended {
             let holder = self.holders.remove(ending.id);
-            let happening = |holder: Holder| of_grant(holder.grant, Kind::Ended(ending.end));
+            let happening = |holder: Holder| of_grant(holder.grant(), Kind::Ended(ending.end));
             outcome.happened.extend(holder.map(happening));
             let waiting = self.conversions.remove(ending.id);
             let word = Reply::Refused(Refusal::NoSuchLock);
@@ -261,17 +265,17 @@ impl<W> Resource<W> {
             outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(Refusal::Deleted))));
         }
         for decision::Granting { mut holder, to_newcomer } in granted {
-            holder.begin(now.instant, now.wall);
-            let asked = self.line.place(holder.grant.id).map(|place| place.since);
-            let granted = of_grant(holder.grant.clone(), Kind::Granted);
+            holder.begin(holder.lifetime(), now);
+            let asked = self.line.place(holder.id).map(|place| place.since);
+            let granted = of_grant(holder.grant(), Kind::Granted);
             let since = asked.unwrap_or(granted.since);
             outcome.happened.push(Happening { since, ..granted });
-            let waiter = self.take_out(holder.grant.id, outcome);
-            let word = |grant: &Grant| match to_newcomer {
+            let waiter = self.take_out(holder.id, outcome);
+            let word = |holder: &Holder| match to_newcomer {
                 true => Reply::Refused(Refusal::Superseded),
-                false => Reply::Granted(grant.clone()),
+                false => Reply::Granted(holder.grant()),
             };
-            outcome.told.extend(waiter.map(|w| (w.handle, word(&holder.grant))));
+            outcome.told.extend(waiter.map(|w| (w.handle, word(&holder))));
             self.holders.insert(holder);
         }
         debug_assert!(self.holders.counts().fit_together(), "{:?}", self.holders);
@@ -280,22 +284,21 @@ impl<W> Resource<W> {
     /// Renews a lock, or converts it, and tells the client that waits for that.
     fn change(&mut self, changing: decision::Changing, now: Now<'_>, outcome: &mut Outcome<W>) {
         let decision::Changing { holder: changed, begins, has_waited } = changing;
-        let Some(mut holder) = self.holders.remove(changed.grant.id) else { return };
-        let kind = match holder.grant.mode == changed.grant.mode {
+        let Some(mut holder) = self.holders.remove(changed.id) else { return };
+        let kind = match holder.request.mode == changed.request.mode {
             true => Kind::Ended(End::Renewed),
             false => Kind::Converted,
         };
-        holder.grant.mode = changed.grant.mode;
+        holder.request.mode = changed.request.mode;
         if begins {
-            holder.grant.lifetime = changed.grant.lifetime;
-            holder.begin(now.instant, now.wall);
+            holder.begin(changed.lifetime(), now);
         }
         // Whoever changes it knows of it.
         holder.add_answer();
-        outcome.happened.push(of_grant(holder.grant.clone(), kind));
+        outcome.happened.push(of_grant(holder.grant(), kind));
         if has_waited {
-            let waiting = self.conversions.remove(holder.grant.id);
-            let word = Reply::Granted(holder.grant.clone());
+            let waiting = self.conversions.remove(holder.id);
+            let word = Reply::Granted(holder.grant());
             outcome.told.extend(waiting.map(|w| (w.handle, word)));
         }
         self.holders.insert(holder);
@@ -310,7 +313,7 @@ impl<W> Resource<W> {
 
     /// What happens to a lock that stays.
     fn of_holder(&self, id: LockId, kind: Kind) -> Option<Happening> {
-        self.holders.get(id).map(|holder| of_grant(holder.grant.clone(), kind))
+        self.holders.get(id).map(|holder| of_grant(holder.grant(), kind))
     }
 
     /// The answer to whoever caused a decision that has been made.
@@ -319,7 +322,7 @@ impl<W> Resource<W> {
             Answer::Now(answer) => answer.into(),
             Answer::Done => Reply::Done,
             Answer::Granted(id) => match self.holders.get(id) {
-                Some(holder) => Reply::Granted(holder.grant.clone()),
+                Some(holder) => Reply::Granted(holder.grant()),
                 None => Reply::Refused(Refusal::NoSuchLock),
             },
         }
@@ -329,7 +332,7 @@ impl<W> Resource<W> {
     /// renewal is being written by `plan` is.
     pub(super) fn find(&self, id: LockId, plan: Option<&Plan>, now: Instant) -> Option<Lock> {
         let held = self.holders.get(id).filter(|holder| is_held(holder, plan, now));
-        let held = held.map(|holder| Lock::Held(holder.grant.clone()));
+        let held = held.map(|holder| Lock::Held(holder.grant()));
         held.or_else(|| self.line.show(id).map(Lock::Waiting))
     }
 
@@ -340,7 +343,7 @@ impl<W> Resource<W> {
         now: Instant,
     ) -> Option<(Grant, Option<IdempotencyKey>)> {
         let holder = self.holders.in_order().find(|holder| is_held(holder, plan, now))?;
-        Some((holder.grant.clone(), holder.key().cloned()))
+        Some((holder.grant(), holder.key().cloned()))
     }
 
     /// The locks that are held at this moment in order of their grants, then the waiting
@@ -360,11 +363,11 @@ impl<W> Resource<W> {
         let mut next = after;
         let (mut locks, mut converting) = (Vec::new(), HashMap::new());
         let held = self.holders.behind(token).filter(|holder| is_held(holder, plan, now));
-        for Holder { grant, .. } in held.take(limit) {
-            next = Some(Cursor::Held(grant.fencing_token));
-            let wanted = self.conversions.of(grant.id).map(|waiting| waiting.wanted.mode);
-            converting.extend(wanted.map(|mode| (grant.id, mode)));
-            locks.push(Lock::Held(grant.clone()));
+        for holder in held.take(limit) {
+            next = Some(Cursor::Held(holder.fencing_token));
+            let wanted = self.conversions.of(holder.id).map(|waiting| waiting.wanted.mode);
+            converting.extend(wanted.map(|mode| (holder.id, mode)));
+            locks.push(Lock::Held(holder.grant()));
         }
         for (arrival, waiting) in self.line.behind(arrival, limit - locks.len()) {
             next = Some(Cursor::Waiting(arrival));
@@ -382,7 +385,7 @@ impl<W> Resource<W> {
 
     /// Since when the lock is held that is held longest, for display.
     pub(super) fn held_since(&self) -> Option<SystemTime> {
-        self.holders.iter().map(|holder| holder.grant.since).min()
+        self.holders.iter().map(|holder| holder.since()).min()
     }
 
     /// Since when the first in line waits, for display.
@@ -401,7 +404,7 @@ impl<W> Resource<W> {
     fn overdue_conversion(&self) -> Option<Instant> {
         let first = self.conversions.iter().next()?;
         let mut others = self.holders.counts();
-        others.remove(self.holders.get(first.id)?.grant.mode);
+        others.remove(self.holders.get(first.id)?.request.mode);
         others.allow(first.wanted.mode).then_some(first.came)
     }
 
@@ -425,7 +428,7 @@ impl<W> Resource<W> {
 /// Whether a look at this moment shows the lock. One whose renewal `plan` is about to be written
 /// does not come and go.
 fn is_held(holder: &Holder, plan: Option<&Plan>, now: Instant) -> bool {
-    !holder.is_due(now) || plan.is_some_and(|plan| plan.goes_on(holder.grant.id))
+    !holder.is_due(now) || plan.is_some_and(|plan| plan.goes_on(holder.id))
 }
 
 /// What happens to a lock.

@@ -20,10 +20,21 @@ impl<T: Default> Default for Sharded<T> {
     }
 }
 
+impl<T: Default> Sharded<T> {
+    /// Each name belongs to the shard that it has there.
+    pub(super) fn like<U>(other: &Sharded<U>) -> Self {
+        Self { hasher: other.hasher.clone(), ..Self::default() }
+    }
+}
+
 impl<T> Sharded<T> {
     /// The shard that this name belongs to.
     pub(super) fn of(&self, name: &ResourceName) -> &Mutex<T> {
         &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
+    }
+
+    pub(super) fn shard(&self, index: usize) -> &Mutex<T> {
+        &self.shards[index]
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Mutex<T>> {

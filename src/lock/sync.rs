@@ -17,8 +17,8 @@ pub(super) use std::thread;
 
 /// The monotonic clock.
 #[cfg(not(shuttle))]
-pub(super) fn now() -> std::time::Instant {
-    std::time::Instant::now()
+pub(super) fn now() -> super::nanos::Instant {
+    super::nanos::Instant::since_start(crate::clock::monotonic())
 }
 
 /// Locks a mutex of the core.

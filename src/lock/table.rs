@@ -6,9 +6,10 @@
 //! I/O.
 
 mod change;
+mod restoring;
 mod slot;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use std::time::{Duration, SystemTime};
 use log::warn;
 
 use super::deadlines::Deadlines;
-use super::journal::store::{Held, KeptPlace, Misfit, OpenError, PlaceNote, Restored, Store};
+use super::journal::store::{KeptPlace, OpenError, PlaceNote, Store};
 use super::journal::{self, Journal, Own};
+use super::nanos::Instant;
 use super::numbers::Numbers;
 use super::reaper;
 use super::resource::{Asked, Claim, Place, Plan, Reply, Wish};
@@ -31,7 +33,9 @@ use super::{
     LockRequest, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Totals,
 };
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket, Unheard};
-use slot::{Event, Gate, Sleeper, Slot, State, Woken};
+use restoring::Restoring;
+pub(super) use slot::Slot;
+use slot::{Event, Gate, Sleeper, State, Woken};
 
 /// How much there may be at a time, as requests come: those that come at the same moment may
 /// exceed a limit together, by one each, and whoever waits is granted its lock.
@@ -80,9 +84,10 @@ impl LockTable {
         observer: Arc<dyn Observer>,
         events: Arc<Events>,
     ) -> Result<Self, OpenError> {
+        let resources = Sharded::default();
         let mut shared = Shared {
-            resources: Sharded::default(),
-            deadlines: Deadlines::default(),
+            deadlines: Deadlines::like(&resources),
+            resources,
             journal: store.is_some().then(Journal::new),
             numbers: first_numbers(0),
             counts: Counts::default(),
@@ -96,7 +101,7 @@ impl LockTable {
         };
         let store = match store {
             Some(mut store) => {
-                let last_token = store.load(&mut |lock| shared.restore(lock))?;
+                let last_token = store.load(&Restoring::new(&shared))?;
                 let places = store.load_places()?;
                 let arrivals = places.iter().map(|place| place.arrival);
                 let last_token = arrivals.max().unwrap_or(0).max(last_token);
@@ -328,7 +333,7 @@ const MAX_AT_A_TIME: usize = 4096;
 const SLOTS_AT_A_TIME: usize = 256;
 
 struct Shared {
-    resources: Sharded<BTreeMap<ResourceName, Arc<Slot>>>,
+    resources: Sharded<BTreeSet<Arc<Slot>>>,
     deadlines: Deadlines,
     journal: Option<Journal<Ticket>>,
     numbers: Numbers,
@@ -367,7 +372,7 @@ impl InLine<'_> {
     }
 
     /// Sleeps until the wait is over.
-    fn wait(&self, deadline: std::time::Instant) -> Reply {
+    fn wait(&self, deadline: Instant) -> Reply {
         let event = match self.slot.sleep(&self.sleeper, Some(deadline)) {
             Woken::Told(word) => return word,
             Woken::ClientLeft => Event::Withdraw(self.claim, self.shared.reconnect_grace),
@@ -407,7 +412,7 @@ impl Shared {
         resource: &ResourceName,
         slot: Arc<Slot>,
         begun: Begun,
-        (at_the_gate, unheard, sleeper): (std::time::Instant, Unheard, Arc<Sleeper>),
+        (at_the_gate, unheard, sleeper): (Instant, Unheard, Arc<Sleeper>),
         on_wait: &mut dyn FnMut(Departure),
     ) -> Pending<Result<Grant, Refusal>> {
         let reply = match begun {
@@ -483,14 +488,15 @@ impl Shared {
         for shard in self.resources.iter() {
             let mut after = None;
             loop {
-                let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                let from = after.as_deref().map(Slot::name);
+                let from = from.map_or(Bound::Unbounded, Bound::Excluded);
                 let shard = locked(shard);
                 let behind = shard.range::<ResourceName, _>((from, Bound::Unbounded));
                 let some = behind.take(SLOTS_AT_A_TIME);
-                let some: Vec<_> = some.map(|(n, slot)| (n.clone(), Arc::clone(slot))).collect();
+                let some: Vec<_> = some.cloned().collect();
                 drop(shard);
-                some.iter().for_each(|(_, slot)| look(&slot.enter().state));
-                let Some((last, _)) = some.into_iter().next_back() else { break };
+                some.iter().for_each(|slot| look(&slot.enter().state));
+                let Some(last) = some.into_iter().next_back() else { break };
                 after = Some(last);
             }
         }
@@ -506,18 +512,6 @@ impl Shared {
         }
     }
 
-    /// Enters a lock that was held before the server started.
-    fn restore(&self, restored: Restored) -> Result<(), Misfit> {
-        let Restored { resource, held: Held { grant, key, remaining } } = restored;
-        let slot = self.slot_or_new(&resource);
-        let mut entry = slot.enter();
-        let (before, due) = (entry.state.tally(), entry.state.next_due());
-        let fits = entry.state.restore(grant, key, remaining, self.now());
-        self.counts.change(before, entry.state.tally());
-        self.deadlines.change(&resource, due, entry.state.next_due());
-        if fits { Ok(()) } else { Err(Misfit) }
-    }
-
     /// Enters a place in line that was there before the server started.
     fn restore_place(&self, kept: KeptPlace) {
         let KeptPlace { id, resource, request, key, arrival, since } = kept;
@@ -527,7 +521,7 @@ impl Shared {
         let (before, due) = (entry.state.tally(), entry.state.next_due());
         let added = entry.state.restore_place(place, self.reconnect_grace, self.now());
         self.counts.change(before, entry.state.tally());
-        self.deadlines.change(&resource, due, entry.state.next_due());
+        self.deadlines.change(&slot, due, entry.state.next_due());
         drop(entry);
         if let Some(journal) = self.journal.as_ref().filter(|_| !added) {
             // Its request was granted, which was written before this could be.
@@ -541,7 +535,12 @@ impl Shared {
 
     fn slot_or_new(&self, resource: &ResourceName) -> Arc<Slot> {
         let mut resources = locked(self.resources.of(resource));
-        Arc::clone(resources.entry(resource.clone()).or_insert_with(|| Arc::new(Slot::new())))
+        if let Some(slot) = resources.get(resource) {
+            return Arc::clone(slot);
+        }
+        let slot = Arc::new(Slot::new(resource.clone(), State::new()));
+        resources.insert(Arc::clone(&slot));
+        slot
     }
 
     /// About so many names in order, from behind `after`; none only if there are no more.
@@ -555,7 +554,7 @@ impl Shared {
         for shard in self.resources.iter() {
             let shard = locked(shard);
             let behind = shard.range::<ResourceName, _>((from, Bound::Unbounded));
-            let some: Vec<_> = behind.take(of_each).map(|(name, _)| name.clone()).collect();
+            let some: Vec<_> = behind.take(of_each).map(|slot| slot.name().clone()).collect();
             drop(shard);
             if some.len() == of_each
                 && let Some(last) = some.last()

@@ -96,8 +96,8 @@ const MUTANTS: &[Mutant] = &[
         Rule::Lifetime,
         &[edit(
             HOLDERS,
-            "self.ends = lifetime.map(|lifetime| now + lifetime + ANSWER_GRACE);",
-            "self.ends = lifetime.map(|lifetime| now + lifetime.mul_f64(0.7));",
+            "ends: now.instant + remaining + ANSWER_GRACE,",
+            "ends: now.instant + remaining.mul_f64(0.7),",
         )],
     ),
     mutant(
@@ -105,8 +105,8 @@ const MUTANTS: &[Mutant] = &[
         Rule::Lifetime,
         &[edit(
             RESOURCE,
-            "= changed.grant.lifetime;\n            holder.begin(now.instant, now.wall);\n",
-            "= changed.grant.lifetime;\n",
+            "            holder.begin(changed.lifetime(), now);\n",
+            "",
         )],
     ),
     on_disk(
@@ -132,7 +132,7 @@ const MUTANTS: &[Mutant] = &[
         &[edit(
             CHANGE,
             "Answer::Now(answer) => (Begun::Done(answer.into()), None),",
-            "Answer::Now(answer) => (Begun::Done(answer.into()), None),\n            Answer::Granted(id) if plan.holders().any(|holder| holder.grant.id == id) => {\n                let holder = plan.holders().find(|holder| holder.grant.id == id);\n                let granted = holder.map(|holder| Reply::Granted(holder.grant.clone()));\n                (Begun::Done(granted.unwrap_or(Reply::Done)), None)\n            }",
+            "Answer::Now(answer) => (Begun::Done(answer.into()), None),\n            Answer::Granted(id) if plan.holders().any(|holder| holder.id == id) => {\n                let holder = plan.holders().find(|holder| holder.id == id);\n                let granted = holder.map(|holder| Reply::Granted(holder.grant()));\n                (Begun::Done(granted.unwrap_or(Reply::Done)), None)\n            }",
         )],
     ),
     on_disk(
@@ -452,8 +452,8 @@ const OF_SEVERAL: &[OfSeveral] = &[
         by: By::Tests(&["--test", "tests", "wall_clock_time_decides_nothing"]),
         edits: &[edit(
             "src/clock.rs",
-            "    let time = clock_gettime(ClockId::Boottime);",
-            "    let _ = std::time::SystemTime::now();\n    let time = clock_gettime(ClockId::Realtime);",
+            "    read(ClockId::CLOCK_BOOTTIME)",
+            "    let _ = std::time::SystemTime::now();\n    read(ClockId::CLOCK_REALTIME)",
         )],
     },
 ];

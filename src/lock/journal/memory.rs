@@ -70,12 +70,13 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
+    fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
         let contents = locked(&self.0.contents);
         for ((resource, _), held) in &contents.rows {
             let (resource, held) = (resource.clone(), held.clone());
-            assert!(restore(Restored { resource, held }).is_ok(), "held together");
+            restore.restore(Restored { resource, held });
         }
+        assert_eq!(restore.complete(), Ok(()));
         Ok(contents.rows.keys().map(|(_, token)| *token).max().unwrap_or(0))
     }
 

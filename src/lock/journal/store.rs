@@ -4,19 +4,20 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use crate::lock::nanos::Instant;
 use crate::lock::resource::{Holder, Plan};
 use crate::lock::{Grant, IdempotencyKey, LockId, LockRequest, ResourceName};
 
 /// Keeps the locks that are held. One thread calls it at a time.
 pub trait Store: Send {
-    /// Hands each lock that is still held to `restore`, and returns the largest fencing token
+    /// Hands the locks that are still held to `restore`, and returns the largest fencing token
     /// that was ever written. Called once, before everything else.
     ///
     /// # Errors
     /// What is there cannot be used, and is left as it is.
-    fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError>;
+    fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError>;
 
     /// Returns the places in line that were kept, after the locks. They are kept for a while.
     ///
@@ -85,8 +86,17 @@ pub trait Store: Send {
     fn next_checkpoint(&self) -> Option<Duration>;
 }
 
-/// Takes a lock over from a store.
-pub type Restore<'a> = dyn FnMut(Restored) -> Result<(), Misfit> + 'a;
+/// Takes locks over from a store.
+pub trait Restore: Sync {
+    /// Takes one over. Several threads may call it, in any order of the locks.
+    fn restore(&self, lock: Restored);
+
+    /// All that there are were taken over.
+    ///
+    /// # Errors
+    /// One cannot be held beside others.
+    fn complete(&self) -> Result<(), Misfit>;
+}
 
 /// A lock that has been held since before the restart.
 #[derive(Debug, Clone)]
@@ -97,9 +107,14 @@ pub struct Restored {
     pub held: Held,
 }
 
-/// A lock cannot be held beside others that were restored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Misfit;
+/// A lock that cannot be held beside others that were restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// On which resource.
+    pub resource: ResourceName,
+    /// Its fencing token.
+    pub token: u64,
+}
 
 /// Some locks on a resource are held no more, others are from now on. A lock that is renewed
 /// or converted is one of both.
@@ -167,7 +182,7 @@ impl Change {
 
 impl Held {
     fn of(holder: &Holder, now: Instant) -> Self {
-        let (grant, key) = (holder.grant.clone(), holder.key().cloned());
+        let (grant, key) = (holder.grant(), holder.key().cloned());
         Self { grant, key, remaining: holder.remaining(now) }
     }
 }

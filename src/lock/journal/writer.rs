@@ -2,12 +2,13 @@
 //! then.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::log::{error, info};
 
 use super::store::{Change, PlaceNote, Store, StoreError};
 use crate::lock::NotWritten;
+use crate::lock::nanos::Instant;
 use crate::lock::sync::{Mutex, locked, now};
 
 /// How soon it is tried again to write when that was refused and nobody asks.

@@ -1,10 +1,10 @@
 //! The locks that wait for another mode, in order of arrival: before the line.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
 
 use super::compatibility::Counts;
 use super::line::Claim;
+use crate::lock::nanos::Instant;
 use crate::lock::{Conversion, LockId, Mode};
 
 /// A client that waits for its lock to be converted, and `W`, by which it is told.

@@ -5,13 +5,15 @@
 //! [`Plan`] is about who holds the lock, and is made when it is written; if it cannot be written
 //! it is forgotten, and there is nothing to undo.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::compatibility::Counts;
 use super::conversions::{Converting, is_waited_for};
 use super::holders::Holder;
 use super::line::{Claim, Place, Waiter};
+use super::request::Request;
 use super::{Asked, Event, Now, Resource, Wish};
+use crate::lock::nanos::Instant;
 use crate::lock::{
     Conversion, End, Grant, IdempotencyKey, Limit, LockId, LockRequest, Mode, Refusal,
 };
@@ -147,7 +149,7 @@ impl<W> Decision<W> {
     pub(in crate::lock) fn adds_lock(&self, resource: &Resource<W>) -> bool {
         let to_newcomer = self.plan.granted.iter().find(|granting| granting.to_newcomer);
         to_newcomer.is_some_and(|granting| {
-            self.plan.ended.is_empty() && !resource.line.is_kept(granting.holder.grant.id)
+            self.plan.ended.is_empty() && !resource.line.is_kept(granting.holder.id)
         })
     }
 }
@@ -177,24 +179,23 @@ impl Plan {
     }
 
     fn is_about_place(&self, id: LockId) -> bool {
-        self.granted.iter().any(|granting| granting.holder.grant.id == id)
-            || self.deleted.contains(&id)
+        self.granted.iter().any(|granting| granting.holder.id == id) || self.deleted.contains(&id)
     }
 
     /// Whether the wait of this lock for another mode ends with the plan.
     fn converts(&self, id: LockId) -> bool {
         let waited = self.changed.iter().filter(|changing| changing.has_waited);
-        waited.map(|changing| &changing.holder).any(|holder| holder.grant.id == id)
+        waited.map(|changing| &changing.holder).any(|holder| holder.id == id)
     }
 
     /// Whether this lock is held by the plan, renewed or in another mode.
     pub(super) fn goes_on(&self, id: LockId) -> bool {
-        self.changed.iter().any(|changing| changing.holder.grant.id == id)
+        self.changed.iter().any(|changing| changing.holder.id == id)
     }
 
     /// The fencing tokens of the locks that are not held as before any more.
     pub(in crate::lock) fn ended_tokens(&self) -> impl Iterator<Item = u64> {
-        let changed = self.changed.iter().map(|changing| changing.holder.grant.fencing_token);
+        let changed = self.changed.iter().map(|changing| changing.holder.fencing_token);
         self.ended.iter().map(|ending| ending.fencing_token).chain(changed)
     }
 
@@ -251,12 +252,12 @@ fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> 
     let mut draft = Draft::new(resource, now);
     let held = key.as_ref().and_then(|key| resource.holders.of_key(key));
     if let Some(holder) = held.filter(|holder| !holder.is_due(now.instant)) {
-        let theirs = holder.grant.mode;
+        let theirs = holder.request.mode;
         if !goes_with(&request, theirs) {
             return Decision::refused(Refusal::OtherMode(theirs));
         }
-        draft.plan.told_again = Some(holder.grant.id);
-        let answer = Answer::Granted(holder.grant.id);
+        draft.plan.told_again = Some(holder.id);
+        let answer = Answer::Granted(holder.id);
         return draft.promote_all().decision(answer);
     }
     let place = match key.as_ref().and_then(|key| draft.place_of(key)) {
@@ -284,7 +285,7 @@ fn goes_with(request: &LockRequest, mode: Mode) -> bool {
 
 /// Releases what the request with this key has.
 fn release_by_key<W>(resource: &Resource<W>, key: &IdempotencyKey, now: Now<'_>) -> Decision<W> {
-    let held = resource.holders.of_key(key).map(|holder| holder.grant.id);
+    let held = resource.holders.of_key(key).map(|holder| holder.id);
     match held.or_else(|| resource.line.place_of(key).map(|place| place.id)) {
         Some(id) => release(resource, id, now),
         None => Decision::refused(Refusal::NoSuchLock),
@@ -331,7 +332,7 @@ fn convert<W>(resource: &Resource<W>, wish: Wish, handle: W, now: Now<'_>) -> De
         Ok(holder) => holder,
         Err(refusal) => return Decision::refused(refusal),
     };
-    let (from, Conversion { mode, wait, lifetime }) = (holder.grant.mode, wanted);
+    let (from, Conversion { mode, wait, lifetime }) = (holder.request.mode, wanted);
     let is_semaphore = |mode: Mode| mode.limit().is_some_and(|limit| limit != Limit::ONE);
     if is_semaphore(from) || is_semaphore(mode) {
         return Decision::refused(Refusal::NotConvertible);
@@ -485,7 +486,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
     }
 
     fn end(&mut self, holder: &Holder, end: End) {
-        let Grant { id, mode, fencing_token, .. } = holder.grant;
+        let &Holder { id, fencing_token, request: Request { mode, .. }, .. } = holder;
         self.held.remove(mode);
         if let Some(waiting) = self.resource.conversions.of(id) {
             self.wanted.remove(waiting.wanted.mode);
@@ -521,7 +522,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
                     self.facts.unconverted.push((id, Refusal::TimedOut));
                     self.wanted.remove(mode);
                 }
-                Some(holder) if self.allows_conversion(holder.grant.mode, mode) => {
+                Some(holder) if self.allows_conversion(holder.request.mode, mode) => {
                     self.change(holder, Some(mode), lifetime, true);
                     self.wanted.remove(mode);
                 }
@@ -548,7 +549,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         lifetime: Option<Duration>,
         has_waited: bool,
     ) {
-        let is_it = |changing: &Changing| changing.holder.grant.id == holder.grant.id;
+        let is_it = |changing: &Changing| changing.holder.id == holder.id;
         // The lock that is renewed, which is the first then, may be converted by the same event.
         let mut changing = match self.plan.changed.first().is_some_and(is_it) {
             true => self.plan.changed.remove(0),
@@ -556,13 +557,12 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         };
         changing.has_waited |= has_waited;
         if let Some(mode) = mode {
-            self.held.remove(changing.holder.grant.mode);
+            self.held.remove(changing.holder.request.mode);
             self.held.add(mode);
-            changing.holder.grant.mode = mode;
+            changing.holder.request.mode = mode;
         }
         if let Some(lifetime) = lifetime {
-            changing.holder.grant.lifetime = lifetime.into();
-            changing.holder.begin(self.now.instant, self.now.wall);
+            changing.holder.begin(lifetime.into(), self.now);
             changing.begins = true;
         }
         self.plan.changed.push(changing);
@@ -629,7 +629,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         let expires = remaining.map(|remaining| since + remaining);
         let grant =
             Grant { id, title, client, mode, wait, lifetime, since, expires, fencing_token };
-        let holder = Holder::new(grant, remaining, place.key.clone(), self.now.instant);
+        let holder = Holder::new(grant, remaining, place.key.clone(), self.now);
         self.held.add(mode);
         self.plan.granted.push(Granting { holder, to_newcomer });
     }

@@ -2,23 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use super::Now;
 use super::compatibility::Counts;
-use crate::lock::{Grant, IdempotencyKey, Limit, LockId};
+use super::request::Request;
+use crate::lock::nanos::{Instant, Span, WallTime};
+use crate::lock::{Grant, IdempotencyKey, Lifetime, Limit, LockId};
 
 /// A lock lives this much longer than its lifetime. Its holder counts from the answer, which
 /// takes a moment to reach it: the lock must not pass to another before.
 const ANSWER_GRACE: Duration = Duration::from_millis(1);
 
-/// A lock that is held.
+/// A lock that is held: a [`Grant`], in less memory.
 #[derive(Debug, Clone)]
 pub(in crate::lock) struct Holder {
-    pub(in crate::lock) grant: Grant,
-    /// When its lifetime ends, if it does.
-    ends: Option<Instant>,
+    pub(in crate::lock) id: LockId,
+    pub(in crate::lock) request: Request,
+    pub(in crate::lock) fencing_token: u64,
+    since: WallTime,
+    /// `None`: without an end.
+    term: Option<Term>,
     /// Most holders have none, and one pointer is what that costs them.
     answers: Option<Box<Answers>>,
+}
+
+/// How long a lock lives.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    lifetime: Span,
+    ends: Instant,
+    /// When it ends for its client, for display.
+    expires: WallTime,
 }
 
 /// How the client of a lock hears of it, if it sent a key or if an answer to it was lost.
@@ -38,28 +53,64 @@ impl Answers {
     }
 }
 
+impl Term {
+    /// It lives for `remaining` from now.
+    fn new(lifetime: Duration, remaining: Duration, now: Now<'_>) -> Self {
+        let expires = (now.wall + remaining).into();
+        Self { lifetime: lifetime.into(), ends: now.instant + remaining + ANSWER_GRACE, expires }
+    }
+}
+
 impl Holder {
-    /// A lock that one answer tells of. It lives for `remaining` from now, or without an end.
+    /// A lock that one answer tells of. It lives for `remaining` from now, or without an end,
+    /// whatever the grant says.
     pub(super) fn new(
         grant: Grant,
         remaining: Option<Duration>,
         key: Option<IdempotencyKey>,
-        now: Instant,
+        now: Now<'_>,
     ) -> Self {
+        let Grant { id, title, client, mode, wait, lifetime, since, expires: _, fencing_token } =
+            grant;
+        let term = remaining
+            .map(|remaining| Term::new(lifetime.duration().unwrap_or(remaining), remaining, now));
         let answers = key.map(|key| Answers::one(Some(key)));
-        Self { grant, ends: remaining.map(|remaining| now + remaining + ANSWER_GRACE), answers }
+        let request = Request::new(mode, wait, &title, &client);
+        Self { id, request, fencing_token, since: since.into(), term, answers }
     }
 
-    /// Its lifetime begins now, because its client hears of it only now.
-    pub(super) fn begin(&mut self, now: Instant, wall: SystemTime) {
-        let lifetime = self.grant.lifetime.duration();
-        self.ends = lifetime.map(|lifetime| now + lifetime + ANSWER_GRACE);
-        self.grant.expires = lifetime.map(|lifetime| wall + lifetime);
+    /// What its client is told of it.
+    pub(in crate::lock) fn grant(&self) -> Grant {
+        Grant {
+            id: self.id,
+            title: self.request.title(),
+            client: self.request.client(),
+            mode: self.request.mode,
+            wait: self.request.wait(),
+            lifetime: self.lifetime(),
+            since: self.since(),
+            expires: self.term.map(|term| term.expires.into()),
+            fencing_token: self.fencing_token,
+        }
+    }
+
+    pub(super) fn lifetime(&self) -> Lifetime {
+        self.term.map_or(Lifetime::Endless, |term| Lifetime::For(term.lifetime.into()))
+    }
+
+    /// When it was granted, for display.
+    pub(super) fn since(&self) -> SystemTime {
+        self.since.into()
+    }
+
+    /// A lifetime begins now, because its client hears of it only now.
+    pub(super) fn begin(&mut self, lifetime: Lifetime, now: Now<'_>) {
+        self.term = lifetime.duration().map(|lifetime| Term::new(lifetime, lifetime, now));
     }
 
     /// How long it lives from now on, as its client may count on; `None`: without an end.
     pub(in crate::lock) fn remaining(&self, now: Instant) -> Option<Duration> {
-        self.ends.map(|ends| ends.saturating_duration_since(now + ANSWER_GRACE))
+        self.term.map(|term| term.ends.saturating_duration_since(now + ANSWER_GRACE))
     }
 
     /// One more answer tells of the lock.
@@ -88,13 +139,13 @@ impl Holder {
 
     /// Whether its lifetime is over.
     pub(super) fn has_expired(&self, now: Instant) -> bool {
-        self.ends.is_some_and(|ends| ends <= now)
+        self.term.is_some_and(|term| term.ends <= now)
     }
 
     /// When the lock ends by itself, if it does.
     pub(super) fn due(&self) -> Option<Instant> {
         let unclaimed_until = self.answers.as_ref().and_then(|answers| answers.unclaimed_until);
-        unclaimed_until.into_iter().chain(self.ends).min()
+        unclaimed_until.into_iter().chain(self.term.map(|term| term.ends)).min()
     }
 
     /// Whether it has ended by itself.
@@ -142,7 +193,7 @@ impl Holders {
     pub(super) fn get(&self, id: LockId) -> Option<&Holder> {
         match self {
             Self::None => None,
-            Self::One(holder) => Some(holder).filter(|holder| holder.grant.id == id),
+            Self::One(holder) => Some(holder).filter(|holder| holder.id == id),
             Self::Many(crowd) => crowd.by_id.get(&id),
         }
     }
@@ -160,7 +211,7 @@ impl Holders {
             Self::None => Counts::default(),
             Self::One(holder) => {
                 let mut counts = Counts::default();
-                counts.add(holder.grant.mode);
+                counts.add(holder.request.mode);
                 counts
             }
             Self::Many(crowd) => crowd.counts,
@@ -171,7 +222,7 @@ impl Holders {
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::None => None,
-            Self::One(holder) => holder.grant.mode.limit(),
+            Self::One(holder) => holder.request.mode.limit(),
             Self::Many(crowd) => crowd.limit.filter(|_| crowd.counts.exclusive() > 0),
         }
     }
@@ -220,7 +271,7 @@ impl Holders {
             Self::One(holder) => (Some(holder), None),
             Self::Many(crowd) => (None, Some(crowd)),
         };
-        let one = one.filter(move |holder| token.is_none_or(|t| holder.grant.fencing_token > t));
+        let one = one.filter(move |holder| token.is_none_or(|t| holder.fencing_token > t));
         let from = token.map_or(Bound::Unbounded, Bound::Excluded);
         let many = many.into_iter().flat_map(move |crowd| {
             let behind = crowd.by_token.range((from, Bound::Unbounded));
@@ -254,7 +305,7 @@ impl Holders {
                 }
                 Some(removed)
             }
-            Self::One(holder) if holder.grant.id == id => match std::mem::take(self) {
+            Self::One(holder) if holder.id == id => match std::mem::take(self) {
                 Self::One(holder) => Some(holder),
                 _ => None,
             },
@@ -277,12 +328,12 @@ impl Holders {
 
 impl Crowd {
     fn insert(&mut self, holder: Holder) {
-        let id = holder.grant.id;
-        let mode = holder.grant.mode;
+        let id = holder.id;
+        let mode = holder.request.mode;
         self.counts.add(mode);
         self.limit = mode.limit().or(self.limit);
         self.by_due.extend(holder.due().map(|due| (due, id)));
-        self.by_token.insert(holder.grant.fencing_token, id);
+        self.by_token.insert(holder.fencing_token, id);
         if let Some(key) = holder.key() {
             self.by_key.insert(key.clone(), id);
         }
@@ -292,11 +343,11 @@ impl Crowd {
 
     fn remove(&mut self, id: LockId) -> Option<Holder> {
         let holder = self.by_id.remove(&id)?;
-        self.counts.remove(holder.grant.mode);
+        self.counts.remove(holder.request.mode);
         if let Some(due) = holder.due() {
             self.by_due.remove(&(due, id));
         }
-        self.by_token.remove(&holder.grant.fencing_token);
+        self.by_token.remove(&holder.fencing_token);
         if let Some(key) = holder.key() {
             self.by_key.remove(key);
         }

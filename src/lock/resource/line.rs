@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
+use crate::lock::nanos::Instant;
 use crate::lock::{IdempotencyKey, Limit, LockId, LockRequest, Mode, Waiting};
 
 /// What a client that waits has, by which its wait ends.

@@ -688,7 +688,7 @@ impl StateMachineTest for Checked {
     fn init_test(_: &Model) -> Self {
         Self {
             resource: Resource::new(),
-            start: Instant::now(),
+            start: Instant::since_start(Duration::from_secs(1)),
             now_ms: 0,
             numbers: Numbers::after(0, SystemTime::UNIX_EPOCH),
             claims: HashMap::new(),
@@ -773,7 +773,7 @@ impl StateMachineTest for Checked {
         assert_eq!(locks, expected, "the locks in order, the held ones first");
         for lock in model.held.iter().filter(|lock| !lock.is_over(model.now)) {
             let id = checked.id(lock.number).unwrap();
-            let mode = checked.resource.holders.get(id).unwrap().grant.mode;
+            let mode = checked.resource.holders.get(id).unwrap().request.mode;
             assert_eq!(mode, real_mode(lock.mode), "the mode of {}", lock.number);
         }
         let converting = checked.resource.conversions.iter().map(|waiting| waiting.handle);

@@ -16,7 +16,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let start = Instant::now();
+        let start = Instant::since_start(DAY);
         let wall = SystemTime::UNIX_EPOCH + DAY * 20_000;
         let numbers = Numbers::after(0, SystemTime::UNIX_EPOCH);
         Self { resource: Resource::new(), start, instant: start, wall, numbers }
@@ -205,7 +205,7 @@ impl<W> Resource<W> {
     fn check_conversions(&self) {
         let mut before = compatibility::Counts::default();
         for super::conversions::Converting { id, wanted, .. } in self.conversions.iter() {
-            let held = self.holders.get(*id).expect("what is converted is held").grant.mode;
+            let held = self.holders.get(*id).expect("what is converted is held").request.mode;
             let mut others = self.holders.counts();
             others.remove(held);
             let fits = others.allow(wanted.mode);
@@ -247,8 +247,9 @@ fn a_lock_expires_at_its_lifetime_and_not_before() {
     let mut scene = Scene::new();
     let (a, _) = scene.acquire("a", 0.0, 10.0);
     let expiry = scene.resource.next_due().unwrap();
-    assert_eq!(expiry, scene.start + Duration::from_millis(10_001), "a moment for the answer");
-    scene.instant = expiry - Duration::from_nanos(1);
+    let lives = Duration::from_millis(10_001);
+    assert_eq!(expiry, scene.start + lives, "a moment for the answer");
+    scene.instant = scene.start + (lives - Duration::from_nanos(1));
     assert_eq!(scene.expire(), "");
     assert_eq!(scene.locks(), ["a"]);
     scene.instant = expiry;
@@ -376,7 +377,7 @@ impl Scene {
         let before = self.resource.line.walked();
         for _ in 0..100 {
             self.join();
-            let holder = self.resource.holders.iter().next().unwrap().grant.id;
+            let holder = self.resource.holders.iter().next().unwrap().id;
             let (_, told) = self.happen_unchecked(Event::Release(holder));
             assert_eq!(told, "b granted");
         }
@@ -674,7 +675,7 @@ fn a_release_grants_everybody_at_the_head_who_fits() {
     assert_eq!(scene.release(c), (true, String::new()));
     assert_eq!(scene.release(b), (true, "d granted".into()));
     assert_eq!(scene.release(d), (true, "e granted, f granted".into()));
-    let tokens = scene.resource.holders.in_order().map(|h| h.grant.fencing_token);
+    let tokens = scene.resource.holders.in_order().map(|h| h.fencing_token);
     let [e, f] = tokens.collect::<Vec<_>>()[..] else { panic!() };
     assert!(e < f, "each grant has a token of its own");
 }

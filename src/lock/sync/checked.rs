@@ -6,11 +6,13 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::{LockResult, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::LockResult;
+use std::time::Duration;
 
 pub(in crate::lock) use shuttle::sync::atomic;
 pub(in crate::lock) use shuttle::thread;
+
+use crate::lock::nanos::Instant;
 
 /// A mutex whose guard knows it, so that a wait can take it again.
 #[derive(Debug, Default)]
@@ -29,6 +31,10 @@ impl<T> Mutex<T> {
     /// A panic ends the whole run, so no mutex is ever poisoned.
     pub(in crate::lock) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
         Ok(MutexGuard { mutex: self, inner: self.0.lock().unwrap() })
+    }
+
+    pub(in crate::lock) fn into_inner(self) -> LockResult<T> {
+        Ok(self.0.into_inner().unwrap())
     }
 }
 
@@ -90,7 +96,7 @@ impl Condvar {
     ) -> LockResult<(MutexGuard<'a, T>, ())> {
         let end = now() + timeout;
         while condition(&mut guard) && now() < end {
-            guard = self.sleep(guard, Some(end - now()));
+            guard = self.sleep(guard, Some(end.saturating_duration_since(now())));
         }
         Ok((guard, ()))
     }
@@ -132,10 +138,9 @@ impl Condvar {
 
 /// The time, as far as it has passed.
 pub(in crate::lock) fn now() -> Instant {
-    static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = CLOCK.state.lock().unwrap().elapsed;
     LOOKED.with(|looked| *looked.borrow_mut() = elapsed);
-    *START.get_or_init(Instant::now) + elapsed
+    Instant::since_start(elapsed)
 }
 
 /// Lets time pass.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use log::{Level, info, log_enabled};
 
@@ -17,6 +17,7 @@ use super::Shared;
 use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
 use crate::lock::journal::store::{Change, KeptPlace, PlaceNote};
 use crate::lock::journal::{By, Finish, Submitted};
+use crate::lock::nanos::Instant;
 use crate::lock::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::lock::sync::atomic::{AtomicUsize, Ordering};
 use crate::lock::sync::now;
@@ -118,7 +119,7 @@ impl Shared {
             Gate::Open => {
                 let due = entry.state.next_due();
                 let started = self.start(&mut entry, resource, due, event, None, &mut afterwards);
-                self.note_due(resource, due, &entry);
+                self.note_due(slot, due, &entry);
                 started
             }
         };
@@ -313,10 +314,10 @@ impl Shared {
 
     /// Brings the index of deadlines up to date, unless the gate is closed: what is due then is
     /// known when it opens.
-    fn note_due(&self, resource: &ResourceName, due: Option<Instant>, entry: &Entry) {
+    fn note_due(&self, slot: &Arc<Slot>, due: Option<Instant>, entry: &Entry) {
         let next_due = entry.state.next_due();
         if next_due != due && matches!(entry.gate, Gate::Open) {
-            self.deadlines.change(resource, due, next_due);
+            self.deadlines.change(slot, due, next_due);
         }
     }
 
@@ -395,7 +396,7 @@ impl Finish<Ticket> for Shared {
         if let Gate::Closed(writing) = &mut entry.gate {
             writing.turns = turns;
         }
-        self.note_due(&resource, due, &entry);
+        self.note_due(&slot, due, &entry);
         afterwards.over = entry.is_over();
         drop(entry);
         let following = following.map(|change| (change, (resource.clone(), Arc::clone(&slot))));

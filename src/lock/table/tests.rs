@@ -364,7 +364,7 @@ type Outcome = fn(&[Change]) -> Result<(), StoreError>;
 struct Broken<F>(F);
 
 impl<F: FnMut(&[Change]) -> Result<(), StoreError> + Send> Store for Broken<F> {
-    fn load(&mut self, _: &mut Restore<'_>) -> Result<u64, OpenError> {
+    fn load(&mut self, _: &dyn Restore) -> Result<u64, OpenError> {
         Ok(0)
     }
 

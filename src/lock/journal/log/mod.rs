@@ -5,10 +5,12 @@
 //! the other. Memory has no more than the place of each lock's row. Rows that are still true are
 //! written again from time to time, so that the oldest segment can be used for new records.
 
+mod contents;
 mod directory;
 mod draft;
 mod frame;
 mod index;
+mod reader;
 mod record;
 mod replay;
 mod rows;
@@ -67,7 +69,7 @@ impl FileStore {
 }
 
 impl Store for FileStore {
-    fn load(&mut self, restore: &mut Restore<'_>) -> Result<u64, OpenError> {
+    fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
         let again = || io::Error::other("it was read before");
         let path = || self.directory.path().to_path_buf();
         let host = self.host.take().ok_or_else(|| OpenError::Unusable(path(), again()))?;

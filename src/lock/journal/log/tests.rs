@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::segment::{BEGIN, SEGMENT_BYTES};
 use super::*;
-use crate::lock::journal::store::{Held, Misfit, Restored};
+use crate::lock::journal::store::{Held, Misfit, Restore, Restored};
 use crate::lock::{Grant, LockId, Mode};
 
 const GRACE: Duration = Duration::from_secs(1);
@@ -27,6 +27,23 @@ fn seconds(seconds: u64) -> Duration {
 struct Host {
     temp: TempDir,
     clock: Arc<Mutex<Uptime>>,
+}
+
+/// Takes locks over.
+#[derive(Default)]
+struct Locks {
+    restored: Mutex<Vec<Restored>>,
+    misfit: Option<Misfit>,
+}
+
+impl Restore for Locks {
+    fn restore(&self, lock: Restored) {
+        self.restored.lock().unwrap().push(lock);
+    }
+
+    fn complete(&self) -> Result<(), Misfit> {
+        self.misfit.clone().map_or(Ok(()), Err)
+    }
 }
 
 /// The files of a directory.
@@ -60,11 +77,9 @@ impl Host {
         let clock = Arc::clone(&self.clock);
         let host = Box::new(move || *clock.lock().unwrap());
         let mut store = FileStore::with_clock(&self.dir(), restart_grace, host)?;
-        let mut restored = Vec::new();
-        store.load(&mut |lock| {
-            restored.push(lock);
-            Ok(())
-        })?;
+        let locks = Locks::default();
+        store.load(&locks)?;
+        let mut restored = locks.restored.into_inner().unwrap();
         restored.sort_by_key(|lock| lock.held.grant.fencing_token);
         Ok((store, restored))
     }
@@ -312,7 +327,7 @@ fn the_largest_token_is_kept_also_of_locks_that_are_released() {
     store.commit(&[release(&grant("a", 5))], GRACE).unwrap();
     drop(store);
     let mut store = FileStore::open(&host.dir(), RESTART_GRACE).unwrap();
-    assert_eq!(store.load(&mut |_| Ok(())).unwrap(), 5);
+    assert_eq!(store.load(&Locks::default()).unwrap(), 5);
 }
 
 #[test]
@@ -321,7 +336,9 @@ fn locks_that_cannot_be_held_together_are_damage() {
     some_locks(&host);
     let files = host.files();
     let mut store = FileStore::open(&host.dir(), RESTART_GRACE).unwrap();
-    let error = store.load(&mut |_| Err(Misfit)).unwrap_err();
+    let misfit = Misfit { resource: "r21".parse().unwrap(), token: 21 };
+    let locks = Locks { misfit: Some(misfit), ..Locks::default() };
+    let error = store.load(&locks).unwrap_err();
     assert!(error.to_string().contains("locks on r21 that cannot be held together"), "{error}");
     assert!(host.files() == files, "refused, yet changed");
 }

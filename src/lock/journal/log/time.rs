@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::record::Stamp;
+use super::record::{NO_END, Stamp};
 
 /// What the host's clock shows: the boot, and how long ago it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,13 @@ pub(super) struct Lifetime {
     pub(super) end: Duration,
     /// It was let live longer.
     pub(super) graced: bool,
+}
+
+impl Lifetime {
+    /// What is left of it; `None`: it has no end.
+    pub(super) fn remaining(&self, now: Duration) -> Option<Duration> {
+        (self.end != NO_END).then(|| self.end.saturating_sub(now))
+    }
 }
 
 impl Restarts {
