@@ -24,7 +24,9 @@ pub(crate) struct Usage {
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+        // Another build of it, such as the one that is to be published.
+        let other = std::env::var_os("RDLM_SERVER");
+        let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_rdlm").into()));
         command.args(["serve", "--port", "0", "--bind", "127.0.0.1"]);
         let mut process = command.stderr(Stdio::piped()).spawn().expect("the server starts");
         let mut log = BufReader::new(process.stderr.take().expect("it is piped")).lines();

@@ -25,7 +25,7 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 /// How much is received at a time.
 const PIECE: usize = 16 * 1024;
 
-/// The largest head of a response.
+/// The largest head of a response, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection to the active server.
@@ -119,6 +119,7 @@ impl Upstream {
     ) -> Relayed {
         let head = loop {
             match ResponseHead::parse(&self.input, to_head) {
+                Ok(Some(head)) if head.len > MAX_HEAD => return Relayed::NoResponse,
                 Ok(Some(head)) if (100..200).contains(&head.status) => {
                     self.input.drain(..head.len);
                 }
@@ -323,5 +324,25 @@ mod tests {
         assert!(!upstream.is_open());
         drop(upstream);
         server.join().unwrap();
+    }
+
+    #[test]
+    fn a_head_from_the_active_server_over_64_kib_is_no_response() {
+        let answer = |head: usize| {
+            // So it does not come in pieces that end where the limit is.
+            let before = "HTTP/1.1 100 x\r\n\r\n";
+            let (start, end) = ("HTTP/1.1 204 x\r\nA: ", "\r\n\r\n");
+            let value = "a".repeat(head - start.len() - end.len());
+            Vec::leak([before, start, &value, end].concat().into_bytes()) as &[u8]
+        };
+        for (head, is_response) in [(MAX_HEAD, true), (MAX_HEAD + 1, false)] {
+            let answers: &[_] = Vec::leak(vec![answer(head)]);
+            let (mut upstream, server) = asked(answers);
+            let (relayed, passed) = ask(&mut upstream);
+            assert_eq!(matches!(relayed, Relayed::Passed { .. }), is_response, "{relayed:?}");
+            assert_eq!(passed.len(), if is_response { head } else { 0 });
+            drop(upstream);
+            server.join().unwrap();
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::own_certificate;
 use names::Names;
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
-/// No answer to what is asked here is longer.
+/// The longest answer in bytes. Rows that take more are asked for again, fewer at a time.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 
 /// The members of one etcd cluster.
@@ -322,4 +322,55 @@ fn pem(option: &str, file: &PathBuf) -> Result<Vec<PemItem<'static>>, String> {
     let wrong = |what: String| format!("{option} {}: {what}", file.display());
     let text = fs::read(file).map_err(|error| wrong(error.to_string()))?;
     parse_pem(&text).map(|item| item.map_err(|error| wrong(error.to_string()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+    use crate::cluster::Standby;
+
+    /// An etcd that answers a single request, with a body of so many bytes; and its address.
+    fn answers_once(len: u64) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let head = BufReader::new(&socket).lines().map(Result::unwrap);
+            assert!(head.take_while(|line| !line.is_empty()).count() > 0);
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n");
+            socket.write_all(head.as_bytes()).unwrap();
+            // Whoever takes no more ends the connection.
+            let _ = io::copy(&mut io::repeat(b'x').take(len), &mut socket);
+            let _ = io::copy(&mut socket, &mut io::sink());
+        });
+        url
+    }
+
+    fn asked(len: u64) -> Result<RangeAnswer, Failure> {
+        let options = Options {
+            endpoints: vec![answers_once(len)],
+            prefix: String::new(),
+            ca: None,
+            cert: None,
+            key: None,
+            user: None,
+            password_file: None,
+            advertise_url: None,
+            advertise_ca: None,
+            failover_after: Duration::from_secs(5),
+            standby: Standby::Forward,
+        };
+        Etcd::new(&options).unwrap().range(b"{}", Duration::from_secs(60))
+    }
+
+    #[test]
+    fn an_answer_of_etcd_over_64_mib_is_not_read_to_its_end() {
+        assert_eq!(asked(MAX_ANSWER).unwrap_err(), Failure::Unreadable, "it is read, and no JSON");
+        let failure = asked(MAX_ANSWER + 1).unwrap_err();
+        assert!(matches!(failure, Failure::Connection(_)), "{failure:?}");
+    }
 }
