@@ -71,13 +71,13 @@ fn soak(time: Duration, seed: u64, dir: &Path) -> bool {
     let record = Record::default();
     let before = server.usage();
     let warm = load_for(time, seed, dir, &server, &record);
-    let left = wait_until_nothing_is_left(&server, before);
+    let (after, left) = wait_until_nothing_is_left(&server, before);
     record.print();
-    print_usage(&[("before", before), ("warm", warm), ("after", server.usage())]);
+    print_usage(&[("before", before), ("warm", warm), ("after", after)]);
     if let Some(what) = &left {
         println!("VIOLATED: left over: {what}");
     }
-    let grown = server.usage().memory_kib > warm.memory_kib * 6 / 5 + 4096;
+    let grown = after.memory_kib > warm.memory_kib * 6 / 5 + 4096;
     if grown {
         println!("VIOLATED: the memory has grown");
     }
@@ -122,22 +122,23 @@ fn sleep_unless_violated(time: Duration, record: &Record) {
     }
 }
 
-/// All clients are gone: the locks of those that were killed expire, threads end. What is
-/// still there after half a minute.
-fn wait_until_nothing_is_left(server: &Server, before: Usage) -> Option<String> {
+/// All clients are gone: the locks of those that were killed expire, threads end. What the server
+/// takes then, and what is still there after half a minute.
+fn wait_until_nothing_is_left(server: &Server, before: Usage) -> (Usage, Option<String>) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
-        let left = left_over(server, before);
+        // Before the look at the locks, which takes a connection.
+        let now = server.usage();
+        let left = left_over(server, before, now);
         if left.is_none() || Instant::now() > end {
-            return left;
+            return (now, left);
         }
         // Threads wait a second for another connection.
         thread::sleep(Duration::from_secs(2));
     }
 }
 
-fn left_over(server: &Server, before: Usage) -> Option<String> {
-    let now = server.usage();
+fn left_over(server: &Server, before: Usage, now: Usage) -> Option<String> {
     if now.threads > before.threads || now.descriptors > before.descriptors {
         return Some(format!("{now:?}"));
     }
