@@ -3,6 +3,7 @@
 mod blocks;
 mod limits;
 mod links;
+mod openapi;
 mod options;
 mod shell;
 
