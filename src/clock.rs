@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use nix::sys::time::TimeSpec;
 use nix::time::ClockId;
 
 /// The time since the host was started, also while it is suspended.
@@ -16,6 +15,7 @@ pub(crate) fn monotonic() -> Duration {
 }
 
 fn read(clock: ClockId) -> Duration {
-    // Every Linux has both. Neither is negative, since they begin at zero.
-    clock.now().unwrap_or(TimeSpec::new(0, 0)).into()
+    // Every Linux has both, and neither is negative, since they begin at zero. Without them no lock
+    // would ever expire.
+    clock.now().unwrap_or_else(|error| panic!("the host has no {clock}: {error}")).into()
 }

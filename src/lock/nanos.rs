@@ -1,4 +1,4 @@
-//! Times of eight bytes, where those of std take sixteen: a held lock has seven in memory.
+//! Times of eight bytes, where those of std take sixteen: a held lock has several in memory.
 //!
 //! They are nanoseconds, and reach for five centuries. What is later is at their end.
 

@@ -156,10 +156,18 @@ impl<W> Resource<W> {
         resource
     }
 
-    /// Adds other locks that have been held since then. Returns whether all can be held together.
+    /// Adds other locks that have been held since then, but for those that are there already.
+    /// Returns whether there was none of these.
     pub(super) fn absorb(&mut self, other: &Self) -> bool {
-        other.holders.iter().for_each(|holder| self.holders.insert(holder.clone()));
-        self.holders.counts().fit_together()
+        let (known, new): (Vec<_>, Vec<_>) =
+            other.holders.iter().partition(|holder| self.holders.get(holder.id).is_some());
+        new.into_iter().for_each(|holder| self.holders.insert(holder.clone()));
+        known.is_empty()
+    }
+
+    /// Whether all locks that are held can be held together.
+    pub(super) fn fits_together(&self) -> bool {
+        self.holders.fit_together()
     }
 
     /// Adds a place in line that was kept over a restart of the server, until `until`, unless its
@@ -278,7 +286,7 @@ impl<W> Resource<W> {
             outcome.told.extend(waiter.map(|w| (w.handle, word(&holder))));
             self.holders.insert(holder);
         }
-        debug_assert!(self.holders.counts().fit_together(), "{:?}", self.holders);
+        debug_assert!(self.holders.fit_together(), "{:?}", self.holders);
     }
 
     /// Renews a lock, or converts it, and tells the client that waits for that.

@@ -91,7 +91,7 @@ pub trait Restore: Sync {
     /// Takes one over. Several threads may call it, in any order of the locks.
     fn restore(&self, lock: Restored);
 
-    /// All that there are were taken over.
+    /// All that there are were taken over. Called once, last.
     ///
     /// # Errors
     /// One cannot be held beside others.

@@ -48,14 +48,17 @@ impl Counts {
         (0..self.0.len()).all(beside)
     }
 
-    /// Whether these can all be held at a time, if as many in the mode EX can as there are.
-    pub(super) fn fit_together(self) -> bool {
+    /// Whether these can all be held at a time, if `limit` is the largest of those in the mode EX:
+    /// the last of these to be granted was within its own.
+    pub(super) fn fit_together(self, limit: u32) -> bool {
+        let exclusive = self.0[index(Mode::EXCLUSIVE)];
         let many = |index: usize| self.0[index] > 0;
         let pair = |one: usize, other: usize| {
             let alone = one == other && (self.0[one] == 1 || one == index(Mode::EXCLUSIVE));
             !many(one) || !many(other) || alone || TOGETHER[one][other]
         };
-        (0..self.0.len()).all(|one| (one..self.0.len()).all(|other| pair(one, other)))
+        exclusive <= limit
+            && (0..self.0.len()).all(|one| (one..self.0.len()).all(|other| pair(one, other)))
     }
 }
 

@@ -206,6 +206,12 @@ impl Holders {
         }
     }
 
+    /// Whether all can be held at a time.
+    pub(super) fn fit_together(&self) -> bool {
+        let limits = self.iter().filter_map(|holder| holder.request.mode.limit());
+        self.counts().fit_together(limits.map(Limit::get).max().unwrap_or(0))
+    }
+
     pub(super) fn counts(&self) -> Counts {
         match self {
             Self::None => Counts::default(),

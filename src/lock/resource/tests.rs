@@ -192,7 +192,7 @@ impl<W> Resource<W> {
     /// What holds between two events that were written.
     pub(super) fn check(&self) {
         let counts = self.holders.counts();
-        assert!(counts.fit_together(), "cannot be held together: {:?}", self.holders);
+        assert!(self.holders.fit_together(), "cannot be held together: {:?}", self.holders);
         let limit = self.holders.limit().map_or(0, Limit::get);
         assert!(counts.exclusive() <= limit, "more than the limit: {:?}", self.holders);
         let first = self.line.first().filter(|_| self.conversions.is_empty());

@@ -486,7 +486,7 @@ impl Counts {
         self.held() + self.kept()
     }
 
-    /// Under the mutex of the resource: nothing is taken off before it was added.
+    /// Under the mutex of the resource, if others know of it: nothing is taken off before it was added.
     pub(super) fn change(&self, before: Tally, after: Tally) {
         for (count, before, after) in [
             (&self.held, before.held, after.held),

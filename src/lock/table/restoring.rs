@@ -30,6 +30,18 @@ struct Found {
     token: u64,
     due: Option<Instant>,
     slot: Arc<Slot>,
+    fit: Fit,
+}
+
+/// What is known of the locks on one resource.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    /// It is one.
+    One,
+    /// They have still to be looked at.
+    Several,
+    /// One came twice.
+    Twice,
 }
 
 impl<'a> Restoring<'a> {
@@ -44,16 +56,15 @@ impl<'a> Restoring<'a> {
         locks.sort_unstable_by(|one, other| {
             (&one.resource, one.token).cmp(&(&other.resource, other.token))
         });
-        let mut misfit = None;
         locks.dedup_by(|next, first| {
             let is_same = next.resource == first.resource;
-            if is_same && !first.absorb(next) {
-                misfit = Some(Misfit { resource: next.resource.clone(), token: next.token });
+            if is_same {
+                first.absorb(next);
             }
             is_same
         });
-        if let Some(misfit) = misfit {
-            return Err(misfit);
+        if let Some(misfit) = locks.iter().find(|lock| !lock.fits()) {
+            return Err(Misfit { resource: misfit.resource.clone(), token: misfit.token });
         }
         let Shared { resources, deadlines, counts, .. } = self.shared;
         let due = locks.iter().filter_map(|lock| Some((lock.due?, Arc::clone(&lock.slot))));
@@ -72,7 +83,7 @@ impl Restore for Restoring<'_> {
         let state = State::restored(grant, key, remaining, self.shared.now());
         let due = state.next_due();
         let slot = Arc::new(Slot::new(resource.clone(), state));
-        locked(self.locks.of(&resource)).push(Found { resource, token, due, slot });
+        locked(self.locks.of(&resource)).push(Found { resource, token, due, slot, fit: Fit::One });
     }
 
     fn complete(&self) -> Result<(), Misfit> {
@@ -81,12 +92,22 @@ impl Restore for Restoring<'_> {
 }
 
 impl Found {
-    /// Adds another lock on the same resource. Returns whether they can be held together.
-    fn absorb(&mut self, other: &Self) -> bool {
+    /// Adds another lock on the same resource.
+    fn absorb(&mut self, other: &Self) {
+        let other = mem::replace(&mut other.slot.enter().state, State::new());
         let mut entry = self.slot.enter();
-        let fits = entry.state.absorb(&other.slot.enter().state);
+        let is_new = entry.state.absorb(&other);
         self.due = entry.state.next_due();
-        fits
+        self.fit = if is_new && self.fit != Fit::Twice { Fit::Several } else { Fit::Twice };
+    }
+
+    /// Whether its locks can be held together.
+    fn fits(&self) -> bool {
+        match self.fit {
+            Fit::One => true,
+            Fit::Several => self.slot.enter().state.fits_together(),
+            Fit::Twice => false,
+        }
     }
 }
 
@@ -100,7 +121,7 @@ mod tests {
     use super::*;
     use crate::lock::journal::store::{Change, OpenError, Store, StoreError};
     use crate::lock::table::{Limits, LockTable};
-    use crate::lock::{End, Grant, Lock, LockId, LockManager, Mode, Observer};
+    use crate::lock::{End, Grant, Limit, Lock, LockId, LockManager, Mode, Observer};
 
     const LONG: Duration = Duration::from_secs(600);
 
@@ -215,9 +236,21 @@ mod tests {
 
     #[test]
     fn locks_that_cannot_be_held_together_are_refused() {
-        let locks = [("a", 1), ("b", 2), ("a", 3)];
-        let locks = locks.map(|(name, token)| lock(name, token, Mode::ProtectedWrite, None));
-        let refused = restored(locks.into()).map(drop).unwrap_err();
-        assert_eq!(refused.to_string(), "a");
+        let of_two = Mode::Exclusive { limit: Limit::new(2).unwrap() };
+        for (mode, together) in [(Mode::ProtectedWrite, 1), (Mode::EXCLUSIVE, 1), (of_two, 2)] {
+            let held = |count| (0..count).map(|token| lock("a", token, mode, None));
+            let other = lock("b", 9, mode, None);
+            assert!(restored(held(together).chain([other.clone()]).collect()).is_ok());
+            let locks = held(together + 1).chain([other]).collect();
+            assert_eq!(restored(locks).map(drop).unwrap_err().to_string(), "a", "{mode}");
+        }
+    }
+
+    #[test]
+    fn a_lock_that_comes_twice_is_refused() {
+        let one = lock("a", 1, Mode::ConcurrentRead, None);
+        let mut again = one.clone();
+        again.held.grant.fencing_token = 2;
+        assert_eq!(restored(vec![one, again]).map(drop).unwrap_err().to_string(), "a");
     }
 }

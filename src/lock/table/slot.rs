@@ -230,10 +230,10 @@ impl fmt::Debug for Sleeper {
 mod tests {
     use super::*;
 
-    /// With the two counts of its Arc and the eight bytes that malloc puts before a block, a
-    /// multiple of sixteen: a byte more would be sixteen.
+    /// With the two counts of its Arc and the eight bytes that malloc puts before a block. Blocks
+    /// are multiples of sixteen.
     #[test]
-    fn a_slot_is_as_small_as_docs_performance_says() {
+    fn nobody_makes_a_slot_larger_unawares() {
         assert_eq!(size_of::<Slot>() + 2 * size_of::<usize>() + 8, 192);
     }
 }
