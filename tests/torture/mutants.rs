@@ -161,10 +161,10 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             CHANGE,
-            "let following = following.map(|change| (change, (resource.clone(), Arc::clone(&slot))));",
+            "let following = following.map(|change| (change, Arc::clone(&slot)));",
             "if following.is_some() {
-            self.finish_up(&resource, &slot, afterwards);
-            return self.finish((resource, slot), Ok(()));
+            self.finish_up(resource, &slot, afterwards);
+            return self.finish(slot, Ok(()));
         }
         let following = None;",
         )],

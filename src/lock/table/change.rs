@@ -26,7 +26,7 @@ use crate::lock::{
 };
 
 /// By which a change that was written is finished.
-pub(super) type Ticket = (ResourceName, Arc<Slot>);
+pub(super) type Ticket = Arc<Slot>;
 
 /// What became of an event so far.
 pub(super) enum Begun {
@@ -133,7 +133,7 @@ impl Shared {
             Begun::Writing(_) if is_asked_for && self.patience.is_none() => By::Submitter,
             _ => By::Journal,
         };
-        let Some(own) = journal.submit((change, (resource.clone(), Arc::clone(slot))), by) else {
+        let Some(own) = journal.submit((change, Arc::clone(slot)), by) else {
             return Ok(begun);
         };
         self.write_own(own);
@@ -354,10 +354,11 @@ impl Finish<Ticket> for Shared {
     /// meanwhile, up to the first whose plan has to be written, which is returned.
     fn finish(
         &self,
-        (resource, slot): Ticket,
+        slot: Ticket,
         written: Result<(), NotWritten>,
     ) -> (Option<Submitted<Ticket>>, Self::News) {
         let _panics = FailsIfItPanics::new(self);
+        let resource = slot.name();
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
         let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else {
@@ -366,13 +367,13 @@ impl Finish<Ticket> for Shared {
         let Writing { plan, asker, due, mut turns } = *writing;
         if written.is_ok() {
             let now = self.now();
-            let made = (&resource, now.wall);
+            let made = (resource, now.wall);
             self.make(made, &mut entry.state, &mut afterwards, |state, outcome| {
                 state.apply(plan, now, outcome);
             });
         } else if self.shutting_down.load(Ordering::SeqCst) {
             // Whom the plan was about could not be told while it was being written.
-            self.start(&mut entry, &resource, due, Event::Dismiss, None, &mut afterwards);
+            self.start(&mut entry, resource, due, Event::Dismiss, None, &mut afterwards);
         }
         if let Some((answer, asker)) = asker {
             let reply = match written {
@@ -387,7 +388,7 @@ impl Finish<Ticket> for Shared {
         {
             let asked = Some(Arc::clone(&asker));
             let (begun, change) =
-                self.start(&mut entry, &resource, due, event, asked, &mut afterwards);
+                self.start(&mut entry, resource, due, event, asked, &mut afterwards);
             if let Begun::Done(reply) = begun {
                 afterwards.tell(asker, reply);
             }
@@ -399,15 +400,15 @@ impl Finish<Ticket> for Shared {
         self.note_due(&slot, due, &entry);
         afterwards.over = entry.is_over();
         drop(entry);
-        let following = following.map(|change| (change, (resource.clone(), Arc::clone(&slot))));
-        (following, Some(((resource, slot), afterwards)))
+        let following = following.map(|change| (change, Arc::clone(&slot)));
+        (following, Some((slot, afterwards)))
     }
 
     /// Does what is left of a change when all that were written with it are made.
     fn tell(&self, told: Self::News) {
         let _panics = FailsIfItPanics::new(self);
-        if let Some(((resource, slot), afterwards)) = told {
-            self.finish_up(&resource, &slot, afterwards);
+        if let Some((slot, afterwards)) = told {
+            self.finish_up(slot.name(), &slot, afterwards);
         }
     }
 }
