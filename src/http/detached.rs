@@ -203,12 +203,13 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_holds_up_nobody_and_gets_all_of_it() {
         let (mut remote, mut socket) = pair();
-        socket.set_nonblocking(true).unwrap();
+        // Until there is no room for some time: what is on its way to the other side makes some.
+        socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut unread = 0;
         while let Ok(written) = socket.write(&[b'x'; 1_000]) {
             unread += written;
         }
-        socket.set_nonblocking(false).unwrap();
+        socket.set_write_timeout(None).unwrap();
         let outstanding = Arc::new(Outstanding::default());
         let (sender, finished) = channel();
         let response = Response::new(Status::Ok).body("text/plain", "hello".as_bytes());
