@@ -370,7 +370,7 @@ mod tests {
             self.journal.submit((change, ()), by)
         }
 
-        /// Has one written by the journal's thread.
+        /// Has one written by the journal's thread, so that the next may be by another.
         fn write_one(&self) {
             assert!(self.submit(By::Journal).is_none());
             self.go_on.send(()).unwrap();
@@ -378,9 +378,13 @@ mod tests {
             assert_eq!(self.batches.recv_timeout(PATIENCE).unwrap(), 1);
         }
 
-        fn write(&self, own: Own<()>) -> thread::JoinHandle<()> {
-            let journal = Arc::clone(&self.journal);
-            thread::spawn(move || journal.write_own(own, &Nothing).unwrap())
+        /// Has one more written by a thread of its own, and returns while it is being written.
+        fn write_own(&self) -> thread::JoinHandle<()> {
+            self.write_one();
+            let (journal, own) = (Arc::clone(&self.journal), self.submit(By::Submitter).unwrap());
+            let writer = thread::spawn(move || journal.write_own(own, &Nothing).unwrap());
+            assert_eq!(self.batches.recv_timeout(PATIENCE).unwrap(), 1);
+            writer
         }
     }
 
@@ -399,9 +403,7 @@ mod tests {
     #[test]
     fn what_comes_while_a_thread_writes_its_own_is_one_batch_of_the_journal_s() {
         let running = Running::new();
-        running.write_one();
-        let own = running.write(running.submit(By::Submitter).unwrap());
-        assert_eq!(running.batches.recv_timeout(PATIENCE).unwrap(), 1);
+        let own = running.write_own();
         assert!(running.submit(By::Submitter).is_none());
         assert!(running.submit(By::Submitter).is_none());
         running.go_on.send(()).unwrap();
@@ -417,8 +419,7 @@ mod tests {
         // The journal's thread sleeps, or is about to, when the other begins to write.
         for _ in 0..20 {
             let running = Running::new();
-            running.write_one();
-            let own = running.write(running.submit(By::Submitter).unwrap());
+            let own = running.write_own();
             running.go_on.send(()).unwrap();
             own.join().unwrap();
             assert!(running.checkpoints.recv_timeout(PATIENCE).is_ok());
@@ -428,9 +429,7 @@ mod tests {
     #[test]
     fn a_journal_that_is_closed_ends_when_it_is_written_what_was_submitted() {
         let running = Running::new();
-        running.write_one();
-        let own = running.write(running.submit(By::Submitter).unwrap());
-        assert_eq!(running.batches.recv_timeout(PATIENCE).unwrap(), 1);
+        let own = running.write_own();
         running.journal.close();
         assert!(running.ended.try_recv().is_err());
         running.go_on.send(()).unwrap();

@@ -114,12 +114,4 @@ impl Store for Memory {
     fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
         Ok(())
     }
-
-    fn checkpoint(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn next_checkpoint(&self) -> Option<Duration> {
-        None
-    }
 }

@@ -61,7 +61,9 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// See [`StoreError`]; what is kept is as it was.
-    fn checkpoint(&mut self) -> Result<(), StoreError>;
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Writes something that says nothing, to see whether a change would be written for which
     /// room is needed.
@@ -83,7 +85,9 @@ pub trait Store: Send {
 
     /// How long after the latest call [`Store::checkpoint`] wants the next one; `None`: not
     /// before the next commit.
-    fn next_checkpoint(&self) -> Option<Duration>;
+    fn next_checkpoint(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Takes locks over from a store.

@@ -147,14 +147,6 @@ mod tests {
         fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
             Ok(())
         }
-
-        fn checkpoint(&mut self) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn next_checkpoint(&self) -> Option<Duration> {
-            None
-        }
     }
 
     fn lock(resource: &str, token: u64, mode: Mode, remaining: Option<Duration>) -> Restored {

@@ -375,14 +375,6 @@ impl<F: FnMut(&[Change]) -> Result<(), StoreError> + Send> Store for Broken<F> {
     fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
         Err(StoreError::Refused("the disk is full".into()))
     }
-
-    fn checkpoint(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn next_checkpoint(&self) -> Option<Duration> {
-        None
-    }
 }
 
 /// Hears that the core cannot go on.
