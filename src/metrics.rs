@@ -303,7 +303,7 @@ fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A connection that is counted, also if its thread ends by a panic.
+/// A connection that is counted until it ends, even by a panic of its thread.
 #[derive(Debug)]
 pub struct OpenConnection(Gauge);
 

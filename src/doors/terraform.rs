@@ -24,7 +24,7 @@ use crate::lock::{
 /// The namespace of its keys.
 const DOOR: &str = "tf";
 
-/// What the ID of a holder that came by another door begins with; the fencing token follows. Its
+/// The ID of a holder that used another door begins with this; the fencing token follows. Its
 /// uid is never shown, for that is the right to release the lock.
 const FOREIGN: &str = "rdlm-";
 

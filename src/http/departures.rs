@@ -23,7 +23,7 @@ const WAITING_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(1))
     .with_retries(5);
 
-/// Its host is gone when it has been silent for so long, also if an earlier response is still
+/// Its host is gone when it has been silent for so long, even if an earlier response is still
 /// on the way. A shorter silence is an interruption of the network, which ends no wait.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -164,7 +164,7 @@ impl<'a> Client<'a> {
     }
 
     /// Calls `farewell`, on another thread, if the client closes its side of the connection,
-    /// or its host is gone, as long as the result lives; also if it has left already. A client
+    /// or its host is gone, as long as the result lives; at once if it has left already. A client
     /// in memory never leaves.
     ///
     /// # Errors
