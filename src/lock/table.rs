@@ -19,7 +19,7 @@ use log::warn;
 
 use super::deadlines::Deadlines;
 use super::journal::store::{KeptPlace, OpenError, PlaceNote, Store};
-use super::journal::{self, Journal, Own};
+use super::journal::{self, Journal};
 use super::nanos::Instant;
 use super::numbers::Numbers;
 use super::reaper;
@@ -158,13 +158,13 @@ impl LockManager for LockTable {
         let mut event = Event::Acquire(asked, Arc::clone(&sleeper));
         let (slot, begun) = loop {
             let slot = self.shared.slot_or_new(resource);
-            match self.shared.begin(resource, &slot, event) {
+            match self.shared.begin(&slot, event) {
                 Ok(begun) => break (slot, begun),
                 Err(again) => event = again,
             }
         };
         let asks = (at_the_gate, Unheard::GivesUp(id), sleeper);
-        self.shared.await_grant(resource, slot, begun, asks, on_wait)
+        self.shared.await_grant(slot, begun, asks, on_wait)
     }
 
     fn abandon(&self, resource: &ResourceName, id: LockId) {
@@ -220,9 +220,9 @@ impl LockManager for LockTable {
         let sleeper = Arc::<Sleeper>::default();
         let event = Event::Convert(Box::new(Wish { id, wanted, came }), Arc::clone(&sleeper));
         let slot = self.shared.slot(resource).ok_or(Refusal::NoSuchLock)?;
-        let begun = self.shared.begin(resource, &slot, event).map_err(|_| Refusal::NoSuchLock)?;
+        let begun = self.shared.begin(&slot, event).map_err(|_| Refusal::NoSuchLock)?;
         let asks = (at_the_gate, Unheard::NeverWas, sleeper);
-        self.shared.await_grant(resource, slot, begun, asks, on_wait).wait()
+        self.shared.await_grant(slot, begun, asks, on_wait).wait()
     }
 
     fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName> {
@@ -315,7 +315,7 @@ impl LockTable {
             for resource in names {
                 if let Some(slot) = self.shared.slot(&resource) {
                     // A retired slot has nobody in line.
-                    let _ = self.shared.begin(&resource, &slot, Event::Dismiss);
+                    let _ = self.shared.begin(&slot, Event::Dismiss);
                 }
             }
         }
@@ -350,7 +350,6 @@ struct Shared {
 /// A request that waits, and its thread.
 struct InLine<'a> {
     shared: &'a Shared,
-    resource: &'a ResourceName,
     slot: Arc<Slot>,
     claim: Claim,
     sleeper: Arc<Sleeper>,
@@ -378,7 +377,7 @@ impl InLine<'_> {
             Woken::ClientLeft => Event::Withdraw(self.claim, self.shared.reconnect_grace),
             Woken::TimedOut => Event::TimeOut(self.claim),
         };
-        let begun = self.shared.begin(self.resource, &self.slot, event);
+        let begun = self.shared.begin(&self.slot, event);
         if let Ok(Begun::Writing(asker) | Begun::Queued(asker)) = begun
             && let unknown @ Reply::Refused(_) =
                 self.shared.hear(&self.slot, &asker, self.unheard())
@@ -394,7 +393,7 @@ impl Drop for InLine<'_> {
     /// Nobody stays in line without a thread.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let leave = || self.shared.run(self.resource, &self.slot, Event::TimeOut(self.claim));
+            let leave = || self.shared.run(&self.slot, Event::TimeOut(self.claim));
             // Panics, too, if the core has: a second panic that got out of here would abort the
             // process, which is about to end by itself.
             if panic::catch_unwind(AssertUnwindSafe(leave)).is_err() {
@@ -409,7 +408,6 @@ impl Shared {
     /// `sleeper` is by whom it waits.
     fn await_grant(
         &self,
-        resource: &ResourceName,
         slot: Arc<Slot>,
         begun: Begun,
         (at_the_gate, unheard, sleeper): (Instant, Unheard, Arc<Sleeper>),
@@ -424,7 +422,7 @@ impl Shared {
             Begun::Queued(asker) => self.hear_until(&slot, &asker, at_the_gate, unheard),
         };
         let Reply::InLine(claim, deadline) = reply else { return granted(reply).into() };
-        let place = InLine { shared: self, resource, slot, claim, sleeper };
+        let place = InLine { shared: self, slot, claim, sleeper };
         on_wait(place.departure());
         granted(place.wait(deadline)).into()
     }
@@ -433,7 +431,7 @@ impl Shared {
     fn answer(&self, resource: &ResourceName, event: Event) -> Pending<Reply> {
         let nothing = Pending::Ready(Reply::Refused(Refusal::NoSuchLock));
         let Some(slot) = self.slot(resource) else { return nothing };
-        match self.begin(resource, &slot, event) {
+        match self.begin(&slot, event) {
             Err(_) => nothing,
             Ok(Begun::Done(reply)) => reply.into(),
             Ok(Begun::Writing(asker) | Begun::Queued(asker)) => match self.later(asker) {
@@ -453,11 +451,11 @@ impl Shared {
             .into_iter()
             .filter_map(|resource| {
                 let slot = self.slot(&resource)?;
-                let begun = self.begin(&resource, &slot, event()).ok()?;
-                Some((resource, slot, begun))
+                let begun = self.begin(&slot, event()).ok()?;
+                Some((slot, begun))
             })
             .collect();
-        let refused = asked.into_iter().filter_map(|(resource, slot, begun)| {
+        let refused = asked.into_iter().filter_map(|(slot, begun)| {
             let reply = match begun {
                 Begun::Done(reply) => reply,
                 Begun::Writing(asker) | Begun::Queued(asker) => {
@@ -465,7 +463,9 @@ impl Shared {
                 }
             };
             match reply {
-                Reply::Refused(refusal @ Refusal::NotWritten(_)) => Some((resource, refusal)),
+                Reply::Refused(refusal @ Refusal::NotWritten(_)) => {
+                    Some((slot.name().clone(), refusal))
+                }
                 _ => None,
             }
         });
@@ -503,12 +503,12 @@ impl Shared {
     }
 
     /// Takes an empty slot out of the map, unless somebody has entered it again.
-    fn retire(&self, slot: &Slot, resource: &ResourceName) {
-        let mut resources = locked(self.resources.of(resource));
+    fn retire(&self, slot: &Slot) {
+        let mut resources = locked(self.resources.of(slot.name()));
         let mut entry = slot.enter();
         if entry.is_over() {
             entry.gate = Gate::Retired;
-            resources.remove(resource);
+            resources.remove(slot.name());
         }
     }
 
@@ -575,12 +575,6 @@ impl Shared {
     fn write(&self, store: Box<dyn Store>) {
         let Some(journal) = &self.journal else { return };
         self.or_fail(|| journal::run(journal, store, self));
-    }
-
-    /// Writes a change by the thread that has submitted it.
-    fn write_own(&self, own: Own<Ticket>) {
-        let Some(journal) = &self.journal else { return };
-        self.or_fail(|| journal.write_own(own, self));
     }
 
     /// Says that the core cannot go on if a write fails or panics: what that leaves in the store

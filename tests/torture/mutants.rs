@@ -163,7 +163,7 @@ const MUTANTS: &[Mutant] = &[
             CHANGE,
             "let following = following.map(|change| (change, Arc::clone(&slot)));",
             "if following.is_some() {
-            self.finish_up(resource, &slot, afterwards);
+            self.finish_up(&slot, afterwards);
             return self.finish(slot, Ok(()));
         }
         let following = None;",

@@ -626,7 +626,8 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         let LockRequest { title, wait, lifetime, mode, client, .. } = place.request.clone();
         let (since, fencing_token) = (self.now.wall, self.now.numbers.next());
         let (id, remaining) = (place.id, lifetime.duration());
-        let expires = remaining.map(|remaining| since + remaining);
+        // The holder knows, from when it was told.
+        let expires = None;
         let grant =
             Grant { id, title, client, mode, wait, lifetime, since, expires, fencing_token };
         let holder = Holder::new(grant, remaining, place.key.clone(), self.now);

@@ -74,13 +74,8 @@ pub(super) struct Afterwards {
 impl Shared {
     /// Runs an event to its end; `None` if the slot is retired, so that the resource has no
     /// locks.
-    pub(super) fn run(
-        &self,
-        resource: &ResourceName,
-        slot: &Arc<Slot>,
-        event: Event,
-    ) -> Option<Reply> {
-        Some(match self.begin(resource, slot, event).ok()? {
+    pub(super) fn run(&self, slot: &Arc<Slot>, event: Event) -> Option<Reply> {
+        Some(match self.begin(slot, event).ok()? {
             Begun::Done(reply) => reply,
             Begun::Writing(asker) | Begun::Queued(asker) => {
                 self.hear(slot, &asker, Unheard::NeverWas)
@@ -101,13 +96,9 @@ impl Shared {
     ///
     /// # Errors
     /// The slot is retired, and nothing has happened: the event is given back.
-    pub(super) fn begin(
-        &self,
-        resource: &ResourceName,
-        slot: &Arc<Slot>,
-        event: Event,
-    ) -> Result<Begun, Event> {
+    pub(super) fn begin(&self, slot: &Arc<Slot>, event: Event) -> Result<Begun, Event> {
         let _panics = FailsIfItPanics::new(self);
+        let resource = slot.name();
         let is_asked_for = event.is_asked_for();
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
@@ -125,7 +116,7 @@ impl Shared {
         };
         afterwards.over = entry.is_over();
         drop(entry);
-        self.finish_up(resource, slot, afterwards);
+        self.finish_up(slot, afterwards);
         let (Some(change), Some(journal)) = (change, &self.journal) else { return Ok(begun) };
         // Who has heard its answer, or waits for somebody else, does not wait for the store; nor
         // does anybody for longer than it has patience.
@@ -136,7 +127,7 @@ impl Shared {
         let Some(own) = journal.submit((change, Arc::clone(slot)), by) else {
             return Ok(begun);
         };
-        self.write_own(own);
+        self.or_fail(|| journal.write_own(own, self));
         Ok(begun.now())
     }
 
@@ -321,13 +312,14 @@ impl Shared {
         }
     }
 
-    fn finish_up(&self, resource: &ResourceName, slot: &Slot, afterwards: Afterwards) {
+    fn finish_up(&self, slot: &Slot, afterwards: Afterwards) {
         afterwards.woken.iter().for_each(|sleeper| sleeper.wake());
         if let Some(journal) = self.journal.as_ref().filter(|_| !afterwards.places.is_empty()) {
-            journal.note(afterwards.places.into_iter().map(|place| place_note(resource, place)));
+            let places = afterwards.places.into_iter();
+            journal.note(places.map(|place| place_note(slot.name(), place)));
         }
         if afterwards.over {
-            self.retire(slot, resource);
+            self.retire(slot);
         }
         if afterwards.happened.is_empty() {
             return;
@@ -408,7 +400,7 @@ impl Finish<Ticket> for Shared {
     fn tell(&self, told: Self::News) {
         let _panics = FailsIfItPanics::new(self);
         if let Some((slot, afterwards)) = told {
-            self.finish_up(slot.name(), &slot, afterwards);
+            self.finish_up(&slot, afterwards);
         }
     }
 }
@@ -487,7 +479,8 @@ impl Counts {
         self.held() + self.kept()
     }
 
-    /// Under the mutex of the resource, if others know of it: nothing is taken off before it was added.
+    /// Under the mutex of the resource, if others know of it: nothing is taken off before it was
+    /// added.
     pub(super) fn change(&self, before: Tally, after: Tally) {
         for (count, before, after) in [
             (&self.held, before.held, after.held),

@@ -737,8 +737,7 @@ fn a_lost_answer_of_the_store() {
             let waiter = Arc::<Sleeper>::default();
             let request = world.request(Mode::EXCLUSIVE, LONG, LONG);
             let asked = Asked { id: LockId::random(), request, key: None, came: now() };
-            let begin =
-                |event| shared.begin(&world.resource, &slot, event).unwrap_or_else(|_| panic!());
+            let begin = |event| shared.begin(&slot, event).unwrap_or_else(|_| panic!());
             assert!(matches!(
                 begin(Event::Acquire(Box::new(asked), Arc::clone(&waiter))),
                 Begun::Done(Reply::InLine(..))
