@@ -116,7 +116,7 @@ ORDERS ?= 300
 
 schedules:
 	RUSTFLAGS='--cfg shuttle' RDLM_ORDERS=$(ORDERS) \
-	    $(CARGO) test --locked --lib --target-dir $(TARGET_DIR)/shuttle schedules
+	    $(CARGO) test --locked -p rdlm-lock --lib --target-dir $(TARGET_DIR)/shuttle schedules
 
 fmt:
 	$(CARGO) fmt
@@ -137,8 +137,8 @@ TIME ?= 30m
 
 torture: all
 	RDLM_CRASH_ROUNDS=$(KILLS) $(CARGO) test --locked --release crash -- --nocapture
-	RDLM_EXHAUSTIVE=1 $(CARGO) test --locked --release --lib journal
-	PROPTEST_CASES=$(PROPTEST_CASES) $(CARGO) test --locked --release --lib model
+	RDLM_EXHAUSTIVE=1 $(CARGO) test --locked --release -p rdlm-lock --lib journal
+	PROPTEST_CASES=$(PROPTEST_CASES) $(CARGO) test --locked --release -p rdlm-lock --lib model
 	$(MAKE) schedules ORDERS=20000
 	torture/schemathesis.sh
 	torture/slowhttptest.sh

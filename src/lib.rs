@@ -8,18 +8,15 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;
-pub mod client;
-mod clock;
 pub mod cluster;
 pub mod commands;
 pub mod doors;
-pub mod http;
-pub mod lock;
 pub mod logging;
 pub mod metrics;
-mod own_certificate;
 pub mod passwords;
-pub mod reloaded;
 pub mod server;
 pub mod signals;
-mod url;
+
+pub use rdlm_client as client;
+pub use rdlm_http as http;
+pub use rdlm_lock as lock;

@@ -1,14 +1,15 @@
-//! The walls between the rooms, as ARCHITECTURE.md draws them, where no lint in Cargo.toml and
-//! clippy.toml can see them.
+//! The walls between the rooms, as ARCHITECTURE.md draws them, that neither the packages of the
+//! workspace nor the lints in Cargo.toml and clippy.toml can keep.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// All files below src with their paths relative to it.
+/// All source files of all packages, with their paths relative to the repository.
 fn sources() -> Vec<(PathBuf, String)> {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let packages = ["src", "crates/lock/src", "crates/http/src", "clients/rust/src"];
     let mut sources = Vec::new();
-    let mut dirs = vec![src.clone()];
+    let mut dirs: Vec<_> = packages.iter().map(|package| root.join(package)).collect();
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -16,7 +17,7 @@ fn sources() -> Vec<(PathBuf, String)> {
                 dirs.push(path);
             } else {
                 let text = fs::read_to_string(&path).unwrap();
-                sources.push((path.strip_prefix(&src).unwrap().to_path_buf(), text));
+                sources.push((path.strip_prefix(root).unwrap().to_path_buf(), text));
             }
         }
     }
@@ -41,40 +42,16 @@ fn assert_absent(what: &str, room: impl Fn(&Path) -> bool) {
     for (path, text) in sources() {
         if room(&path) {
             let found = code(&text).find(|line| line.contains(what));
-            assert_eq!(found, None, "{what} in src/{}", path.display());
+            assert_eq!(found, None, "{what} in {}", path.display());
         }
     }
 }
 
-/// Nothing of the crate's `room` is used there.
-#[track_caller]
-fn assert_not_used(room: &str, by: impl Fn(&Path) -> bool) {
-    for path in [format!("crate::{room}::"), format!("crate::{room};"), format!("crate::{{{room}")]
-    {
-        assert_absent(&path, &by);
-    }
-}
-
 #[test]
-fn the_lock_core_knows_no_http_json_command_line_or_socket() {
-    for foreign in [
-        "crate::http",
-        "crate::doors",
-        "crate::cli",
-        "crate::server",
-        "crate::metrics",
-        "serde_json",
-        "httparse",
-        "rustix::event",
-        "rustix::net",
-        "std::net",
-        "pico_args",
-    ] {
-        assert_absent(foreign, |path| path.starts_with("lock"));
-    }
-    // The journal's records are bytes of its own making.
+fn the_lock_core_knows_no_network_and_the_journal_alone_writes_bytes() {
+    assert_absent("std::net", |path| path.starts_with("crates/lock"));
     assert_absent("serde", |path| {
-        path.starts_with("lock") && !path.starts_with("lock/journal/log")
+        path.starts_with("crates/lock") && !path.starts_with("crates/lock/src/journal/log")
     });
 }
 
@@ -85,16 +62,9 @@ fn one_resource_is_pure() {
         "random()",
     ] {
         assert_absent(impure, |path| {
-            path == Path::new("lock/resource.rs")
-                || path.starts_with("lock/resource") && is_product(path)
+            path == Path::new("crates/lock/src/resource.rs")
+                || path.starts_with("crates/lock/src/resource") && is_product(path)
         });
-    }
-}
-
-#[test]
-fn http_knows_no_lock_and_no_door() {
-    for room in ["lock", "doors", "server", "metrics", "cli", "client"] {
-        assert_not_used(room, |path| path.starts_with("http"));
     }
 }
 
@@ -103,21 +73,22 @@ fn the_grammar_of_http_knows_no_socket() {
     for foreign in ["TcpStream", "TcpListener", "rustix", "socket2", "std::thread", "Instant"] {
         assert_absent(foreign, |path| {
             let pure = ["head.rs", "headers.rs", "chunked.rs", "accept.rs", "request.rs"];
-            path.starts_with("http") && pure.iter().any(|file| path.ends_with(file))
+            path.starts_with("crates/http") && pure.iter().any(|file| path.ends_with(file))
         });
     }
 }
 
 #[test]
 fn doors_reach_the_locks_by_their_interface_alone() {
-    for inside in ["LockTable", "lock::table", "lock::resource", "lock::reaper", "FileStore"] {
-        assert_absent(inside, |path| path.starts_with("doors"));
-    }
-    for room in ["server", "cli", "client"] {
-        assert_not_used(room, |path| path.starts_with("doors"));
+    for foreign in
+        ["LockTable", "FileStore", "crate::server", "crate::cli", "crate::client", "crate::cluster"]
+    {
+        assert_absent(foreign, |path| path.starts_with("src/doors"));
     }
     for foreign in ["TcpStream", "rustix", "socket2"] {
-        assert_absent(foreign, |path| path.starts_with("doors") && !path.ends_with("doors/mod.rs"));
+        assert_absent(foreign, |path| {
+            path.starts_with("src/doors") && !path.ends_with("doors/mod.rs")
+        });
     }
 }
 
@@ -125,7 +96,7 @@ fn doors_reach_the_locks_by_their_interface_alone() {
 fn who_may_what_is_asked_in_one_place() {
     for asks in ["access.check(", "passwords.check(", "rights.allow", "Authorization\""] {
         assert_absent(asks, |path| {
-            path.starts_with("doors")
+            path.starts_with("src/doors")
                 && !["caller.rs", "access.rs", "rights.rs", "page.html"]
                     .iter()
                     .any(|f| path.ends_with(f))
@@ -136,26 +107,22 @@ fn who_may_what_is_asked_in_one_place() {
 #[test]
 fn the_command_line_opens_nothing() {
     for opens in ["std::fs", "std::net::Tcp", "std::io", "std::thread"] {
-        assert_absent(opens, |path| path == Path::new("cli.rs") || path.starts_with("cli"));
+        assert_absent(opens, |path| path == Path::new("src/cli.rs") || path.starts_with("src/cli"));
     }
 }
 
 #[test]
-fn the_client_knows_the_api_alone_and_the_server_knows_no_client() {
-    for inside in
-        ["crate::lock", "crate::http", "crate::doors", "crate::server", "crate::cli::", "pico_args"]
-    {
-        assert_absent(inside, |path| path.starts_with("client") || path.starts_with("commands"));
+fn commands_and_server_do_not_know_each_other() {
+    for server in ["crate::lock", "crate::http", "crate::doors", "crate::server", "crate::cli::"] {
+        assert_absent(server, |path| path.starts_with("src/commands"));
     }
-    // A library writes to nobody's terminal, and its user handles the signals.
-    for of_commands in ["crate::commands", "signal_hook", "stderr", "stdout"] {
-        assert_absent(of_commands, |path| path.starts_with("client"));
-    }
-    for foreign in ["crate::client", "crate::commands", "ureq"] {
-        assert_absent(foreign, |path| {
-            ["lock", "http", "doors", "server", "server.rs"]
-                .iter()
-                .any(|room| path.starts_with(room))
-        });
+    assert_absent("crate::commands", |path| {
+        ["src/doors", "src/server", "src/server.rs", "src/cluster"]
+            .iter()
+            .any(|room| path.starts_with(room))
+    });
+    // A library writes to nobody's terminal.
+    for of_commands in ["stderr", "stdout"] {
+        assert_absent(of_commands, |path| path.starts_with("clients/rust"));
     }
 }

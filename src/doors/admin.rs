@@ -2,13 +2,14 @@
 
 use log::info;
 
+use super::refusals::refused;
 use super::{Answer, Call};
 use crate::http::{Problem, Response, Status};
 use crate::lock::{Refusal, ResourceName};
 
 /// `DELETE /resources`
 pub(super) fn delete_all(call: &Call<'_>) -> Answer {
-    call.service.locks.delete_all()?;
+    call.service.locks.delete_all().map_err(refused)?;
     info!("{} deleted all locks", call.caller.name());
     Ok(Response::no_content())
 }
@@ -19,7 +20,7 @@ pub(super) fn delete_resource(call: &Call<'_>, resource: &ResourceName) -> Answe
         Refusal::NoSuchLock => {
             Problem::new(Status::NotFound, "this resource has no locks").because(refusal.name())
         }
-        refusal => refusal.into(),
+        refusal => refused(refusal),
     })?;
     info!("{} deleted all locks of {resource}", call.caller.name());
     Ok(Response::no_content())

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::acquire::acquire;
+use super::refusals::{invalid, refused};
 use super::rights::Right;
 use super::{Answer, Call};
 use crate::http::{Problem, Response, Status};
@@ -84,7 +85,7 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
         acquire(call, &node.resource, request, Some(node.key)).wait().map_err(|refusal| {
             match refusal {
                 Refusal::TimedOut => all_slots_taken(call, &node.resource, &node.group, limit),
-                refusal => refusal.into(),
+                refusal => refused(refusal),
             }
         })?;
     let (locks, resource, id) = (Arc::clone(&call.service.locks), node.resource, grant.id);
@@ -100,7 +101,7 @@ pub(super) fn steady_state(call: &Call<'_>) -> Answer {
         Ok(()) | Err(Refusal::NoSuchLock) => {
             Ok(answer(Status::Ok, "success", &format!("{} has no slot now", node.id)))
         }
-        Err(refusal) => Err(refusal.into()),
+        Err(refusal) => Err(refused(refusal)),
     }
 }
 
@@ -179,7 +180,7 @@ impl Node {
         if !is_group(&group) {
             return Err(Problem::bad_request("a group is letters, digits, . and -"));
         }
-        let resource = format!("reboot:{group}").parse()?;
+        let resource = format!("reboot:{group}").parse().map_err(invalid)?;
         let key = IdempotencyKey::of_door(DOOR, &id)
             .map_err(|_| Problem::bad_request("an id is 1 to 124 visible ASCII characters"))?;
         Ok(Self { id, group, resource, key })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use super::acquire::{acquire, convert};
+use super::refusals::{invalid, refused};
 use super::{Answer, Call, Later, body, hal};
 use crate::http::{Problem, Request, Response, Singleton, Status};
 use crate::lock::{Grant, IdempotencyKey, LockId, LockManager, Refusal, ResourceName};
@@ -23,7 +24,7 @@ pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Later {
             let problem = Problem::new(Status::Conflict, Refusal::TimedOut.to_string());
             Err(problem.with_header("Preference-Applied", "status=409"))
         }
-        Err(refusal) => Err(refusal.into()),
+        Err(refusal) => Err(refused(refusal)),
     }))
 }
 
@@ -40,12 +41,12 @@ pub(super) fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> Later 
 
 fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
     let key = request.headers.only("Idempotency-Key")?;
-    Ok(key.map(str::parse).transpose()?)
+    key.map(str::parse).transpose().map_err(invalid)
 }
 
 /// `GET /locks/{resource}/{uid}`
 pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
-    let lock = call.service.locks.find(resource, id).ok_or(Refusal::NoSuchLock)?;
+    let lock = call.service.locks.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
     Ok(hal::lock(Status::Ok, &call.service.prefix, resource, &lock))
 }
 
@@ -60,7 +61,10 @@ pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) 
         body::Change::Conversion(conversion) => convert(call, resource, id, conversion).into(),
     };
     let (prefix, resource) = (call.service.prefix.clone(), resource.clone());
-    Ok(changed.map(move |changed| Ok(hal::held(Status::Ok, &prefix, &resource, &changed?))))
+    Ok(changed.map(move |changed| {
+        let changed = changed.map_err(refused)?;
+        Ok(hal::held(Status::Ok, &prefix, &resource, &changed))
+    }))
 }
 
 /// `DELETE /locks/{resource}/{uid}`
@@ -69,7 +73,7 @@ pub(super) fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId)
 }
 
 fn released(released: Result<(), Refusal>) -> Answer {
-    released?;
+    released.map_err(refused)?;
     Ok(Response::no_content())
 }
 

@@ -2,6 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
+use super::refusals::invalid;
 use super::rights::Right;
 use super::{Answer, Call, Later, admin, events, fleetlock, health, lists, page, rest, terraform};
 use crate::http::{Problem, Status};
@@ -256,7 +257,7 @@ fn name(segment: &str) -> Result<ResourceName, Problem> {
         return Err(not_found());
     }
     let decoded = percent_decode_str(segment).decode_utf8().unwrap_or_default();
-    Ok(decoded.parse()?)
+    decoded.parse().map_err(invalid)
 }
 
 pub(super) fn not_found() -> Problem {

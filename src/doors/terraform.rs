@@ -12,6 +12,7 @@ use smol_str::SmolStr;
 
 use super::acquire::acquire;
 use super::body::MAX_TITLE;
+use super::refusals::refused;
 use super::rights::Right;
 use super::{Answer, Call, RequestLimits};
 use crate::http::query::Query;
@@ -62,7 +63,7 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
         acquire(call, resource, request, Some(info.key()?)).wait().map_err(
             |refusal| match refusal {
                 Refusal::TimedOut => taken(call, resource, Status::Locked),
-                refusal => refusal.into(),
+                refusal => refused(refusal),
             },
         )?;
     let (locks, resource, id) = (Arc::clone(&call.service.locks), resource.clone(), grant.id);
@@ -106,7 +107,7 @@ fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
             info!("UNLOCK {resource} by Terraform: it was not locked");
         }
         Err(Refusal::NoSuchLock) => return Err(taken(call, resource, Status::Conflict)),
-        released => released?,
+        released => released.map_err(refused)?,
     }
     Ok(done())
 }
@@ -116,8 +117,8 @@ fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
 fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> Answer {
     let administrator = call.require(Right::Administrate, resource)?;
     let administrator = administrator.map_or("somebody".into(), |name| format!("{name:?}"));
-    let id = holder.ok_or(Refusal::NoSuchLock)?;
-    call.service.locks.release(resource, id).wait()?;
+    let id = holder.ok_or_else(|| refused(Refusal::NoSuchLock))?;
+    call.service.locks.release(resource, id).wait().map_err(refused)?;
     info!("{administrator} unlocked {resource} by Terraform");
     Ok(done())
 }

@@ -71,36 +71,6 @@ fn every_block_is_run_or_says_why_it_is_not() {
 }
 
 #[test]
-fn the_table_of_files_has_each_source_once() {
-    let page = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).unwrap();
-    let rows = page.split("## The files").nth(1).unwrap().lines();
-    let rows =
-        rows.take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `"));
-    let files = |row: &str| -> Vec<String> {
-        let first = row.split(" | ").next().unwrap();
-        first.split('`').skip(1).step_by(2).map(String::from).collect()
-    };
-    let mut listed: Vec<String> = rows.flat_map(files).collect();
-    listed.sort();
-    let mut sources = Vec::new();
-    let mut directories = vec![Path::new(ROOT).join("src")];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.strip_prefix(Path::new(ROOT).join("src")).unwrap().to_str().unwrap();
-            let is_source = name.ends_with(".rs") || name.ends_with(".html");
-            if path.is_dir() && !name.ends_with("tests") {
-                directories.push(path);
-            } else if is_source && !name.ends_with("/tests.rs") {
-                sources.push(name.to_string());
-            }
-        }
-    }
-    sources.sort();
-    assert_eq!(listed, sources);
-}
-
-#[test]
 fn what_is_pasted_into_python_works() {
     let Some(python) = python::recent() else {
         println!("skipped: there is no python3, of version 3.9 or newer");

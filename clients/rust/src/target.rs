@@ -1,0 +1,137 @@
+//! Which servers a client talks to, and as whom.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+
+use super::Error;
+use crate::url;
+
+/// The servers, and who talks to them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Where it is; several, if any of them will do. There is at least one.
+    pub servers: Vec<ServerUrl>,
+    /// Who asks.
+    pub credentials: Option<Credentials>,
+    /// What TLS is spoken with.
+    pub tls: TlsFiles,
+}
+
+/// Files (PEM) for servers with https.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TlsFiles {
+    /// Certificates to trust in place of those that are built in.
+    pub authority: Option<PemFile>,
+    /// The client's own certificate and its key, for servers that want one.
+    pub own: Option<(PemFile, PemFile)>,
+}
+
+/// A file, and the option or variable that names it, for messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PemFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What named it.
+    pub named_by: String,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerUrl {
+    /// Without a name and a password, and without a slash at the end.
+    pub url: String,
+    /// Those that the URL had, for every request. They are in no message.
+    pub credentials: Option<Credentials>,
+}
+
+/// By what a user is known.
+#[derive(Clone, PartialEq)]
+pub enum Credentials {
+    /// A name and a password (HTTP Basic).
+    Password {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A bearer token.
+    Token(String),
+}
+
+/// Without what is secret.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Password { user, .. } => write!(f, "Password of {user:?}"),
+            Self::Token(_) => f.write_str("Token"),
+        }
+    }
+}
+
+/// The URLs of servers, separated by commas.
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(urls: &str) -> Result<Self, Error> {
+        let servers = ServerUrl::list(urls).map_err(|expected| {
+            let urls = url::without_password(urls);
+            Error::Usage(format!("{urls:?}: expected {expected}"))
+        })?;
+        Ok(Self { servers, credentials: None, tls: TlsFiles::default() })
+    }
+}
+
+impl ServerUrl {
+    /// Understands the URLs of servers, separated by commas.
+    ///
+    /// # Errors
+    /// What was expected instead.
+    pub fn list(urls: &str) -> Result<Vec<Self>, String> {
+        urls.split(',').map(|url| Self::parse(url.trim())).collect()
+    }
+
+    /// The name and password are those of RFC 3986, section 3.2.1.
+    fn parse(text: &str) -> Result<Self, String> {
+        let url = url::base(text)?;
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", &url));
+        let end = rest.find('/').unwrap_or(rest.len());
+        let Some(at) = rest[..end].rfind('@') else {
+            return Ok(Self { url, credentials: None });
+        };
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
+        let credentials =
+            Some(Credentials::Password { user: decoded(user), password: decoded(password) });
+        Ok(Self { url: format!("{scheme}://{}", &rest[at + 1..]), credentials })
+    }
+}
+
+/// Who asks, where, perhaps for which program, and the number of the process that does.
+pub fn who(program: Option<&str>) -> String {
+    let user = user();
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy();
+    let pid = std::process::id();
+    match program {
+        Some(program) => format!("{user}@{host}: {program} [{pid}]"),
+        None => format!("{user}@{host} [{pid}]"),
+    }
+}
+
+/// The name of the user: as the environment has it, which cron and systemd leave empty, or the
+/// file of users, or else its number.
+fn user() -> String {
+    let from_environment = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let uid = rustix::process::getuid().as_raw();
+    let from_file = || {
+        let users = std::fs::read_to_string("/etc/passwd").ok()?;
+        let mut lines = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let line = lines.find(|line| line.get(2).is_some_and(|id| id.parse() == Ok(uid)))?;
+        line.first().map(ToString::to_string)
+    };
+    let named = from_environment.filter(|name| !name.is_empty()).or_else(from_file);
+    named.unwrap_or_else(|| format!("uid {uid}"))
+}

@@ -1,0 +1,27 @@
+//! HTTP: bytes of a client into requests, responses into bytes.
+//!
+//! What a server does with a request is none of its business: any service that answers on the
+//! thread of the connection could stand on it. ARCHITECTURE.md says why there is no library.
+
+pub mod accept;
+pub mod certificates;
+pub mod chunked;
+pub mod connection;
+pub mod departures;
+pub mod detached;
+pub mod head;
+pub mod headers;
+pub mod listener;
+mod outgoing;
+pub mod problem;
+pub mod query;
+pub mod reloaded;
+pub mod request;
+pub mod response;
+mod tls;
+pub mod transport;
+
+pub use outgoing::Outgoing;
+pub use problem::Problem;
+pub use request::{Request, Singleton, Unreadable};
+pub use response::{Body, Response, Status};

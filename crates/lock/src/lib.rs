@@ -1,0 +1,40 @@
+//! The lock core: who holds a resource, who waits for it, who is next.
+//!
+//! [`LockManager`] is the one way in, [`LockTable`] implements it. The core knows nothing of
+//! HTTP, JSON, the command line or sockets.
+
+pub mod clock;
+mod deadlines;
+mod events;
+mod grant;
+mod journal;
+mod lifetime;
+mod manager;
+mod mode;
+mod names;
+mod nanos;
+mod numbers;
+mod parallel;
+mod pending;
+mod reaper;
+mod refusal;
+mod resource;
+mod sharded;
+mod sync;
+mod table;
+
+pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
+pub use grant::{Conversion, Grant, Lock, LockRequest, Requester, Waiting};
+pub use journal::FileStore;
+pub use journal::store::{
+    Change, Held, KeptPlace, Misfit, OpenError, PlaceNote, Restore, Restored, Store, StoreError,
+};
+pub use lifetime::Lifetime;
+pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};
+pub use mode::{Limit, Mode};
+pub use names::{
+    IdempotencyKey, InvalidIdempotencyKey, InvalidLockId, InvalidResourceName, LockId, ResourceName,
+};
+pub use pending::{Pending, Then};
+pub use refusal::{NotWritten, Refusal};
+pub use table::{Limits, LockTable};

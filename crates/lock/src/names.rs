@@ -1,0 +1,195 @@
+//! What resources, locks and requests are called.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+use uuid::Uuid;
+
+/// The name of a resource: 1 to [`ResourceName::MAX_LEN`] of `A-Z a-z 0-9 . _ : ~ @ -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceName(SmolStr);
+
+impl ResourceName {
+    /// The longest name, in bytes.
+    pub const MAX_LEN: usize = 255;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ResourceName {
+    type Err = InvalidResourceName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidResourceName> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:~@-".contains(&byte);
+        if (1..=Self::MAX_LEN).contains(&name.len()) && name.bytes().all(allowed) {
+            Ok(Self(name.into()))
+        } else {
+            Err(InvalidResourceName)
+        }
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text is not a [`ResourceName`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidResourceName;
+
+impl fmt::Display for InvalidResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let max = ResourceName::MAX_LEN;
+        write!(f, "a resource name is 1 to {max} of A-Z a-z 0-9 . _ : ~ @ -")
+    }
+}
+
+impl std::error::Error for InvalidResourceName {}
+
+/// What tells that a request is an earlier one, sent again: 1 to [`IdempotencyKey::MAX_LEN`]
+/// visible ASCII characters of the client's choice.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// The longest key, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key of a client that speaks another protocol and has this id there. It has a blank,
+    /// which those of requests with an `Idempotency-Key` have not: whoever reads an id in a list
+    /// cannot fetch the URL of its lock by it.
+    ///
+    /// # Errors
+    /// The id is not 1 to 124 visible ASCII characters, as far as there is room beside `door`.
+    pub fn of_door(door: &str, id: &str) -> Result<Self, InvalidIdempotencyKey> {
+        let Self(id) = id.parse()?;
+        let key = format!("{door} {id}");
+        if key.len() <= Self::MAX_LEN { Ok(Self(key.into())) } else { Err(InvalidIdempotencyKey) }
+    }
+
+    /// The id of a client that speaks the protocol of this door.
+    pub fn id_at_door(&self, door: &str) -> Option<&str> {
+        self.0.strip_prefix(door)?.strip_prefix(' ')
+    }
+
+    /// What [`IdempotencyKey::as_str`] has given.
+    pub fn stored(text: &str) -> Option<Self> {
+        match text.split_once(' ') {
+            Some((door, id)) => Self::of_door(door, id).ok(),
+            None => text.parse().ok(),
+        }
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = InvalidIdempotencyKey;
+
+    fn from_str(key: &str) -> Result<Self, InvalidIdempotencyKey> {
+        let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+        if (1..=Self::MAX_LEN).contains(&key.len()) && visible {
+            Ok(Self(key.into()))
+        } else {
+            Err(InvalidIdempotencyKey)
+        }
+    }
+}
+
+/// The text is not an [`IdempotencyKey`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidIdempotencyKey;
+
+impl fmt::Display for InvalidIdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let max = IdempotencyKey::MAX_LEN;
+        write!(f, "an Idempotency-Key is 1 to {max} visible ASCII characters")
+    }
+}
+
+impl std::error::Error for InvalidIdempotencyKey {}
+
+/// The unique name of one lock: a random UUID (version 4, RFC 9562), written as 32
+/// lower-case hex digits. Whoever knows it can release the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LockId(Uuid);
+
+impl LockId {
+    pub(crate) fn to_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
+    pub(crate) fn from_u128(id: u128) -> Self {
+        Self(Uuid::from_u128(id))
+    }
+
+    /// One that no other lock has.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl FromStr for LockId {
+    type Err = InvalidLockId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLockId> {
+        let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 32 || !text.bytes().all(hex) {
+            return Err(InvalidLockId);
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| InvalidLockId)
+    }
+}
+
+impl fmt::Display for LockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
+/// The text is not a [`LockId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidLockId;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_name_is_1_to_255_of_the_allowed_characters() {
+        let longest = "x".repeat(255);
+        for name in ["a", "Z9", "nightly-job", "a.b_c:d~e@f-g", "..", &longest] {
+            assert_eq!(name.parse::<ResourceName>().unwrap().as_str(), name);
+        }
+        let too_long = "x".repeat(256);
+        for name in ["", "a b", "a/b", "a%20b", "é", "a\0", "a\n", "a+b", &too_long] {
+            assert_eq!(name.parse::<ResourceName>(), Err(InvalidResourceName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_id_is_32_lower_case_hex_digits() {
+        let id = LockId::random();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in [
+            "",
+            "aa4e181e17374148a21b30d9dcb941f",
+            "aa4e181e17374148a21b30d9dcb941f90",
+            "AA4E181E17374148A21B30D9DCB941F9",
+            "aa4e181e-1737-4148-a21b-30d9dcb941f9",
+            "ga4e181e17374148a21b30d9dcb941f9",
+        ] {
+            assert_eq!(text.parse::<LockId>(), Err(InvalidLockId), "{text:?}");
+        }
+    }
+}
