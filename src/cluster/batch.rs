@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::records::{Keys, Row, bytes};
-use crate::lock::Change;
+use super::records::{Keys, bytes};
+use crate::lock::{Change, StoredLock};
 
 /// How many rows one transaction has at most, and how many bytes: etcd takes requests of up to
 /// 1.5 MiB.
@@ -100,7 +100,7 @@ fn ops(change: &Change, keys: &Keys, clock: Duration) -> Vec<Op> {
     let ended = ended.map(|token| Op::Delete(keys.lock(resource, *token)));
     let held = held.iter().map(|held| {
         let end = held.remaining.map(|remaining| clock.saturating_add(remaining));
-        let row = Row::new(resource, held, end);
+        let row = StoredLock::new(resource, held, end);
         Op::Put(keys.lock(resource, held.grant.fencing_token), bytes(&row))
     });
     ended.chain(held).collect()
@@ -169,7 +169,7 @@ mod tests {
     fn a_renewal_writes_its_row_once_with_the_new_end() {
         let made = made(&[change("a", &[5], &[5])]);
         let [Op::Put(_, value)] = &made[0].ops[..] else { panic!("{made:?}") };
-        let row: Row = serde_json::from_slice(value).unwrap();
+        let row: StoredLock<'_> = serde_json::from_slice(value).unwrap();
         assert_eq!(row.end, Some(CLOCK + GRACE + Duration::from_nanos(1)));
     }
 

@@ -14,8 +14,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use super::etcd::wire::{self, KeyValue, RangeAnswer};
 use super::etcd::{Etcd, Failure};
 use super::middle::Middle;
-use super::records::{Keys, PlaceRow, Row, range_end};
-use crate::lock::{Held, KeptPlace, ResourceName};
+use super::records::{Keys, PlaceRow, range_end};
+use crate::lock::{Held, KeptPlace, ResourceName, StoredLock};
 
 /// How many rows are read at a time: at first, at most, and at least if that takes too long. Each
 /// page costs etcd a look at all keys that are left.
@@ -41,7 +41,7 @@ pub(super) struct Loading {
 
 /// What has come.
 pub(super) enum Loaded {
-    Locks(Vec<StoredLock>),
+    Locks(Vec<LoadedLock>),
     Places(Vec<KeptPlace>),
     /// No member answers for now.
     Failing(Failure),
@@ -52,7 +52,7 @@ pub(super) enum Loaded {
 }
 
 /// A lock as it is kept.
-pub(super) struct StoredLock {
+pub(super) struct LoadedLock {
     pub(super) resource: ResourceName,
     /// Without the time that is left.
     pub(super) held: Held,
@@ -234,12 +234,12 @@ fn understood<T>(
     rows.into_iter().map(|row| read(&row.value).ok_or(row.key)).collect()
 }
 
-fn lock(value: &[u8]) -> Option<StoredLock> {
-    let row: Row = serde_json::from_slice(value).ok()?;
-    let (resource, held) = row.lock(None)?;
-    Some(StoredLock { resource, held, end: row.end })
+fn lock(value: &[u8]) -> Option<LoadedLock> {
+    let row: StoredLock<'_> = serde_json::from_slice(value).ok()?;
+    let (resource, held) = row.held(None)?;
+    Some(LoadedLock { resource, held, end: row.end })
 }
 
 fn place(value: &[u8]) -> Option<KeptPlace> {
-    serde_json::from_slice::<PlaceRow>(value).ok()?.place()
+    serde_json::from_slice::<PlaceRow<'_>>(value).ok()?.place()
 }

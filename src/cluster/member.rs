@@ -19,8 +19,8 @@ use super::{Options, Standby};
 use crate::http::certificates::CertificateFiles;
 use crate::lock::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId,
-    LockManager, LockRequest, LockTable, NotWritten, Observer, Page, Pending, Refusal,
-    ResourceName, Totals,
+    LockManager, LockTable, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Terms,
+    Totals,
 };
 use crate::metrics::{ClusterMetrics, ClusterState};
 
@@ -308,7 +308,7 @@ impl LockManager for Member {
     fn acquire(
         &self,
         resource: &ResourceName,
-        request: LockRequest,
+        request: Terms,
         key: Option<IdempotencyKey>,
         on_wait: &mut dyn FnMut(Departure),
     ) -> Pending<Result<Grant, Refusal>> {

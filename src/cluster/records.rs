@@ -1,14 +1,10 @@
 //! What is in etcd: keys, and values in JSON, which `etcdctl get --prefix` shows as they are.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use smol_str::SmolStr;
 
-use crate::lock::{
-    Grant, Held, IdempotencyKey, KeptPlace, Lifetime, Limit, LockId, LockRequest, Mode, Requester,
-    ResourceName,
-};
+use crate::lock::{KeptPlace, ResourceName, StoredLock};
 
 /// Of this and no other format are the values that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -94,153 +90,23 @@ pub(crate) struct TenureRecord {
     pub(crate) vacant: bool,
 }
 
-/// A lock that is held.
+/// The place in line of a request with a key, which is stored as the lock that it waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Row {
-    resource: String,
-    pub(crate) token: u64,
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    title: String,
-    client: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<String>,
-    mode: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u32>,
-    wait: Duration,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lifetime: Option<Duration>,
-    /// When it was granted, since the epoch; for display.
-    since: Duration,
-    /// When it ends, by the cluster clock; without, when it is released.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) end: Option<Duration>,
-}
-
-impl Row {
-    pub(crate) fn new(resource: &ResourceName, held: &Held, end: Option<Duration>) -> Self {
-        let Held { grant, key, remaining: _ } = held;
-        Self {
-            resource: resource.to_string(),
-            token: grant.fencing_token,
-            id: grant.id.to_string(),
-            key: key.as_ref().map(|key| key.as_str().into()),
-            title: grant.title.to_string(),
-            client: grant.client.address.to_string(),
-            user: grant.client.user.as_ref().map(ToString::to_string),
-            mode: grant.mode.name().into(),
-            limit: grant.mode.limit().map(Limit::get),
-            wait: grant.wait,
-            lifetime: grant.lifetime.duration(),
-            since: grant.since.duration_since(UNIX_EPOCH).unwrap_or_default(),
-            end,
-        }
-    }
-
-    /// The lock, which lives for `remaining`; `None` if no server has written such a row.
-    pub(crate) fn lock(&self, remaining: Option<Duration>) -> Option<(ResourceName, Held)> {
-        let mode = mode(&self.mode, self.limit)?;
-        let since = UNIX_EPOCH.checked_add(self.since)?;
-        let grant = Grant {
-            id: self.id.parse::<LockId>().ok()?,
-            title: SmolStr::new(&self.title),
-            client: requester(&self.client, self.user.as_deref()),
-            mode,
-            wait: self.wait,
-            lifetime: lifetime(self.lifetime),
-            since,
-            expires: match self.lifetime {
-                Some(lifetime) => Some(since.checked_add(lifetime)?),
-                None => None,
-            },
-            fencing_token: self.token,
-        };
-        let key = match &self.key {
-            Some(key) => Some(IdempotencyKey::stored(key)?),
-            None => None,
-        };
-        Some((self.resource.parse().ok()?, Held { grant, key, remaining }))
-    }
-}
-
-/// The place in line of a request with a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PlaceRow {
-    resource: String,
+pub(crate) struct PlaceRow<'a> {
     arrival: u64,
-    id: String,
-    key: String,
-    title: String,
-    client: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<String>,
-    mode: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u32>,
-    #[serde(default)]
-    other_limits: bool,
-    wait: Duration,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lifetime: Option<Duration>,
-    since: Duration,
+    #[serde(flatten, borrow)]
+    lock: StoredLock<'a>,
 }
 
-impl PlaceRow {
-    pub(crate) fn new(place: &KeptPlace) -> Self {
-        let KeptPlace { id, resource, request, key, arrival, since } = place;
-        Self {
-            resource: resource.to_string(),
-            arrival: *arrival,
-            id: id.to_string(),
-            key: key.as_str().into(),
-            title: request.title.to_string(),
-            client: request.client.address.to_string(),
-            user: request.client.user.as_ref().map(ToString::to_string),
-            mode: request.mode.name().into(),
-            limit: request.mode.limit().map(Limit::get),
-            wait: request.wait,
-            other_limits: request.other_limits,
-            lifetime: request.lifetime.duration(),
-            since: since.duration_since(UNIX_EPOCH).unwrap_or_default(),
-        }
+impl<'a> PlaceRow<'a> {
+    pub(crate) fn new(place: &'a KeptPlace) -> Self {
+        Self { arrival: place.arrival, lock: StoredLock::waiting(place) }
     }
 
     /// The place; `None` if no server has written such a row.
     pub(crate) fn place(&self) -> Option<KeptPlace> {
-        let request = LockRequest {
-            title: SmolStr::new(&self.title),
-            client: requester(&self.client, self.user.as_deref()),
-            mode: mode(&self.mode, self.limit)?,
-            wait: self.wait,
-            lifetime: lifetime(self.lifetime),
-            other_limits: self.other_limits,
-        };
-        Some(KeptPlace {
-            id: self.id.parse().ok()?,
-            resource: self.resource.parse().ok()?,
-            request,
-            key: IdempotencyKey::stored(&self.key)?,
-            arrival: self.arrival,
-            since: UNIX_EPOCH.checked_add(self.since)?,
-        })
+        self.lock.place(self.arrival)
     }
-}
-
-fn requester(address: &str, user: Option<&str>) -> Requester {
-    Requester { address: address.into(), user: user.map(SmolStr::new) }
-}
-
-fn lifetime(duration: Option<Duration>) -> Lifetime {
-    duration.map_or(Lifetime::Endless, Lifetime::from)
-}
-
-fn mode(name: &str, limit: Option<u32>) -> Option<Mode> {
-    Some(match Mode::named(name)? {
-        Mode::Exclusive { .. } => Mode::Exclusive { limit: Limit::new(limit?)? },
-        mode => mode,
-    })
 }
 
 /// The bytes of a value. Serializing strings and numbers cannot fail.
@@ -250,22 +116,24 @@ pub(crate) fn bytes(value: &impl Serialize) -> Vec<u8> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
+    use crate::lock::{Grant, Held, Limit, LockId, Mode, Terms};
 
     pub(crate) fn held(mode: Mode, key: Option<&str>, token: u64) -> Held {
         let since = UNIX_EPOCH + Duration::from_nanos(1_795_582_118_265_849_001);
-        let grant = Grant {
-            id: LockId::random(),
+        let terms = Terms {
             title: "\"a\" \u{1f512}".into(),
             client: "::1".into(),
             mode,
             wait: Duration::from_millis(1500),
             lifetime: Duration::from_nanos(1).into(),
-            since,
-            expires: Some(since + Duration::from_nanos(1)),
-            fencing_token: token,
+            other_limits: false,
         };
-        let remaining = grant.lifetime.duration();
+        let expires = Some(since + Duration::from_nanos(1));
+        let grant = Grant { id: LockId::random(), terms, since, expires, fencing_token: token };
+        let remaining = grant.terms.lifetime.duration();
         Held { grant, key: key.map(|key| key.parse().unwrap()), remaining }
     }
 
@@ -276,9 +144,9 @@ pub(crate) mod tests {
         let modes = Mode::ALL.into_iter().chain([semaphore]);
         for (mode, key) in modes.flat_map(|mode| [(mode, None), (mode, Some("k{}\""))]) {
             let held = held(mode, key, (1 << 53) - 1);
-            let row = bytes(&Row::new(&resource, &held, Some(Duration::MAX)));
-            let row: Row = serde_json::from_slice(&row).unwrap();
-            let (name, read) = row.lock(held.remaining).unwrap();
+            let row = bytes(&StoredLock::new(&resource, &held, Some(Duration::MAX)));
+            let row: StoredLock<'_> = serde_json::from_slice(&row).unwrap();
+            let (name, read) = row.held(held.remaining).unwrap();
             assert_eq!((name, format!("{read:?}")), (resource.clone(), format!("{held:?}")));
             assert_eq!(row.end, Some(Duration::MAX));
         }
@@ -289,10 +157,10 @@ pub(crate) mod tests {
     fn what_earlier_versions_have_written_is_read() {
         let read = |key: &str, row: &str| match key {
             key if key.contains("/lock/") => {
-                serde_json::from_str::<Row>(row).unwrap().lock(None).is_some()
+                serde_json::from_str::<StoredLock<'_>>(row).unwrap().held(None).is_some()
             }
             key if key.contains("/wait/") => {
-                serde_json::from_str::<PlaceRow>(row).unwrap().place().is_some()
+                serde_json::from_str::<PlaceRow<'_>>(row).unwrap().place().is_some()
             }
             key if key.ends_with("head") => serde_json::from_str::<Head>(row).is_ok(),
             _ => serde_json::from_str::<TenureRecord>(row).is_ok(),

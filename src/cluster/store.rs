@@ -9,7 +9,7 @@ use log::warn;
 
 use super::batch::{Op, Transaction, fill, transactions};
 use super::chain::{Chain, Lost};
-use super::loading::{Loaded, Loading, StoredLock};
+use super::loading::{Loaded, LoadedLock, Loading};
 use super::records::{PlaceRow, bytes};
 use crate::lock::{
     Change, KeptPlace, Misfit, OpenError, PlaceNote, Restore, Restored, Store, StoreError,
@@ -81,8 +81,8 @@ impl EtcdStore {
         }
     }
 
-    fn restore(&self, lock: StoredLock, restore: &dyn Restore) {
-        let StoredLock { resource, mut held, end } = lock;
+    fn restore(&self, lock: LoadedLock, restore: &dyn Restore) {
+        let LoadedLock { resource, mut held, end } = lock;
         let now = self.chain.clock.at(crate::lock::clock::now());
         held.remaining = end.map(|end| end.saturating_sub(now));
         restore.restore(Restored { resource, held });

@@ -7,8 +7,7 @@ use log::warn;
 
 use super::Call;
 use crate::lock::{
-    Conversion, Departure, Grant, IdempotencyKey, LockId, LockRequest, Pending, Refusal,
-    ResourceName,
+    Conversion, Departure, Grant, IdempotencyKey, LockId, Pending, Refusal, ResourceName, Terms,
 };
 
 /// A grant that took longer, also without a wait (the disk may), is only for a client that is
@@ -20,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub(super) fn acquire(
     call: &Call<'_>,
     resource: &ResourceName,
-    request: LockRequest,
+    request: Terms,
     key: Option<IdempotencyKey>,
 ) -> Pending<Result<Grant, Refusal>> {
     let service = call.service;

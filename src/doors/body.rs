@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use super::RequestLimits;
 use crate::http::Problem;
-use crate::lock::{Conversion, Limit, LockRequest, Mode, Requester};
+use crate::lock::{Conversion, Limit, Mode, Requester, Terms};
 
 /// The longest title, in bytes.
 pub(super) const MAX_TITLE: usize = 1024;
@@ -22,9 +22,9 @@ pub(super) fn lock_request(
     body: &[u8],
     limits: RequestLimits,
     client: &Requester,
-) -> Result<LockRequest, Problem> {
+) -> Result<Terms, Problem> {
     let fields = parse(body, r#"{"title":"backup","wait":5,"lifetime":300}"#)?;
-    Ok(LockRequest {
+    Ok(Terms {
         title: title(fields.title)?.into(),
         wait: wait(fields.wait, limits.max_wait)?,
         lifetime: lifetime(fields.lifetime, limits.max_lifetime)?.into(),

@@ -17,9 +17,7 @@ use super::refusals::{invalid, refused};
 use super::rights::Right;
 use super::{Answer, Call};
 use crate::http::{Problem, Response, Status};
-use crate::lock::{
-    IdempotencyKey, Lifetime, Limit, Lock, LockRequest, Mode, Refusal, ResourceName,
-};
+use crate::lock::{IdempotencyKey, Lifetime, Limit, Lock, Mode, Refusal, ResourceName, Terms};
 
 /// The namespace of its keys.
 const DOOR: &str = "fl";
@@ -73,7 +71,7 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
     call.require(Right::Lock, &node.resource)?;
     let slots = call.service.settings.fleetlock.as_ref().ok_or_else(super::routes::not_found)?;
     let limit = slots.of(&node.group);
-    let request = LockRequest {
+    let request = Terms {
         title: format!("reboot of {}", node.id).into(),
         wait: Duration::ZERO,
         lifetime: Lifetime::Endless,
@@ -136,7 +134,7 @@ fn all_slots_taken(call: &Call<'_>, resource: &ResourceName, group: &str, limit:
         if let Lock::Held(grant) = lock {
             // Writing to a string cannot fail.
             let since = format_rfc3339_seconds(grant.since);
-            let _ = write!(value, "; {} since {since}", grant.title);
+            let _ = write!(value, "; {} since {since}", grant.terms.title);
         }
     }
     Problem::new(Status::Locked, value)

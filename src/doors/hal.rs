@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::http::{Response, Status};
 use crate::lock::{
-    Grant, Lifetime, Limit, Lock, LockId, LockRequest, Mode, Requester, ResourceName, Waiting,
+    Grant, Lifetime, Limit, Lock, LockId, Mode, Requester, ResourceName, Terms, Waiting,
 };
 
 /// A response with one lock.
@@ -37,7 +37,7 @@ pub(super) fn write_listed(
     (position, converting_to): (Option<usize>, Option<Mode>),
     shows_uid: bool,
 ) -> io::Result<()> {
-    let Requester { address, user } = lock.client();
+    let Requester { address, user } = &lock.terms().client;
     let mut view = LockView::new(prefix, resource, lock);
     if !shows_uid {
         view.uid = None;
@@ -198,12 +198,9 @@ impl<'a> LockView<'a> {
     fn new(prefix: &'a str, resource: &'a ResourceName, lock: &'a Lock) -> Self {
         match lock {
             Lock::Held(grant) => Self::held(prefix, resource, grant),
-            Lock::Waiting(waiting) => {
-                let Waiting { id, request, since, expires } = waiting;
-                let LockRequest { title, wait, lifetime, mode, .. } = request;
+            Lock::Waiting(Waiting { id, terms, since, expires }) => {
                 let state = State::Waiting { wait_since: *since, wait_expires: *expires };
-                let links = Links::of_lock(prefix, resource, *id);
-                Self::in_state(*id, title, (*wait, *lifetime), *mode, state, links)
+                Self::in_state(*id, terms, state, Links::of_lock(prefix, resource, *id))
             }
         }
     }
@@ -214,26 +211,17 @@ impl<'a> LockView<'a> {
             active_expires: grant.expires,
             fencing_token: grant.fencing_token,
         };
-        let times = (grant.wait, grant.lifetime);
-        let links = Links::of_lock(prefix, resource, grant.id);
-        Self::in_state(grant.id, &grant.title, times, grant.mode, state, links)
+        Self::in_state(grant.id, &grant.terms, state, Links::of_lock(prefix, resource, grant.id))
     }
 
-    fn in_state(
-        id: LockId,
-        title: &'a str,
-        (wait, lifetime): (Duration, Lifetime),
-        mode: Mode,
-        state: State,
-        links: Links<'a>,
-    ) -> Self {
+    fn in_state(id: LockId, terms: &'a Terms, state: State, links: Links<'a>) -> Self {
         Self {
             uid: Some(id),
-            title,
-            lifetime,
-            wait,
-            mode: mode.name(),
-            limit: mode.limit().map(Limit::get),
+            title: &terms.title,
+            lifetime: terms.lifetime,
+            wait: terms.wait,
+            mode: terms.mode.name(),
+            limit: terms.mode.limit().map(Limit::get),
             active: matches!(state, State::Active { .. }),
             state,
             links,

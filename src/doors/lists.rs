@@ -260,9 +260,9 @@ impl Search {
     }
 
     fn is_of(&self, lock: &Lock) -> bool {
-        let Requester { address, user } = lock.client();
+        let Requester { address, user } = &lock.terms().client;
         let is_of_user = || user.as_ref().is_some_and(|user| self.is_in(user));
-        self.is_in(lock.title()) || self.is_in(address) || is_of_user()
+        self.is_in(&lock.terms().title) || self.is_in(address) || is_of_user()
     }
 
     fn is_in(&self, text: &str) -> bool {

@@ -326,7 +326,7 @@ mod tests {
     use crate::http::transport::Transport;
     use crate::lock::{
         Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
-        LockRequest, NotWritten, Page, Refusal, ResourceName, Totals,
+        NotWritten, Page, Refusal, ResourceName, Terms, Totals,
     };
 
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -345,7 +345,7 @@ mod tests {
         fn acquire(
             &self,
             _: &ResourceName,
-            request: LockRequest,
+            terms: Terms,
             _: Option<IdempotencyKey>,
             on_wait: &mut dyn FnMut(Departure),
         ) -> Pending<Result<Grant, Refusal>> {
@@ -353,19 +353,8 @@ mod tests {
             // The client leaves as it is granted: too late.
             on_wait(Departure::new(|| {}));
             while_waiting();
-            let LockRequest { title, wait, lifetime, mode, client, .. } = request;
             let (id, epoch) = (LockId::random(), SystemTime::UNIX_EPOCH);
-            let grant = Grant {
-                id,
-                title,
-                client,
-                mode,
-                wait,
-                lifetime,
-                since: epoch,
-                expires: None,
-                fencing_token: 1,
-            };
+            let grant = Grant { id, terms, since: epoch, expires: None, fencing_token: 1 };
             Ok(grant).into()
         }
         fn abandon(&self, _: &ResourceName, _: LockId) {

@@ -18,8 +18,8 @@ use super::{Answer, Call, RequestLimits};
 use crate::http::query::Query;
 use crate::http::{Problem, Response, Status};
 use crate::lock::{
-    Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, LockRequest, Mode, Refusal,
-    ResourceName,
+    Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, Mode, Refusal,
+    ResourceName, Terms,
 };
 
 /// The namespace of its keys.
@@ -51,7 +51,7 @@ fn logged(method: &str, resource: &ResourceName, answer: Answer) -> Answer {
 fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let info = LockInfo::parse(call.request.body)?;
     let (wait, lifetime) = times(call)?;
-    let request = LockRequest {
+    let request = Terms {
         title: info.title(),
         wait,
         lifetime,
@@ -166,7 +166,8 @@ fn taken(call: &Call<'_>, resource: &ResourceName, status: Status) -> Problem {
 
 /// A lock as Terraform has it: every member a string. The title is `{Who}: {Operation}`.
 fn shown(id: &str, grant: &Grant, who: Option<&str>) -> Map<String, Value> {
-    let (holder, operation) = grant.title.rsplit_once(": ").unwrap_or((&grant.title, ""));
+    let (holder, operation) =
+        grant.terms.title.rsplit_once(": ").unwrap_or((&grant.terms.title, ""));
     let (who, operation) = who.map_or((holder, operation), |who| (who, ""));
     let created = format_rfc3339(grant.since).to_string();
     let members = [

@@ -9,12 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use smol_str::SmolStr;
-
 use super::nanos::Instant;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
-use super::{End, LockId, Mode, Requester, ResourceName};
+use super::{End, LockId, Mode, ResourceName, Terms};
 
 /// How many events are kept.
 pub const KEPT: usize = if cfg!(shuttle) { 4 } else { 4096 };
@@ -39,12 +37,8 @@ pub struct Happening {
     pub kind: Kind,
     /// The lock, or the request for it.
     pub id: LockId,
-    /// Who asked for it, in the client's words.
-    pub title: SmolStr,
-    /// Who asked for it, as far as the server knows.
-    pub client: Requester,
-    /// Its mode.
-    pub mode: Mode,
+    /// What was asked for, with the mode and lifetime of the lock as they were then.
+    pub terms: Terms,
     /// That of the lock; a request that waits has none.
     pub fencing_token: Option<u64>,
     /// Since when it had been held, or had waited.
@@ -411,9 +405,7 @@ mod tests {
         Happening {
             kind: Kind::Granted,
             id: LockId::random(),
-            title: title.into(),
-            client: "nobody".into(),
-            mode: Mode::EXCLUSIVE,
+            terms: Terms::exclusive(title, PATIENCE),
             fencing_token: Some(1),
             since: SystemTime::UNIX_EPOCH,
         }
@@ -430,7 +422,7 @@ mod tests {
     fn hears(follower: &mut Follower) -> Vec<String> {
         match follower.hear(usize::MAX, Duration::ZERO) {
             Heard::Events(events) => {
-                events.into_iter().map(|event| event.happening.title.to_string()).collect()
+                events.into_iter().map(|event| event.happening.terms.title.to_string()).collect()
             }
             Heard::Missed(_) => vec!["missed".into()],
             Heard::Nothing => Vec::new(),
@@ -494,7 +486,7 @@ mod tests {
         for title in ["a", "b", "a", "b", "a"] {
             happens(&events, title);
         }
-        let is_a = |event: &Event| event.happening.title == "a";
+        let is_a = |event: &Event| event.happening.terms.title == "a";
         let from = |count| hears(&mut events.follow(Some(events.before_latest(count, is_a))));
         assert_eq!(from(1), ["a"]);
         assert_eq!(from(2), ["a", "b", "a"]);
@@ -510,7 +502,7 @@ mod tests {
             let (mut follower, sender) = (events.follow(None), sender.clone());
             thread::spawn(move || {
                 while let Heard::Events(events) = follower.hear(1, PATIENCE) {
-                    sender.send(events[0].happening.title.clone()).unwrap();
+                    sender.send(events[0].happening.terms.title.clone()).unwrap();
                 }
             });
         }

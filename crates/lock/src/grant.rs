@@ -31,22 +31,23 @@ impl fmt::Display for Requester {
     }
 }
 
-/// What a client asks for.
-#[derive(Debug, Clone)]
-pub struct LockRequest {
+/// What a client asks for. It is one value from the request to the disk and back. Of a lock that is
+/// held, a renewal changes the lifetime and a conversion the mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
     /// Who asks, in the client's words.
     pub title: SmolStr,
-    /// How long it waits at most, from when the request came; zero: not at all.
-    pub wait: Duration,
-    /// How long the lock lives, counted from the grant.
-    pub lifetime: Lifetime,
+    /// Who asks, as far as the server knows.
+    pub client: Requester,
     /// Which other locks may be held beside it.
     pub mode: Mode,
+    /// How long to wait at most, from when the request came; zero: not at all.
+    pub wait: Duration,
+    /// How long the lock lives, counted from the grant or from the latest renewal.
+    pub lifetime: Lifetime,
     /// The locks that are there may have another limit. They keep it, and this one has its own:
     /// for a semaphore whose size is somebody's setting, which may change.
     pub other_limits: bool,
-    /// Who asks, as far as the server knows.
-    pub client: Requester,
 }
 
 /// What a lock that is held is to become.
@@ -65,16 +66,8 @@ pub struct Conversion {
 pub struct Grant {
     /// Unique among all locks ever.
     pub id: LockId,
-    /// Who holds it, in the client's words.
-    pub title: SmolStr,
-    /// Who asked for it, as far as the server knows.
-    pub client: Requester,
-    /// Which other locks may be held beside it.
-    pub mode: Mode,
-    /// How long the client was ready to wait.
-    pub wait: Duration,
-    /// How long it lives, counted from the grant or from the latest renewal.
-    pub lifetime: Lifetime,
+    /// What was asked for, as it is now.
+    pub terms: Terms,
     /// When it was granted.
     pub since: SystemTime,
     /// When its lifetime ends, if it does.
@@ -91,7 +84,7 @@ pub struct Waiting {
     /// The id of the lock, once it is granted.
     pub id: LockId,
     /// What was asked for.
-    pub request: LockRequest,
+    pub terms: Terms,
     /// When it joined the line.
     pub since: SystemTime,
     /// When its wait ends, or its place is given up if its client is gone.
@@ -116,19 +109,26 @@ impl Lock {
         }
     }
 
-    /// Who asked for it, in the client's words.
-    pub fn title(&self) -> &str {
+    /// What was asked for.
+    pub fn terms(&self) -> &Terms {
         match self {
-            Self::Held(grant) => &grant.title,
-            Self::Waiting(waiting) => &waiting.request.title,
+            Self::Held(grant) => &grant.terms,
+            Self::Waiting(waiting) => &waiting.terms,
         }
     }
+}
 
-    /// Who asked for it, as far as the server knows.
-    pub fn client(&self) -> &Requester {
-        match self {
-            Self::Held(grant) => &grant.client,
-            Self::Waiting(waiting) => &waiting.request.client,
+#[cfg(test)]
+impl Terms {
+    /// Of an exclusive lock that is not waited for.
+    pub(crate) fn exclusive(title: &str, lifetime: Duration) -> Self {
+        Self {
+            title: title.into(),
+            client: "a client".into(),
+            mode: Mode::EXCLUSIVE,
+            wait: Duration::ZERO,
+            lifetime: lifetime.into(),
+            other_limits: false,
         }
     }
 }

@@ -20,11 +20,12 @@ mod reaper;
 mod refusal;
 mod resource;
 mod sharded;
+mod stored;
 mod sync;
 mod table;
 
 pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
-pub use grant::{Conversion, Grant, Lock, LockRequest, Requester, Waiting};
+pub use grant::{Conversion, Grant, Lock, Requester, Terms, Waiting};
 pub use journal::FileStore;
 pub use journal::store::{
     Change, Held, KeptPlace, Misfit, OpenError, PlaceNote, Restore, Restored, Store, StoreError,
@@ -37,4 +38,5 @@ pub use names::{
 };
 pub use pending::{Pending, Then};
 pub use refusal::{NotWritten, Refusal};
+pub use stored::StoredLock;
 pub use table::{Limits, LockTable};

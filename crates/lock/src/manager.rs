@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Conversion, Events, Grant, IdempotencyKey, Lock, LockId, LockRequest, Mode, NotWritten,
-    Pending, Refusal, ResourceName,
+    Conversion, Events, Grant, IdempotencyKey, Lock, LockId, Mode, NotWritten, Pending, Refusal,
+    ResourceName, Terms,
 };
 
 /// Grants locks on named resources, strictly in order of arrival.
 ///
 /// Whatever is refused with [`Refusal::NotWritten`] has changed nothing.
 pub trait LockManager: Send + Sync {
-    /// Acquires a lock on `resource`, waiting up to `request.wait` for it. If the request has to
+    /// Acquires a lock on `resource`, waiting up to `terms.wait` for it. If the request has to
     /// wait, `on_wait` is called once it is in line, with the means to end the wait early.
     ///
     /// A request with the key of one that holds a lock or is in line is that one, sent again:
@@ -24,7 +24,7 @@ pub trait LockManager: Send + Sync {
     fn acquire(
         &self,
         resource: &ResourceName,
-        request: LockRequest,
+        terms: Terms,
         key: Option<IdempotencyKey>,
         on_wait: &mut dyn FnMut(Departure),
     ) -> Pending<Result<Grant, Refusal>>;

@@ -11,7 +11,7 @@ mod holders;
 mod line;
 #[cfg(test)]
 mod model;
-mod request;
+mod packed;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime};
 use super::nanos::Instant;
 use super::numbers::Numbers;
 use super::{
-    Conversion, Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, LockRequest,
-    Page, Refusal,
+    Conversion, Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, Page, Refusal,
+    Terms,
 };
 #[cfg(all(test, shuttle))]
 pub(super) use compatibility::can_be_held_together;
@@ -94,7 +94,7 @@ impl<W> Event<W> {
 pub(super) struct Asked {
     /// For the lock, if it is a new one.
     pub(super) id: LockId,
-    pub(super) request: LockRequest,
+    pub(super) terms: Terms,
     pub(super) key: Option<IdempotencyKey>,
     /// When it came: its wait is counted from then.
     pub(super) came: Instant,
@@ -294,11 +294,11 @@ impl<W> Resource<W> {
     fn change(&mut self, changing: decision::Changing, now: Now<'_>, outcome: &mut Outcome<W>) {
         let decision::Changing { holder: changed, begins, has_waited } = changing;
         let Some(mut holder) = self.holders.remove(changed.id) else { return };
-        let kind = match holder.request.mode == changed.request.mode {
+        let kind = match holder.terms.mode == changed.terms.mode {
             true => Kind::Ended(End::Renewed),
             false => Kind::Converted,
         };
-        holder.request.mode = changed.request.mode;
+        holder.terms.mode = changed.terms.mode;
         if begins {
             holder.begin(changed.lifetime(), now);
         }
@@ -315,9 +315,9 @@ impl<W> Resource<W> {
 
     /// What happens to a place in line.
     fn of_place(&self, id: LockId, kind: Kind) -> Option<Happening> {
-        let Place { id, request, since, .. } = self.line.place(id)?;
-        let LockRequest { title, client, mode, .. } = request.clone();
-        Some(Happening { kind, id: *id, title, client, mode, fencing_token: None, since: *since })
+        let Place { id, terms, since, .. } = self.line.place(id)?;
+        let terms = terms.clone();
+        Some(Happening { kind, id: *id, terms, fencing_token: None, since: *since })
     }
 
     /// What happens to a lock that stays.
@@ -413,14 +413,14 @@ impl<W> Resource<W> {
     fn overdue_conversion(&self) -> Option<Instant> {
         let first = self.conversions.iter().next()?;
         let mut others = self.holders.counts();
-        others.remove(self.holders.get(first.id)?.request.mode);
+        others.remove(self.holders.get(first.id)?.terms.mode);
         others.allow(first.wanted.mode).then_some(first.came)
     }
 
     /// Since when the first in line has been due, if it fits and no conversion is before it.
     fn overdue_waiter(&self) -> Option<Instant> {
         let first = self.line.first().filter(|_| self.conversions.is_empty());
-        let overdue = first.filter(|first| self.holders.counts().allow(first.place.request.mode));
+        let overdue = first.filter(|first| self.holders.counts().allow(first.place.terms.mode));
         overdue.map(|first| first.came)
     }
 
@@ -442,8 +442,8 @@ fn is_held(holder: &Holder, plan: Option<&Plan>, now: Instant) -> bool {
 
 /// What happens to a lock.
 fn of_grant(grant: Grant, kind: Kind) -> Happening {
-    let Grant { id, title, client, mode, since, fencing_token, .. } = grant;
-    Happening { kind, id, title, client, mode, fencing_token: Some(fencing_token), since }
+    let Grant { id, terms, since, fencing_token, .. } = grant;
+    Happening { kind, id, terms, fencing_token: Some(fencing_token), since }
 }
 
 impl<W> Default for Outcome<W> {

@@ -30,7 +30,7 @@ use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now, poisoned};
 use super::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager,
-    LockRequest, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Totals,
+    NotWritten, Observer, Page, Pending, Refusal, ResourceName, Terms, Totals,
 };
 use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket, Unheard};
 use restoring::Restoring;
@@ -146,15 +146,15 @@ impl LockManager for LockTable {
     fn acquire(
         &self,
         resource: &ResourceName,
-        request: LockRequest,
+        terms: Terms,
         key: Option<IdempotencyKey>,
         on_wait: &mut dyn FnMut(Departure),
     ) -> Pending<Result<Grant, Refusal>> {
         let came = now();
-        let at_the_gate = came + request.wait.max(GATE_PATIENCE);
+        let at_the_gate = came + terms.wait.max(GATE_PATIENCE);
         let sleeper = Arc::<Sleeper>::default();
         let id = LockId::random();
-        let asked = Box::new(Asked { id, request, key, came });
+        let asked = Box::new(Asked { id, terms, key, came });
         let mut event = Event::Acquire(asked, Arc::clone(&sleeper));
         let (slot, begun) = loop {
             let slot = self.shared.slot_or_new(resource);
@@ -514,8 +514,8 @@ impl Shared {
 
     /// Enters a place in line that was there before the server started.
     fn restore_place(&self, kept: KeptPlace) {
-        let KeptPlace { id, resource, request, key, arrival, since } = kept;
-        let place = Place { id, request, key: Some(key), attempt: 0, arrival, since };
+        let KeptPlace { id, resource, terms, key, arrival, since } = kept;
+        let place = Place { id, terms, key: Some(key), attempt: 0, arrival, since };
         let slot = self.slot_or_new(&resource);
         let mut entry = slot.enter();
         let (before, due) = (entry.state.tally(), entry.state.next_due());

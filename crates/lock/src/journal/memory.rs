@@ -103,7 +103,10 @@ impl Store for Memory {
                 assert!(row.is_none(), "a lock was granted twice");
             }
             let rows = contents.rows.iter().filter(|((name, _), _)| *name == change.resource);
-            assert!(can_be_held_together(rows.map(|(_, held)| held.grant.mode)), "two holders");
+            assert!(
+                can_be_held_together(rows.map(|(_, held)| held.grant.terms.mode)),
+                "two holders"
+            );
         }
         if contents.lost == Some(number) {
             return Err(StoreError::Unknown("the answer was lost".into()));

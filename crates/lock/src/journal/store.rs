@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::nanos::Instant;
 use crate::resource::{Holder, Plan};
-use crate::{Grant, IdempotencyKey, LockId, LockRequest, ResourceName};
+use crate::{Grant, IdempotencyKey, LockId, ResourceName, Terms};
 
 /// Keeps the locks that are held. One thread calls it at a time.
 pub trait Store: Send {
@@ -151,7 +151,7 @@ pub struct KeptPlace {
     /// In which line.
     pub resource: ResourceName,
     /// What was asked for.
-    pub request: LockRequest,
+    pub terms: Terms,
     /// The key that it was asked for with.
     pub key: IdempotencyKey,
     /// Smaller than that of every request that came later.
@@ -225,6 +225,8 @@ pub enum OpenError {
     Damaged(PathBuf, Arc<str>),
     /// The file is one of an earlier version, which kept locks in another way.
     Outdated(PathBuf),
+    /// A newer version has written the file, with something that this one does not know.
+    Newer(PathBuf),
     /// What keeps the locks cannot be read, or has been taken over by another server.
     Lost(Arc<str>),
     /// A thread could not be started.
@@ -248,6 +250,13 @@ impl fmt::Display for OpenError {
                  lock is held that it has, at most for the longest lifetime in use, and move it \
                  away",
                 path.display()
+            ),
+            Self::Newer(path) => write!(
+                f,
+                "{} was written by a newer rdlm than this one ({}): start that version again; the \
+                 file is left as it is",
+                path.display(),
+                env!("CARGO_PKG_VERSION")
             ),
             Self::Lost(why) => f.write_str(why),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),

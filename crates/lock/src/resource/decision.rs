@@ -11,10 +11,10 @@ use super::compatibility::Counts;
 use super::conversions::{Converting, is_waited_for};
 use super::holders::Holder;
 use super::line::{Claim, Place, Waiter};
-use super::request::Request;
+use super::packed::PackedTerms;
 use super::{Asked, Event, Now, Resource, Wish};
 use crate::nanos::Instant;
-use crate::{Conversion, End, Grant, IdempotencyKey, Limit, LockId, LockRequest, Mode, Refusal};
+use crate::{Conversion, End, Grant, IdempotencyKey, Limit, LockId, Mode, Refusal, Terms};
 
 /// What becomes of a resource by an event, and of whoever caused it.
 #[derive(Debug)]
@@ -246,12 +246,12 @@ pub(super) fn facts_beside<W>(
 /// Grants a request at once, puts it in line, or refuses it. A request that has the key of
 /// another one is that one, sent again, which has the lock or the place from now on.
 fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> Decision<W> {
-    let Asked { id, request, key, came } = asked;
+    let Asked { id, terms, key, came } = asked;
     let mut draft = Draft::new(resource, now);
     let held = key.as_ref().and_then(|key| resource.holders.of_key(key));
     if let Some(holder) = held.filter(|holder| !holder.is_due(now.instant)) {
-        let theirs = holder.request.mode;
-        if !goes_with(&request, theirs) {
+        let theirs = holder.terms.mode;
+        if !goes_with(&terms, theirs) {
             return Decision::refused(Refusal::OtherMode(theirs));
         }
         draft.plan.told_again = Some(holder.id);
@@ -259,26 +259,26 @@ fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> 
         return draft.promote_all().decision(answer);
     }
     let place = match key.as_ref().and_then(|key| draft.place_of(key)) {
-        Some(earlier) if !goes_with(&request, earlier.request.mode) => {
-            return Decision::refused(Refusal::OtherMode(earlier.request.mode));
+        Some(earlier) if !goes_with(&terms, earlier.terms.mode) => {
+            return Decision::refused(Refusal::OtherMode(earlier.terms.mode));
         }
-        Some(earlier) => Place { request, attempt: earlier.attempt + 1, ..earlier.clone() },
+        Some(earlier) => Place { terms, attempt: earlier.attempt + 1, ..earlier.clone() },
         None => {
-            let theirs = draft.other_limit(request.mode).filter(|_| !request.other_limits);
+            let theirs = draft.other_limit(terms.mode).filter(|_| !terms.other_limits);
             if let Some(theirs) = theirs {
                 return Decision::refused(Refusal::OtherLimit(theirs));
             }
             let since = now.wall - now.instant.saturating_duration_since(came);
-            Place { id, request, key, attempt: 0, arrival: now.numbers.next(), since }
+            Place { id, terms, key, attempt: 0, arrival: now.numbers.next(), since }
         }
     };
     draft.admit(place, handle, came)
 }
 
 /// Whether a request may be one that was sent before for this mode.
-fn goes_with(request: &LockRequest, mode: Mode) -> bool {
-    let both_limited = request.mode.limit().is_some() && mode.limit().is_some();
-    mode == request.mode || (request.other_limits && both_limited)
+fn goes_with(terms: &Terms, mode: Mode) -> bool {
+    let both_limited = terms.mode.limit().is_some() && mode.limit().is_some();
+    mode == terms.mode || (terms.other_limits && both_limited)
 }
 
 /// Releases what the request with this key has.
@@ -330,7 +330,7 @@ fn convert<W>(resource: &Resource<W>, wish: Wish, handle: W, now: Now<'_>) -> De
         Ok(holder) => holder,
         Err(refusal) => return Decision::refused(refusal),
     };
-    let (from, Conversion { mode, wait, lifetime }) = (holder.request.mode, wanted);
+    let (from, Conversion { mode, wait, lifetime }) = (holder.terms.mode, wanted);
     let is_semaphore = |mode: Mode| mode.limit().is_some_and(|limit| limit != Limit::ONE);
     if is_semaphore(from) || is_semaphore(mode) {
         return Decision::refused(Refusal::NotConvertible);
@@ -484,7 +484,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
     }
 
     fn end(&mut self, holder: &Holder, end: End) {
-        let &Holder { id, fencing_token, request: Request { mode, .. }, .. } = holder;
+        let &Holder { id, fencing_token, terms: PackedTerms { mode, .. }, .. } = holder;
         self.held.remove(mode);
         if let Some(waiting) = self.resource.conversions.of(id) {
             self.wanted.remove(waiting.wanted.mode);
@@ -520,7 +520,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
                     self.facts.unconverted.push((id, Refusal::TimedOut));
                     self.wanted.remove(mode);
                 }
-                Some(holder) if self.allows_conversion(holder.request.mode, mode) => {
+                Some(holder) if self.allows_conversion(holder.terms.mode, mode) => {
                     self.change(holder, Some(mode), lifetime, true);
                     self.wanted.remove(mode);
                 }
@@ -555,9 +555,9 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         };
         changing.has_waited |= has_waited;
         if let Some(mode) = mode {
-            self.held.remove(changing.holder.request.mode);
+            self.held.remove(changing.holder.terms.mode);
             self.held.add(mode);
-            changing.holder.request.mode = mode;
+            changing.holder.terms.mode = mode;
         }
         if let Some(lifetime) = lifetime {
             changing.holder.begin(lifetime.into(), self.now);
@@ -569,7 +569,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
     /// Grants a request that came if it fits and nobody is before it in line; else puts it
     /// there, unless its wait is over.
     fn admit(mut self, place: Place, handle: W, came: Instant) -> Decision<W> {
-        let LockRequest { mode, wait, .. } = place.request;
+        let Terms { mode, wait, .. } = place.terms;
         let (id, line, arrival) = (place.id, &self.resource.line, place.arrival);
         let (instant, deadline) = (self.now.instant, came + wait);
         let first = self.convert_each(None) && self.grant_each(line.waiters(..arrival), None);
@@ -611,7 +611,7 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
             }
             if *deadline <= self.now.instant {
                 self.facts.left.push((place.id, Refusal::TimedOut));
-            } else if self.held.allow(place.request.mode) {
+            } else if self.held.allow(place.terms.mode) {
                 self.grant(place, false);
             } else {
                 return false;
@@ -621,13 +621,12 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
     }
 
     fn grant(&mut self, place: &Place, to_newcomer: bool) {
-        let LockRequest { title, wait, lifetime, mode, client, .. } = place.request.clone();
+        let terms = place.terms.clone();
+        let (mode, remaining) = (terms.mode, terms.lifetime.duration());
         let (since, fencing_token) = (self.now.wall, self.now.numbers.next());
-        let (id, remaining) = (place.id, lifetime.duration());
         // The holder knows, from when it was told.
         let expires = None;
-        let grant =
-            Grant { id, title, client, mode, wait, lifetime, since, expires, fencing_token };
+        let grant = Grant { id: place.id, terms, since, expires, fencing_token };
         let holder = Holder::new(grant, remaining, place.key.clone(), self.now);
         self.held.add(mode);
         self.plan.granted.push(Granting { holder, to_newcomer });

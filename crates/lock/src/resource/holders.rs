@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Now;
 use super::compatibility::Counts;
-use super::request::Request;
+use super::packed::PackedTerms;
 use crate::nanos::{Instant, Span, WallTime};
 use crate::{Grant, IdempotencyKey, Lifetime, Limit, LockId};
 
@@ -18,7 +18,7 @@ const ANSWER_GRACE: Duration = Duration::from_millis(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Holder {
     pub(crate) id: LockId,
-    pub(crate) request: Request,
+    pub(crate) terms: PackedTerms,
     pub(crate) fencing_token: u64,
     since: WallTime,
     /// `None`: without an end.
@@ -70,24 +70,20 @@ impl Holder {
         key: Option<IdempotencyKey>,
         now: Now<'_>,
     ) -> Self {
-        let Grant { id, title, client, mode, wait, lifetime, since, expires: _, fencing_token } =
-            grant;
-        let term = remaining
-            .map(|remaining| Term::new(lifetime.duration().unwrap_or(remaining), remaining, now));
+        let Grant { id, terms, since, expires: _, fencing_token } = grant;
+        let term = remaining.map(|remaining| {
+            Term::new(terms.lifetime.duration().unwrap_or(remaining), remaining, now)
+        });
         let answers = key.map(|key| Answers::one(Some(key)));
-        let request = Request::new(mode, wait, &title, &client);
-        Self { id, request, fencing_token, since: since.into(), term, answers }
+        let terms = PackedTerms::new(&terms);
+        Self { id, terms, fencing_token, since: since.into(), term, answers }
     }
 
     /// What its client is told of it.
     pub(crate) fn grant(&self) -> Grant {
         Grant {
             id: self.id,
-            title: self.request.title(),
-            client: self.request.client(),
-            mode: self.request.mode,
-            wait: self.request.wait(),
-            lifetime: self.lifetime(),
+            terms: self.terms.unpack(self.lifetime()),
             since: self.since(),
             expires: self.term.map(|term| term.expires.into()),
             fencing_token: self.fencing_token,
@@ -208,7 +204,7 @@ impl Holders {
 
     /// Whether all can be held at a time.
     pub(super) fn fit_together(&self) -> bool {
-        let limits = self.iter().filter_map(|holder| holder.request.mode.limit());
+        let limits = self.iter().filter_map(|holder| holder.terms.mode.limit());
         self.counts().fit_together(limits.map(Limit::get).max().unwrap_or(0))
     }
 
@@ -217,7 +213,7 @@ impl Holders {
             Self::None => Counts::default(),
             Self::One(holder) => {
                 let mut counts = Counts::default();
-                counts.add(holder.request.mode);
+                counts.add(holder.terms.mode);
                 counts
             }
             Self::Many(crowd) => crowd.counts,
@@ -228,7 +224,7 @@ impl Holders {
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::None => None,
-            Self::One(holder) => holder.request.mode.limit(),
+            Self::One(holder) => holder.terms.mode.limit(),
             Self::Many(crowd) => crowd.limit.filter(|_| crowd.counts.exclusive() > 0),
         }
     }
@@ -335,7 +331,7 @@ impl Holders {
 impl Crowd {
     fn insert(&mut self, holder: Holder) {
         let id = holder.id;
-        let mode = holder.request.mode;
+        let mode = holder.terms.mode;
         self.counts.add(mode);
         self.limit = mode.limit().or(self.limit);
         self.by_due.extend(holder.due().map(|due| (due, id)));
@@ -349,7 +345,7 @@ impl Crowd {
 
     fn remove(&mut self, id: LockId) -> Option<Holder> {
         let holder = self.by_id.remove(&id)?;
-        self.counts.remove(holder.request.mode);
+        self.counts.remove(holder.terms.mode);
         if let Some(due) = holder.due() {
             self.by_due.remove(&(due, id));
         }

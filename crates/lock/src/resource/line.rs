@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::time::SystemTime;
 
 use crate::nanos::Instant;
-use crate::{IdempotencyKey, Limit, LockId, LockRequest, Mode, Waiting};
+use crate::{IdempotencyKey, Limit, LockId, Mode, Terms, Waiting};
 
 /// What a client that waits has, by which its wait ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Claim {
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) id: LockId,
-    pub(crate) request: LockRequest,
+    pub(crate) terms: Terms,
     pub(crate) key: Option<IdempotencyKey>,
     /// How many times the request was sent again.
     pub(crate) attempt: u32,
@@ -67,7 +67,7 @@ impl Place {
     }
 
     fn shown(&self, expires: SystemTime) -> Waiting {
-        Waiting { id: self.id, request: self.request.clone(), since: self.since, expires }
+        Waiting { id: self.id, terms: self.terms.clone(), since: self.since, expires }
     }
 }
 
@@ -246,7 +246,7 @@ impl<W> Line<W> {
         if let Some(key) = &place.key {
             places.keys.remove(key);
         }
-        places.exclusive -= usize::from(matches!(place.request.mode, Mode::Exclusive { .. }));
+        places.exclusive -= usize::from(matches!(place.terms.mode, Mode::Exclusive { .. }));
         if places.arrivals.is_empty() {
             self.0 = None;
         }
@@ -283,7 +283,7 @@ impl<W> Places<W> {
         if let Some(key) = &place.key {
             self.keys.insert(key.clone(), place.arrival);
         }
-        if let Mode::Exclusive { limit } = place.request.mode {
+        if let Mode::Exclusive { limit } = place.terms.mode {
             self.exclusive += 1;
             self.limit = Some(limit);
         }

@@ -632,12 +632,12 @@ impl Checked {
         self.heard.push((number, word));
     }
 
-    fn acquire(&mut self, request: LockRequest, key: Option<u8>) {
+    fn acquire(&mut self, terms: Terms, key: Option<u8>) {
         let number = self.sent;
         self.sent += 1;
         let key = key.map(|key| key.to_string().parse().unwrap());
         let came = self.start + Duration::from_millis(self.now_ms);
-        let asked = Asked { id: LockId::random(), request, key, came };
+        let asked = Asked { id: LockId::random(), terms, key, came };
         let reply = self.happen(Event::Acquire(Box::new(asked), number));
         self.hear(number, &reply);
     }
@@ -712,8 +712,8 @@ impl StateMachineTest for Checked {
                 let (title, client) = ("".into(), "".into());
                 let (wait, lifetime) = (ms(wait_ms), ms(lifetime_ms).into());
                 let other_limits = false;
-                let request = LockRequest { title, wait, lifetime, mode, other_limits, client };
-                checked.acquire(request, key);
+                let terms = Terms { title, wait, lifetime, mode, other_limits, client };
+                checked.acquire(terms, key);
             }
             Step::Release(number) => {
                 if let Some(id) = checked.id(number) {
@@ -773,7 +773,7 @@ impl StateMachineTest for Checked {
         assert_eq!(locks, expected, "the locks in order, the held ones first");
         for lock in model.held.iter().filter(|lock| !lock.is_over(model.now)) {
             let id = checked.id(lock.number).unwrap();
-            let mode = checked.resource.holders.get(id).unwrap().request.mode;
+            let mode = checked.resource.holders.get(id).unwrap().terms.mode;
             assert_eq!(mode, real_mode(lock.mode), "the mode of {}", lock.number);
         }
         let converting = checked.resource.conversions.iter().map(|waiting| waiting.handle);

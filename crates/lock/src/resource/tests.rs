@@ -55,9 +55,9 @@ impl Scene {
     }
 
     /// A request that comes now.
-    fn asked(&self, request: LockRequest, key: Option<&str>) -> Asked {
+    fn asked(&self, terms: Terms, key: Option<&str>) -> Asked {
         let key = key.map(|key| key.parse().unwrap());
-        Asked { id: LockId::random(), request, key, came: self.instant }
+        Asked { id: LockId::random(), terms, key, came: self.instant }
     }
 
     fn ask(&mut self, asked: Asked) -> (Reply, String) {
@@ -122,11 +122,7 @@ impl Scene {
     /// The titles of the locks, the holders first.
     fn locks(&self) -> Vec<String> {
         let locks = self.resource.page(None, self.instant, None, usize::MAX).locks.into_iter();
-        let title = |lock| match lock {
-            Lock::Held(grant) => grant.title,
-            Lock::Waiting(waiting) => waiting.request.title,
-        };
-        locks.map(|lock| title(lock).to_string()).collect()
+        locks.map(|lock| lock.terms().title.to_string()).collect()
     }
 }
 
@@ -136,8 +132,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Whoever appears in these tests.
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
-fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> LockRequest {
-    LockRequest {
+fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> Terms {
+    Terms {
         title: who.into(),
         wait: Duration::from_secs_f64(wait),
         lifetime: Duration::from_secs_f64(lifetime).into(),
@@ -148,15 +144,15 @@ fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> LockRequest {
 }
 
 fn acquires(asked: Asked) -> Event<&'static str> {
-    let title = &asked.request.title;
+    let title = &asked.terms.title;
     let who = NAMES.iter().find(|name| *name == title).unwrap();
     Event::Acquire(Box::new(asked), who)
 }
 
 fn heard(outcome: Outcome<&'static str>) -> String {
     let ended = outcome.happened.into_iter().filter_map(|grant| match grant.kind {
-        Kind::Ended(End::Expired) => Some(format!("{} expired", grant.title)),
-        Kind::Ended(End::Abandoned) => Some(format!("{} abandoned", grant.title)),
+        Kind::Ended(End::Expired) => Some(format!("{} expired", grant.terms.title)),
+        Kind::Ended(End::Abandoned) => Some(format!("{} abandoned", grant.terms.title)),
         _ => None,
     });
     let told = outcome.told.into_iter().map(|(who, word)| match word {
@@ -196,7 +192,7 @@ impl<W> Resource<W> {
         let limit = self.holders.limit().map_or(0, Limit::get);
         assert!(counts.exclusive() <= limit, "more than the limit: {:?}", self.holders);
         let first = self.line.first().filter(|_| self.conversions.is_empty());
-        let fits = first.is_some_and(|first| counts.allow(first.place.request.mode));
+        let fits = first.is_some_and(|first| counts.allow(first.place.terms.mode));
         assert!(!fits, "somebody waits for a free lock");
         self.check_conversions();
     }
@@ -205,7 +201,7 @@ impl<W> Resource<W> {
     fn check_conversions(&self) {
         let mut before = compatibility::Counts::default();
         for super::conversions::Converting { id, wanted, .. } in self.conversions.iter() {
-            let held = self.holders.get(*id).expect("what is converted is held").request.mode;
+            let held = self.holders.get(*id).expect("what is converted is held").terms.mode;
             let mut others = self.holders.counts();
             others.remove(held);
             let fits = others.allow(wanted.mode);

@@ -21,7 +21,9 @@ use crate::nanos::Instant;
 use crate::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::now;
-use crate::{End, Happening, Kind, LockId, NotWritten, Pending, Refusal, ResourceName, events};
+use crate::{
+    End, Happening, Kind, LockId, NotWritten, Pending, Refusal, ResourceName, Terms, events,
+};
 
 /// By which a change that was written is finished.
 pub(super) type Ticket = Arc<Slot>;
@@ -406,8 +408,8 @@ impl Finish<Ticket> for Shared {
 fn place_note(resource: &ResourceName, (arrival, place): (u64, Option<Place>)) -> PlaceNote {
     let resource = resource.clone();
     match place {
-        Some(Place { id, request, key: Some(key), since, .. }) => {
-            PlaceNote::Joined(Box::new(KeptPlace { id, resource, request, key, arrival, since }))
+        Some(Place { id, terms, key: Some(key), since, .. }) => {
+            PlaceNote::Joined(Box::new(KeptPlace { id, resource, terms, key, arrival, since }))
         }
         _ => PlaceNote::Left(resource, arrival),
     }
@@ -426,7 +428,7 @@ fn log_end(event: &events::Event, end: End, happened: &[events::Event]) {
         return;
     }
     let (resource, held, next) = (&event.resource, seconds(event.lasted()), Next(happened));
-    let Happening { kind, id, title, client, .. } = &event.happening;
+    let Happening { kind, id, terms: Terms { title, client, .. }, .. } = &event.happening;
     let how = kind.name();
     info!("{how}: {resource}/{id} {title:?} of {client}, held for {held} s{next}");
 }
@@ -438,7 +440,7 @@ impl fmt::Display for Next<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut granted = self.0.iter().filter(|event| event.happening.kind == Kind::Granted);
         let Some(event) = granted.next() else { return Ok(()) };
-        let Happening { title, client, .. } = &event.happening;
+        let Terms { title, client, .. } = &event.happening.terms;
         write!(f, "; next: {title:?} of {client}, after {} s", seconds(event.lasted()))?;
         match granted.count() {
             0 => Ok(()),

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::journal::store::{Change, OpenError, Store, StoreError};
     use crate::table::{Limits, LockTable};
-    use crate::{End, Grant, Limit, Lock, LockId, LockManager, Mode, Observer};
+    use crate::{End, Grant, Limit, Lock, LockId, LockManager, Mode, Observer, Terms};
 
     const LONG: Duration = Duration::from_secs(600);
 
@@ -152,11 +152,7 @@ mod tests {
     fn lock(resource: &str, token: u64, mode: Mode, remaining: Option<Duration>) -> Restored {
         let grant = Grant {
             id: LockId::random(),
-            title: "test".into(),
-            client: "nobody".into(),
-            mode,
-            wait: Duration::ZERO,
-            lifetime: LONG.into(),
+            terms: Terms { mode, ..Terms::exclusive("test", LONG) },
             since: UNIX_EPOCH,
             expires: None,
             fencing_token: token,

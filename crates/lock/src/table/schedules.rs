@@ -97,9 +97,9 @@ impl World {
         self.table.acquire(&self.resource, request, key, on_wait).wait()
     }
 
-    fn request(&self, mode: Mode, wait: Duration, lifetime: Duration) -> LockRequest {
+    fn request(&self, mode: Mode, wait: Duration, lifetime: Duration) -> Terms {
         let (title, lifetime, client) = ("t".into(), lifetime.into(), "c".into());
-        LockRequest { title, wait, lifetime, mode, other_limits: false, client }
+        Terms { title, wait, lifetime, mode, other_limits: false, client }
     }
 
     fn hold(&self, lifetime: Duration) -> Grant {
@@ -390,7 +390,7 @@ fn the_end_of_the_server_against_a_conversion() {
         let ask = |world: &World| world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None);
         let (other, held) = (ask(&world).unwrap(), ask(&world).unwrap());
         let writer = world.spawn(move |world| match world.convert(&held, LONG, &mut |_| {}) {
-            Ok(grant) => assert_eq!(grant.mode, Mode::EXCLUSIVE),
+            Ok(grant) => assert_eq!(grant.terms.mode, Mode::EXCLUSIVE),
             Err(Refusal::ShuttingDown | Refusal::NotWritten(_)) => {}
             other => panic!("{other:?}"),
         });

@@ -27,8 +27,8 @@ fn name(text: &str) -> ResourceName {
     text.parse().unwrap()
 }
 
-fn request(wait: Duration, lifetime: Duration) -> LockRequest {
-    LockRequest {
+fn request(wait: Duration, lifetime: Duration) -> Terms {
+    Terms {
         title: "test".into(),
         wait,
         lifetime: lifetime.into(),
@@ -39,7 +39,7 @@ fn request(wait: Duration, lifetime: Duration) -> LockRequest {
 }
 
 impl LockTable {
-    fn wait_for(&self, resource: &ResourceName, request: LockRequest) -> Result<Grant, Refusal> {
+    fn wait_for(&self, resource: &ResourceName, request: Terms) -> Result<Grant, Refusal> {
         self.acquire(resource, request, None, &mut |_| {}).wait()
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::record::{Entry, NO_END, Row};
+use super::record::{Entry, Row};
 use crate::journal::store::Change;
 
 /// Entries, as bytes, and what they change in the index.
@@ -38,9 +38,9 @@ impl Draft {
                 self.entry(&Entry::Ended(*token))?;
             }
             for held in &change.held {
-                let end = held.remaining.map_or(NO_END, |remaining| {
-                    now.saturating_add(remaining).saturating_add(grace)
-                });
+                let end = held
+                    .remaining
+                    .map(|remaining| now.saturating_add(remaining).saturating_add(grace));
                 self.entry(&Entry::Held(Row::new(&change.resource, held, end)))?;
             }
         }
@@ -64,11 +64,11 @@ impl Draft {
         match entry {
             Entry::Held(row) => {
                 let len = self.bytes.len() - at;
-                self.effects.push(Effect::Held { token: row.token, at, len });
-                self.last_token = self.last_token.max(row.token);
+                self.effects.push(Effect::Held { token: row.lock.token, at, len });
+                self.last_token = self.last_token.max(row.lock.token);
             }
             Entry::Ended(token) => self.effects.push(Effect::Ended(*token)),
-            Entry::Restarted(_) | Entry::Continued => {}
+            Entry::HeldV1(_) | Entry::Restarted(_) | Entry::Continued => {}
         }
         Some(())
     }

@@ -17,6 +17,7 @@ mod rows;
 mod segment;
 mod sweep;
 mod time;
+mod v1;
 mod writer;
 
 use std::io;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::directory::Directory;
-use super::record::{Entry, Found, Row};
+use super::record::{Entry, Found, Row, Unreadable};
 use super::segment::{Head, Scan, ends_cleanly, scan};
 use super::time::Restart;
 use crate::journal::store::OpenError;
@@ -45,12 +45,12 @@ impl<'a> Reader<'a> {
         let head = self.read(number)?;
         let (mut locks, mut restarts) = (Vec::new(), Vec::new());
         let scan = self.scan(number, &head, |found| match found.entry {
-            Entry::Held(row) => locks.push((row.token, Some(found.at))),
+            Entry::Held(row) => locks.push((row.lock.token, Some(found.at))),
             Entry::Ended(token) => locks.push((token, None)),
             Entry::Restarted(grace) => {
                 restarts.push(Restart { record: found.record, clock: found.clock, grace });
             }
-            Entry::Continued => {}
+            Entry::HeldV1(_) | Entry::Continued => {}
         })?;
         let ends_cleanly = ends_cleanly(&self.bytes, &head, &scan);
         Ok(SegmentContents { head, scan, locks, restarts, ends_cleanly })
@@ -93,7 +93,12 @@ impl<'a> Reader<'a> {
         head: &Head,
         visit: impl FnMut(Found<'b>),
     ) -> Result<Scan, OpenError> {
-        scan(&self.bytes, head, visit).map_err(|why| damaged(self.directory, number, why))
+        scan(&self.bytes, head, visit).map_err(|why| match why {
+            Unreadable::Newer => OpenError::Newer(self.directory.segment(number)),
+            Unreadable::Senseless => {
+                damaged(self.directory, number, "it has a record that makes no sense")
+            }
+        })
     }
 }
 

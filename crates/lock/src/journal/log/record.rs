@@ -5,16 +5,15 @@
 
 use std::mem;
 use std::ops::Range;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use smol_str::SmolStr;
 
+use super::time::Lifetime;
+use super::v1::RowV1;
+use crate::ResourceName;
 use crate::journal::store::Held;
-use crate::{Grant, IdempotencyKey, Lifetime, Limit, LockId, Mode, Requester, ResourceName};
-
-/// The end of a lock that has none.
-pub(super) const NO_END: Duration = Duration::MAX;
+use crate::stored::StoredLock;
 
 /// The beginning of each record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,12 +29,13 @@ pub(super) struct Stamp {
     pub(super) first_segment: u64,
 }
 
-/// One thing that has changed.
+/// One thing that has changed. The variants are numbered as they stand here: a new one comes last.
+/// `stored.rs` says how rows grow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Entry<'a> {
-    /// A lock is held. If it was before, this is what is true now.
+    /// Of rdlm 1.0, only read: see [`Entry::Held`].
     #[serde(borrow)]
-    Held(Row<'a>),
+    HeldV1(RowV1<'a>),
     /// The lock with this fencing token is held no more.
     Ended(u64),
     /// The server was restarted: locks that had less than this left have so much from now on,
@@ -43,6 +43,31 @@ pub(super) enum Entry<'a> {
     Restarted(Duration),
     /// This is the last record of the segment, and there is a next one.
     Continued,
+    /// A lock is held. If it was before, this is what is true now.
+    #[serde(borrow)]
+    Held(Row<'a>),
+}
+
+/// The number of the last variant.
+const LAST_ENTRY: u32 = 4;
+
+/// A lock that is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Row<'a> {
+    /// It was let live longer because of a restart; that happens once.
+    pub(super) graced: bool,
+    /// Its end is counted by the journal's clock.
+    #[serde(borrow)]
+    pub(super) lock: StoredLock<'a>,
+}
+
+/// Why an entry cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// No server has written it.
+    Senseless,
+    /// A newer server has written it.
+    Newer,
 }
 
 /// An entry that was found in a segment.
@@ -56,87 +81,20 @@ pub(super) struct Found<'a> {
     pub(super) entry: Entry<'a>,
 }
 
-/// A lock that is held.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Row<'a> {
-    pub(super) token: u64,
-    /// When it ends, by the journal's clock, or [`NO_END`].
-    pub(super) end: Duration,
-    /// It was let live longer because of a restart; that happens once.
-    pub(super) graced: bool,
-    resource: &'a str,
-    id: [u8; 16],
-    key: Option<&'a str>,
-    title: &'a str,
-    client: &'a str,
-    mode: &'a str,
-    /// Of a semaphore; 0 in the other modes.
-    limit: u32,
-    wait: Duration,
-    /// Zero: without an end.
-    lifetime: Duration,
-    /// When it was granted, since the epoch.
-    since: Duration,
-    user: Option<&'a str>,
-}
-
 impl<'a> Row<'a> {
     /// A lock that ends at `end`.
-    pub(super) fn new(resource: &'a ResourceName, held: &'a Held, end: Duration) -> Self {
-        let Held { grant, key, remaining: _ } = held;
-        Self {
-            token: grant.fencing_token,
-            end,
-            graced: false,
-            resource: resource.as_str(),
-            id: grant.id.to_u128().to_be_bytes(),
-            key: key.as_ref().map(|key| key.as_str()),
-            title: &grant.title,
-            client: &grant.client.address,
-            mode: grant.mode.name(),
-            limit: grant.mode.limit().map_or(0, Limit::get),
-            wait: grant.wait,
-            lifetime: grant.lifetime.duration().unwrap_or_default(),
-            since: grant.since.duration_since(UNIX_EPOCH).unwrap_or_default(),
-            user: grant.client.user.as_deref(),
-        }
+    pub(super) fn new(resource: &'a ResourceName, held: &'a Held, end: Option<Duration>) -> Self {
+        Self { graced: false, lock: StoredLock::new(resource, held, end) }
     }
 
-    /// The same lock with another end.
-    pub(super) fn with_end(self, end: Duration, graced: bool) -> Self {
-        Self { end, graced, ..self }
+    pub(super) fn lifetime(&self) -> Lifetime {
+        Lifetime { end: self.lock.end, graced: self.graced }
     }
 
-    /// The lock, which lives for `remaining`; `None` if no server has written such a row.
-    pub(super) fn lock(&self, remaining: Option<Duration>) -> Option<(ResourceName, Held)> {
-        let mode = match Mode::named(self.mode)? {
-            Mode::Exclusive { .. } => Mode::Exclusive { limit: Limit::new(self.limit)? },
-            mode => mode,
-        };
-        let since = UNIX_EPOCH.checked_add(self.since)?;
-        let (lifetime, expires) = match self.lifetime {
-            Duration::ZERO => (Lifetime::Endless, None),
-            lifetime => (lifetime.into(), Some(since.checked_add(lifetime)?)),
-        };
-        let grant = Grant {
-            id: LockId::from_u128(u128::from_be_bytes(self.id)),
-            title: SmolStr::new(self.title),
-            client: Requester {
-                address: SmolStr::new(self.client),
-                user: self.user.map(SmolStr::new),
-            },
-            mode,
-            wait: self.wait,
-            lifetime,
-            since,
-            expires,
-            fencing_token: self.token,
-        };
-        let key = match self.key {
-            Some(key) => Some(IdempotencyKey::stored(key)?),
-            None => None,
-        };
-        Some((self.resource.parse().ok()?, Held { grant, key, remaining }))
+    /// The same lock with another lifetime.
+    pub(super) fn with(self, lifetime: Lifetime) -> Self {
+        let Lifetime { end, graced } = lifetime;
+        Self { graced, lock: self.lock.with_end(end) }
     }
 }
 
@@ -152,9 +110,21 @@ impl Stamp {
     }
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
     pub(super) fn append(&self, out: &mut Vec<u8>) -> Option<()> {
         append(self, out)
+    }
+
+    /// The first entry of these bytes, and what is behind it.
+    fn take(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Unreadable> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((Self::HeldV1(row), rest)) => Ok((Self::Held(row.into()), rest)),
+            Ok(taken) => Ok(taken),
+            Err(_) => Err(match postcard::take_from_bytes::<u32>(bytes) {
+                Ok((variant, _)) if variant > LAST_ENTRY => Unreadable::Newer,
+                _ => Unreadable::Senseless,
+            }),
+        }
     }
 }
 
@@ -165,16 +135,16 @@ pub(super) fn append(value: &impl Serialize, out: &mut Vec<u8>) -> Option<()> {
 }
 
 /// The entries of a record in order, each with where in `bytes` it is; the record's are at `at`.
-/// An item is `None` if no server has written that; it is the last one.
+/// One that cannot be read is the last one.
 pub(super) fn entries(
     bytes: &[u8],
     at: Range<usize>,
-) -> impl Iterator<Item = Option<(Range<usize>, Entry<'_>)>> {
+) -> impl Iterator<Item = Result<(Range<usize>, Entry<'_>), Unreadable>> {
     let mut rest = Some(bytes.get(at.clone()).unwrap_or_default());
     std::iter::from_fn(move || {
         let begin = rest.filter(|rest| !rest.is_empty())?;
-        let taken = postcard::take_from_bytes(begin).ok();
-        rest = taken.as_ref().map(|(_, rest)| *rest);
+        let taken = Entry::take(begin);
+        rest = taken.as_ref().ok().map(|(_, rest)| *rest);
         let position = |left: &[u8]| at.end - left.len();
         Some(taken.map(|(entry, left)| (position(begin)..position(left), entry)))
     })
@@ -182,9 +152,13 @@ pub(super) fn entries(
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::UNIX_EPOCH;
+
     use proptest::prelude::*;
+    use smol_str::SmolStr;
 
     use super::*;
+    use crate::{Grant, Limit, LockId, Mode, Requester, Terms};
 
     pub(in crate::journal::log) fn mode() -> impl Strategy<Value = Mode> {
         let limit = (1..=Limit::MAX).prop_map(|limit| Limit::new(limit).unwrap());
@@ -200,17 +174,20 @@ pub(super) mod tests {
             title in ".{0,100}", client in "[0-9a-f.:]{0,40}",
             user in prop::option::of(".{1,40}"), mode in mode(), token: u64,
             wait in 0..1_000_000_000_000_000_000u64, lifetime in 1..1_000_000_000_000_000_000u64,
-            since in 0..4_000_000_000_000_000_000u64,
+            since in 0..4_000_000_000_000_000_000u64, other_limits: bool,
         ) -> (ResourceName, Held) {
             let since = UNIX_EPOCH + Duration::from_nanos(since);
             let lifetime = Duration::from_nanos(lifetime);
-            let grant = Grant {
-                id: LockId::random(), title: title.into(), mode,
+            let terms = Terms {
+                title: title.into(),
                 client: Requester { address: client.into(), user: user.map(SmolStr::from) },
-                wait: Duration::from_nanos(wait), since, expires: Some(since + lifetime),
+                mode,
+                wait: Duration::from_nanos(wait),
                 lifetime: lifetime.into(),
-                fencing_token: token,
+                other_limits,
             };
+            let (id, expires) = (LockId::random(), Some(since + lifetime));
+            let grant = Grant { id, terms, since, expires, fencing_token: token };
             let key = key.map(|key| key.parse().unwrap());
             let remaining = Some(lifetime);
             (resource.parse().unwrap(), Held { grant, key, remaining })
@@ -224,7 +201,7 @@ pub(super) mod tests {
         ) {
             let clock = Duration::from_nanos(clock);
             let stamp = Stamp { clock, boot, uptime: clock, last_token: 7, first_segment: 8 };
-            let rows = locks.iter().map(|(name, held)| Entry::Held(Row::new(name, held, clock)));
+            let rows = locks.iter().map(|(name, held)| Entry::Held(Row::new(name, held, Some(clock))));
             let ended = ended.into_iter().map(Entry::Ended);
             let others = [Entry::Restarted(clock), Entry::Continued];
             let written: Vec<_> = rows.chain(ended).chain(others).collect();
@@ -236,7 +213,7 @@ pub(super) mod tests {
             let (read, rest) = Stamp::read(&bytes).unwrap();
             prop_assert_eq!(read, stamp);
             let begin = bytes.len() - rest.len();
-            let read: Option<Vec<_>> = entries(&bytes, begin..bytes.len()).collect();
+            let read: Result<Vec<_>, _> = entries(&bytes, begin..bytes.len()).collect();
             let read = read.unwrap();
             prop_assert_eq!(read.first().map_or(bytes.len(), |(at, _)| at.start), begin);
             for (pair, next) in read.iter().zip(&read[1..]) {
@@ -246,7 +223,7 @@ pub(super) mod tests {
             prop_assert_eq!(&read, &written);
             for (entry, (resource, held)) in read.iter().zip(&locks) {
                 let Entry::Held(row) = entry else { panic!("{entry:?}") };
-                let (read_resource, read) = row.lock(held.remaining).unwrap();
+                let (read_resource, read) = row.lock.held(held.remaining).unwrap();
                 prop_assert_eq!(&read_resource, resource);
                 prop_assert_eq!(format!("{read:?}"), format!("{held:?}"));
             }
@@ -257,9 +234,21 @@ pub(super) mod tests {
             let _ = Stamp::read(&bytes);
             for (_, entry) in entries(&bytes, 0..bytes.len()).flatten() {
                 if let Entry::Held(row) = entry {
-                    let _ = row.lock(None);
+                    let _ = row.lock.held(None);
                 }
             }
         }
+    }
+
+    /// What a later version would write.
+    #[test]
+    fn a_variant_that_is_not_known_is_newer_and_no_damage() {
+        let newer =
+            postcard::to_extend(&(LAST_ENTRY + 1, "what else there is"), Vec::new()).unwrap();
+        assert_eq!(entries(&newer, 0..newer.len()).next(), Some(Err(Unreadable::Newer)));
+        let mut cut = Vec::new();
+        Entry::Restarted(Duration::MAX).append(&mut cut).unwrap();
+        cut.pop();
+        assert_eq!(entries(&cut, 0..cut.len()).next(), Some(Err(Unreadable::Senseless)));
     }
 }

@@ -13,7 +13,7 @@ use super::reader::{Reader, damaged};
 use super::record::{Entry, Row, Stamp};
 use super::rows::Rows;
 use super::segment::{MAX_TOKEN, SEGMENT_BYTES, Segment, make_spare};
-use super::time::{Clock, Lifetime, Restart};
+use super::time::{Clock, Restart};
 use super::writer::{SPARES, Writer};
 use crate::journal::store::{Misfit, OpenError, Restore, Restored};
 use crate::parallel::share;
@@ -148,7 +148,7 @@ impl HandOver<'_> {
     ) -> Result<(), OpenError> {
         let mut makes_sense = true;
         reader.rows(number, |record, at, row| {
-            if self.log.rows.is_true(row.token, number, at) {
+            if self.log.rows.is_true(row.lock.token, number, at) {
                 makes_sense &= self.row(record, row).is_some();
             }
         })?;
@@ -158,19 +158,19 @@ impl HandOver<'_> {
 
     /// Hands over the lock of a row that is true; `None` if no server has written such a row.
     fn row(&self, record: u64, row: &Row<'_>) -> Option<()> {
-        let written = Lifetime { end: row.end, graced: row.graced };
+        let written = row.lifetime();
         let lifetime = self.log.restarts.lifetime(record, written);
         if lifetime != written {
             self.changed.store(true, Ordering::Relaxed);
         }
         let remaining = lifetime.remaining(self.now);
         if remaining == Some(Duration::ZERO) {
-            locked(&self.ended).push(row.token);
+            locked(&self.ended).push(row.lock.token);
             return Some(());
         }
         let ends_sometime = remaining.is_none_or(|remaining| remaining <= MAX_REMAINING);
-        let (resource, held) = row.lock(remaining)?;
-        let makes_sense = ends_sometime && row.token <= MAX_TOKEN;
+        let (resource, held) = row.lock.held(remaining)?;
+        let makes_sense = ends_sometime && row.lock.token <= MAX_TOKEN;
         makes_sense.then(|| self.restore.restore(Restored { resource, held }))
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::frame;
-use super::record::{Entry, Found, Stamp, append, entries};
+use super::record::{Entry, Found, Stamp, Unreadable, append, entries};
 use crate::journal::store::StoreError;
 
 /// The length of a segment, unless it has one record that is longer. Tests look at every byte.
@@ -86,18 +86,18 @@ pub(super) fn scan<'a>(
     bytes: &'a [u8],
     head: &Head,
     mut visit: impl FnMut(Found<'a>),
-) -> Result<Scan, &'static str> {
+) -> Result<Scan, Unreadable> {
     let (mut end, mut next, mut stamp, mut continued) = (BEGIN, head.first_record, None, false);
     while let Some(frame) = frame::read(bytes, end + frame::HEAD_BYTES, head.salt) {
         if frame.number != next || continued {
             break;
         }
-        const SENSELESS: &str = "it has a record that makes no sense";
         let read = Stamp::read(&bytes[frame.body.clone()]);
-        let (read, rest) = read.filter(|(s, _)| s.last_token <= MAX_TOKEN).ok_or(SENSELESS)?;
+        let (read, rest) =
+            read.filter(|(s, _)| s.last_token <= MAX_TOKEN).ok_or(Unreadable::Senseless)?;
         let begin = frame.body.end - rest.len();
         for entry in entries(bytes, begin..frame.body.end) {
-            let (at, entry) = entry.ok_or(SENSELESS)?;
+            let (at, entry) = entry?;
             continued |= entry == Entry::Continued;
             visit(Found { record: next, clock: read.clock, at, entry });
         }

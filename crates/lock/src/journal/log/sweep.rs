@@ -8,7 +8,7 @@ use super::frame;
 use super::record::{Entry, Stamp, entries};
 use super::rows::Rows;
 use super::segment::{BEGIN, Head};
-use super::time::{Lifetime, Restarts};
+use super::time::Restarts;
 
 /// A segment that is being gone through.
 pub(super) struct Sweep {
@@ -54,7 +54,7 @@ impl Sweep {
             let (_, rest) = Stamp::read(&self.bytes[frame.body.clone()])?;
             let begin = at.entry.max(frame.body.end - rest.len());
             for entry in entries(&self.bytes, begin..frame.body.end) {
-                let (position, entry) = entry?;
+                let (position, entry) = entry.ok()?;
                 if gone_through.max(draft.bytes.len()) >= budget {
                     return Some(Cursor { entry: position.start, ..at });
                 }
@@ -75,10 +75,9 @@ impl Sweep {
         draft: &mut Draft,
     ) -> Option<()> {
         match entry {
-            Entry::Held(row) if rows.is_true(row.token, self.segment, position) => {
-                let written = Lifetime { end: row.end, graced: row.graced };
-                let Lifetime { end, graced } = restarts.lifetime(record, written);
-                draft.entry(&Entry::Held(row.with_end(end, graced)))
+            Entry::Held(row) if rows.is_true(row.lock.token, self.segment, position) => {
+                let lifetime = restarts.lifetime(record, row.lifetime());
+                draft.entry(&Entry::Held(row.with(lifetime)))
             }
             _ => Some(()),
         }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::segment::{BEGIN, SEGMENT_BYTES};
 use super::*;
 use crate::journal::store::{Held, Misfit, Restore, Restored};
-use crate::{Grant, LockId, Mode};
+use crate::{Grant, LockId, Mode, Terms};
 
 const GRACE: Duration = Duration::from_secs(1);
 const RESTART_GRACE: Duration = Duration::from_secs(5);
@@ -109,11 +109,7 @@ impl Host {
 fn grant(resource: &str, fencing_token: u64) -> Change {
     let grant = Grant {
         id: LockId::random(),
-        title: resource.into(),
-        client: "a client".into(),
-        mode: Mode::EXCLUSIVE,
-        wait: Duration::ZERO,
-        lifetime: seconds(3600).into(),
+        terms: Terms::exclusive(resource, seconds(3600)),
         since: UNIX_EPOCH,
         expires: None,
         fencing_token,
@@ -125,8 +121,8 @@ fn grant(resource: &str, fencing_token: u64) -> Change {
 /// A lock with a long title, and a lifetime.
 fn long(fencing_token: u64, lifetime: Duration) -> Change {
     let mut change = grant(&format!("r{fencing_token}"), fencing_token);
-    change.held[0].grant.title = "x".repeat(1_000).into();
-    change.held[0].grant.lifetime = lifetime.into();
+    change.held[0].grant.terms.title = "x".repeat(1_000).into();
+    change.held[0].grant.terms.lifetime = lifetime.into();
     change.held[0].remaining = Some(lifetime);
     change
 }
@@ -372,13 +368,16 @@ fn a_lock_that_is_written_again_in_the_middle_of_its_lifetime_has_what_was_left(
     host.passes(seconds(500));
     let mut converted = long(1, seconds(600));
     (converted.ended, converted.held[0].remaining) = (vec![1], Some(seconds(100)));
-    converted.held[0].grant.mode = Mode::ProtectedRead;
+    converted.held[0].grant.terms.mode = Mode::ProtectedRead;
     store.commit(&[converted], GRACE).unwrap();
     drop(store);
     let (_, restored) = host.start().unwrap();
     assert_eq!(restored[0].held.remaining, Some(seconds(101)));
     let grant = &restored[0].held.grant;
-    assert_eq!((grant.mode, grant.lifetime), (Mode::ProtectedRead, seconds(600).into()));
+    assert_eq!(
+        (grant.terms.mode, grant.terms.lifetime),
+        (Mode::ProtectedRead, seconds(600).into())
+    );
 }
 
 #[test]

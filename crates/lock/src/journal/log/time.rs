@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::record::{NO_END, Stamp};
+use super::record::Stamp;
 
 /// What the host's clock shows: the boot, and how long ago it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +65,8 @@ pub(super) struct Restarts {
 /// What the restarts since have made of a lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lifetime {
-    /// When it ends, by the journal's clock.
-    pub(super) end: Duration,
+    /// When it ends, by the journal's clock; `None`: it has no end.
+    pub(super) end: Option<Duration>,
     /// It was let live longer.
     pub(super) graced: bool,
 }
@@ -74,7 +74,7 @@ pub(super) struct Lifetime {
 impl Lifetime {
     /// What is left of it; `None`: it has no end.
     pub(super) fn remaining(&self, now: Duration) -> Option<Duration> {
-        (self.end != NO_END).then(|| self.end.saturating_sub(now))
+        self.end.map(|end| end.saturating_sub(now))
     }
 }
 
@@ -86,17 +86,14 @@ impl Restarts {
 
     /// What is true now of a lifetime that was written in this record.
     pub(super) fn lifetime(&self, record: u64, written: Lifetime) -> Lifetime {
-        if written.graced {
-            return written;
-        }
+        let Some(end) = written.end.filter(|_| !written.graced) else { return written };
         // Of the many restarts that there may have been, few are looked at.
         let later = self.restarts.partition_point(|restart| restart.record <= record);
-        let near =
-            |restart: &Restart| restart.clock.saturating_add(self.longest_grace) <= written.end;
+        let near = |restart: &Restart| restart.clock.saturating_add(self.longest_grace) <= end;
         let from = later.max(self.restarts.partition_point(near));
-        let end = |restart: &Restart| restart.clock.saturating_add(restart.grace);
-        match self.restarts[from..].iter().map(end).find(|end| *end > written.end) {
-            Some(end) => Lifetime { end, graced: true },
+        let at_least = |restart: &Restart| restart.clock.saturating_add(restart.grace);
+        match self.restarts[from..].iter().map(at_least).find(|later| *later > end) {
+            Some(later) => Lifetime { end: Some(later), graced: true },
             None => written,
         }
     }
@@ -133,17 +130,17 @@ mod tests {
     #[test]
     fn a_lock_gets_the_grace_once_however_often_the_server_restarts() {
         let mut restarts = Restarts::default();
-        let written = Lifetime { end: seconds(600), graced: false };
+        let written = Lifetime { end: Some(seconds(600)), graced: false };
         for (record, clock) in [(10, 100), (20, 500)] {
             restarts.push(Restart { record, clock: seconds(clock), grace: seconds(5) });
         }
         assert_eq!(restarts.lifetime(5, written), written, "it has more than the grace left");
         restarts.push(Restart { record: 30, clock: seconds(598), grace: seconds(5) });
         restarts.push(Restart { record: 40, clock: seconds(601), grace: seconds(50) });
-        let graced = Lifetime { end: seconds(603), graced: true };
+        let graced = Lifetime { end: Some(seconds(603)), graced: true };
         assert_eq!(restarts.lifetime(5, written), graced);
         assert_eq!(restarts.lifetime(29, written), graced);
-        let next = Lifetime { end: seconds(651), graced: true };
+        let next = Lifetime { end: Some(seconds(651)), graced: true };
         assert_eq!(restarts.lifetime(30, written), next, "it was renewed since");
         assert_eq!(restarts.lifetime(40, written), written);
         assert_eq!(restarts.lifetime(5, graced), graced);
@@ -154,7 +151,10 @@ mod tests {
         let mut restarts = Restarts::default();
         restarts.push(Restart { record: 10, clock: seconds(700), grace: Duration::ZERO });
         restarts.push(Restart { record: 20, clock: seconds(701), grace: seconds(50) });
-        let written = Lifetime { end: seconds(600), graced: false };
-        assert_eq!(restarts.lifetime(5, written), Lifetime { end: seconds(700), graced: true });
+        let written = Lifetime { end: Some(seconds(600)), graced: false };
+        assert_eq!(
+            restarts.lifetime(5, written),
+            Lifetime { end: Some(seconds(700)), graced: true }
+        );
     }
 }

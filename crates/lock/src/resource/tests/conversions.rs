@@ -30,7 +30,7 @@ impl Scene {
     /// Its mode and its fencing token.
     fn held(&self, id: LockId) -> (Mode, u64) {
         let grant = self.resource.holders.get(id).expect("it is held").grant();
-        (grant.mode, grant.fencing_token)
+        (grant.terms.mode, grant.fencing_token)
     }
 }
 
@@ -414,7 +414,7 @@ fn the_lock_is_held_in_its_new_mode_in_what_is_written() {
     assert_eq!(ended, [scene.held(a).1, scene.held(b).1]);
     let held: Vec<_> = plan.holders().collect();
     assert_eq!(held.len(), 1);
-    assert_eq!((held[0].request.mode, held[0].fencing_token), (EX, scene.held(a).1));
+    assert_eq!((held[0].terms.mode, held[0].fencing_token), (EX, scene.held(a).1));
     assert_eq!(held[0].remaining(scene.instant), Some(Duration::from_secs(70)), "not anew");
     assert_eq!(scene.held(n).0, Mode::Null);
 }

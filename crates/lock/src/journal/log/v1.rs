@@ -1,0 +1,53 @@
+//! Rows of rdlm 1.0, which are only read. Pure.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::Row;
+use crate::LockId;
+use crate::stored::{StoredLock, Text};
+
+/// A lock that is held. The order of the fields is the format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RowV1<'a> {
+    token: u64,
+    /// When it ends, by the journal's clock, or the longest duration: without an end.
+    end: Duration,
+    graced: bool,
+    resource: &'a str,
+    id: [u8; 16],
+    key: Option<&'a str>,
+    title: &'a str,
+    client: &'a str,
+    mode: &'a str,
+    /// Of a semaphore; 0 in the other modes.
+    limit: u32,
+    wait: Duration,
+    /// Zero: without an end.
+    lifetime: Duration,
+    since: Duration,
+    user: Option<&'a str>,
+}
+
+impl<'a> From<RowV1<'a>> for Row<'a> {
+    fn from(row: RowV1<'a>) -> Self {
+        let lock = StoredLock {
+            resource: row.resource.into(),
+            token: row.token,
+            id: LockId::from_u128(u128::from_be_bytes(row.id)),
+            key: row.key.map(Text::from),
+            title: row.title.into(),
+            client: row.client.into(),
+            user: row.user.map(Text::from),
+            mode: row.mode.into(),
+            limit: Some(row.limit).filter(|limit| *limit != 0),
+            wait: row.wait,
+            lifetime: Some(row.lifetime).filter(|lifetime| !lifetime.is_zero()),
+            since: row.since,
+            end: Some(row.end).filter(|end| *end != Duration::MAX),
+            other_limits: false,
+        };
+        Self { graced: row.graced, lock }
+    }
+}
