@@ -101,7 +101,6 @@ pub(super) const LINES: [(&str, &str); 6] = [
     ("sudo ", "it needs root"),
     ("htpasswd ", "it asks at a terminal, and needs root"),
     ("journalctl ", "it needs systemd"),
-    ("tar -xzf rdlm-", "it needs a release"),
     ("pip install ", "it writes into the Python of the host"),
 ];
 

@@ -33,10 +33,8 @@ const PAGES: [Page; 10] = [
         prints: &[
             "HTTP/1.1 201 Created",
             "HTTP/1.1 201 Created",
-            "HTTP/1.1 201 Created",
             "HTTP/1.1 408 Request Timeout",
-            "{\"name\":\"job\"",
-            "HTTP/1.1 204 No Content",
+            "{\"name\":\"demo\"",
             "backing up",
         ],
         ..Page::NONE
