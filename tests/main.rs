@@ -37,6 +37,7 @@ mod python;
 mod recipes;
 mod resources_used;
 mod retries;
+mod shown;
 mod tidy;
 mod tls;
 mod upgrades;

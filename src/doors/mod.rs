@@ -392,8 +392,8 @@ mod tests {
         ) -> Pending<Result<(), Refusal>> {
             panic!("release_by_key")
         }
-        fn holder(&self, _: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
-            panic!("holder")
+        fn holders(&self, _: &ResourceName, _: usize) -> Vec<(Grant, Option<IdempotencyKey>)> {
+            panic!("holders")
         }
         fn renew(
             &self,
