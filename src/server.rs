@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select, unbounded};
 use ipnet::IpNet;
 use log::{debug, error, info, warn};
-use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
@@ -236,15 +235,13 @@ pub fn serve(options: Options) -> Result<(), Error> {
              another one may reboot, too"
         );
     }
-    let mut hosts = options.hosts;
-    hosts.push(uname().nodename().to_string_lossy().into());
     let settings = Settings {
         access: options.access,
         users: users.clone(),
         open_metrics: options.open_metrics,
         limits: options.limits,
         base_url: options.base_url,
-        hosts,
+        hosts: options.hosts,
         trusted_proxies: options.trusted_proxies,
         max_subscribers: options.max_subscribers,
         fleetlock: options.fleetlock,

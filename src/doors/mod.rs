@@ -224,6 +224,9 @@ impl Service {
             return Ok(Ok(Response::no_content().header("Allow", route.allow())).into());
         };
         let needs = self.needs(operation.needs);
+        if operation.needs.shows_locks() && introduction.is_none() {
+            self.site.admit_reader(request)?;
+        }
         let resource = route.resource();
         let caller = Caller::admit(self, needs, resource, request, client, introduction)?;
         operation.run(&Call { service: self, request, caller })
