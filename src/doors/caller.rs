@@ -10,6 +10,7 @@ use super::access::{self, Access};
 use super::introduction::Introduction;
 use super::rights::{Right, Rights};
 use super::routes::Need;
+use super::subscribers::Who;
 use super::users::{Rules, Users};
 use super::{Call, Service, forwarded};
 use crate::http::departures::Client;
@@ -129,6 +130,15 @@ impl<'a> Caller<'a> {
             None => {
                 unauthorized(format!("this needs a user with the right \"{right} {resource}\""))
             }
+        }
+    }
+
+    /// As whom it follows events.
+    pub(super) fn subscriber(&self) -> Who {
+        if self.sight.rights.allow_all(Right::Administrate) {
+            Who::Administrator
+        } else {
+            Who::User(self.requester.user.clone())
         }
     }
 

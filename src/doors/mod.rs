@@ -24,6 +24,7 @@ mod refusals;
 mod rest;
 mod rights;
 mod routes;
+mod subscribers;
 mod terraform;
 pub mod users;
 
@@ -43,12 +44,12 @@ use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
-use events::Subscribers;
 pub use fleetlock::Slots;
 use gzip::Gzip;
 pub use introduction::Introduction;
 use origin::Site;
 use routes::{Need, Route};
+use subscribers::Subscribers;
 use users::Users;
 
 /// What clients may ask for.
@@ -223,10 +224,10 @@ impl Service {
         let Some(operation) = route.operation(request.method) else {
             return Ok(Ok(Response::no_content().header("Allow", route.allow())).into());
         };
-        let needs = self.needs(operation.needs);
         if operation.needs.shows_locks() && introduction.is_none() {
             self.site.admit_reader(request)?;
         }
+        let needs = self.needs(operation.needs);
         let resource = route.resource();
         let caller = Caller::admit(self, needs, resource, request, client, introduction)?;
         operation.run(&Call { service: self, request, caller })
