@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select, unbounded};
 use ipnet::IpNet;
 use log::{debug, error, info, warn};
+use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
@@ -242,6 +243,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         limits: options.limits,
         base_url: options.base_url,
         hosts: options.hosts,
+        own_host: uname().nodename().to_string_lossy().into(),
         trusted_proxies: options.trusted_proxies,
         max_subscribers: options.max_subscribers,
         fleetlock: options.fleetlock,

@@ -87,8 +87,10 @@ pub struct Settings {
     /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
     /// the host that the client named.
     pub base_url: Option<String>,
-    /// Names of this server, beside localhost and that of the base URL.
+    /// Names of this server, beside localhost, that of its host and that of the base URL.
     pub hosts: Vec<String>,
+    /// The name of the host that it is on.
+    pub own_host: String,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// How many may follow events at a time.
@@ -128,7 +130,7 @@ impl Service {
     /// Answers by way of these locks.
     pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
-        let site = Site::new(&settings.hosts, settings.base_url.as_deref());
+        let site = Site::new(&settings.hosts, &settings.own_host, settings.base_url.as_deref());
         let subscribers = Arc::new(Subscribers::new(settings.max_subscribers));
         let gzip = Gzip::default();
         let prefix = settings.base_url.as_deref().map_or("", path_of).into();
@@ -479,6 +481,7 @@ mod tests {
             limits,
             base_url: None,
             hosts: Vec::new(),
+            own_host: "host".into(),
             trusted_proxies: Vec::new(),
             max_subscribers: 1,
             fleetlock: None,

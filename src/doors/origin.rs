@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use rustix::system::uname;
-
 use crate::http::request::is_host;
 use crate::http::{Problem, Request, Singleton, Status};
 
@@ -44,18 +42,17 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// A server that is called `hosts`, beside localhost, the name of its host and the host of its
-    /// base URL.
-    pub(super) fn new(hosts: &[String], base_url: Option<&str>) -> Self {
+    /// A server that is called `hosts`, beside localhost, the name of the host that it is on, and the
+    /// host of its base URL.
+    pub(super) fn new(hosts: &[String], own_host: &str, base_url: Option<&str>) -> Self {
         let base = base_url.and_then(|url| url.split_once("://")).map(|(scheme, rest)| {
             let authority = rest.split('/').next().unwrap_or_default();
             (scheme, authority.rsplit('@').next().unwrap_or_default())
         });
         let of_base = base.map(|(_, authority)| name(authority));
         let is_named = !hosts.is_empty() || base_url.is_some();
-        let own = uname().nodename().to_string_lossy().into_owned();
         let hosts = hosts.iter().map(|host| name(host));
-        let hosts = hosts.chain(["localhost", &*own]).chain(of_base);
+        let hosts = hosts.chain(["localhost", own_host]).chain(of_base);
         Self {
             hosts: hosts.map(str::to_ascii_lowercase).collect(),
             is_named,
@@ -166,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_server_has_the_names_that_it_was_given_and_that_of_its_base_url() {
-        let site = Site::new(&["Locks.example".into()], Some("https://me@base.example:443/p"));
+        let site =
+            Site::new(&["Locks.example".into()], "node-1", Some("https://me@base.example:443/p"));
         for own in [
             "127.0.0.1",
             "10.1.2.3:8888",
@@ -177,6 +175,7 @@ mod tests {
             "locks.example.",
             "locks.example.:8888",
             "base.example",
+            "Node-1:8888",
         ] {
             assert!(site.has_name(own), "{own}");
         }
