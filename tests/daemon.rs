@@ -138,6 +138,8 @@ fn what_the_system_refuses_gets_one_line_and_code_1() {
     }
     fs::write(&file, b"alice:\xff\n").unwrap();
     assert!(complaint(&serve(), 1).contains("cannot read"));
+    fs::write(&file, vec![b'#'; (1 << 20) + 1]).unwrap();
+    assert!(complaint(&serve(), 1).contains("longer than 1048576 bytes"));
 }
 
 #[test]
