@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         limits: RequestLimits { max_wait: longest, max_lifetime: longest },
         base_url: None,
         hosts: Vec::new(),
+        own_host: "localhost".into(),
         trusted_proxies: Vec::new(),
         max_subscribers: 0,
         fleetlock: None,

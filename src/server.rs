@@ -236,15 +236,14 @@ pub fn serve(options: Options) -> Result<(), Error> {
              another one may reboot, too"
         );
     }
-    let mut hosts = options.hosts;
-    hosts.push(uname().nodename().to_string_lossy().into());
     let settings = Settings {
         access: options.access,
         users: users.clone(),
         open_metrics: options.open_metrics,
         limits: options.limits,
         base_url: options.base_url,
-        hosts,
+        hosts: options.hosts,
+        own_host: uname().nodename().to_string_lossy().into(),
         trusted_proxies: options.trusted_proxies,
         max_subscribers: options.max_subscribers,
         fleetlock: options.fleetlock,

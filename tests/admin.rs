@@ -242,6 +242,10 @@ fn the_file_is_read_again_when_it_changes() {
     assert_eq!(get("alice:new").status, 200);
     get("alice:old").detail(401);
 
+    // While it is being written, a password is cut off.
+    fs::write(&file, "alice:ne").unwrap();
+    get("alice:ne").detail(500);
+    get("alice:new").detail(500);
     fs::write(&file, "nonsense\n").unwrap();
     get("alice:new").detail(500);
     fs::remove_file(&file).unwrap();
@@ -250,5 +254,6 @@ fn the_file_is_read_again_when_it_changes() {
     assert_eq!(server.get(&lock).status, 200, "locks go on");
     let log = server.into_log();
     assert!(log.contains("line 1: expected user:password"), "{log}");
+    assert!(log.contains("does not end with a line feed"), "{log}");
     assert!(log.contains("cannot read"), "{log}");
 }

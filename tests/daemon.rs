@@ -130,6 +130,7 @@ fn what_the_system_refuses_gets_one_line_and_code_1() {
         ("alice:$apr1$x$y\n", "line 1: a password is plain or a bcrypt hash"),
         ("alice:{SHA}x\n", "line 1: a password is plain or a bcrypt hash"),
         ("alice:$2y$05$short\n", "line 1: a password is plain or a bcrypt hash"),
+        ("alice:secret", "does not end with a line feed, so it may be half written"),
     ] {
         fs::write(&file, text).unwrap();
         let line = complaint(&serve(), 1);
@@ -137,6 +138,8 @@ fn what_the_system_refuses_gets_one_line_and_code_1() {
     }
     fs::write(&file, b"alice:\xff\n").unwrap();
     assert!(complaint(&serve(), 1).contains("cannot read"));
+    fs::write(&file, vec![b'#'; (1 << 20) + 1]).unwrap();
+    assert!(complaint(&serve(), 1).contains("longer than 1048576 bytes"));
 }
 
 #[test]

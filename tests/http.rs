@@ -99,7 +99,6 @@ fn a_204_has_no_length() {
     assert_eq!(response.header("Content-Length"), None);
     assert_eq!(response.header("Content-Type"), None);
     assert!(response.header("Date").unwrap().ends_with(" GMT"));
-    assert_eq!(response.header("Server"), Some(concat!("rdlm/", env!("CARGO_PKG_VERSION"))));
 }
 
 #[test]
@@ -314,6 +313,51 @@ fn a_page_behind_a_proxy_may_change_locks_whatever_host_the_proxy_puts_in() {
         let other = delete_all_from(&server, host, "https://evil.example");
         assert!(other.detail(403).contains("another site"));
     }
+}
+
+/// A list as a page of this host is shown it: a browser sends no `Origin` with a GET of its own
+/// site, and no `Sec-Fetch-Site` without TLS.
+fn list_for(server: &Server, path: &str, host: &str) -> Response {
+    let mut client = server.connect();
+    client.send_with_headers("GET", path, &format!("Host: {host}"), "");
+    client.head()
+}
+
+#[test]
+fn a_page_whose_name_only_resolves_to_this_server_cannot_read_where_the_names_are_known() {
+    for option in [["--host", "locks.example"], ["--base-url", "https://locks.example/rdlm"]] {
+        let server = Server::start_with(&option);
+        assert_eq!(server.acquire("foo", 0.0, 60.0).status, 201);
+        for path in ["/status", "/resources", "/resources/foo", "/events"] {
+            for host in ["evil.example", "evil.example:8888", "Evil.Example."] {
+                assert_eq!(list_for(&server, path, host).status, 403, "{path} {host}");
+            }
+            let nodename = rustix::system::uname().nodename().to_str().unwrap().to_string();
+            // The last ones are what proxies and containers say.
+            for host in [
+                "locks.example",
+                "LOCKS.example:1",
+                "127.0.0.1:1",
+                "[::1]",
+                "localhost",
+                &nodename,
+                "rdlm",
+                "backend:8888",
+            ] {
+                assert_eq!(list_for(&server, path, host).status, 200, "{path} {host}");
+            }
+        }
+        let mut client = server.connect();
+        client.send_with_headers("GET", "/status", "Host: evil.example", "");
+        let detail = client.response().detail(403);
+        assert!(detail.contains("--host evil.example"), "{detail}");
+        // What shows no list is for clients that use any name.
+        for path in ["/", "/health", "/metrics", "/openapi.json"] {
+            assert_eq!(list_for(&server, path, "any.example").status, 200, "{path}");
+        }
+    }
+    let unnamed = Server::start();
+    assert_eq!(list_for(&unnamed, "/status", "any.example").status, 200);
 }
 
 /// The client of a lock that was asked for with these X-Forwarded-For headers.

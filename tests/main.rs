@@ -12,6 +12,7 @@ mod harness;
 mod wire;
 
 mod admin;
+mod answers;
 mod bad_input;
 mod client;
 mod cluster;
@@ -36,6 +37,7 @@ mod python;
 mod recipes;
 mod resources_used;
 mod retries;
+mod shown;
 mod tidy;
 mod tls;
 mod upgrades;

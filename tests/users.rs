@@ -227,6 +227,30 @@ fn events_are_those_that_one_may_see_until_the_rules_change() {
     assert!(deploy.try_chunk().unwrap().is_none(), "it has to ask again");
 }
 
+#[test]
+fn a_user_has_a_share_of_the_subscribers_and_administrators_a_reserve() {
+    let world = World::with(USERS, &["--max-subscribers", "8"]);
+    let follow = |who: &str| {
+        let mut client = world.server.connect();
+        let headers = format!("Host: h{}", credentials(who));
+        client.send_with_headers("GET", "/events", &headers, "");
+        let status = client.head().status;
+        (client, status)
+    };
+    // A quarter of them.
+    let mut deploy: Vec<_> = (0..3).map(|_| follow(DEPLOY)).collect();
+    assert_eq!([deploy[0].1, deploy[1].1, deploy[2].1], [200, 200, 503]);
+    // It is the same user, however it says so.
+    assert_eq!(follow("Bearer token").1, 503);
+    let viewers: Vec<_> = (0..2).map(|_| follow(VIEWER)).collect();
+    assert!(viewers.iter().all(|(_, status)| *status == 200));
+    let ops: Vec<_> = (0..4).map(|_| follow(OPS)).collect();
+    assert!(ops.iter().all(|(_, status)| *status == 200), "all that is left");
+    assert_eq!(follow(OPS).1, 503);
+    drop((deploy.remove(0), ops));
+    wait_until("who leaves makes room", || follow(DEPLOY).1 == 200);
+}
+
 fn many_rights(count: usize) -> String {
     let rights: Vec<_> = (0..count).map(|n| format!("\"lock deploy-{n:04}\"")).collect();
     format!("[user.a]\nmay = [{}]\n", rights.join(", "))

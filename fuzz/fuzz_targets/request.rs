@@ -67,6 +67,7 @@ impl World {
             limits: RequestLimits { max_wait, max_lifetime: Duration::from_secs(1) },
             base_url: None,
             hosts: vec!["h".into()],
+            own_host: "host".into(),
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
             // It would not come to an end.
             max_subscribers: 0,

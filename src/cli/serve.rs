@@ -25,9 +25,10 @@ pub(super) fn parse(mut given: Given) -> Result<Command, UsageError> {
         level: given.value("--logging", log_level)?,
         format: given.value("--log-format", log_format)?,
     };
-    let options = options(&mut given)?;
+    let mut options = options(&mut given)?;
     given.nothing_left()?;
     refuse_contradictions(&options)?;
+    add_advertised_host(&mut options);
     Ok(Command::Serve { options, log })
 }
 
@@ -58,6 +59,14 @@ fn options(given: &mut Given) -> Result<server::Options, UsageError> {
         reconnect_grace: given.value("--reconnect-grace", time_or_zero)?,
         idle_timeout: given.value("--idle-timeout", time)?,
     })
+}
+
+/// Where the server has names, that by which other servers send clients to it is one of them.
+fn add_advertised_host(options: &mut server::Options) {
+    let is_named = !options.hosts.is_empty() || options.base_url.is_some();
+    let url = options.cluster.as_ref().and_then(|cluster| cluster.advertise_url.as_deref());
+    let host = url.and_then(|url| url.split_once("://")).map(|(_, host)| host.to_string());
+    options.hosts.extend(host.filter(|_| is_named));
 }
 
 fn refuse_contradictions(options: &server::Options) -> Result<(), UsageError> {

@@ -348,8 +348,12 @@ impl LockManager for Member {
         }
     }
 
-    fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
-        self.active()?.table.holder(resource)
+    fn holders(
+        &self,
+        resource: &ResourceName,
+        limit: usize,
+    ) -> Vec<(Grant, Option<IdempotencyKey>)> {
+        self.active().map(|active| active.table.holders(resource, limit)).unwrap_or_default()
     }
 
     fn renew(

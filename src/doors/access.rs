@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -12,6 +11,7 @@ use log::error;
 use smol_str::SmolStr;
 use subtle::ConstantTimeEq;
 
+use crate::http::reloaded;
 use crate::http::{Problem, Status};
 use crate::passwords::{self, Passwords, Verdict, is_bcrypt};
 
@@ -109,6 +109,8 @@ pub struct UserFileError {
 enum Fault {
     Unreadable(io::Error),
     NoUsers,
+    /// It ends in the middle of a line.
+    Unfinished,
     /// The number of the line, from 1.
     MalformedLine(usize),
     UnknownHash(usize),
@@ -120,6 +122,9 @@ impl fmt::Display for UserFileError {
         match &self.fault {
             Fault::Unreadable(error) => write!(f, "cannot read {path}: {error}"),
             Fault::NoUsers => write!(f, "{path} has no line; expected a user:password a line"),
+            Fault::Unfinished => {
+                write!(f, "{path} does not end with a line feed, so it may be half written")
+            }
             Fault::MalformedLine(line) => {
                 write!(f, "{path}, line {line}: expected user:password, neither of them empty")
             }
@@ -148,25 +153,35 @@ impl Credentials {
     }
 }
 
-fn read_users(path: &PathBuf) -> Result<Vec<Credentials>, UserFileError> {
-    let error = |fault| UserFileError { path: path.clone(), fault };
-    let text = fs::read_to_string(path).map_err(|source| error(Fault::Unreadable(source)))?;
+fn read_users(path: &Path) -> Result<Vec<Credentials>, UserFileError> {
+    let error = |fault| UserFileError { path: path.into(), fault };
+    let bytes = reloaded::read(path).map_err(|source| error(Fault::Unreadable(source)))?;
+    users_in(&bytes).map_err(error)
+}
+
+fn users_in(bytes: &[u8]) -> Result<Vec<Credentials>, Fault> {
+    let not_text = |_| Fault::Unreadable(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"));
+    let text = str::from_utf8(bytes).map_err(not_text)?;
     // Or the first user would have another name than it seems.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // While the file is being written, the beginning of a password would be taken for all of it.
+    if !text.is_empty() && !text.ends_with('\n') {
+        return Err(Fault::Unfinished);
+    }
     let is_comment = |line: &str| line.is_empty() || line.starts_with('#');
     let lines = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !is_comment(line));
     let users = lines.map(|(number, line)| {
         let (name, password) = line.split_once(':').unwrap_or_default();
         if name.is_empty() || password.is_empty() {
-            return Err(error(Fault::MalformedLine(number)));
+            return Err(Fault::MalformedLine(number));
         }
         if is_unknown_hash(password) {
-            return Err(error(Fault::UnknownHash(number)));
+            return Err(Fault::UnknownHash(number));
         }
         Ok(Credentials { name: name.into(), password: password.into() })
     });
     let users = users.collect::<Result<Vec<_>, _>>()?;
-    if users.is_empty() { Err(error(Fault::NoUsers)) } else { Ok(users) }
+    if users.is_empty() { Err(Fault::NoUsers) } else { Ok(users) }
 }
 
 /// Hashes of kinds that are not supported: taken as plain passwords they would let in
@@ -186,4 +201,24 @@ pub(super) fn basic_credentials(authorization: &str) -> Option<Credentials> {
     let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (name, password) = decoded.split_once(':')?;
     Some(Credentials { name: name.into(), password: password.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_file_that_is_half_written_no_line_is_taken_that_is_not_whole() {
+        let whole = "alice:wonderland\n# a comment\n\nbob:pass word\n";
+        let pairs = |text: &str| -> Vec<_> {
+            let users = users_in(text.as_bytes()).unwrap_or_default();
+            users.into_iter().map(|user| (user.name, user.password)).collect()
+        };
+        let all = pairs(whole);
+        assert_eq!(all.len(), 2);
+        for end in 0..whole.len() {
+            let written = pairs(&whole[..end]);
+            assert!(all.starts_with(&written), "{:?}: {written:?}", &whole[..end]);
+        }
+    }
 }

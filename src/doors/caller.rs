@@ -1,5 +1,6 @@
 //! Who sends a request, and what it may do: asked once, before anything is done.
 
+use std::cell::LazyCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,11 +10,12 @@ use super::access::{self, Access};
 use super::introduction::Introduction;
 use super::rights::{Right, Rights};
 use super::routes::Need;
+use super::subscribers::Who;
 use super::users::{Rules, Users};
 use super::{Call, Service, forwarded};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Status};
-use crate::lock::{Requester, ResourceName};
+use crate::lock::{IdempotencyKey, Requester, ResourceName};
 use crate::passwords::Verdict;
 
 /// Whoever sends a request, and has the right to it.
@@ -131,6 +133,15 @@ impl<'a> Caller<'a> {
         }
     }
 
+    /// As whom it follows events.
+    pub(super) fn subscriber(&self) -> Who {
+        if self.sight.rights.allow_all(Right::Administrate) {
+            Who::Administrator
+        } else {
+            Who::User(self.requester.user.clone())
+        }
+    }
+
     /// Its name, for the log.
     pub(super) fn name(&self) -> Name<'_> {
         Name(self.requester.user.as_ref())
@@ -166,7 +177,22 @@ impl Call<'_> {
         }
         Err(self.caller.lacks(right, Some(resource)))
     }
+
+    /// Whether a refusal by a door may name a holder by its title, given the key of the holder's
+    /// request: those who use the same door are told of each other, others need the right to see.
+    pub(super) fn shows_titles(
+        &self,
+        resource: &ResourceName,
+        door: &'static str,
+    ) -> impl Fn(Option<&IdempotencyKey>) -> bool {
+        // A password is checked once, however many holders there are.
+        let may_see = LazyCell::new(move || self.require(Right::See, resource).is_ok());
+        move |key| key.is_some_and(|key| key.id_at_door(door).is_some()) || *may_see
+    }
 }
+
+/// A holder, to those who are not told who it is.
+pub(super) const SOMEBODY: &str = "another client";
 
 /// Who sends a request, if it is known, and with which rights. `certified` is whom a certificate
 /// names.

@@ -1,8 +1,6 @@
 //! What happens to locks, as a stream of server-sent events and as lines of JSON.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use humantime::format_rfc3339_micros;
@@ -10,6 +8,7 @@ use log::warn;
 use serde::{Serialize, Serializer};
 
 use super::caller::Sight;
+use super::subscribers::Place;
 use super::{Answer, Call};
 use crate::http::query::Query;
 use crate::http::{Outgoing, Problem, Response, Status};
@@ -21,48 +20,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// How often a subscriber is sent something at most.
 const PACE: Duration = Duration::from_millis(100);
 
-/// How many events are sent in that time, to all subscribers together.
-const SHARED: usize = 4096;
-
 /// How many are read at a time for whoever asks for what is kept alone.
 const BATCH: usize = 64;
-
-/// The subscribers of one server, and how many there may be.
-pub(super) struct Subscribers {
-    max: usize,
-    count: AtomicUsize,
-}
-
-/// The place of one subscriber.
-struct Place(Arc<Subscribers>);
-
-impl Subscribers {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, count: AtomicUsize::new(0) }
-    }
-
-    fn enter(self: &Arc<Self>) -> Result<Place, Problem> {
-        let place = Place(Arc::clone(self));
-        if self.count.fetch_add(1, Ordering::SeqCst) < self.max {
-            return Ok(place);
-        }
-        let detail = format!("there are {} subscribers already (--max-subscribers)", self.max);
-        Err(Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "15"))
-    }
-}
-
-impl Place {
-    /// How many events this subscriber may be sent at a time.
-    fn share(&self) -> usize {
-        (SHARED / self.0.count.load(Ordering::Relaxed).max(1)).max(1)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::SeqCst);
-    }
-}
 
 /// `GET /events`
 pub(super) fn subscribe(call: &Call<'_>) -> Answer {
@@ -81,27 +40,30 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
         }))
     });
     if call.request.method == "HEAD" {
-        return Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, |_| Ok(())));
+        return Ok(stream(|_| Ok(())));
     }
     if !wanted.follow {
         let follower = events.follow(after);
-        return Ok(Response::new(Status::Ok)
-            .stream(CONTENT_TYPE, move |out| write_kept(out, &wanted, &sight, follower)));
+        return Ok(stream(move |out| write_kept(out, &wanted, &sight, follower)));
     }
-    let place = call.service.subscribers.enter()?;
+    let place = call.service.subscribers.enter(call.caller.subscriber())?;
     let follower = events.follow(after);
-    let stream = move |out: &mut Outgoing<'_>| {
+    Ok(stream(move |out| {
         let leave = follower.leave();
         let watch = out.client().watch_stream(move || leave.leave());
         if let Err(error) = &watch {
             warn!("a client follows events and would not be noticed if it left: {error}");
         }
         Subscription { wanted, sight, place, follower }.send(out)
-    };
-    Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, stream))
+    }))
 }
 
-const CONTENT_TYPE: &str = "text/event-stream";
+/// Events, as they are made. nginx would hold them back until its buffer is full, unless it is told
+/// not to.
+fn stream(events: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static) -> Response {
+    let response = Response::new(Status::Ok).header("X-Accel-Buffering", "no");
+    response.stream("text/event-stream", events)
+}
 
 /// Which events are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,7 +120,7 @@ impl Subscription {
         let mut silent_until = Instant::now() + SILENCE;
         loop {
             let left = silent_until.saturating_duration_since(Instant::now());
-            let heard = self.follower.hear(self.place.share(), left);
+            let heard = self.follower.hear(self.place.batch(), left);
             // Who may see less than before has to ask again.
             if !self.sight.is_current() {
                 return Ok(());
@@ -345,15 +307,5 @@ mod tests {
             assert!(wanted(query).is_err(), "{query}");
         }
         assert!(wanted(&long(256)).is_err());
-    }
-
-    #[test]
-    fn there_are_as_many_subscribers_as_may_be() {
-        let subscribers = Arc::new(Subscribers::new(2));
-        let (first, _second) = (subscribers.enter().ok().unwrap(), subscribers.enter().ok());
-        assert_eq!(first.share(), SHARED / 2);
-        assert!(subscribers.enter().is_err());
-        drop(first);
-        assert!(subscribers.enter().is_ok());
     }
 }

@@ -13,11 +13,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::acquire::acquire;
+use super::caller::SOMEBODY;
 use super::refusals::{invalid, refused};
 use super::rights::Right;
 use super::{Answer, Call};
 use crate::http::{Problem, Response, Status};
-use crate::lock::{IdempotencyKey, Lifetime, Limit, Lock, Mode, Refusal, ResourceName, Terms};
+use crate::lock::{IdempotencyKey, Lifetime, Limit, Mode, Refusal, ResourceName, Terms};
 
 /// The namespace of its keys.
 const DOOR: &str = "fl";
@@ -130,12 +131,12 @@ fn answer(status: Status, kind: &str, value: &str) -> Response {
 
 fn all_slots_taken(call: &Call<'_>, resource: &ResourceName, group: &str, limit: Limit) -> Problem {
     let mut value = format!("all slots of the group {group} are taken, which has {limit}");
-    for lock in call.service.locks.locks(resource, None, MAX_NAMED).locks {
-        if let Lock::Held(grant) = lock {
-            // Writing to a string cannot fail.
-            let since = format_rfc3339_seconds(grant.since);
-            let _ = write!(value, "; {} since {since}", grant.terms.title);
-        }
+    let shows_title = call.shows_titles(resource, DOOR);
+    for (grant, key) in call.service.locks.holders(resource, MAX_NAMED) {
+        let holder = if shows_title(key.as_ref()) { &grant.terms.title } else { SOMEBODY };
+        let since = format_rfc3339_seconds(grant.since);
+        // Writing to a string cannot fail.
+        let _ = write!(value, "; {holder} since {since}");
     }
     Problem::new(Status::Locked, value)
 }

@@ -47,6 +47,10 @@ impl Introduction {
         request: &Request<'_>,
         client: Client<'_>,
     ) -> Result<Self, Problem> {
+        let operation = route.operation(request.method);
+        if operation.as_ref().is_some_and(|operation| operation.needs.shows_locks()) {
+            service.site.admit_reader(request)?;
+        }
         let proxies = &service.settings.trusted_proxies;
         let address = forwarded::client(request, client.address(), proxies);
         let is_encrypted = client.is_encrypted();
@@ -54,7 +58,6 @@ impl Introduction {
             let requester = Requester { address, user: client.certified_user().cloned() };
             return Ok(Self { requester, rights: None, is_encrypted, sight: None });
         }
-        let operation = route.operation(request.method);
         let needs = operation.map_or(Need::Nothing, |operation| service.needs(operation.needs));
         let (user, sight) = identify(service, needs, request, client.certified_user())?;
         Ok(Self {

@@ -24,6 +24,7 @@ mod refusals;
 mod rest;
 mod rights;
 mod routes;
+mod subscribers;
 mod terraform;
 pub mod users;
 
@@ -43,12 +44,12 @@ use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
 use caller::Caller;
-use events::Subscribers;
 pub use fleetlock::Slots;
 use gzip::Gzip;
 pub use introduction::Introduction;
 use origin::Site;
 use routes::{Need, Route};
+use subscribers::Subscribers;
 use users::Users;
 
 /// What clients may ask for.
@@ -63,6 +64,13 @@ pub struct RequestLimits {
 impl RequestLimits {
     /// What no server goes beyond.
     pub const LONGEST: Duration = Duration::from_secs(1_000_000_000);
+
+    /// Adds the limits to the refusal of a `wait` or `lifetime`, for programs.
+    fn shown_in(self, problem: Problem) -> Problem {
+        let limits = [("max_wait", self.max_wait), ("max_lifetime", self.max_lifetime)];
+        let members = limits.map(|(name, limit)| (name.into(), hal::in_seconds(limit)));
+        problem.with_members(members.into_iter().collect())
+    }
 }
 
 /// How requests are answered.
@@ -79,8 +87,10 @@ pub struct Settings {
     /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
     /// the host that the client named.
     pub base_url: Option<String>,
-    /// Names of this server, beside localhost and that of the base URL.
+    /// Names of this server, beside localhost, that of its host and that of the base URL.
     pub hosts: Vec<String>,
+    /// The name of the host that it is on.
+    pub own_host: String,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// How many may follow events at a time.
@@ -120,7 +130,7 @@ impl Service {
     /// Answers by way of these locks.
     pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
-        let site = Site::new(&settings.hosts, settings.base_url.as_deref());
+        let site = Site::new(&settings.hosts, &settings.own_host, settings.base_url.as_deref());
         let subscribers = Arc::new(Subscribers::new(settings.max_subscribers));
         let gzip = Gzip::default();
         let prefix = settings.base_url.as_deref().map_or("", path_of).into();
@@ -216,6 +226,9 @@ impl Service {
         let Some(operation) = route.operation(request.method) else {
             return Ok(Ok(Response::no_content().header("Allow", route.allow())).into());
         };
+        if operation.needs.shows_locks() && introduction.is_none() {
+            self.site.admit_reader(request)?;
+        }
         let needs = self.needs(operation.needs);
         let resource = route.resource();
         let caller = Caller::admit(self, needs, resource, request, client, introduction)?;
@@ -374,8 +387,8 @@ mod tests {
         ) -> Pending<Result<(), Refusal>> {
             panic!("release_by_key")
         }
-        fn holder(&self, _: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
-            panic!("holder")
+        fn holders(&self, _: &ResourceName, _: usize) -> Vec<(Grant, Option<IdempotencyKey>)> {
+            panic!("holders")
         }
         fn renew(
             &self,
@@ -457,6 +470,7 @@ mod tests {
             limits,
             base_url: None,
             hosts: Vec::new(),
+            own_host: "host".into(),
             trusted_proxies: Vec::new(),
             max_subscribers: 1,
             fleetlock: None,

@@ -28,24 +28,34 @@ pub(super) fn require_one_host(request: &Request<'_>) -> Result<(), Problem> {
 /// this server. A browser says in `Origin` for which site it sends a request. That this is the
 /// host of the request is not enough: who owns the name of a site can have it resolve to this
 /// server. So the name has to be one of this server's.
+///
+/// Such a page can also read, and a browser says nothing of a GET for its own site: no `Origin`, and
+/// `Sec-Fetch-Site` not without TLS. Only `Host` has the page's name. Clients that are no browsers
+/// may use any name, so that counts only where somebody has said what this server is called.
 pub(super) struct Site {
     /// In lower case.
     hosts: Vec<String>,
+    /// Somebody has said what it is called.
+    is_named: bool,
     /// That of the base URL, as browsers write it. A proxy may have put in any host.
     origin: Option<String>,
 }
 
 impl Site {
-    /// A server that is called `hosts`, beside localhost and the host of its base URL.
-    pub(super) fn new(hosts: &[String], base_url: Option<&str>) -> Self {
+    /// A server that is called `hosts`, beside localhost, the name of the host that it is on, and the
+    /// host of its base URL.
+    pub(super) fn new(hosts: &[String], own_host: &str, base_url: Option<&str>) -> Self {
         let base = base_url.and_then(|url| url.split_once("://")).map(|(scheme, rest)| {
             let authority = rest.split('/').next().unwrap_or_default();
             (scheme, authority.rsplit('@').next().unwrap_or_default())
         });
         let of_base = base.map(|(_, authority)| name(authority));
-        let hosts = hosts.iter().map(String::as_str).chain(["localhost"]).chain(of_base);
+        let is_named = !hosts.is_empty() || base_url.is_some();
+        let hosts = hosts.iter().map(|host| name(host));
+        let hosts = hosts.chain(["localhost", own_host]).chain(of_base);
         Self {
             hosts: hosts.map(str::to_ascii_lowercase).collect(),
+            is_named,
             origin: base.map(|(scheme, authority)| {
                 format!("{scheme}://{}", without_default_port(scheme, authority))
             }),
@@ -69,12 +79,20 @@ impl Site {
         }
         match request.host {
             Singleton::One(host) if !self.has_name(host) => {
-                let name = name(host);
-                let detail = format!(
-                    "{name} is not known as a name of this server, and a browser sent this \
-                     request: start the server with --host {name} if it is one"
-                );
-                Err(Problem::new(Status::Forbidden, detail))
+                Err(unknown(host, "and a browser sent this request"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses to show locks to what may be a page whose name only resolves to this server. Nobody
+    /// owns a name without a dot; proxies and containers use such names for this server.
+    pub(super) fn admit_reader(&self, request: &Request<'_>) -> Result<(), Problem> {
+        match request.host {
+            Singleton::One(host)
+                if self.is_named && !self.has_name(host) && name(host).contains('.') =>
+            {
+                Err(unknown(host, "and a page of that name could read the locks"))
             }
             _ => Ok(()),
         }
@@ -86,6 +104,15 @@ impl Site {
         address.unwrap_or(name).parse::<IpAddr>().is_ok()
             || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(name))
     }
+}
+
+fn unknown(host: &str, why: &str) -> Problem {
+    let name = name(host);
+    let detail = format!(
+        "{name} is not known as a name of this server, {why}: start the server with --host {name} \
+         if it is one"
+    );
+    Problem::new(Status::Forbidden, detail)
 }
 
 fn foreign() -> Problem {
@@ -136,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_server_has_the_names_that_it_was_given_and_that_of_its_base_url() {
-        let site = Site::new(&["Locks.example".into()], Some("https://me@base.example:443/p"));
+        let site =
+            Site::new(&["Locks.example".into()], "node-1", Some("https://me@base.example:443/p"));
         for own in [
             "127.0.0.1",
             "10.1.2.3:8888",
@@ -147,6 +175,7 @@ mod tests {
             "locks.example.",
             "locks.example.:8888",
             "base.example",
+            "Node-1:8888",
         ] {
             assert!(site.has_name(own), "{own}");
         }

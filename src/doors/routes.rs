@@ -29,6 +29,11 @@ pub(super) enum Need {
 }
 
 impl Need {
+    /// Whether it is asked in order to look at the locks of others.
+    pub(super) fn shows_locks(self) -> bool {
+        self == SEE
+    }
+
     /// Whether it is for those who may see or end what is not theirs.
     fn is_administrative(self) -> bool {
         !matches!(self, Self::Nothing | Self::Some(Right::Lock) | METRICS)

@@ -12,6 +12,7 @@ use smol_str::SmolStr;
 
 use super::acquire::acquire;
 use super::body::MAX_TITLE;
+use super::caller::SOMEBODY;
 use super::refusals::refused;
 use super::rights::Right;
 use super::{Answer, Call, RequestLimits};
@@ -25,9 +26,9 @@ use crate::lock::{
 /// The namespace of its keys.
 const DOOR: &str = "tf";
 
-/// The ID of a holder that used another door begins with this; the fencing token follows. Its
-/// uid is never shown, for that is the right to release the lock.
-const FOREIGN: &str = "rdlm-";
+/// What stands for the ID of a holder: this, and its fencing token. UNLOCK takes it from
+/// administrators only, whereas the ID itself, like a uid, is the right to release the lock.
+const STAND_IN: &str = "rdlm-";
 
 /// `LOCK /locks/{resource}?wait=S&lifetime=S`
 pub(super) fn lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
@@ -77,9 +78,12 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
 /// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.
 fn times(call: &Call<'_>) -> Result<(Duration, Lifetime), Problem> {
     let (query, limits) = (Query::of(call.request.target), call.service.settings.limits);
-    let wait = query.parsed("wait", |text| seconds(text, Duration::ZERO, limits.max_wait))?;
-    let shortest = Duration::from_nanos(1);
-    let lifetime = query.parsed("lifetime", |text| seconds(text, shortest, limits.max_lifetime))?;
+    let parsed = |name, shortest, longest| {
+        let parsed = query.parsed(name, |text| seconds(text, shortest, longest));
+        parsed.map_err(|problem| limits.shown_in(problem))
+    };
+    let wait = parsed("wait", Duration::ZERO, limits.max_wait)?;
+    let lifetime = parsed("lifetime", Duration::from_nanos(1), limits.max_lifetime)?;
     let is_bounded = limits.max_lifetime < RequestLimits::LONGEST;
     let default = if is_bounded { limits.max_lifetime.into() } else { Lifetime::Endless };
     Ok((wait.unwrap_or_default(), lifetime.map_or(default, Lifetime::For)))
@@ -95,14 +99,15 @@ fn seconds(text: &str, shortest: Duration, longest: Duration) -> Result<Duration
 fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let locks = &*call.service.locks;
     if call.request.body.trim_ascii().is_empty() {
-        return force(call, resource, first_holder(locks, resource));
+        let holder = first_holder(locks, resource).map(|(grant, _)| grant.id);
+        return force(call, resource, holder);
     }
     let info = LockInfo::parse(call.request.body)?;
-    if let Some(token) = info.id.strip_prefix(FOREIGN).and_then(|token| token.parse().ok()) {
+    if let Some(token) = info.id.strip_prefix(STAND_IN).and_then(|token| token.parse().ok()) {
         return force(call, resource, holder_with(locks, resource, token));
     }
     match locks.release_by_key(resource, &info.key()?).wait() {
-        Err(Refusal::NoSuchLock) if locks.holder(resource).is_none() => {
+        Err(Refusal::NoSuchLock) if first_holder(locks, resource).is_none() => {
             // As when the answer to the first one was lost.
             info!("UNLOCK {resource} by Terraform: it was not locked");
         }
@@ -123,8 +128,11 @@ fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> An
     Ok(done())
 }
 
-fn first_holder(locks: &dyn LockManager, resource: &ResourceName) -> Option<LockId> {
-    locks.holder(resource).map(|(grant, _)| grant.id)
+fn first_holder(
+    locks: &dyn LockManager,
+    resource: &ResourceName,
+) -> Option<(Grant, Option<IdempotencyKey>)> {
+    locks.holders(resource, 1).pop()
 }
 
 fn holder_with(locks: &dyn LockManager, resource: &ResourceName, token: u64) -> Option<LockId> {
@@ -142,20 +150,17 @@ fn done() -> Response {
 /// Somebody else holds it: who, as an object that Terraform understands. Without an ID it would
 /// not try again.
 fn taken(call: &Call<'_>, resource: &ResourceName, status: Status) -> Problem {
-    let members = match call.service.locks.holder(resource) {
+    let members = match first_holder(&*call.service.locks, resource) {
         Some((grant, key)) => {
             let id = key.as_ref().and_then(|key| key.id_at_door(DOOR));
-            // Titles of others are for those who may see lists.
-            let who = if id.is_some() || call.require(Right::See, resource).is_ok() {
-                None
-            } else {
-                Some("another client")
-            };
-            let foreign = format!("{FOREIGN}{}", grant.fencing_token);
-            shown(id.unwrap_or(&foreign), &grant, who)
+            let shows_title = call.shows_titles(resource, DOOR);
+            let who = if shows_title(key.as_ref()) { None } else { Some(SOMEBODY) };
+            let id = id.filter(|_| call.require(Right::Administrate, resource).is_ok());
+            let stand_in = format!("{STAND_IN}{}", grant.fencing_token);
+            shown(id.unwrap_or(&stand_in), &grant, who)
         }
         // It was released a moment ago.
-        None => json!({ "ID": format!("{FOREIGN}0"), "Who": "another client" })
+        None => json!({ "ID": format!("{STAND_IN}0"), "Who": SOMEBODY })
             .as_object()
             .cloned()
             .unwrap_or_default(),

@@ -175,6 +175,10 @@ fn rules(text: &str) -> Result<Rules, Mistake> {
         let what = error.message().replace(char::is_control, " ");
         Mistake(error.span().unwrap_or(0..0), what)
     })?;
+    // As a file is before it is written. Nobody would have any right.
+    if document.anonymous.is_none() && document.user.is_empty() {
+        return Err(Mistake(0..0, "there is neither a user nor [anonymous] in it".into()));
+    }
     let anonymous = document.anonymous.map_or(Ok(Rights::none()), |it| rights(it.may))?;
     let (mut users, mut tokens) = (HashMap::new(), HashMap::new());
     for (name, Entry { password, token, may }) in document.user {
@@ -240,4 +244,36 @@ fn place(text: &[u8], at: usize) -> (usize, usize) {
     let line = before.split(|byte| *byte == b'\n').count();
     let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     (line, String::from_utf8_lossy(&before[begin..]).chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_half_written_gives_nobody_a_right_that_the_whole_does_not() {
+        let whole = "[anonymous]\nmay = [\"lock ci-*\", \"see ci-1\"]\n\
+            # A comment, and what is \"quoted\" in it.\n\
+            [user.ops]\nmay = [\n  \"admin ops-*\",\n  \"see *\",\n]\npassword = \"pass word\"\n\
+            [user.'deploy.er']\npassword = \"p\"\nmay = []\n";
+        let all = rules(whole).ok().unwrap();
+        let rules_of = |rights: &Arc<Rights>| rights.rules().collect::<Vec<_>>();
+        let is_within = |part: &Arc<Rights>, whole: &Arc<Rights>| {
+            let whole = rules_of(whole);
+            rules_of(part).iter().all(|rule| whole.contains(rule))
+        };
+        assert!(rules("").is_err() && rules("# nothing\n").is_err());
+        let mut taken = 0;
+        for end in 0..whole.len() {
+            let Ok(part) = rules(&whole[..end]) else { continue };
+            taken += 1;
+            assert!(is_within(&part.anonymous, &all.anonymous), "{}", &whole[..end]);
+            for (name, user) in &part.users {
+                let same = &all.users[name];
+                assert!(is_within(&user.rights, &same.rights), "{}", &whole[..end]);
+                assert!(user.password.is_none() || user.password == same.password);
+            }
+        }
+        assert_ne!(taken, 0);
+    }
 }

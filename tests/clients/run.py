@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import playbook
 import proxies
 from relay import Relay
 from server import Server, wait_until
@@ -47,6 +48,8 @@ def main():
     if (directory / "venv/bin/openapi-python-client").exists():
         attempt("openapi-python-client", lambda: generated(binary, directory, python))
     for name, check in proxies.checks(binary, directory, skipped):
+        attempt(name, check)
+    for name, check in playbook.checks(binary, ansible(directory)):
         attempt(name, check)
     if failed:
         sys.exit(f"{len(failed)} failed: {', '.join(failed)}")
@@ -113,6 +116,14 @@ def python_with_libraries(directory):
         name, venv / "bin/python", "-m", "pip", "install", "-q", *requirements
     )
     return venv / "bin/python" if made else None
+
+
+def ansible(directory):
+    venv = directory / "ansible"
+    made = install("Ansible", sys.executable, "-m", "venv", venv) and install(
+        "Ansible", venv / "bin/python", "-m", "pip", "install", "-q", "ansible-core"
+    )
+    return venv / "bin/ansible-playbook" if made else None
 
 
 def node_modules(directory):

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::etcd_or_skip;
-use super::{health, join_by, two, url};
-use crate::harness::{lock_body, wait_until};
+use super::{health, join_by, two, two_with, url};
+use crate::answers;
+use crate::harness::{Server, lock_body, wait_until};
 
 #[test]
 fn a_standby_answers_as_the_active_server_does() {
@@ -33,6 +34,37 @@ fn a_standby_answers_as_the_active_server_does() {
     ));
     assert_eq!(client.response().status, 201);
     assert!(client.is_closed());
+}
+
+#[test]
+fn what_a_standby_cannot_read_it_refuses_as_the_active_server_does() {
+    let etcd = etcd_or_skip!(1);
+    let (_active, standby) = two(&etcd);
+    for (status, request) in answers::unreadable() {
+        assert_eq!(answers::answer(&standby, &request).status, status, "{request}");
+    }
+}
+
+#[test]
+fn each_server_knows_its_own_names() {
+    let etcd = etcd_or_skip!(1);
+    let (_active, standby) = two_with(&etcd, &["--host", "one.example"]);
+    let other = join_by(&etcd.endpoints(), &["--host", "two.example"]);
+    let list = |server: &Server, host: &str| {
+        let mut client = server.connect();
+        client.send_with_headers("GET", "/status", &format!("Host: {host}"), "");
+        client.response().status
+    };
+    wait_until("it knows who is active", || health(&other)["active"].is_string());
+    for (server, host, status) in [
+        (&standby, "one.example", 200),
+        (&standby, "evil.example", 403),
+        // The active server does not know this name, and is not asked.
+        (&other, "two.example", 200),
+        (&other, "one.example", 403),
+    ] {
+        assert_eq!(list(server, host), status, "{host}");
+    }
 }
 
 #[test]

@@ -5,7 +5,9 @@ mod limits;
 mod links;
 mod openapi;
 mod options;
+mod queries;
 mod shell;
+mod tools;
 
 use std::fs;
 use std::path::Path;

@@ -214,6 +214,11 @@ fn malformed(path: &Path, what: String) -> CertificateError {
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let wrong = |fault| CertificateError { path: path.into(), fault };
+    // A certificate that has only begun to be written would be left out.
+    let last_line = pem.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+    if !last_line.is_empty() && !last_line.starts_with(b"-----END ") {
+        return Err(malformed(path, "it ends in the middle of a line".into()));
+    }
     let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|error| wrong(Fault::Malformed(error.to_string())))?;
     if all.is_empty() { Err(wrong(Fault::NoCertificate)) } else { Ok(all) }
@@ -233,4 +238,25 @@ fn valid_until(certificate: &CertificateDer<'_>) -> Result<SystemTime, Fault> {
         return Err(Fault::Expired(until.to_system_time()));
     }
     Ok(until.to_system_time())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_chain_that_is_half_written_no_certificate_is_left_out_unnoticed() {
+        let one = "-----BEGIN CERTIFICATE-----\nAAAA\nAAAA\n-----END CERTIFICATE-----\n";
+        let chain = one.repeat(2);
+        for end in 0..chain.len() {
+            let read = certificates(&chain.as_bytes()[..end], Path::new("chain.pem"));
+            // Where the second is about to begin, or has its last line without the line feed.
+            let expected = match end {
+                _ if end == one.len() - 1 || end == one.len() => Some(1),
+                _ if end == chain.len() - 1 => Some(2),
+                _ => None,
+            };
+            assert_eq!(read.ok().map(|all| all.len()), expected, "{:?}", &chain[..end]);
+        }
+    }
 }

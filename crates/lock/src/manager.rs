@@ -54,8 +54,13 @@ pub trait LockManager: Send + Sync {
         key: &IdempotencyKey,
     ) -> Pending<Result<(), Refusal>>;
 
-    /// Who holds a resource, the first of them, and the key of its request, if it has one.
-    fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)>;
+    /// Who holds a resource: the first `limit` of them, each with the key of its request, if it has
+    /// one.
+    fn holders(
+        &self,
+        resource: &ResourceName,
+        limit: usize,
+    ) -> Vec<(Grant, Option<IdempotencyKey>)>;
 
     /// Lets a lock expire this long from now, sooner or later than it would have.
     ///

@@ -345,14 +345,15 @@ impl<W> Resource<W> {
         held.or_else(|| self.line.show(id).map(Lock::Waiting))
     }
 
-    /// The first of those that hold a lock at this moment, and the key of its request.
-    pub(super) fn first_holder(
+    /// The first of those that hold a lock at this moment, each with the key of its request.
+    pub(super) fn first_holders(
         &self,
         plan: Option<&Plan>,
         now: Instant,
-    ) -> Option<(Grant, Option<IdempotencyKey>)> {
-        let holder = self.holders.in_order().find(|holder| is_held(holder, plan, now))?;
-        Some((holder.grant(), holder.key().cloned()))
+        limit: usize,
+    ) -> Vec<(Grant, Option<IdempotencyKey>)> {
+        let held = self.holders.in_order().filter(|holder| is_held(holder, plan, now));
+        held.take(limit).map(|holder| (holder.grant(), holder.key().cloned())).collect()
     }
 
     /// The locks that are held at this moment in order of their grants, then the waiting

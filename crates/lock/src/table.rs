@@ -195,8 +195,14 @@ impl LockManager for LockTable {
         self.shared.answer(resource, Event::ReleaseByKey(key.clone())).map(done)
     }
 
-    fn holder(&self, resource: &ResourceName) -> Option<(Grant, Option<IdempotencyKey>)> {
-        self.shared.look(resource, |state, plan| state.first_holder(plan, now()))?
+    fn holders(
+        &self,
+        resource: &ResourceName,
+        limit: usize,
+    ) -> Vec<(Grant, Option<IdempotencyKey>)> {
+        let held =
+            self.shared.look(resource, |state, plan| state.first_holders(plan, now(), limit));
+        held.unwrap_or_default()
     }
 
     fn renew(
