@@ -7,6 +7,7 @@ from typing import Any
 
 from ._errors import Failure, Kind
 from ._http import Answer
+from ._urls import showable
 
 # A server that asks for a longer pause is asked again after this one.
 MAX_RETRY_AFTER_S = 10.0
@@ -36,7 +37,7 @@ def body_of(answer: Answer, url: str, expected: int) -> dict[str, Any]:
 
 def elsewhere(answer: Answer, path: str) -> str | None:
     """The URL of the server that the answer says is to be asked for this path."""
-    location = answer.headers.get("Location", "")
+    location = str(answer.headers.get("Location", ""))
     if answer.status in (307, 308) and "://" in location and location.endswith(path):
         return location[: -len(path)]
     return None
@@ -65,7 +66,7 @@ def _refusal(url: str, answer: Answer, problem: dict[str, Any]) -> Failure:
 
 
 def _foreign(url: str, answer: Answer) -> Failure:
-    to = f", to {answer.headers['Location']}" if "Location" in answer.headers else ""
+    to = f", to {showable(answer.headers['Location'])}" if "Location" in answer.headers else ""
     detail = f"{url} is no rdlm server: it answers {answer.status}{to}, not as rdlm does"
     return Failure(Kind.FOREIGN, detail, status=answer.status)
 

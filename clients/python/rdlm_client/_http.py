@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, cast
@@ -51,7 +51,8 @@ class Request:
 
     method: str
     path: str
-    headers: Mapping[str, str]
+    # May have an Authorization.
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes
     # The status of the answer that says yes.
     expected: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import re
@@ -16,11 +15,10 @@ from ._answers import body_of, elsewhere
 from ._clock import clock
 from ._errors import Failure, Kind
 from ._http import Address, Connection, Request, exchange
+from ._urls import address_of, showable
 
 # What stays as it is in the path of a URL.
 IN_PATH = ".:~@_-"
-
-EXPECTED_URL = "expected the URL of a server, as http://locks:8888 or https://host/path"
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Server:
     """Where one is, and the Authorization that it is told with each request."""
 
     address: Address
-    authorization: str | None
+    authorization: str | None = dataclasses.field(repr=False)
 
 
 class Servers:
@@ -152,46 +150,17 @@ class Servers:
             address = None
         # What was meant for https:// is not said over http://.
         if address is None or (address.tls is None) != (asked.address.tls is None):
-            raise Failure(Kind.FOREIGN, f"{asked.address.url} redirects to {url}")
+            raise Failure(Kind.FOREIGN, f"{asked.address.url} redirects to {showable(url)}")
         return Server(address, None)
 
 
 def server_at(url: str, tls: ssl.SSLContext | None, authorization: str | None = None) -> Server:
-    """Takes a URL apart. A name and a password in it are for this server, unless there is another
-    authorization.
+    """A name and a password in the URL are for this server, unless there is another authorization.
 
-    Raises ValueError, with nothing of the URL in it, which may have a password.
+    Raises ValueError, with nothing of the URL in it.
     """
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError(EXPECTED_URL) from None
-    is_visible = url.isascii() and url.isprintable() and " " not in url
-    is_base = parts.scheme in ("http", "https") and not parts.query and not parts.fragment
-    if not (is_visible and is_base and host):
-        raise ValueError(EXPECTED_URL)
-    bracketed = f"[{host}]" if ":" in host else host
-    authority = bracketed if port is None else f"{bracketed}:{port}"
-    path = parts.path.rstrip("/")
-    address = Address(
-        url=f"{parts.scheme}://{authority}{path}",
-        host=host,
-        port=port or (443 if parts.scheme == "https" else 80),
-        authority=authority,
-        path=path,
-        tls=tls if parts.scheme == "https" else None,
-    )
-    if authorization is None and parts.username is not None:
-        user, password = parts.username, parts.password or ""
-        authorization = basic(urllib.parse.unquote(user), urllib.parse.unquote(password))
-    return Server(address, authorization)
-
-
-def basic(user: str, password: str) -> str:
-    """The value of an Authorization header."""
-    pair = f"{user}:{password}".encode()
-    return "Basic " + base64.b64encode(pair).decode("ascii")
+    address, own = address_of(url, tls)
+    return Server(address, authorization or own)
 
 
 def _path(ask: Ask) -> str:
