@@ -20,10 +20,9 @@ def body_of(answer: Answer, url: str, expected: int) -> dict[str, Any]:
     """
     if answer.status == expected:
         return _json(answer)
-    media_type = answer.headers.get_content_type()
-    is_problem = _is_of_rdlm(answer) and media_type == "application/problem+json"
+    is_problem = answer.headers.get_content_type() == "application/problem+json"
     problem = _json(answer) if is_problem else {}
-    if isinstance(problem.get("detail"), str):
+    if isinstance(problem.get("detail"), str) and _is_of_rdlm(answer, problem):
         raise _refusal(url, answer, problem)
     if answer.status in (401, 403):
         detail = f"{url} answers {answer.status}"
@@ -71,8 +70,13 @@ def _foreign(url: str, answer: Answer) -> Failure:
     return Failure(Kind.FOREIGN, detail, status=answer.status)
 
 
-def _is_of_rdlm(answer: Answer) -> bool:
-    """Whether the Server header has the product `rdlm`, perhaps among those of proxies."""
+def _is_of_rdlm(answer: Answer, problem: dict[str, Any]) -> bool:
+    """Whether rdlm itself says so, not a proxy on the way: proxies pass on a header that they do
+    not know, and a body, but many put their own name in place of the server's.
+    """
+    if "RDLM-Version" in answer.headers or str(problem.get("type")).startswith("urn:rdlm:"):
+        return True
+    # All that 1.0.0 has; a proxy may have added its own name.
     products = " ".join(answer.headers.get_all("Server", [])).replace(",", " ").split()
     return any(product.startswith("rdlm/") for product in products)
 
