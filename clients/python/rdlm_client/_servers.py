@@ -35,11 +35,12 @@ class Ask:
 
 @dataclass(frozen=True)
 class Lease:
-    """A lock that was granted: where it is, and its fencing token."""
+    """A lock that was granted: where it is, its fencing token, and how long it lives."""
 
     url: str
     path: str
     token: int
+    lifetime_s: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Servers:
         is_uid = isinstance(uid, str) and re.fullmatch("[0-9a-f]{32}", uid)
         if not is_uid or not isinstance(token, int):
             raise _names_no_lock(url)
-        return Lease(f"{url}{path}/{uid}", f"{path}/{uid}", token)
+        lifetime_s = _lifetime_s(granted, ask.lifetime_s)
+        return Lease(f"{url}{path}/{uid}", f"{path}/{uid}", token, lifetime_s)
 
     def withdraw(self, ask: Ask, key: str, answer_s: float, connection: Connection) -> None:
         """Releases what a request with this key has: its place in line, or the lock; asks once."""
@@ -94,12 +96,13 @@ class Servers:
 
     def renew(
         self, lease: Lease, lifetime_s: float, answer_s: float, connection: Connection
-    ) -> None:
-        """Lets a lock live for its lifetime from now on; asks once."""
+    ) -> float:
+        """Lets a lock live for its lifetime from now on; asks once. Returns how long it lives."""
         request = _request("PATCH", lease.path, 200, {"lifetime": lifetime_s})
         url, renewed = self._send(request, answer_s, connection)
         if renewed.get("uid") != lease.path.rpartition("/")[2]:
             raise _names_no_lock(url)
+        return _lifetime_s(renewed, lifetime_s)
 
     def convert(
         self, lease: Lease, mode: str, wait_s: float, answer_s: float, connection: Connection
@@ -165,6 +168,12 @@ def server_at(url: str, tls: ssl.SSLContext | None, authorization: str | None = 
 
 def _path(ask: Ask) -> str:
     return "/locks/" + urllib.parse.quote(ask.resource, safe=IN_PATH)
+
+
+def _lifetime_s(lock: dict[str, Any], asked_s: float) -> float:
+    """How long a lock lives: what was asked for, or less if the server says so."""
+    said = lock.get("lifetime")
+    return said if isinstance(said, (int, float)) and 0 < said < asked_s else asked_s
 
 
 def _names_no_lock(url: str) -> Failure:

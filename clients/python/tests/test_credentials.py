@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unittest
+from typing import Any
 from unittest import mock
 
 from harness import TestCase, answer
@@ -55,7 +56,7 @@ class Credentials(TestCase):
 
     def test_what_cannot_be_sent_is_named_and_not_shown(self) -> None:
         url = "http://host"
-        for name, options in (
+        wrong_ones: list[tuple[str, dict[str, Any]]] = [
             ("token: is empty", {"token": " \n"}),
             ("token: has a character", {"token": "se cret"}),
             ("token: has a character", {"token": "secret\r\nX-Other: a"}),
@@ -70,7 +71,8 @@ class Credentials(TestCase):
             ("urls: expected the URL", {"urls": "http://me:secret@host#x"}),
             ("urls: expected the URL", {"urls": "http://me:secret@host/\nX: y"}),
             ("urls: password: has a character", {"urls": "http://me:secret%0Aa@host"}),
-        ):
+        ]
+        for name, options in wrong_ones:
             with self.subTest(name), self.assertRaises(ValueError) as wrong:
                 Client(**{"urls": url, **options})
             self.assertIn(name, str(wrong.exception))

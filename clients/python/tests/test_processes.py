@@ -76,6 +76,14 @@ with Client().lock("a", lifetime=1.5) as lock:
     child = os.fork()
     if child:
         assert os.waitpid(child, 0) == (child, 0)
+    else:
+        try:
+            lock.convert("PR")
+        except RuntimeError:
+            pass
+        else:
+            os._exit(1)
+    if child:
         print("the child has left the block")
         input()
 if child == 0:
