@@ -303,7 +303,7 @@ class Holder:
 
         A lock that is lost may still be there, if the answer to a renewal was lost.
         """
-        self.lost.end()
+        self.lost.over()
         was_lost = may_be_done = self.lost.is_set()
         until = clock() if was_lost else clock() + TRIES_S
         # After its lifetime it is not there any more, so nothing has to be waited for.

@@ -69,8 +69,15 @@ class Lost:
         self._over.happen()
 
     def end(self) -> None:
-        """The lock is left: what was not lost by now is not lost by the clock any more."""
+        """The lock is left: what was not lost by now is not lost by the clock any more.
+
+        A signal's exception does no harm here.
+        """
         if not self._has_ended:
             self._was_lost = self.is_set()
             self._has_ended = True
-            self._over.happen()
+
+    def over(self) -> None:
+        """The lock is left, which those who wait for its loss are to know."""
+        self.end()
+        self._over.happen()
