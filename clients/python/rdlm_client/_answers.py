@@ -7,6 +7,7 @@ from typing import Any
 
 from ._errors import Failure, Kind
 from ._http import Answer
+from ._urls import showable
 
 # A server that asks for a longer pause is asked again after this one.
 MAX_RETRY_AFTER_S = 10.0
@@ -19,10 +20,9 @@ def body_of(answer: Answer, url: str, expected: int) -> dict[str, Any]:
     """
     if answer.status == expected:
         return _json(answer)
-    media_type = answer.headers.get_content_type()
-    is_problem = _is_of_rdlm(answer) and media_type == "application/problem+json"
+    is_problem = answer.headers.get_content_type() == "application/problem+json"
     problem = _json(answer) if is_problem else {}
-    if isinstance(problem.get("detail"), str):
+    if isinstance(problem.get("detail"), str) and _is_of_rdlm(answer, problem):
         raise _refusal(url, answer, problem)
     if answer.status in (401, 403):
         detail = f"{url} answers {answer.status}"
@@ -36,7 +36,7 @@ def body_of(answer: Answer, url: str, expected: int) -> dict[str, Any]:
 
 def elsewhere(answer: Answer, path: str) -> str | None:
     """The URL of the server that the answer says is to be asked for this path."""
-    location = answer.headers.get("Location", "")
+    location = str(answer.headers.get("Location", ""))
     if answer.status in (307, 308) and "://" in location and location.endswith(path):
         return location[: -len(path)]
     return None
@@ -65,13 +65,18 @@ def _refusal(url: str, answer: Answer, problem: dict[str, Any]) -> Failure:
 
 
 def _foreign(url: str, answer: Answer) -> Failure:
-    to = f", to {answer.headers['Location']}" if "Location" in answer.headers else ""
+    to = f", to {showable(answer.headers['Location'])}" if "Location" in answer.headers else ""
     detail = f"{url} is no rdlm server: it answers {answer.status}{to}, not as rdlm does"
     return Failure(Kind.FOREIGN, detail, status=answer.status)
 
 
-def _is_of_rdlm(answer: Answer) -> bool:
-    """Whether the Server header has the product `rdlm`, perhaps among those of proxies."""
+def _is_of_rdlm(answer: Answer, problem: dict[str, Any]) -> bool:
+    """Whether rdlm itself says so, not a proxy on the way: proxies pass on a header that they do
+    not know, and a body, but many put their own name in place of the server's.
+    """
+    if "RDLM-Version" in answer.headers or str(problem.get("type")).startswith("urn:rdlm:"):
+        return True
+    # All that 1.0.0 has; a proxy may have added its own name.
     products = " ".join(answer.headers.get_all("Server", [])).replace(",", " ").split()
     return any(product.startswith("rdlm/") for product in products)
 

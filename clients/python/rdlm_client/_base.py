@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Literal, TypedDict, Union
 
+from ._credentials import authorization as authorization_of
 from ._holder import Holder
-from ._servers import Ask, Servers, basic, server_at
+from ._servers import Ask, Servers, server_at
 
 # Which other locks may be held beside it.
 Mode = Literal["NL", "CR", "CW", "PR", "PW", "EX", "shared", "exclusive"]
@@ -55,27 +56,32 @@ class BaseClient:
         :param urls: one, or several, also in one string with commas; else that of the environment
             variable ``RDLM_URL``, or http://localhost:8888. Each may have a name and a password.
         :param user: the name for HTTP Basic authentication, with its ``password``.
-        :param token: a bearer token, in place of a name.
+        :param token: a bearer token, in place of a name. Line ends behind it or a password are
+            taken away.
         :param ca_file: certificates to trust, in PEM; else those of the system.
         :param cert_file: the certificate of this client, with its ``key_file``, in PEM.
         :param timeout: how many seconds an answer may take, beside the wait for a lock.
         """
+        source = "urls"
         if urls is None:
-            urls = os.environ.get("RDLM_URL") or "http://localhost:8888"
+            source, urls = "RDLM_URL", os.environ.get("RDLM_URL") or "http://localhost:8888"
         if isinstance(urls, str):
             urls = urls.split(",")
         urls = [url.strip() for url in urls]
         if not urls:
-            raise ValueError("expected the URL of a server")
+            raise ValueError("urls: expected the URL of a server")
         if not 0 < timeout < float("inf"):
             raise ValueError("timeout: expected seconds, more than 0")
-        authorization = _authorization(user, password, token)
+        authorization = authorization_of(user, password, token)
         tls = None
         if any(url.lower().startswith("https:") for url in urls):
             tls = ssl.create_default_context(cafile=ca_file)
             if cert_file is not None:
                 tls.load_cert_chain(cert_file, key_file)
-        self._servers = Servers([server_at(url, tls, authorization) for url in urls])
+        try:
+            self._servers = Servers([server_at(url, tls, authorization) for url in urls])
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
         self._timeout = timeout
 
     def __repr__(self) -> str:
@@ -103,16 +109,6 @@ def ask_for(
     encoded = (_own_title() if title is None else title).encode(errors="replace")
     fitting = encoded[:MAX_TITLE_BYTES].decode(errors="ignore")
     return Ask(resource, fitting, wait, lifetime, mode, limit)
-
-
-def _authorization(user: str | None, password: str, token: str | None) -> str | None:
-    if user is not None and token is not None:
-        raise ValueError("expected a user or a token, not both")
-    if token is not None:
-        if not (token.isascii() and token.isprintable()) or " " in token or not token:
-            raise ValueError("token: expected visible ASCII")
-        return f"Bearer {token}"
-    return None if user is None else basic(user, password)
 
 
 def _own_title() -> str:

@@ -2,7 +2,8 @@
 
 The thread sends all that has to do with the lock, one request after the other. So no renewal races
 the release, and no exchange is broken by an exception that a signal raises in the main thread.
-Only a withdrawal and a conversion are sent beside it.
+Only a withdrawal and a conversion are sent beside it. While the lock is held, a second thread waits
+for its loss, and tells it on time whatever the first one hangs in.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class Holder:
         self._is_left = False
         # Of renewals and of the wait, not of the release.
         self._connection = Connection()
+        # Of conversions, which end with the lock.
+        self._conversions: set[Connection] = set()
+        # The loss, if there was one in the block, was told.
+        self._told = Once()
         # The word to stop. Of all queues, the one that a finalizer may use.
         self._words: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_stopped = False
@@ -82,8 +87,8 @@ class Holder:
 
     @property
     def release_s(self) -> float:
-        """A release is over after so long, whatever the servers do."""
-        return 2 * len(self._servers) * self._answer_s + TRIES_S
+        """A release is over after so long, whatever the servers do, and however many there are."""
+        return 2 * self._answer_s + 2 * TRIES_S
 
     def check(self) -> None:
         """Raises `LockLost` unless the lock is held."""
@@ -94,19 +99,38 @@ class Holder:
 
     def convert(self, mode: str, wait_s: float, connection: Connection) -> None:
         """Converts the lock, on the caller's thread: it is renewed meanwhile."""
-        self.check()
         if not (0 <= wait_s < math.inf):
             raise ValueError("wait: expected seconds, 0 or more")
-        tries = len(self._servers)
+        if not self.is_of_this_process:
+            raise RuntimeError("the lock is its parent's, which alone can convert it")
+        # Before it is looked whether the lock is held: what is lost from now on cuts it.
+        self._conversions.add(connection)
+        try:
+            self._convert(mode, clock() + wait_s, connection)
+        finally:
+            self._conversions.discard(connection)
+
+    def _convert(self, mode: str, ends: float, connection: Connection) -> None:
+        tries = Tries(len(self._servers))
         while True:
-            tries -= 1
+            self.check()
+            sent = clock()
+            wait_s = round(max(ends - sent, 0.0), 3)
+            answer_s = tries.answer_s(self._answer_s, sent - ends)
             try:
-                return self._servers.convert(self.lease, mode, wait_s, self._answer_s, connection)
-            except Failure as failure:
-                if failure.kind is Kind.GONE:
-                    raise LockLost(f"the lock on {self.resource} is lost: it is gone") from None
-                if not (failure.may_pass and tries):
-                    raise failure.error from None
+                self._servers.convert(self.lease, mode, wait_s, answer_s, connection)
+                return self.check()
+            except Failure as error:
+                failure = error
+            self.check()
+            if failure.kind is Kind.GONE:
+                raise LockLost(f"the lock on {self.resource} is lost: it is gone")
+            pause_s = tries.pause_s(failure)
+            is_last = connection.is_cut or (pause_s > 0 and sent >= ends)
+            if is_last or not failure.may_pass:
+                raise failure.error
+            log.info("the lock on %s is not converted yet: %s", self.resource, failure)
+            self.lost.wait(min(pause_s, max(ends - clock(), 0.0)))
 
     def start(self, on_lost: Callable[[], object]) -> None:
         """Begins to ask; `granted` tells what becomes of it."""
@@ -122,8 +146,8 @@ class Holder:
 
         Then `lost` tells whether the lock was lost before.
         """
-        self.lost.end()
         self._is_left = True
+        self.lost.end()
         self._words.put(None)
         if sys.is_finalizing():
             # The thread does not run any more, and may have stopped with a mutex.
@@ -145,12 +169,16 @@ class Holder:
         """
         self._words.put(None)
         until = clock() + WITHDRAWAL_S
+        tries = Tries(len(self._servers))
         try:
             while not self.granted.is_done() and clock() < until:
+                answer_s = tries.share_s(until - clock())
                 try:
-                    self._servers.withdraw(self._ask, self._key, until - clock(), Connection())
+                    self._servers.withdraw(self._ask, self._key, answer_s, Connection())
                 except Failure as failure:
-                    log.debug("the request for %s is withdrawn: %s", self.resource, failure)
+                    log.info("the request for %s is not withdrawn yet: %s", self.resource, failure)
+                    if not tries.pause_s(failure):
+                        continue
                 self.granted.wait(WITHDRAWN_S)
         finally:
             # Also if somebody cannot wait for that: then the place is kept for a while, not for
@@ -164,13 +192,17 @@ class Holder:
         """The body of the thread."""
         try:
             lease = self._lease = self._acquire()
+            begin(functools.partial(self._tell, on_lost))
         except BaseException as error:
+            if self._lease is not None:
+                self._release(self._lease)
             self.granted.happen(error)
             return
         self.granted.happen()
         try:
-            self._hold(lease, on_lost)
+            self._hold(lease)
             self._release(lease)
+            self._told.wait()
             self.released.happen()
         except BaseException as error:
             self.released.happen(error)
@@ -181,26 +213,27 @@ class Holder:
         """
         begun = sent = clock()
         ends = begun + self._ask.wait_s
+        last = max(ends, begun + TRIES_S)
         tries = Tries(len(self._servers))
         is_wrong_url = True
         lease = None
         while True:
             try:
                 wait_s = round(max(ends - sent, 0.0), 3)
-                lease = self._servers.ask(
-                    self._ask, self._key, wait_s, self._answer_s, self._connection
-                )
+                answer_s = tries.answer_s(self._answer_s, sent - last)
+                lease = self._servers.ask(self._ask, self._key, wait_s, answer_s, self._connection)
                 self._confirm(lease, begun)
                 return lease
             except Failure as failure:
                 # A wrong URL is answered at once; who took longer has passed the request on.
                 at_once = clock() - sent < AT_ONCE_S
                 is_wrong_url = is_wrong_url and failure.kind is Kind.FOREIGN and at_once
-                until = begun + TRIES_S if is_wrong_url else max(ends, begun + TRIES_S)
+                until = begun + TRIES_S if is_wrong_url else last
                 pause_s = tries.pause_s(failure)
                 # The last try is one that is sent when the wait is over.
                 is_last = failure.kind is Kind.REFUSED or (pause_s > 0 and sent >= until)
                 if not is_last and not self._stops_before(min(clock() + pause_s, until)):
+                    log.info("the request for %s is sent again: %s", self.resource, failure)
                     sent = clock()
                     continue
                 if lease is not None and failure.kind is not Kind.GONE:
@@ -213,63 +246,72 @@ class Holder:
         It lives for its lifetime from its grant, which may have been any time since it was asked
         for. If that is long ago, it is renewed before anything else.
         """
-        lifetime_s = self._ask.lifetime_s
+        lifetime_s = lease.lifetime_s
         if clock() - asked >= lifetime_s / 3:
             asked = clock()
             answer_s = min(self._answer_s, lifetime_s)
-            self._servers.renew(lease, lifetime_s, answer_s, self._connection)
+            lifetime_s = self._servers.renew(lease, lifetime_s, answer_s, self._connection)
         self.lost.renewed(asked + lifetime_s)
 
-    def _hold(self, lease: Lease, on_lost: Callable[[], object]) -> None:
-        """Renews the lock at a third of its lifetime until it is told to stop."""
+    def _hold(self, lease: Lease) -> None:
+        """Renews the lock at a third of its lifetime until it is told to stop.
+
+        A server that does not answer is given up after another third, or sooner if there are so
+        many that not all of them would be asked before the end.
+        """
         lifetime_s = self._ask.lifetime_s
-        third_s = lifetime_s / 3
+        third_s = lease.lifetime_s / 3
         due = self.lost.until - 2 * third_s
         tries = Tries(len(self._servers))
         while not self._stops_before(min(due, self.lost.until)):
-            sent = clock()
             if self.lost.is_set():
-                return self._lose("no renewal got through for its whole lifetime", on_lost)
-            answer_s = min(self._answer_s, third_s, self.lost.until - sent)
+                break
+            sent = clock()
+            answer_s = min(self._answer_s, third_s, tries.share_s(self.lost.until - sent))
             try:
-                self._servers.renew(lease, lifetime_s, answer_s, self._connection)
+                lived_s = self._servers.renew(lease, lifetime_s, answer_s, self._connection)
             except Failure as failure:
                 if failure.kind is Kind.GONE:
-                    return self._lose("it was deleted, or has expired", on_lost)
+                    self.lost.lose("it was deleted, or has expired")
+                    break
                 log.info("the lock on %s is not renewed: %s", self.resource, failure)
                 due = clock() + min(tries.pause_s(failure), third_s)
             else:
-                self.lost.renewed(sent + lifetime_s)
+                self.lost.renewed(sent + lived_s)
+                third_s = lived_s / 3
                 due = sent + third_s
                 tries = Tries(len(self._servers))
-        return None
-
-    def _lose(self, why: str, on_lost: Callable[[], object]) -> None:
-        """Tells that the lock is lost, and waits until it is left."""
-        self.lost.lose(why)
-        if self._stops_before(clock()):
-            return
-        try:
-            on_lost()
-        except BaseException:
-            # An exit, too, would end this thread and nothing else.
-            log.exception("on_lost of the lock on %s failed", self.resource)
-        log.warning("the lock on %s is lost: %s", self.resource, self.lost.why)
         self._stops_before(math.inf)
+
+    def _tell(self, on_lost: Callable[[], object]) -> None:
+        """The body of the second thread: tells that the lock is lost."""
+        self.lost.wait()
+        # What waits for a mode of a lock that is lost, or left, waits for nothing.
+        for conversion in tuple(self._conversions):
+            conversion.cut()
+        if self.lost.in_block:
+            try:
+                on_lost()
+            except BaseException:
+                # An exit, too, would end this thread and nothing else.
+                log.exception("on_lost of the lock on %s failed", self.resource)
+            log.warning("the lock on %s is lost: %s", self.resource, self.lost.why)
+        self._told.happen()
 
     def _release(self, lease: Lease) -> None:
         """Releases the lock. What cannot be released expires by itself.
 
         A lock that is lost may still be there, if the answer to a renewal was lost.
         """
-        self.lost.end()
+        self.lost.over()
         was_lost = may_be_done = self.lost.is_set()
         until = clock() if was_lost else clock() + TRIES_S
         # After its lifetime it is not there any more, so nothing has to be waited for.
-        answer_s = min(self._answer_s, self._ask.lifetime_s, TRIES_S if was_lost else math.inf)
+        longest_s = min(self._answer_s, lease.lifetime_s, TRIES_S if was_lost else math.inf)
         tries = Tries(len(self._servers))
         while True:
             sent = clock()
+            answer_s = tries.answer_s(longest_s, sent - until)
             try:
                 return self._servers.release(lease, answer_s, Connection())
             except Failure as failure:
@@ -283,6 +325,7 @@ class Holder:
                     words = "the lock on %s is not released, it expires: %s"
                     log.warning(words, self.resource, failure)
                     return None
+                log.info("the lock on %s is not released yet: %s", self.resource, failure)
                 time.sleep(min(pause_s, max(until - clock(), 0.0)))
 
     def _stops_before(self, until: float) -> bool:
@@ -298,7 +341,10 @@ class Holder:
 
 
 class Tries:
-    """The pauses between tries: none until each server was asked, then longer and longer ones."""
+    """How one request is sent to one server after the other until one of them answers.
+
+    There is no pause between tries until each server was asked, then longer and longer ones.
+    """
 
     def __init__(self, servers: int) -> None:
         self._servers = servers
@@ -313,3 +359,14 @@ class Tries:
         pause_s = self._pause_s
         self._pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         return max(pause_s, failure.retry_after_s)
+
+    def share_s(self, left_s: float) -> float:
+        """How long the next server has, if so much is left for all that are still to be asked."""
+        return left_s / (self._servers - self._failures % self._servers)
+
+    def answer_s(self, longest_s: float, late_s: float) -> float:
+        """How long the next server has for its answer, so long after the time for tries was over.
+
+        However many are silent, all of them cost no more than one that is asked twice.
+        """
+        return min(longest_s, self.share_s(max(2 * longest_s - max(late_s, 0.0), 0.0)))

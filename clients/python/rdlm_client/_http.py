@@ -11,14 +11,15 @@ import io
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, cast
 
 from ._clock import clock
 from ._errors import Failure, Kind
+from ._names import addresses_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -51,7 +52,8 @@ class Request:
 
     method: str
     path: str
-    headers: Mapping[str, str]
+    # May have an Authorization.
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes
     # The status of the answer that says yes.
     expected: int
@@ -72,13 +74,32 @@ class Connection:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._socket: socket.socket | None = None
+        self._tell: Callable[[], object] | None = None
         self._is_cut = False
+
+    @property
+    def is_cut(self) -> bool:
+        return self._is_cut
 
     def cut(self) -> None:
         """Ends the exchange that is going on, and lets no other begin."""
         with self._mutex:
             self._is_cut = True
             self._shut_down()
+            if self._tell is not None:
+                self._tell()
+
+    @contextlib.contextmanager
+    def cuts(self, tell: Callable[[], object]) -> Iterator[None]:
+        """In this block, nothing is waited for but what this function ends, when it is cut."""
+        with self._mutex:
+            self._tell = tell
+            if self._is_cut:
+                tell()
+        try:
+            yield
+        finally:
+            self._tell = None
 
     def adopt(self, new: socket.socket) -> None:
         """From now on, this is the socket to cut, and to close."""
@@ -166,7 +187,7 @@ def _connect(address: Address, deadline: float, connection: Connection) -> socke
 
 def _reach(address: Address, deadline: float, connection: Connection) -> socket.socket:
     """Tries one address of the host after the other; those left share the time that is left."""
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    found = addresses_of(address.host, address.port, _until(deadline), connection)
     failure = OSError("its name has no address")
     for index, (family, kind, protocol, _, target) in enumerate(found):
         attempt = socket.socket(family, kind, protocol)

@@ -19,6 +19,7 @@ class Lost:
         self._until = math.inf
         self._is_set = False
         self._has_ended = False
+        self._was_lost = False
         self._why = "no renewal got through for its whole lifetime"
         # There is nothing to be waited for any more.
         self._over = Once()
@@ -45,12 +46,22 @@ class Lost:
         return self._until
 
     @property
+    def in_block(self) -> bool:
+        """Whether the lock was lost before it was left: a release that finds it gone is too late
+        to tell anybody.
+        """
+        return self._was_lost if self._has_ended else self.is_set()
+
+    @property
     def why(self) -> str:
         return self._why
 
     def renewed(self, until: float) -> None:
-        """The lock is held until then; unless that comes too late."""
-        self._until = until
+        """The lock is held until then, unless it is lost by now: an answer that comes too late does
+        not bring it back.
+        """
+        if not self.is_set():
+            self._until = until
 
     def lose(self, why: str) -> None:
         self._why = why
@@ -58,7 +69,15 @@ class Lost:
         self._over.happen()
 
     def end(self) -> None:
-        """The lock is left: what was not lost by now is not lost by the clock any more."""
-        self.is_set()
-        self._has_ended = True
+        """The lock is left: what was not lost by now is not lost by the clock any more.
+
+        A signal's exception does no harm here.
+        """
+        if not self._has_ended:
+            self._was_lost = self.is_set()
+            self._has_ended = True
+
+    def over(self) -> None:
+        """The lock is left, which those who wait for its loss are to know."""
+        self.end()
         self._over.happen()

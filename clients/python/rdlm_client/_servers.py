@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import re
@@ -16,11 +15,10 @@ from ._answers import body_of, elsewhere
 from ._clock import clock
 from ._errors import Failure, Kind
 from ._http import Address, Connection, Request, exchange
+from ._urls import address_of, showable
 
 # What stays as it is in the path of a URL.
 IN_PATH = ".:~@_-"
-
-EXPECTED_URL = "expected the URL of a server, as http://locks:8888 or https://host/path"
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,12 @@ class Ask:
 
 @dataclass(frozen=True)
 class Lease:
-    """A lock that was granted: where it is, and its fencing token."""
+    """A lock that was granted: where it is, its fencing token, and how long it lives."""
 
     url: str
     path: str
     token: int
+    lifetime_s: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Server:
     """Where one is, and the Authorization that it is told with each request."""
 
     address: Address
-    authorization: str | None
+    authorization: str | None = dataclasses.field(repr=False)
 
 
 class Servers:
@@ -87,7 +86,8 @@ class Servers:
         is_uid = isinstance(uid, str) and re.fullmatch("[0-9a-f]{32}", uid)
         if not is_uid or not isinstance(token, int):
             raise _names_no_lock(url)
-        return Lease(f"{url}{path}/{uid}", f"{path}/{uid}", token)
+        lifetime_s = _lifetime_s(granted, ask.lifetime_s)
+        return Lease(f"{url}{path}/{uid}", f"{path}/{uid}", token, lifetime_s)
 
     def withdraw(self, ask: Ask, key: str, answer_s: float, connection: Connection) -> None:
         """Releases what a request with this key has: its place in line, or the lock; asks once."""
@@ -96,12 +96,13 @@ class Servers:
 
     def renew(
         self, lease: Lease, lifetime_s: float, answer_s: float, connection: Connection
-    ) -> None:
-        """Lets a lock live for its lifetime from now on; asks once."""
+    ) -> float:
+        """Lets a lock live for its lifetime from now on; asks once. Returns how long it lives."""
         request = _request("PATCH", lease.path, 200, {"lifetime": lifetime_s})
         url, renewed = self._send(request, answer_s, connection)
         if renewed.get("uid") != lease.path.rpartition("/")[2]:
             raise _names_no_lock(url)
+        return _lifetime_s(renewed, lifetime_s)
 
     def convert(
         self, lease: Lease, mode: str, wait_s: float, answer_s: float, connection: Connection
@@ -152,50 +153,27 @@ class Servers:
             address = None
         # What was meant for https:// is not said over http://.
         if address is None or (address.tls is None) != (asked.address.tls is None):
-            raise Failure(Kind.FOREIGN, f"{asked.address.url} redirects to {url}")
+            raise Failure(Kind.FOREIGN, f"{asked.address.url} redirects to {showable(url)}")
         return Server(address, None)
 
 
 def server_at(url: str, tls: ssl.SSLContext | None, authorization: str | None = None) -> Server:
-    """Takes a URL apart. A name and a password in it are for this server, unless there is another
-    authorization.
+    """A name and a password in the URL are for this server, unless there is another authorization.
 
-    Raises ValueError, with nothing of the URL in it, which may have a password.
+    Raises ValueError, with nothing of the URL in it.
     """
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError(EXPECTED_URL) from None
-    is_visible = url.isascii() and url.isprintable() and " " not in url
-    is_base = parts.scheme in ("http", "https") and not parts.query and not parts.fragment
-    if not (is_visible and is_base and host):
-        raise ValueError(EXPECTED_URL)
-    bracketed = f"[{host}]" if ":" in host else host
-    authority = bracketed if port is None else f"{bracketed}:{port}"
-    path = parts.path.rstrip("/")
-    address = Address(
-        url=f"{parts.scheme}://{authority}{path}",
-        host=host,
-        port=port or (443 if parts.scheme == "https" else 80),
-        authority=authority,
-        path=path,
-        tls=tls if parts.scheme == "https" else None,
-    )
-    if authorization is None and parts.username is not None:
-        user, password = parts.username, parts.password or ""
-        authorization = basic(urllib.parse.unquote(user), urllib.parse.unquote(password))
-    return Server(address, authorization)
-
-
-def basic(user: str, password: str) -> str:
-    """The value of an Authorization header."""
-    pair = f"{user}:{password}".encode()
-    return "Basic " + base64.b64encode(pair).decode("ascii")
+    address, own = address_of(url, tls)
+    return Server(address, authorization or own)
 
 
 def _path(ask: Ask) -> str:
     return "/locks/" + urllib.parse.quote(ask.resource, safe=IN_PATH)
+
+
+def _lifetime_s(lock: dict[str, Any], asked_s: float) -> float:
+    """How long a lock lives: what was asked for, or less if the server says so."""
+    said = lock.get("lifetime")
+    return said if isinstance(said, (int, float)) and 0 < said < asked_s else asked_s
 
 
 def _names_no_lock(url: str) -> Failure:

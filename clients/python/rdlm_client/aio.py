@@ -114,6 +114,7 @@ class Lock:
     ) -> None:
         if not self._holder.is_of_this_process or self._released is None:
             return
+        self._lost.leave()
         self._holder.leave()
         try:
             await _end_of(self._released, self._holder.release_s)
@@ -178,6 +179,7 @@ class Lost:
         self._lost = lost
         self._on_lost = on_lost
         self._over: asyncio.Event | None = None
+        self._is_left = False
 
     def is_set(self) -> bool:
         """Whether the lock is lost."""
@@ -209,6 +211,12 @@ class Lost:
 
         return tell
 
+    def leave(self) -> None:
+        """The block is left: a loss of which the loop has not told yet is not told any more, which
+        might cancel what comes behind it.
+        """
+        self._is_left = True
+
     def end(self) -> None:
         """There is nothing to wait for any more."""
         if self._over is not None:
@@ -216,7 +224,7 @@ class Lost:
 
     def _tell(self) -> None:
         self.end()
-        if self._on_lost is not None:
+        if self._on_lost is not None and not self._is_left:
             self._on_lost()
 
 

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from unittest import mock
 
 HERE = Path(__file__).resolve().parent
 
@@ -141,6 +142,7 @@ class Proxy:
     | SWALLOW_ANSWER | passes the request on, but not the answer |
     | DELAY | passes everything on, but not before `go_on` is set |
     | DELAY_ANSWER | passes the request on, and the answer when `go_on` is set |
+    | RENAME | passes everything on, with its own name as that of the server |
     | any other bytes | answers with them, and the path of the request for `{path}` |
     """
 
@@ -151,6 +153,9 @@ class Proxy:
     SWALLOW_ANSWER = b"swallow the answer"
     DELAY = b"delay"
     DELAY_ANSWER = b"delay the answer"
+    RENAME = b"put its own name into the answer"
+
+    _PASSING = (PASS, CUT_ANSWER, SWALLOW_ANSWER, DELAY_ANSWER, RENAME)
 
     def __init__(self, to: Server | None, *steps: bytes) -> None:
         self.steps = list(steps or [self.PASS])
@@ -199,7 +204,7 @@ class Proxy:
                 step = self.PASS
             if step == self.SWALLOW:
                 client.recv(1)
-            elif step in (self.PASS, self.CUT_ANSWER, self.SWALLOW_ANSWER, self.DELAY_ANSWER):
+            elif step in self._PASSING:
                 self._pass_on(client, request, step)
             elif step != self.CUT:
                 client.sendall(step.replace(b"{path}", request.split()[1]))
@@ -217,11 +222,32 @@ class Proxy:
                     break
                 if step == self.DELAY_ANSWER:
                     self.go_on.wait(PATIENCE_S)
-                if step in (self.PASS, self.DELAY_ANSWER):
+                if step == self.RENAME:
+                    answer = re.sub(rb"\r\nServer: [^\r]*", b"\r\nServer: nginx", answer)
+                if step != self.SWALLOW_ANSWER:
                     client.sendall(answer)
                 ready = select.select([client, server], [], [], PATIENCE_S)[0]
             if step == self.SWALLOW_ANSWER:
                 client.recv(1)
+
+
+class OutOfReach:
+    """A port at which no connection comes about: its queue is full, as if packets were dropped."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        address = self._listener.getsockname()
+        self.url = f"http://127.0.0.1:{address[1]}"
+        self._queued = []
+        for _ in range(3):
+            queued = socket.socket()
+            queued.setblocking(False)
+            queued.connect_ex(address)
+            self._queued.append(queued)
+
+    def close(self) -> None:
+        for each in (self._listener, *self._queued):
+            each.close()
 
 
 def read_request(client: socket.socket) -> bytes:
@@ -260,6 +286,38 @@ def problem(status: str, detail: str, *headers: str) -> bytes:
 def moved(url: str) -> bytes:
     """The bytes of a redirection, from any path to the same one there."""
     return answer("307 Temporary Redirect", "Server: rdlm/1.0.0", f"Location: {url}{{path}}")
+
+
+class Resolver:
+    """Knows a name, that of the loopback, and can be silent about it."""
+
+    NAME = "locks.test"
+
+    def __init__(self) -> None:
+        self.speaks = threading.Event()
+        self.speaks.set()
+        # Who asked, and how many at a time at most.
+        self.asked = 0
+        self.most = 0
+        self._asking = 0
+        self._mutex = threading.Lock()
+        self._system = socket.getaddrinfo
+
+    def url(self, server: Server | Proxy) -> str:
+        return f"http://{self.NAME}:{server.port}"
+
+    def look_up(self, host: str, *arguments: Any, **options: Any) -> Any:
+        """In place of `getaddrinfo`."""
+        if host != self.NAME or "flags" in options:
+            return self._system(host, *arguments, **options)
+        with self._mutex:
+            self.asked += 1
+            self._asking += 1
+            self.most = max(self.most, self._asking)
+        self.speaks.wait(PATIENCE_S)
+        with self._mutex:
+            self._asking -= 1
+        return self._system("127.0.0.1", *arguments, **options)
 
 
 class Script:
@@ -325,6 +383,19 @@ class TestCase(unittest.TestCase):
         proxy = Proxy(to, *steps)
         self.addCleanup(proxy.close)
         return proxy
+
+    def resolver(self) -> Resolver:
+        resolver = Resolver()
+        looking = mock.patch("socket.getaddrinfo", resolver.look_up)
+        looking.start()
+        self.addCleanup(looking.stop)
+        self.addCleanup(resolver.speaks.set)
+        return resolver
+
+    def out_of_reach(self) -> OutOfReach:
+        nowhere = OutOfReach()
+        self.addCleanup(nowhere.close)
+        return nowhere
 
     def script(self, url: str, text: str) -> Script:
         script = Script(url, text)

@@ -40,6 +40,32 @@ with Client().lock("a", lifetime=1) as lock:
             # The lock of somebody else is still there.
             self.assertEqual(len(server.locks("a")), 1)
 
+    def test_an_answer_that_comes_after_the_end_does_not_bring_the_lock_back(self) -> None:
+        proxy = self.proxy(self.server(), Proxy.PASS, Proxy.DELAY_ANSWER)
+        script = self.script(
+            proxy.url,
+            """
+with Client().lock("a", lifetime=3) as lock:
+    print("held")
+    input()
+    for _ in range(50):
+        time.sleep(0.01)
+        assert lock.lost.is_set()
+    print("lost")
+    os._exit(0)
+""",
+        )
+        self.assertEqual(script.line(), "held")
+        ends = time.monotonic() + 3
+        wait_until("a renewal", lambda: len(proxy.requests) == 2)
+        script.signal(signal.SIGSTOP)
+        # The answer is there when it wakes up. By now, its lock may be that of somebody else.
+        proxy.go_on.set()
+        time.sleep(max(ends - time.monotonic(), 0))
+        script.tell("go on")
+        script.signal(signal.SIGCONT)
+        self.assertEqual(script.line(), "lost")
+
     def test_a_wait_that_stood_still_past_the_lifetime_begins_with_a_lock_that_is_held(
         self,
     ) -> None:
@@ -76,6 +102,14 @@ with Client().lock("a", lifetime=1.5) as lock:
     child = os.fork()
     if child:
         assert os.waitpid(child, 0) == (child, 0)
+    else:
+        try:
+            lock.convert("PR")
+        except RuntimeError:
+            pass
+        else:
+            os._exit(1)
+    if child:
         print("the child has left the block")
         input()
 if child == 0:

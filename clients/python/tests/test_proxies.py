@@ -6,9 +6,9 @@ import json
 import time
 import unittest
 
-from harness import Proxy, TestCase, answer, keys, problem, wait_until
+from harness import PATIENCE_S, Proxy, TestCase, answer, keys, problem, wait_until
 
-from rdlm_client import Client, NotGranted, ServerError
+from rdlm_client import Client, LockLost, NotGranted, ServerError
 
 UNKNOWN = answer(
     "503 Service Unavailable",
@@ -16,6 +16,12 @@ UNKNOWN = answer(
     "Content-Type: application/problem+json",
     body=json.dumps({"detail": "it is not known", "outcome": "unknown"}),
 )
+
+
+def problem_of_another(status: str, reason: str) -> bytes:
+    """The bytes of an error of something else that speaks of problems."""
+    body = json.dumps({"type": "about:blank", "detail": "it is not there", "reason": reason})
+    return answer(status, "Server: other", "Content-Type: application/problem+json", body=body)
 
 
 class Proxies(TestCase):
@@ -51,6 +57,8 @@ class Proxies(TestCase):
             answer("429 Too Many Requests", "Retry-After: Mon, 23 Nov 2026 04:43:38 GMT"),
             answer("200 OK", "Content-Type: text/html", body="<h1>Sign in</h1>"),
             answer("404 Not Found", "Server: traefik"),
+            problem_of_another("404 Not Found", "no_such_lock"),
+            problem_of_another("409 Conflict", "deleted"),
             answer("201 Created", "Content-Type: application/json", body="{}"),
             answer("201 Created", "Server: rdlm/1.0.0", body="[" * 500_000),
             b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -59,6 +67,35 @@ class Proxies(TestCase):
             proxy = self.proxy(server, other, Proxy.PASS)
             with self.subTest(other), Client(proxy.url).lock("a", wait=0):
                 self.assertEqual(len(server.locks("a")), 1)
+
+    def test_rdlm_is_known_behind_a_proxy_that_puts_its_own_name_into_answers(self) -> None:
+        server = self.server()
+        server.hold("taken")
+        proxy = self.proxy(server, Proxy.RENAME)
+        client = Client(proxy.url)
+        with self.assertRaisesRegex(NotGranted, "not granted"):
+            client.lock("taken", wait=0).__enter__()
+        with self.assertRaisesRegex(ServerError, "name"):
+            client.lock("a b").__enter__()
+        self.assertEqual(len(proxy.requests), 2)
+        with self.assertRaisesRegex(LockLost, "it was deleted"):
+            with client.lock("a", lifetime=3) as lock:
+                server.delete("a")
+                lock.lost.wait(PATIENCE_S)
+
+    def test_one_sign_of_rdlm_is_enough(self) -> None:
+        plain, media_type = "Server: nginx", "Content-Type: application/problem+json"
+        typed = {"type": "urn:rdlm:problem:timed_out"}
+        for headers, fields in (
+            (["RDLM-Version: 1.1.0", plain], {}),
+            ([plain], typed),
+            (["Server: nginx, rdlm/1.0.0"], {"type": "about:blank"}),
+        ):
+            body = json.dumps({"detail": "in vain", "reason": "timed_out", **fields})
+            proxy = self.proxy(None, answer("408 Request Timeout", media_type, *headers, body=body))
+            with self.subTest(headers), self.assertRaisesRegex(NotGranted, "in vain"):
+                Client(proxy.url).lock("a", wait=600).__enter__()
+            self.assertEqual(len(proxy.requests), 1)
 
     def test_what_is_no_rdlm_server_is_soon_told(self) -> None:
         proxy = self.proxy(None, answer("404 Not Found", "Server: nginx"))
@@ -103,6 +140,49 @@ class Proxies(TestCase):
         proxy = self.proxy(server, b"HTTP/1.1 201 Created\r\n", Proxy.PASS)
         with Client(proxy.url, timeout=1.5).lock("a", wait=0):
             self.assertEqual(len(server.locks("a")), 1)
+
+    def test_what_says_yes_and_is_no_answer_of_rdlm_releases_and_converts_nothing(self) -> None:
+        server = self.server()
+        maintenance = answer("200 OK", "Content-Type: application/json", body='{"status":"off"}')
+        for step in (maintenance, answer("202 Accepted")):
+            proxy = self.proxy(server, Proxy.PASS, step, Proxy.PASS)
+            with self.subTest(step):
+                with Client(proxy.url).lock("a"):
+                    pass
+                self.assertEqual(server.locks("a"), [])
+        for step in (maintenance, answer("204 No Content")):
+            proxy = self.proxy(server)
+            with self.subTest(step), Client(proxy.url).lock("a", mode="PR") as lock:
+                proxy.steps = [step, Proxy.PASS]
+                with self.assertRaisesRegex(ServerError, "is no rdlm server"):
+                    lock.convert("EX")
+                self.assertEqual(server.locks("a")[0]["mode"], "PR")
+                # While it may be waited for, it is asked for again.
+                proxy.steps = [step, Proxy.PASS]
+                lock.convert("EX", wait=60)
+                self.assertEqual(server.locks("a")[0]["mode"], "EX")
+
+    def test_each_request_that_is_sent_again_is_logged(self) -> None:
+        server = self.server()
+        gone = answer("502 Bad Gateway")
+        proxy = self.proxy(server, gone, Proxy.PASS)
+        with self.assertLogs("rdlm_client", "INFO") as logs:
+            with Client(proxy.url).lock("a", mode="PR", lifetime=3) as lock:
+                proxy.steps = [gone, Proxy.PASS]
+                lock.convert("EX", wait=60)
+                proxy.steps = [gone, Proxy.PASS]
+                wait_until("a renewal that fails", lambda: "renewed" in logs.output[-1])
+                server.await_renewal("a")
+                proxy.steps = [gone, Proxy.PASS]
+        self.assertEqual(
+            [line.partition(":http")[0].partition(": http")[0] for line in logs.output],
+            [
+                "INFO:rdlm_client:the request for a is sent again",
+                "INFO:rdlm_client:the lock on a is not converted yet",
+                "INFO:rdlm_client:the lock on a is not renewed",
+                "INFO:rdlm_client:the lock on a is not released yet",
+            ],
+        )
 
     def test_a_release_whose_answer_is_lost_is_no_loss(self) -> None:
         server = self.server()
