@@ -18,26 +18,33 @@
 //! }
 //! ```
 
+mod alarm;
+mod answer;
 mod api;
+mod deadline;
 mod events;
 mod guard;
+mod lease;
 mod request;
 mod retry;
 mod socket;
 mod target;
+mod tls;
 mod transport;
 
 use std::fmt;
 use std::time::Duration;
 
+pub(crate) use answer::{Answer, Failure};
 pub use api::Client;
 pub(crate) use api::LockPath;
+pub(crate) use deadline::Deadline;
 pub(crate) use events::Event;
+pub(crate) use guard::GIVE_UP;
 pub use guard::{Guard, Lost};
 pub use request::Pending;
 pub(crate) use target::who;
 pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles};
-pub(crate) use transport::{Answer, Failure};
 
 /// How a lock is asked for.
 #[derive(Debug, Clone, PartialEq)]
