@@ -272,18 +272,26 @@ impl<S: Read + Write> Client<S> {
         if self.is_closed() { None } else { Some(self.response()) }
     }
 
-    /// Reads one response.
+    /// Reads one response, which says that it is rdlm's.
     pub(crate) fn response(&mut self) -> Response {
-        self.try_response().unwrap()
+        let response = self.try_response().unwrap();
+        response.assert_from_rdlm();
+        response
     }
 
     pub(crate) fn try_response(&mut self) -> io::Result<Response> {
         self.0.response()
     }
 
-    /// Reads the head of a response.
+    pub(crate) fn try_head(&mut self) -> io::Result<Response> {
+        self.0.head()
+    }
+
+    /// Reads the head of a response, which says that it is rdlm's.
     pub(crate) fn head(&mut self) -> Response {
-        self.0.head().unwrap()
+        let head = self.try_head().unwrap();
+        head.assert_from_rdlm();
+        head
     }
 
     /// Reads one chunk; `None` at the end.
@@ -303,6 +311,16 @@ impl<S: Read + Write> Client<S> {
 }
 
 impl Response {
+    /// An answer of the server says so, also behind a proxy that overwrites `Server`; an interim one
+    /// is of the connection.
+    fn assert_from_rdlm(&self) {
+        let version = env!("CARGO_PKG_VERSION");
+        if self.status >= 200 {
+            assert_eq!(self.header("Server"), Some(&*format!("rdlm/{version}")), "{self:?}");
+            assert_eq!(self.header("RDLM-Version"), Some(version), "{self:?}");
+        }
+    }
+
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
@@ -323,7 +341,8 @@ impl Response {
         assert_eq!(self.status, status, "{}", self.text());
         assert_eq!(self.header("Content-Type"), Some("application/problem+json"));
         let problem = self.json();
-        assert_eq!(problem["type"], "about:blank");
+        let reason = problem["reason"].as_str().map_or_else(|| status.to_string(), str::to_string);
+        assert_eq!(problem["type"], format!("urn:rdlm:problem:{reason}"));
         assert_eq!(problem["status"], status);
         assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()));
         problem["detail"].as_str().unwrap().to_string()

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::harness::{PATIENCE, Server, lock_body, wait_until};
 
 const SOMEBODYS_UID: &str = "aa4e181e17374148a21b30d9dcb941f9";
@@ -307,7 +309,22 @@ fn the_limits_of_wait_and_lifetime_can_be_lowered() {
     assert!(detail.contains("wait") && detail.contains("10"), "{detail}");
     let detail = server.acquire("foo", 10.0, 0.6).detail(400);
     assert!(detail.contains("lifetime") && detail.contains("0.5"), "{detail}");
-    assert_eq!(server.acquire("foo", 10.0, 0.5).status, 201);
+    let lock = server.acquire("foo", 10.0, 0.5).lock_path();
+    let terraform = r#"{"ID":"1"}"#;
+    for (method, target, body) in [
+        ("POST", "/locks/foo", r#"{"title":"t","wait":11,"lifetime":0.5}"#),
+        ("POST", "/locks/foo", r#"{"title":"t","wait":0}"#),
+        ("PATCH", &*lock, r#"{"lifetime":1}"#),
+        ("PATCH", &*lock, r#"{"mode":"PR","wait":11}"#),
+        ("LOCK", "/locks/bar?wait=11", terraform),
+        ("LOCK", "/locks/bar?lifetime=1", terraform),
+    ] {
+        let refused = server.request(method, target, body).json();
+        let limits = [&refused["max_wait"], &refused["max_lifetime"]];
+        assert_eq!(limits, [&json!(10), &json!(0.5)], "{method} {target} {body}");
+    }
+    let other = server.request("POST", "/locks/foo", r#"{"wait":0,"lifetime":1}"#).json();
+    assert_eq!(other.get("max_wait"), None, "the title is refused");
 }
 
 #[test]

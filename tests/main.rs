@@ -12,6 +12,7 @@ mod harness;
 mod wire;
 
 mod admin;
+mod answers;
 mod bad_input;
 mod client;
 mod cluster;

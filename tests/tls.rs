@@ -71,6 +71,7 @@ fn http_on_the_port_of_tls_is_told_so() {
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
         assert!(answer.contains("\r\nContent-Type: text/plain"), "{answer}");
         assert!(answer.contains("This port speaks HTTPS"), "{answer}");
+        assert!(answer.contains("\r\nRDLM-Version: "), "{answer}");
     }
 }
 

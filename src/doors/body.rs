@@ -26,8 +26,8 @@ pub(super) fn lock_request(
     let fields = parse(body, r#"{"title":"backup","wait":5,"lifetime":300}"#)?;
     Ok(LockRequest {
         title: title(fields.title)?.into(),
-        wait: wait(fields.wait, limits.max_wait)?,
-        lifetime: lifetime(fields.lifetime, limits.max_lifetime)?.into(),
+        wait: wait(fields.wait, limits)?,
+        lifetime: lifetime(fields.lifetime, limits)?.into(),
         other_limits: false,
         mode: mode(fields.mode, fields.limit)?,
         client: client.clone(),
@@ -47,17 +47,17 @@ pub(super) enum Change {
 pub(super) fn change(body: &[u8], limits: RequestLimits) -> Result<Change, Problem> {
     let fields = parse(body, r#"{"lifetime":300} or {"mode":"PR"}"#)?;
     if let Field::Missing = fields.mode {
-        return lifetime(fields.lifetime, limits.max_lifetime).map(Change::Renewal);
+        return lifetime(fields.lifetime, limits).map(Change::Renewal);
     }
     Ok(Change::Conversion(Conversion {
         mode: mode(fields.mode, fields.limit)?,
         wait: match fields.wait {
             Field::Missing => Duration::ZERO,
-            given => wait(given, limits.max_wait)?,
+            given => wait(given, limits)?,
         },
         lifetime: match fields.lifetime {
             Field::Missing => None,
-            given => Some(lifetime(given, limits.max_lifetime)?),
+            given => Some(lifetime(given, limits)?),
         },
     }))
 }
@@ -118,17 +118,20 @@ fn title(field: Field<'_>) -> Result<Cow<'_, str>, Problem> {
     }
 }
 
-fn wait(field: Field<'_>, max: Duration) -> Result<Duration, Problem> {
+fn wait(field: Field<'_>, limits: RequestLimits) -> Result<Duration, Problem> {
+    let max = limits.max_wait;
     let in_range = |seconds| (0.0..=max.as_secs_f64()).contains(&seconds);
     let expected = || format!("from 0 to {}", max.as_secs_f64());
-    let seconds = seconds("wait", &field, in_range, expected)?;
+    let seconds = seconds("wait", &field, in_range, expected).map_err(|p| limits.shown_in(p))?;
     Ok(Duration::from_secs_f64(seconds).min(max))
 }
 
-fn lifetime(field: Field<'_>, max: Duration) -> Result<Duration, Problem> {
+fn lifetime(field: Field<'_>, limits: RequestLimits) -> Result<Duration, Problem> {
+    let max = limits.max_lifetime;
     let in_range = |seconds| seconds > 0.0 && seconds <= max.as_secs_f64();
     let expected = || format!("over 0 to {}", max.as_secs_f64());
-    let seconds = seconds("lifetime", &field, in_range, expected)?;
+    let seconds =
+        seconds("lifetime", &field, in_range, expected).map_err(|p| limits.shown_in(p))?;
     Ok(Duration::from_secs_f64(seconds).clamp(Duration::from_nanos(1), max))
 }
 

@@ -81,27 +81,30 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
         }))
     });
     if call.request.method == "HEAD" {
-        return Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, |_| Ok(())));
+        return Ok(stream(|_| Ok(())));
     }
     if !wanted.follow {
         let follower = events.follow(after);
-        return Ok(Response::new(Status::Ok)
-            .stream(CONTENT_TYPE, move |out| write_kept(out, &wanted, &sight, follower)));
+        return Ok(stream(move |out| write_kept(out, &wanted, &sight, follower)));
     }
     let place = call.service.subscribers.enter()?;
     let follower = events.follow(after);
-    let stream = move |out: &mut Outgoing<'_>| {
+    Ok(stream(move |out| {
         let leave = follower.leave();
         let watch = out.client().watch_stream(move || leave.leave());
         if let Err(error) = &watch {
             warn!("a client follows events and would not be noticed if it left: {error}");
         }
         Subscription { wanted, sight, place, follower }.send(out)
-    };
-    Ok(Response::new(Status::Ok).stream(CONTENT_TYPE, stream))
+    }))
 }
 
-const CONTENT_TYPE: &str = "text/event-stream";
+/// Events, as they are made. nginx would hold them back until its buffer is full, unless it is told
+/// not to.
+fn stream(events: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static) -> Response {
+    let response = Response::new(Status::Ok).header("X-Accel-Buffering", "no");
+    response.stream("text/event-stream", events)
+}
 
 /// Which events are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

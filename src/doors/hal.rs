@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_micros;
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::http::{Response, Status};
 use crate::lock::{
@@ -264,12 +265,16 @@ fn display_some<S: Serializer>(
 }
 
 /// A JSON number of seconds, whole ones without a fraction.
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn in_seconds(duration: Duration) -> Value {
     if duration.subsec_nanos() == 0 {
-        serializer.serialize_u64(duration.as_secs())
+        duration.as_secs().into()
     } else {
-        serializer.serialize_f64(duration.as_secs_f64())
+        duration.as_secs_f64().into()
     }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    in_seconds(*duration).serialize(serializer)
 }
 
 /// The same; null if it has no end.

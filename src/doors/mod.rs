@@ -63,6 +63,13 @@ pub struct RequestLimits {
 impl RequestLimits {
     /// What no server goes beyond.
     pub const LONGEST: Duration = Duration::from_secs(1_000_000_000);
+
+    /// Adds the limits to the refusal of a `wait` or `lifetime`, for programs.
+    fn shown_in(self, problem: Problem) -> Problem {
+        let limits = [("max_wait", self.max_wait), ("max_lifetime", self.max_lifetime)];
+        let members = limits.map(|(name, limit)| (name.into(), hal::in_seconds(limit)));
+        problem.with_members(members.into_iter().collect())
+    }
 }
 
 /// How requests are answered.

@@ -76,9 +76,12 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
 /// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.
 fn times(call: &Call<'_>) -> Result<(Duration, Lifetime), Problem> {
     let (query, limits) = (Query::of(call.request.target), call.service.settings.limits);
-    let wait = query.parsed("wait", |text| seconds(text, Duration::ZERO, limits.max_wait))?;
-    let shortest = Duration::from_nanos(1);
-    let lifetime = query.parsed("lifetime", |text| seconds(text, shortest, limits.max_lifetime))?;
+    let parsed = |name, shortest, longest| {
+        let parsed = query.parsed(name, |text| seconds(text, shortest, longest));
+        parsed.map_err(|problem| limits.shown_in(problem))
+    };
+    let wait = parsed("wait", Duration::ZERO, limits.max_wait)?;
+    let lifetime = parsed("lifetime", Duration::from_nanos(1), limits.max_lifetime)?;
     let is_bounded = limits.max_lifetime < RequestLimits::LONGEST;
     let default = if is_bounded { limits.max_lifetime.into() } else { Lifetime::Endless };
     Ok((wait.unwrap_or_default(), lifetime.map_or(default, Lifetime::For)))

@@ -83,6 +83,15 @@ impl Problem {
         Self { unknown: true, ..self }
     }
 
+    /// The URI of its kind (RFC 9457, section 3.1.1). It also tells a client that the problem is
+    /// from rdlm and not from a proxy.
+    fn kind(&self) -> String {
+        match self.reason {
+            Some(reason) => format!("urn:rdlm:problem:{reason}"),
+            None => format!("urn:rdlm:problem:{}", self.status.code()),
+        }
+    }
+
     /// The connection ends with it.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
@@ -155,7 +164,7 @@ impl From<Problem> for Response {
     fn from(problem: Problem) -> Self {
         #[derive(Serialize)]
         struct Body<'a> {
-            r#type: &'static str,
+            r#type: String,
             title: &'static str,
             status: u16,
             detail: &'a str,
@@ -167,7 +176,7 @@ impl From<Problem> for Response {
             members: &'a Map<String, Value>,
         }
         let body = Body {
-            r#type: "about:blank",
+            r#type: problem.kind(),
             title: problem.status.reason(),
             status: problem.status.code(),
             detail: &problem.detail,

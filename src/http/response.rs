@@ -10,8 +10,15 @@ use httpdate::HttpDate;
 use super::outgoing::Outgoing;
 use super::request::Request;
 
-/// Tells the answers of rdlm from those of whatever stands before it.
-const SERVER: &str = concat!("Server: rdlm/", env!("CARGO_PKG_VERSION"), "\r\n");
+/// Tells the answers of rdlm from those of a proxy before it. Many proxies overwrite `Server` with
+/// their own name, so it is said twice.
+const SERVER: &str = concat!(
+    "Server: rdlm/",
+    env!("CARGO_PKG_VERSION"),
+    "\r\nRDLM-Version: ",
+    env!("CARGO_PKG_VERSION"),
+    "\r\n"
+);
 
 /// What the server answers.
 #[derive(Debug)]

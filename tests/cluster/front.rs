@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::etcd_or_skip;
 use super::{health, join_by, two, url};
+use crate::answers;
 use crate::harness::{lock_body, wait_until};
 
 #[test]
@@ -33,6 +34,15 @@ fn a_standby_answers_as_the_active_server_does() {
     ));
     assert_eq!(client.response().status, 201);
     assert!(client.is_closed());
+}
+
+#[test]
+fn what_a_standby_cannot_read_it_refuses_as_the_active_server_does() {
+    let etcd = etcd_or_skip!(1);
+    let (_active, standby) = two(&etcd);
+    for (status, request) in answers::unreadable() {
+        assert_eq!(answers::answer(&standby, &request).status, status, "{request}");
+    }
 }
 
 #[test]
