@@ -276,3 +276,16 @@ fn a_run_within_a_run_does_not_wait_for_itself() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
     }
 }
+
+/// The same name at another server is another lock.
+#[test]
+fn a_run_within_a_run_may_hold_the_same_name_of_another_server() {
+    let (server, other) = (Server::start(), Server::start());
+    let nested = format!(
+        "{} run --url http://127.0.0.1:{} foo -- echo ran",
+        env!("CARGO_BIN_EXE_rdlm"),
+        other.port()
+    );
+    let output = output(server.port(), &["run", "foo", "--", "sh", "-c", &nested]);
+    assert_eq!(printed(&output), "ran\n");
+}
