@@ -1,6 +1,5 @@
 //! Servers and name servers that are silent: nothing refuses a connection, nothing answers.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -122,59 +121,34 @@ fn a_signal_ends_the_wait_in_three_seconds_however_many_servers_are_silent() {
     assert!(began.elapsed() < Duration::from_secs(3) + MARGIN, "{:?}", began.elapsed());
 }
 
-/// Takes the place of the function that looks names up: once the file is there, it takes a minute,
-/// as with a name server that is away.
-const LOOK_UP: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <netdb.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
-                struct addrinfo **found) {
-    if (access(getenv("SILENT"), F_OK) == 0) sleep(60);
-    int (*own)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
-        dlsym(RTLD_NEXT, "getaddrinfo");
-    return own(name, service, hints, found);
+/// A second server, whose name is looked up without an end: the C library opens the file of aliases
+/// first, which is a pipe that nobody writes to.
+struct Nameless {
+    _directory: TempDir,
 }
-"#;
 
-/// A name server that falls silent on command.
-struct NameServer(TempDir);
-
-impl NameServer {
-    /// Has a command ask it.
-    fn of(command: &mut Command) -> Self {
+impl Nameless {
+    /// Has a command ask a server, and when that is gone, the one without an address.
+    fn behind(server: &Server, command: &mut Command) -> Self {
         let directory = TempDir::new().unwrap();
-        let [source, library] = ["look_up.c", "look_up.so"].map(|name| directory.path().join(name));
-        fs::write(&source, LOOK_UP).unwrap();
-        // The compiler that links Rust programs, too.
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl");
-        assert!(cc.status().unwrap().success());
-        command.env("LD_PRELOAD", library).env("SILENT", directory.path().join("silent"));
-        Self(directory)
-    }
-
-    fn fall_silent(&self) {
-        fs::write(self.0.path().join("silent"), "").unwrap();
+        let aliases = directory.path().join("aliases");
+        assert!(Command::new("mkfifo").arg(&aliases).status().unwrap().success());
+        let urls = format!("http://127.0.0.1:{},http://nameless:8888", server.port());
+        command.env("HOSTALIASES", &aliases).env("RDLM_URL", urls);
+        Self { _directory: directory }
     }
 }
 
 #[test]
 fn a_name_server_that_is_silent_delays_neither_the_loss_nor_the_end() {
-    // No connection lasts from one renewal to the next.
-    let server = Server::start_with(&["--idle-timeout", "0.5"]);
-    let url = format!("http://localhost:{}", server.port());
+    let server = Server::start();
     let script = "trap 'echo told; exit' TERM; echo ready; sleep 100 & wait";
-    let args = ["run", "--lifetime", "6", "--url", &url, "foo", "--", "sh", "-c", script];
-    let mut command = rdlm(1, &args);
-    let names = NameServer::of(&mut command);
+    let mut command = rdlm(1, &["run", "--lifetime", "6", "foo", "--", "sh", "-c", script]);
+    let _nameless = Nameless::behind(&server, &mut command);
     let mut run = Running::start(&mut command);
     assert_eq!(run.line(), "ready");
-    names.fall_silent();
     let began = Instant::now();
+    server.signal("-KILL");
     assert_eq!(run.line(), "told");
     assert!(began.elapsed() < Duration::from_secs(6) + MARGIN, "{:?}", began.elapsed());
     let told = Instant::now();
@@ -187,14 +161,13 @@ fn a_name_server_that_is_silent_delays_neither_the_loss_nor_the_end() {
 /// Nor the end of a wait.
 #[test]
 fn a_name_server_that_is_silent_is_given_up() {
-    let server = Server::start_with(&["--idle-timeout", "0.5"]);
+    let server = Server::start();
     server.hold("b");
-    let url = format!("http://localhost:{}", server.port());
-    let mut command = rdlm(1, &["run", "--url", &url, "a", "b", "--", "true"]);
-    let names = NameServer::of(&mut command);
+    let mut command = rdlm(1, &["run", "a", "b", "--", "true"]);
+    let _nameless = Nameless::behind(&server, &mut command);
     let mut run = Running::start(&mut command);
     wait_until("it waits", || server.locks("b").len() == 2);
-    names.fall_silent();
+    server.signal("-KILL");
     let began = Instant::now();
     run.signal("-TERM");
     assert_eq!(run.wait(), Some(143));
