@@ -10,7 +10,7 @@ use serde_json::json;
 use ureq::http;
 
 use super::answer::{Answer, Expected, Failure};
-use super::deadline::Deadline;
+use super::deadline::{Deadline, Wait};
 use super::events::Following;
 use super::retry::{TRIES, retry};
 use super::transport::{Call, Limits, Transport};
@@ -166,7 +166,7 @@ impl Client {
         resource: &str,
         options: &LockOptions,
         key: &str,
-        wait: Deadline,
+        wait: Wait,
         by: Deadline,
     ) -> Result<Lock, Failure> {
         let mut body = json!({
@@ -226,7 +226,7 @@ impl Client {
         if let Some(lifetime) = lifetime {
             body["lifetime"] = lifetime.as_secs_f64().into();
         }
-        let wait = Some(Deadline::after(wait));
+        let wait = Some(Wait::of(wait));
         let call = on_lock(http::Method::PATCH, lock, Expected::Lock(lock.uid()));
         self.retry(&Call { body: Some(body), wait, ..call }).map(drop)
     }

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::answer::Failure;
 use super::api::{Client, Lock};
-use super::deadline::Deadline;
+use super::deadline::{Deadline, Wait};
 use super::guard::GIVE_UP;
 use super::retry::{Pauses, TRIES};
 use super::transport::{ANSWER, new_key};
@@ -134,7 +134,7 @@ impl Request {
     /// Sends the request, and again with what is left of the wait when the connection breaks:
     /// by its key it has its place in line, or the lock, again.
     fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Failure> {
-        let (wait, tries) = (Deadline::after(self.options.wait), Deadline::after(TRIES));
+        let (wait, tries) = (Wait::of(self.options.wait), Deadline::after(TRIES));
         let mut pauses = Pauses::new();
         let mut arrived = false;
         loop {
@@ -155,17 +155,15 @@ impl Request {
                 Failure::Foreign(_) => sent.elapsed() >= Duration::from_secs(1),
                 _ => true,
             };
-            let until = if arrived { wait.or_later(tries) } else { tries };
+            let left = if arrived { wait.left().max(tries.left()) } else { tries.left() };
             let pause = pauses.next(&failure);
-            if Deadline::after(pause) > until
-                || given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout)
-            {
+            if pause > left || given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return Err(failure);
             }
         }
     }
 
-    fn send(&self, wait: Deadline, by: Deadline) -> Result<Lock, Failure> {
+    fn send(&self, wait: Wait, by: Deadline) -> Result<Lock, Failure> {
         let Self { client, resource, options, key } = self;
         client.ask_once(resource, options, key, wait, by)
     }
@@ -178,7 +176,7 @@ impl Request {
         while !by.is_over() {
             // So that there is time for another server if this one is silent.
             let this = if self.client.has_others() { by.at_most(ONE_OF_SEVERAL) } else { by };
-            if let Ok(lock) = self.send(Deadline::after(Duration::ZERO), this) {
+            if let Ok(lock) = self.send(Wait::of(Duration::ZERO), this) {
                 // If it fails, it was released a moment before, or it expires by itself.
                 let _ = self.client.release_by(&lock.path, by);
             }

@@ -11,7 +11,7 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
 use super::answer::{Answer, Asked, Expected, Failure};
-use super::deadline::Deadline;
+use super::deadline::{Deadline, Wait};
 use super::events::Following;
 use super::socket::WithKeepalive;
 use super::{Credentials, Error, ServerUrl, Target, tls};
@@ -55,8 +55,8 @@ pub(super) struct Call<'a> {
     pub(super) expected: Expected<'a>,
     /// By when it is answered, by whichever server, if nothing is waited for.
     pub(super) by: Deadline,
-    /// Until when the server may wait, before it answers.
-    pub(super) wait: Option<Deadline>,
+    /// How long the server may wait before it answers.
+    pub(super) wait: Option<Wait>,
 }
 
 /// How long one attempt may take.
@@ -90,7 +90,7 @@ impl<'a> Call<'a> {
     pub(super) fn limits(&self, servers: u32) -> Limits {
         let left = self.by.left().max(SHORTEST);
         let connect = (left / servers.max(1)).clamp(SHORTEST, CONNECT);
-        let wait = self.wait.map(Deadline::left).unwrap_or_default();
+        let wait = self.wait.map(Wait::left).unwrap_or_default();
         Limits { connect, answer: left.saturating_add(wait) }
     }
 
@@ -98,7 +98,7 @@ impl<'a> Call<'a> {
     fn body(&self) -> Option<String> {
         let mut body = self.body.clone()?;
         if let Some(wait) = self.wait {
-            body["wait"] = wait.left().as_secs_f64().into();
+            body["wait"] = wait.seconds().into();
         }
         Some(body.to_string())
     }
