@@ -111,10 +111,16 @@ fn serve(options: server::Options, log: logging::Options) -> ExitCode {
     }
 }
 
-/// A reader that has gone (`rdlm --help | head -1`) is no failure.
+/// A reader that has gone (`rdlm --help | head -1`) is no failure. A full disk is: what is printed
+/// may be a file of completions.
 fn print(text: &str) -> ExitCode {
-    let _ = io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    match commands::print(text) {
+        Err(commands::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&error.to_string(), FAILURE),
+        Ok(()) => ExitCode::SUCCESS,
+    }
 }
 
 fn complain(message: &str, code: u8) -> ExitCode {

@@ -88,7 +88,7 @@ fn run(mut given: Given, behind: Option<Vec<OsString>>) -> Result<Client, UsageE
     }
     resources.sort();
     resources.dedup();
-    let ancestors = environment("RDLM_RESOURCE")?.unwrap_or_default();
+    let ancestors = environment("RDLM_LOCK_URL")?.unwrap_or_default();
     Ok(Client::Run(Run {
         resources,
         options,
@@ -168,8 +168,8 @@ fn target(given: &mut Given) -> Result<Target, UsageError> {
 }
 
 fn credentials() -> Result<Option<Credentials>, UsageError> {
-    let (user, password) = (environment("RDLM_USER")?, environment("RDLM_PASSWORD")?);
-    match (user, password, environment("RDLM_TOKEN")?) {
+    let (user, password) = (secret("RDLM_USER")?, secret("RDLM_PASSWORD")?);
+    match (user, password, secret("RDLM_TOKEN")?) {
         (None, None, token) => Ok(token.map(Credentials::Token)),
         (Some(_), _, Some(_)) => Err(UsageError::new("RDLM_USER and RDLM_TOKEN are both set")),
         (Some(user), password, None) => {
@@ -178,6 +178,14 @@ fn credentials() -> Result<Option<Credentials>, UsageError> {
         }
         (None, Some(_), _) => Err(UsageError::new("RDLM_PASSWORD is set and RDLM_USER is not")),
     }
+}
+
+/// A variable without the end of its line, which a file has from an editor, and `$(cat FILE)` has
+/// not.
+fn secret(name: &str) -> Result<Option<String>, UsageError> {
+    let text = environment(name)?;
+    let trimmed = text.map(|text| text.trim_end_matches(['\r', '\n']).to_string());
+    Ok(trimmed.filter(|text| !text.is_empty()))
 }
 
 fn tls_files(given: &mut Given) -> Result<TlsFiles, UsageError> {

@@ -1,24 +1,34 @@
 //! `rdlm acquire`, and the wait for a lock that a signal ends.
 
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
 use crossbeam_channel::{Receiver, never, select};
+use rustix::fs::{OFlags, fcntl_getfl};
 use signal_hook::consts::SIGTSTP;
 
 use super::waiting::Waiting;
-use super::{Ending, Error, show, signals};
-use crate::client::{self, Client, Guard, LockOptions, Lost, who};
+use super::{Ending, Error, show, signals, stdout};
+use crate::client::{self, Client, Deadline, GIVE_UP, Guard, LockOptions, Lost, who};
 
 /// How a wait ended, unless with an error.
 pub(super) enum Acquired {
     /// With the lock.
     Granted(Guard),
-    /// With a signal.
-    Signalled(i32),
+    /// With a signal. What is given up for that is given up by the deadline.
+    Signalled(i32, Deadline),
     /// Because a lock that is held already was lost.
-    Lost(Lost),
+    Lost(Lost, Deadline),
 }
 
-/// Prints the URL of the lock alone, for scripts. Whoever cannot be told of it does not get it.
+/// Prints the URL of the lock alone, for scripts. Who cannot be told of it does not get it.
 pub(super) fn print(client: Client, resource: &str, options: LockOptions) -> Result<Ending, Error> {
+    if is_closed(&stdout().map_err(Error::Output)?).map_err(Error::Output)? {
+        let why =
+            "it is closed, and nobody would know the URL of the lock; > /dev/null is for that";
+        return Err(Error::Output(io::Error::other(why)));
+    }
     let signals = signals::start()?;
     let title = options.title.or_else(|| Some(who(None)));
     let options = LockOptions { title, ..options };
@@ -28,9 +38,18 @@ pub(super) fn print(client: Client, resource: &str, options: LockOptions) -> Res
             let _ = guard.leave();
             Ok(Ending::Done)
         }
-        Acquired::Signalled(signal) => Ok(Ending::Signalled(signal)),
-        Acquired::Lost(lost) => Err(client::Error::from(lost).into()),
+        Acquired::Signalled(signal, _) => Ok(Ending::Signalled(signal)),
+        Acquired::Lost(lost, _) => Err(client::Error::from(lost).into()),
     }
+}
+
+/// Whether standard output was closed when this process was started. In its place, the runtime of
+/// the language has opened /dev/null before `main`, for reading and writing; a shell opens it for
+/// writing only.
+fn is_closed(stdout: &File) -> io::Result<bool> {
+    let null = fs::metadata("/dev/null")?.rdev();
+    let is_null = stdout.metadata().is_ok_and(|stdout| stdout.rdev() == null);
+    Ok(is_null && fcntl_getfl(stdout)?.contains(OFlags::RDWR))
 }
 
 /// Waits until the lock is granted, the wait is over, a signal comes, or one of the locks that are
@@ -52,12 +71,18 @@ pub(super) fn acquire(
             recv(pending.answered()) -> _ => break,
             recv(signals) -> signal => match signal {
                 Ok(SIGTSTP) => signals::stop_here(),
-                Ok(signal) if signals::ends(signal) => return Ok(Acquired::Signalled(signal)),
+                Ok(signal) if signals::ends(signal) => {
+                    let by = Deadline::after(GIVE_UP);
+                    pending.withdraw(by);
+                    return Ok(Acquired::Signalled(signal, by));
+                }
                 Ok(_) => {}
                 Err(_) => signals = never(),
             },
             recv(lost) -> lost => if let Ok(lost) = lost {
-                return Ok(Acquired::Lost(lost));
+                let by = Deadline::after(GIVE_UP);
+                pending.withdraw(by);
+                return Ok(Acquired::Lost(lost, by));
             },
         }
     }

@@ -14,7 +14,9 @@ mod waiting;
 mod watch;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::client::{self, Client, Failure, LockOptions, LockPath, Target};
@@ -219,9 +221,18 @@ fn delete(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
 }
 
 /// Writes to standard output.
-fn print(text: &str) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::Output)
+///
+/// # Errors
+/// [`Error::Output`]
+pub fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = stdout().map_err(Error::Output)?;
+    stdout.write_all(text.as_bytes()).map_err(Error::Output)
+}
+
+/// Standard output as a file: that of std takes every text for written if it is not open for
+/// writing.
+fn stdout() -> io::Result<File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
 /// A line for people, on standard error, where it must not stop anything.

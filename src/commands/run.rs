@@ -10,7 +10,10 @@ use signal_hook::consts::{SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU};
 use super::acquire::{Acquired, acquire};
 use super::child::{Child, Event};
 use super::{Ending, Error, say, signals, terminal};
-use crate::client::{self, Client, Guard, LockOptions, Lost, who};
+use crate::client::{self, Client, Deadline, GIVE_UP, Guard, LockOptions, LockPath, Lost, who};
+
+/// How long it may take to release all locks when the command has ended.
+const RELEASE: Duration = Duration::from_secs(10);
 
 /// How long after SIGKILL the end of the command is waited for.
 const AFTER_KILL: Duration = Duration::from_secs(5);
@@ -33,13 +36,13 @@ pub struct Run {
     pub conflict_exit_code: Option<u8>,
     /// Nothing is said if a lock was not granted, nor while it is waited for.
     pub quiet: bool,
-    /// The resources under whose locks this process runs already.
+    /// The URLs of the locks under which this process runs already.
     pub held_by_ancestors: Vec<String>,
 }
 
 /// Takes the locks, runs the command, releases them.
 pub(super) fn run(client: Client, run: Run) -> Result<Ending, Error> {
-    run.refuse_to_wait_for_itself()?;
+    run.refuse_to_wait_for_itself(&client)?;
     let signals = signals::start()?;
     let (sender, lost) = unbounded();
     let client = client.tell_of_loss(sender);
@@ -49,6 +52,10 @@ pub(super) fn run(client: Client, run: Run) -> Result<Ending, Error> {
         Err(Error::Client(client::Error::NotGranted(why))) => return run.not_granted(why),
         Err(error) => return Err(error),
     };
+    if let Some(lost) = guards.iter().find_map(Guard::lost) {
+        let _ = release(guards, &run.options, Deadline::after(GIVE_UP));
+        return Err(client::Error::from(lost).into());
+    }
     let child = Child::start(&run.command, &environment(&guards))
         .map_err(|error| client::Error::System(format!("cannot start a process: {error}")))?;
     let state = State::Running;
@@ -78,11 +85,17 @@ fn take(
     for resource in &run.resources {
         let wait = until.saturating_duration_since(Instant::now());
         let options = LockOptions { title: Some(title.clone()), wait, ..run.options.clone() };
-        match acquire(client, resource, &options, !run.quiet, signals, lost)? {
-            Acquired::Granted(guard) => guards.push(guard),
-            Acquired::Signalled(signal) => return Ok(Taken::Signalled(signal)),
-            Acquired::Lost(lost) => return Err(client::Error::from(lost).into()),
-        }
+        let (by, result) = match acquire(client, resource, &options, !run.quiet, signals, lost) {
+            Ok(Acquired::Granted(guard)) => {
+                guards.push(guard);
+                continue;
+            }
+            Ok(Acquired::Signalled(signal, by)) => (by, Ok(Taken::Signalled(signal))),
+            Ok(Acquired::Lost(lost, by)) => (by, Err(client::Error::from(lost).into())),
+            Err(error) => (Deadline::after(GIVE_UP), Err(error)),
+        };
+        let _ = release(guards, &run.options, by);
+        return result;
     }
     Ok(Taken::All(guards))
 }
@@ -100,18 +113,18 @@ fn environment(guards: &[Guard]) -> Vec<(&'static str, String)> {
 }
 
 /// Releases all of them, the latest first. What cannot be released expires by itself.
-fn release(mut guards: Vec<Guard>, lifetime: Duration) -> Result<(), Error> {
+fn release(mut guards: Vec<Guard>, options: &LockOptions, by: Deadline) -> Result<(), Error> {
     let mut result = Ok(());
     while let Some(guard) = guards.pop() {
         let resource = guard.resource().to_string();
-        match guard.release() {
+        match guard.release_by(by) {
             Ok(()) => {}
             Err(client::Error::Gone(_)) => {
                 let text = format!("the lock on {resource} was lost before the command ended");
                 result = Err(client::Error::Gone(text).into());
             }
             Err(error) => {
-                let seconds = lifetime.as_secs_f64();
+                let seconds = options.lifetime.as_secs_f64();
                 say(&format!("the lock is not released, it expires within {seconds} s: {error}"));
             }
         }
@@ -121,15 +134,16 @@ fn release(mut guards: Vec<Guard>, lifetime: Duration) -> Result<(), Error> {
 
 impl Run {
     /// A lock that an ancestor holds is not free before this process has ended.
-    fn refuse_to_wait_for_itself(&self) -> Result<(), Error> {
+    fn refuse_to_wait_for_itself(&self, client: &Client) -> Result<(), Error> {
         let LockOptions { wait, mode, limit, .. } = &self.options;
         let excludes = limit.is_none_or(|limit| limit == 1)
             && mode.as_deref().is_none_or(|mode| matches!(mode, "EX" | "exclusive"));
-        let held = self.resources.iter().find(|name| self.held_by_ancestors.contains(name));
-        match held {
+        let held = self.held_by_ancestors.iter().filter_map(|url| LockPath::parse(url).ok());
+        let held = held.filter(|lock| client.is_for(lock)).map(|lock| lock.resource());
+        match held.into_iter().find(|name| self.resources.contains(name)) {
             Some(resource) if excludes && *wait >= LockOptions::FOR_EVER => {
                 Err(Error::Client(client::Error::Usage(format!(
-                    "this runs under the lock on {resource} already, as RDLM_RESOURCE says, and would \
+                    "this runs under the lock on {resource} already, as RDLM_LOCK_URL says, and would \
                  wait for itself: name another resource, or give --wait"
                 ))))
             }
@@ -214,19 +228,19 @@ impl Supervision {
             }
         }
         terminal::take_back_from(self.child.group());
-        let lifetime = self.run.options.lifetime;
+        let options = &self.run.options;
         match self.state {
             State::Ending { why: Why::Lost(lost), .. } => {
                 // Those that are not lost.
-                let _ = release(self.guards, lifetime);
+                let _ = release(self.guards, options, Deadline::after(GIVE_UP));
                 Err(client::Error::from(lost).into())
             }
             State::Ending { why: Why::TimedOut, .. } => {
-                release(self.guards, lifetime)?;
+                release(self.guards, options, Deadline::after(RELEASE))?;
                 Ok(Ending::TimedOut)
             }
             State::Running => {
-                release(self.guards, lifetime)?;
+                release(self.guards, options, Deadline::after(RELEASE))?;
                 Ok(ending.unwrap_or(Ending::Done))
             }
         }
@@ -295,6 +309,10 @@ impl Supervision {
     fn pass_on(&mut self, signal: i32) {
         self.is_to_pause = signal == SIGTSTP;
         if signal == SIGCONT {
+            // While this process was stopped, nothing was renewed.
+            if let Some(lost) = self.guards.iter().find_map(Guard::lost) {
+                return self.lose(lost);
+            }
             // `fg` has given the terminal to this process only.
             terminal::give_to(self.child.group());
         }

@@ -15,9 +15,9 @@ use crate::client::{Answer, Client, Failure, LockPath};
 pub(super) fn lock(client: &Client, path: &LockPath, json: bool) -> Result<Ending, Error> {
     let answer = client.get(path).map_err(|failure| failure.about_lock(path))?;
     if json {
-        return print_json(&answer);
+        return print_json(answer);
     }
-    let lock = answer.json()?;
+    let lock = answer.json;
     let resource = path.resource();
     let mut rows = vec![vec!["resource".into(), printable(&resource)]];
     for (name, value) in lock.as_object().into_iter().flatten() {
@@ -52,7 +52,7 @@ fn what_lists_tell(client: &Client, resource: &str, lock: &Value) -> Vec<Vec<Str
 /// `rdlm resources`
 pub(super) fn resources(client: &Client, json: bool) -> Result<Ending, Error> {
     if json {
-        return print_json(&client.status()?);
+        return print_json(client.status()?);
     }
     let rows: Vec<_> = listed(client, None)?.iter().filter_map(Resource::row).collect();
     print(&aligned(&RESOURCES, &rows, width()))?;
@@ -62,7 +62,7 @@ pub(super) fn resources(client: &Client, json: bool) -> Result<Ending, Error> {
 /// `rdlm locks`
 pub(super) fn locks(client: &Client, resource: &str, json: bool) -> Result<Ending, Error> {
     if json {
-        return print_json(&client.locks(resource)?);
+        return print_json(client.locks(resource)?);
     }
     print(&table(&listed(client, Some(resource))?, width()))?;
     Ok(Ending::Done)
@@ -96,7 +96,7 @@ pub(super) fn refusal(client: &Client, resource: &str, why: &str) -> String {
 /// The locks, and how old each is, in words.
 fn locks_to_tell_of(client: &Client, resource: &str) -> Option<Vec<(Value, String)>> {
     let answer = client.locks_at_once(resource).ok()?;
-    let locks = answer.json().ok()?["_embedded"]["locks"].as_array()?.clone();
+    let locks = answer.json["_embedded"]["locks"].as_array()?.clone();
     let with_age = |lock: Value| {
         let age = age(&lock, answer.date);
         (lock, age)
@@ -185,8 +185,8 @@ pub(super) fn look(client: &Client, resource: Option<&str>) -> Result<Look, Fail
         Some(name) => client.locks(name)?,
         None => client.status()?,
     };
-    let (json, resource) = (answer.json()?, resource.map(String::from));
-    Ok(Look { json, resource, date: answer.date, at: Instant::now() })
+    let resource = resource.map(String::from);
+    Ok(Look { json: answer.json, resource, date: answer.date, at: Instant::now() })
 }
 
 impl Look {
@@ -209,12 +209,11 @@ pub(super) fn width() -> Option<usize> {
 }
 
 /// What the server answers; but the end of a wait that has none is null.
-fn print_json(answer: &Answer) -> Result<Ending, Error> {
-    // Checked, so that programs get JSON or an error.
-    let mut json = answer.json()?;
+fn print_json(answer: Answer) -> Result<Ending, Error> {
+    let Answer { mut json, body, .. } = answer;
     let text = match without_ends(&mut json) {
         true => json.to_string(),
-        false => String::from_utf8_lossy(&answer.body).trim_end().to_string(),
+        false => String::from_utf8_lossy(&body).trim_end().to_string(),
     };
     print(&format!("{text}\n"))?;
     Ok(Ending::Done)

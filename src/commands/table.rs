@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use unicode_width::UnicodeWidthStr;
 
 /// A column, and what may be done to it where a terminal is too narrow.
 pub(super) struct Column {
@@ -15,7 +16,7 @@ enum Narrowed {
     Never,
     /// It goes, the smaller numbers first.
     Away(u8),
-    /// When nothing more can go, it is cut to so many characters at least, at its end.
+    /// When nothing more can go, it is cut to so many columns at least, at its end.
     To(usize),
     /// The same in the middle: it is the end of a name that tells it from others.
     InTheMiddleTo(usize),
@@ -104,13 +105,12 @@ pub(super) fn age(lock: &Value, now: Option<SystemTime>) -> String {
     age.map_or("-".into(), short)
 }
 
-/// Aligned in columns, a line each; on a terminal in as many characters as that is wide.
+/// Aligned in columns, a line each; on a terminal in lines that are no wider than that.
 pub(super) fn aligned(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> String {
-    let length = |text: &str| text.chars().count();
-    let mut widths: Vec<_> = columns.iter().map(|column| length(column.name)).collect();
+    let mut widths: Vec<_> = columns.iter().map(|column| column.name.width()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = length(cell).max(*width);
+            *width = cell.width().max(*width);
         }
     }
     if let Some(width) = width {
@@ -122,7 +122,9 @@ pub(super) fn aligned(columns: &[Column], rows: &[Vec<String>], width: Option<us
         let mut line = String::new();
         for ((column, width), cell) in columns.iter().zip(&widths).zip(row) {
             if *width > 0 {
-                line += &format!("{:width$}  ", column.cut(cell, *width));
+                let cell = column.cut(cell, *width);
+                let blanks = width.saturating_sub(cell.width()) + 2;
+                line += &format!("{cell}{:blanks$}", "");
             }
         }
         text += line.trim_end();
@@ -161,17 +163,32 @@ fn narrow(columns: &[Column], widths: &mut [usize], width: usize) {
 
 impl Column {
     fn cut(&self, text: &str, width: usize) -> String {
-        let length = text.chars().count();
-        if length <= width {
+        if text.width() <= width {
             return text.into();
         }
         let at_end = match self.narrowed {
             Narrowed::InTheMiddleTo(_) => (width - 1) / 2,
             _ => 0,
         };
-        let start = text.chars().take(width - 1 - at_end);
-        start.chain(['…']).chain(text.chars().skip(length - at_end)).collect()
+        format!("{}…{}", start(text, width - 1 - at_end), end(text, at_end))
     }
+}
+
+/// The longest beginning of a text that fits in so many columns of a terminal.
+pub(super) fn start(text: &str, width: usize) -> &str {
+    if text.width() <= width {
+        return text;
+    }
+    let fits = |at: &usize| text[..*at].width() <= width;
+    let ends = text.char_indices().map(|(at, char)| at + char.len_utf8());
+    &text[..ends.take_while(fits).last().unwrap_or(0)]
+}
+
+/// The longest end of one.
+fn end(text: &str, width: usize) -> &str {
+    let fits = |at: &usize| text[*at..].width() <= width;
+    let starts = text.char_indices().map(|(at, _)| at).rev();
+    &text[starts.take_while(fits).last().unwrap_or(text.len())..]
 }
 
 /// With whatever a terminal could take for a command, or show in another order, escaped:
@@ -273,6 +290,26 @@ mod tests {
             assert!(words[0].starts_with("svc00:pr") && words[0].ends_with("rd-07"), "{table}");
             assert_eq!((words[1], words.last()), ("held", Some(&"59s")), "{width}: {table}");
         }
+    }
+
+    /// Japanese signs and emoji take two columns each, a combining accent none.
+    #[test]
+    fn columns_are_aligned_as_a_terminal_shows_them() {
+        let titles =
+            ["バックアップ 夜間", "deploy 🚀🚀", "cafe\u{301}", "❤\u{fe0f} plain", "plain"];
+        let row = |title: &str| ["r", "held", title, "EX", "::1", "1s", "59s"].map(String::from);
+        let rows: Vec<_> = titles.iter().map(|title| row(title).to_vec()).collect();
+        for width in [None, Some(80), Some(34)] {
+            let table = aligned(&LOCKS, &rows, width);
+            for line in table.lines().skip(1) {
+                let up_to_the_end = line.strip_suffix("59s").unwrap();
+                let first = table.lines().nth(1).unwrap().strip_suffix("59s").unwrap();
+                assert_eq!(up_to_the_end.width(), first.width(), "{table}");
+                assert!(width.is_none_or(|width| line.width() <= width), "{table}");
+            }
+        }
+        assert_eq!((start("日本語", 5), end("日本語", 5)), ("日本", "本語"));
+        assert_eq!((start("日本語", 1), end("日本語", 1)), ("", ""));
     }
 
     #[test]

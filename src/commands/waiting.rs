@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use super::{show, terminal};
+use super::{show, table, terminal};
 use crate::client::Client;
 
 /// How long a wait is before it is told of.
@@ -70,7 +70,7 @@ impl Line {
             return;
         }
         let columns = terminal::columns(io::stderr());
-        let text: String = text.chars().take(columns.saturating_sub(1)).collect();
+        let text = table::start(text, columns.saturating_sub(1));
         let _ = write!(io::stderr(), "\r\x1b[K{text}");
         state.is_shown = true;
     }

@@ -9,7 +9,7 @@ use rustix::termios::tcgetwinsize;
 use signal_hook::consts::{SIGCONT, SIGTSTP};
 
 use super::show::{self, Look, Resource};
-use super::table::printable;
+use super::table::{printable, start};
 use super::{Ending, Error, events, print, signals};
 use crate::client::{self, Client, Failure};
 
@@ -109,7 +109,7 @@ fn screen(text: &str) -> String {
         size.map_or((24, 80), |size| (usize::from(size.ws_row), usize::from(size.ws_col)));
     let mut screen = String::from("\x1b[H");
     for line in text.lines().take(rows - 1) {
-        screen.extend(line.chars().take(columns));
+        screen += start(line, columns);
         screen += "\x1b[K\n";
     }
     screen + "\x1b[J"

@@ -1,16 +1,20 @@
 //! The client commands, as real processes against a real server.
 
+mod actions;
 mod fakes;
 mod library;
 mod lost;
 mod pages;
+mod proxies;
 mod run;
 mod scripts;
 mod servers;
 mod signals;
 mod terminal;
+mod unreachable;
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
@@ -24,6 +28,22 @@ fn rdlm(port: u16, args: &[&str]) -> Command {
     command.env_remove("RDLM_USER").env_remove("RDLM_PASSWORD").env("USER", "alice");
     command.stdin(Stdio::null());
     command
+}
+
+/// Whether a program is there that a test needs. Where all of them have to be, it fails.
+fn is_there(program: &str) -> bool {
+    let there =
+        Command::new("which").arg(program).stdout(Stdio::null()).status().unwrap().success();
+    assert!(there || std::env::var_os("CI").is_none(), "there is no {program}");
+    if !there {
+        println!("skipped: there is no {program}");
+    }
+    there
+}
+
+/// A port on which nobody listens.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Runs it to its end.

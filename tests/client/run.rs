@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use super::fakes::{Fake, Then};
 use super::{Running, complaint, output, printed, rdlm, run_script, shell_code};
 use crate::harness::{Server, wait_until};
 
@@ -275,4 +276,28 @@ fn a_run_within_a_run_does_not_wait_for_itself() {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
     }
+}
+
+/// Others see it in lists, also when the request was sent again.
+#[test]
+fn a_wait_without_an_end_stays_one() {
+    let server = Server::start();
+    server.hold("foo");
+    let drops = Fake::start(vec![Then::Drop, Then::Forward(server.port())]);
+    let _run = Running::start(&mut rdlm(drops.port, &["run", "foo", "--", "true"]));
+    wait_until("it waits", || server.locks("foo").len() == 2);
+    assert_eq!(server.locks("foo")[1]["wait"].as_f64(), Some(1e9));
+}
+
+/// The same name at another server is another lock.
+#[test]
+fn a_run_within_a_run_may_hold_the_same_name_of_another_server() {
+    let (server, other) = (Server::start(), Server::start());
+    let nested = format!(
+        "{} run --url http://127.0.0.1:{} foo -- echo ran",
+        env!("CARGO_BIN_EXE_rdlm"),
+        other.port()
+    );
+    let output = output(server.port(), &["run", "foo", "--", "sh", "-c", &nested]);
+    assert_eq!(printed(&output), "ran\n");
 }

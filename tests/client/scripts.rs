@@ -1,7 +1,8 @@
 //! The commands for scripts and for administrators.
 
 use std::fs;
-use std::process::Stdio;
+use std::io::pipe;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -69,6 +70,90 @@ fn a_lock_that_nobody_can_be_told_of_is_released() {
     let output = command.stdout(full).stderr(Stdio::piped()).output().unwrap();
     assert!(complaint(&output, 1).contains("cannot write the output"));
     assert_eq!(server.locks("foo").len(), 0);
+    // Closed, or open for reading only.
+    for (redirection, said) in [(">&-", "it is closed"), ("1</dev/null", "")] {
+        let script = format!("exec \"$RDLM\" acquire foo {redirection}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).env("RDLM", env!("CARGO_BIN_EXE_rdlm"));
+        shell.env("RDLM_URL", format!("http://127.0.0.1:{}", server.port()));
+        let line = complaint(&shell.output().unwrap(), 1);
+        assert!(line.contains("cannot write the output") && line.contains(said), "{line}");
+        assert_eq!(server.locks("foo").len(), 0, "{redirection}");
+    }
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let mut command = rdlm(server.port(), &["acquire", "foo"]);
+    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    complaint(&output, 1);
+    assert_eq!(server.locks("foo").len(), 0);
+    // This is said on purpose.
+    let null = fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+    let mut command = rdlm(server.port(), &["acquire", "foo"]);
+    assert!(command.stdout(null).status().unwrap().success());
+    assert_eq!(server.locks("foo").len(), 1);
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error() {
+    let server = Server::start();
+    let path = server.hold("foo");
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for args in [
+        &["get", &path][..],
+        &["get", "--json", &path],
+        &["resources"],
+        &["locks", "--json", "foo"],
+        &["events"],
+        &["watch"],
+        &["completions", "bash"],
+        &["man"],
+        &["run", "--help"],
+    ] {
+        let mut command = rdlm(server.port(), args);
+        let output = command.stdout(full()).stderr(Stdio::piped()).output().unwrap();
+        assert!(complaint(&output, 1).contains("cannot write the output"), "{args:?}");
+    }
+}
+
+/// A lock's URL may name another server than RDLM_URL does.
+#[test]
+fn an_error_names_the_server_that_was_asked() {
+    let server = Server::start_with(&["--admin-userpass-file", "no"]);
+    let uid = "0".repeat(32);
+    let there = format!("127.0.0.1:{}", super::free_port());
+    let url = format!("http://me:s3cret@{there}/locks/foo/{uid}");
+    for args in [&["release", &url][..], &["renew", &url], &["get", &url]] {
+        let line = complaint(&output(server.port(), args), 69);
+        assert!(line.contains(&format!("cannot reach http://{there}")), "{line}");
+        assert!(!line.contains("s3cret"), "{line}");
+    }
+}
+
+#[test]
+fn a_line_feed_behind_a_secret_is_not_part_of_it() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("users");
+    fs::write(&file, "alice:s3:cret\n").unwrap();
+    let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
+    let with = |variables: &[(&str, &str)]| {
+        let mut command = rdlm(server.port(), &["resources"]);
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+    printed(&with(&[("RDLM_USER", "alice\n"), ("RDLM_PASSWORD", "s3:cret\r\n")]));
+    let url = format!(" http://alice:s3%3Acret@127.0.0.1:{}\n", server.port());
+    printed(&with(&[("RDLM_URL", &url)]));
+    let line = complaint(&with(&[("RDLM_TOKEN", "s3cret\n")]), 77);
+    assert!(line.contains("the token in RDLM_TOKEN is not accepted"), "{line}");
+    for (variables, named) in [
+        (&[("RDLM_TOKEN", "s3cret s3cret")][..], "RDLM_TOKEN"),
+        (&[("RDLM_TOKEN", "s3cret\nmore")], "RDLM_TOKEN"),
+        (&[("RDLM_USER", "a:s3cret"), ("RDLM_PASSWORD", "x")], "RDLM_USER"),
+        (&[("RDLM_USER", "a"), ("RDLM_PASSWORD", "s3cret\nmore")], "RDLM_PASSWORD"),
+        (&[("RDLM_URL", "http://alice:s3cret@a http://b")], "RDLM_URL"),
+    ] {
+        let line = complaint(&with(variables), 64);
+        assert!(line.contains(named) && !line.contains("s3cret"), "{line}");
+    }
 }
 
 #[test]

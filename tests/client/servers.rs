@@ -1,18 +1,12 @@
 //! Servers that are away, wrong or half dead.
 
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::fakes::{Fake, Then};
-use super::{Running, complaint, output, printed, rdlm};
+use super::{Running, complaint, free_port, output, printed, rdlm};
 use crate::authority::Authority;
 use crate::harness::{Server, wait_until};
-
-/// A port on which nobody listens.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 fn field<'a>(request: &'a str, name: &str) -> &'a str {
     let mut lines = request.lines();

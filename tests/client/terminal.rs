@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::harness::{PATIENCE, Server};
+use super::is_there;
+use crate::harness::{PATIENCE, Server, wait_until};
 
 /// A command that has a terminal of its own; it is killed with the test.
 struct Terminal {
@@ -186,6 +187,29 @@ fn ctrl_z_stops_it_and_fg_goes_on() {
         terminal.type_in("echo code $?\n");
         terminal.wait_for("code 7");
     }
+}
+
+/// While it is stopped, nothing is renewed. A command whose lock is lost by then is told so as it
+/// goes on, and not later.
+#[test]
+fn fg_after_the_lock_ran_out_ends_the_command() {
+    if !is_there("bash") {
+        return;
+    }
+    let server = Server::start();
+    let mut terminal = Terminal::start(&server, &["bash", "--norc", "--noediting", "-i"]);
+    terminal.wait_for("ready$ ");
+    // The shell shows the command, too, but not the words that it prints.
+    let command = r#"sh -c 'trap "echo goes\_on" CONT; trap "echo is\_told; exit" TERM; sleep 100 & echo begun; wait; wait'"#;
+    terminal.type_in(&format!("$RDLM run --lifetime 2 foo -- {command}\n"));
+    terminal.wait_for("\nbegun");
+    terminal.type_until("\x1a", "Stopped");
+    wait_until("the lock has run out", || server.locks("foo").is_empty());
+    terminal.type_in("fg\n");
+    let shown = terminal.wait_for("is_told");
+    assert!(!shown.contains("goes_on"), "{shown}");
+    terminal.type_in("echo code $?\n");
+    terminal.wait_for("code 74");
 }
 
 #[test]

@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use serde_json::{Value, json};
+use serde_json::json;
 use ureq::http;
 
+use super::answer::{Answer, Expected, Failure};
+use super::deadline::{Deadline, Wait};
 use super::events::Following;
 use super::retry::{TRIES, retry};
-use super::transport::{ANSWER, Answer, Call, Failure, Transport};
+use super::transport::{Call, Limits, Transport};
 use super::{Error, LockOptions, Lost, Target};
 
 /// What stays as it is in the path of a URL.
 const IN_PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':').remove(b'~').remove(b'@').remove(b'-');
+
+/// For what nobody should wait for.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A server, or several of which any will do. Clones share what they know of which answers.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ pub struct Client {
 pub(super) struct Lock {
     pub(super) path: LockPath,
     pub(super) fencing_token: Option<u64>,
+    /// As it was granted, at most as it was asked for.
+    pub(super) lifetime: Duration,
 }
 
 /// Where a lock is: `/locks/{resource}/{uid}` on the server, or on another one that its URL names.
@@ -81,9 +88,18 @@ impl Client {
         Self { on_loss: Some(sender), ..self }
     }
 
-    pub(super) fn lost(&self, lost: Lost) {
-        // Nobody has to listen.
-        self.on_loss.as_ref().into_iter().for_each(|sender| drop(sender.try_send(lost.clone())));
+    pub(super) fn on_loss(&self) -> Option<Sender<Lost>> {
+        self.on_loss.clone()
+    }
+
+    /// Whether a lock is one of a server of this client.
+    pub fn is_for(&self, lock: &LockPath) -> bool {
+        self.transports.iter().any(|server| lock.base.as_deref() == Some(&*server.url))
+    }
+
+    /// Whether there is more than one server.
+    pub(super) fn has_others(&self) -> bool {
+        self.transports.len() > 1
     }
 
     fn transport(&self) -> &Transport {
@@ -99,25 +115,31 @@ impl Client {
     fn ask<T>(
         &self,
         call: &Call<'_>,
-        ask: impl Fn(&Transport, &Call<'_>) -> Result<T, Failure>,
+        ask: impl Fn(&Transport, &Call<'_>, Limits) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut result = ask(self.transport(), call);
-        for _ in 1..self.transports.len() {
+        // A server that a lock's URL names is the only one.
+        let servers = if call.base.is_some() { 1 } else { self.transports.len() };
+        let mut left = u32::try_from(servers).unwrap_or(u32::MAX);
+        let result = loop {
+            let result = ask(self.transport(), call, call.limits(left));
+            left = left.saturating_sub(1);
             match &result {
                 Err(
                     Failure::Unreachable(_)
                     | Failure::Later { .. }
                     | Failure::Proxy { .. }
                     | Failure::Foreign(_),
-                ) if call.base.is_none() => {}
-                _ => break,
+                ) if left > 0 => {}
+                _ => break result,
             }
             self.current.fetch_add(1, Ordering::Relaxed);
-            result = ask(self.transport(), call);
-        }
+            if call.by.is_over() {
+                break result;
+            }
+        };
         match result {
             Err(Failure::Elsewhere(base)) if call.base.is_none() => {
-                ask(self.transport(), &Call { base: Some(&base), ..call.clone() })
+                ask(self.transport(), &Call { base: Some(&base), ..call.clone() }, call.limits(1))
             }
             Err(Failure::Dropped(_)) if call.base.is_none() => {
                 self.current.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +151,7 @@ impl Client {
 
     /// Whether the server is well.
     pub fn health(&self) -> Result<(), Failure> {
-        self.send(&Call::new(http::Method::GET, "/health")).map(drop)
+        self.send(&Call::new(http::Method::GET, "/health", Expected::Health)).map(drop)
     }
 
     /// The URL of a lock, as this client reaches it.
@@ -144,12 +166,11 @@ impl Client {
         resource: &str,
         options: &LockOptions,
         key: &str,
-        wait: Duration,
-        answer_within: Duration,
+        wait: Wait,
+        by: Deadline,
     ) -> Result<Lock, Failure> {
         let mut body = json!({
             "title": options.title.as_deref().unwrap_or_default(),
-            "wait": wait.as_secs_f64(),
             "lifetime": options.lifetime.as_secs_f64(),
         });
         if let Some(mode) = &options.mode {
@@ -158,20 +179,39 @@ impl Client {
         if let Some(limit) = options.limit {
             body["limit"] = limit.into();
         }
-        let resource = utf8_percent_encode(resource, IN_PATH);
-        let path = format!("/locks/{resource}");
+        let path = format!("/locks/{}", utf8_percent_encode(resource, IN_PATH));
         let answer = self.send(&Call {
             body: Some(body),
             key: key.into(),
-            answer_within,
-            ..Call::new(http::Method::POST, &path)
+            by,
+            wait: Some(wait),
+            ..Call::new(http::Method::POST, &path, Expected::NewLock)
         })?;
-        granted(&answer, &path).ok_or_else(|| self.transport().not_rdlm("the answer names no lock"))
+        // The host of its URL is what the server believes to be called; this client reached it by
+        // its own URL, and keeps to that.
+        let uid = answer.uid.as_deref().unwrap_or_default();
+        Ok(Lock {
+            path: LockPath { base: None, path: format!("{path}/{uid}") },
+            fencing_token: answer.json["fencing_token"].as_u64(),
+            lifetime: granted_lifetime(&answer, options.lifetime),
+        })
     }
 
     /// Lets a lock live for another lifetime.
     pub fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
-        self.retry(&renewal(lock, lifetime, ANSWER)).map(drop)
+        let call = renewal(lock, lifetime);
+        retry(TRIES, || self.send(&call)).map(drop)
+    }
+
+    /// The same, by a deadline. Returns how long it lives.
+    pub(super) fn renew_by(
+        &self,
+        lock: &LockPath,
+        lifetime: Duration,
+        by: Deadline,
+    ) -> Result<Duration, Failure> {
+        let answer = self.send(&Call { by, ..renewal(lock, lifetime) })?;
+        Ok(granted_lifetime(&answer, lifetime))
     }
 
     /// Converts a lock to another mode.
@@ -182,38 +222,35 @@ impl Client {
         wait: Duration,
         lifetime: Option<Duration>,
     ) -> Result<(), Failure> {
-        let mut body = json!({ "mode": mode, "wait": wait.as_secs_f64() });
+        let mut body = json!({ "mode": mode });
         if let Some(lifetime) = lifetime {
             body["lifetime"] = lifetime.as_secs_f64().into();
         }
-        let answer_within = wait.saturating_add(ANSWER);
-        let call = on_lock(http::Method::PATCH, lock);
-        self.retry(&Call { body: Some(body), answer_within, ..call }).map(drop)
-    }
-
-    /// Sends one renewal.
-    pub(super) fn renew_once(
-        &self,
-        lock: &LockPath,
-        lifetime: Duration,
-        answer_within: Duration,
-    ) -> Result<(), Failure> {
-        self.send(&renewal(lock, lifetime, answer_within)).map(drop)
+        let wait = Some(Wait::of(wait));
+        let call = on_lock(http::Method::PATCH, lock, Expected::Lock(lock.uid()));
+        self.retry(&Call { body: Some(body), wait, ..call }).map(drop)
     }
 
     /// Releases a lock.
     pub fn release(&self, lock: &LockPath) -> Result<(), Failure> {
-        self.delete_once_or_again(&on_lock(http::Method::DELETE, lock))
+        self.delete_once_or_again(&on_lock(http::Method::DELETE, lock, Expected::NoContent))
+    }
+
+    /// The same, by a deadline.
+    pub(super) fn release_by(&self, lock: &LockPath, by: Deadline) -> Result<(), Failure> {
+        let call = on_lock(http::Method::DELETE, lock, Expected::NoContent);
+        self.delete_once_or_again(&Call { by, ..call })
     }
 
     /// A lock, held or waiting.
     pub fn get(&self, lock: &LockPath) -> Result<Answer, Failure> {
-        self.retry(&on_lock(http::Method::GET, lock))
+        self.retry(&on_lock(http::Method::GET, lock, Expected::Lock(lock.uid())))
     }
 
     /// All resources with all their locks.
     pub fn status(&self) -> Result<Answer, Failure> {
-        self.retry(&Call::new(http::Method::GET, "/status").by_administrator())
+        let expected = Expected::List("/resources");
+        self.retry(&Call::new(http::Method::GET, "/status", expected).by_administrator())
     }
 
     /// Follows what happens, to one resource or to all: behind the event with the id `last`, or
@@ -228,30 +265,27 @@ impl Client {
         if let Some(resource) = resource {
             path += &format!("&resource={}", utf8_percent_encode(resource, NON_ALPHANUMERIC));
         }
-        let call = Call::new(http::Method::GET, &path).by_administrator();
-        self.ask(&call, |transport, call| transport.follow(call, last))
+        let call = Call::new(http::Method::GET, &path, Expected::Events).by_administrator();
+        self.ask(&call, |transport, call, limits| transport.follow(call, limits, last))
     }
 
     /// The locks of a resource.
     pub fn locks(&self, resource: &str) -> Result<Answer, Failure> {
-        let path = format!("/resources/{}", utf8_percent_encode(resource, IN_PATH));
-        self.retry(&Call::new(http::Method::GET, &path).by_administrator())
+        let path = path_of(resource);
+        self.retry(&list_of_locks(&path))
     }
 
     /// The same, for a message that can do without.
     pub fn locks_at_once(&self, resource: &str) -> Result<Answer, Failure> {
-        let path = format!("/resources/{}", utf8_percent_encode(resource, IN_PATH));
-        let call = Call::new(http::Method::GET, &path).by_administrator();
-        self.send(&Call { answer_within: Duration::from_secs(1), ..call })
+        let (path, by) = (path_of(resource), Deadline::after(AT_ONCE));
+        self.send(&Call { by, ..list_of_locks(&path) })
     }
 
     /// Deletes the locks of a resource, or all locks.
     pub fn delete(&self, resource: Option<&str>) -> Result<(), Failure> {
-        let path = match resource {
-            Some(name) => format!("/resources/{}", utf8_percent_encode(name, IN_PATH)),
-            None => "/resources".into(),
-        };
-        self.delete_once_or_again(&Call::new(http::Method::DELETE, &path).by_administrator())
+        let path = resource.map_or("/resources".into(), path_of);
+        let call = Call::new(http::Method::DELETE, &path, Expected::NoContent);
+        self.delete_once_or_again(&call.by_administrator())
     }
 
     /// A deletion whose answer was lost has been done; its repetition finds nothing.
@@ -297,8 +331,13 @@ impl LockPath {
         percent_decode_str(name).decode_utf8_lossy().into_owned()
     }
 
+    fn uid(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
     /// Understands the URL of a lock, or its path.
     pub fn parse(text: &str) -> Result<Self, Error> {
+        let text = text.trim();
         let expected = || {
             // It may have a password, which is not for messages.
             let shown = text.rsplit('@').next().unwrap_or_default();
@@ -326,30 +365,30 @@ fn is_tls(url: &str) -> bool {
     url.starts_with("https://")
 }
 
-fn is_uid(text: &str) -> bool {
+pub(super) fn is_uid(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn on_lock(method: http::Method, lock: &LockPath) -> Call<'_> {
-    Call { base: lock.base.as_deref(), ..Call::new(method, &lock.path) }
+fn on_lock<'a>(method: http::Method, lock: &'a LockPath, expected: Expected<'a>) -> Call<'a> {
+    Call { base: lock.base.as_deref(), ..Call::new(method, &lock.path, expected) }
 }
 
-fn renewal(lock: &LockPath, lifetime: Duration, answer_within: Duration) -> Call<'_> {
+fn renewal(lock: &LockPath, lifetime: Duration) -> Call<'_> {
     let body = Some(json!({ "lifetime": lifetime.as_secs_f64() }));
-    Call { body, answer_within, ..on_lock(http::Method::PATCH, lock) }
+    Call { body, ..on_lock(http::Method::PATCH, lock, Expected::Lock(lock.uid())) }
 }
 
-/// The lock of a 201. Its host is what the server believes to be called; this client reached
-/// it by its own URL, and keeps to that.
-fn granted(answer: &Answer, resource: &str) -> Option<Lock> {
-    let location = answer.location.as_deref()?;
-    let uid = location.rsplit('/').next().filter(|uid| is_uid(uid))?;
-    if answer.status != 201 || !location.contains("/locks/") {
-        return None;
-    }
-    let lock: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    Some(Lock {
-        path: LockPath { base: None, path: format!("{resource}/{uid}") },
-        fencing_token: lock["fencing_token"].as_u64(),
-    })
+/// The lifetime that an answer tells, if it is shorter than the one that was asked for.
+fn granted_lifetime(answer: &Answer, asked_for: Duration) -> Duration {
+    let seconds = answer.json["lifetime"].as_f64();
+    let granted = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    granted.map_or(asked_for, |granted| granted.min(asked_for))
+}
+
+fn path_of(resource: &str) -> String {
+    format!("/resources/{}", utf8_percent_encode(resource, IN_PATH))
+}
+
+fn list_of_locks(path: &str) -> Call<'_> {
+    Call::new(http::Method::GET, path, Expected::List("/_embedded/locks")).by_administrator()
 }

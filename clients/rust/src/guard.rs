@@ -2,26 +2,29 @@
 //! released or lost.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-
 use super::Error;
+use super::answer::Failure;
 use super::api::{Client, Lock};
-use super::retry::Pauses;
-use super::transport::{ANSWER, Failure};
+use super::deadline::Deadline;
+use super::lease::Lease;
+use super::retry::{Pauses, TRIES, retry};
+use super::transport::ANSWER;
 use crate::clock;
 
-/// A lock that is held. Dropping it releases the lock.
+/// How long it may take to give up a request or a lock if the server does not help.
+pub const GIVE_UP: Duration = Duration::from_secs(3);
+
+/// A lock that is held. Dropping it releases the lock, which takes 3 s at the most.
 pub struct Guard {
     client: Client,
     resource: String,
     lock: Lock,
-    hold: Arc<Mutex<Hold>>,
-    /// Dropping it ends the renewals.
-    renewals: Option<Sender<()>>,
+    lease: Arc<Lease>,
+    is_over: bool,
 }
 
 /// A lock that was lost.
@@ -33,15 +36,6 @@ pub struct Lost {
     pub why: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Hold {
-    /// The lock is held until then, by [`clock::now`], if no renewal gets through.
-    Until(Duration),
-    /// It is released, or left to its lifetime.
-    Over,
-    Lost,
-}
-
 impl Guard {
     /// Takes over a lock that was asked for at `asked`, by [`clock::now`].
     ///
@@ -51,42 +45,44 @@ impl Guard {
         client: Client,
         resource: &str,
         lock: Lock,
-        lifetime: Duration,
         asked: Duration,
     ) -> Result<Self, Error> {
-        let (stop, stopped) = bounded(0);
-        let hold = Arc::new(Mutex::new(Hold::Until(asked + lifetime)));
-        // From here on, an error releases the lock.
-        let guard = Self { client, resource: resource.into(), lock, hold, renewals: Some(stop) };
-        let confirmed = guard.confirm(lifetime, asked)?;
-        set(&guard.hold, Hold::Until(confirmed + lifetime));
-        let renewals = Renewals {
-            client: guard.client.clone(),
-            resource: resource.into(),
-            lock: guard.lock.clone(),
-            lifetime,
-            hold: Arc::clone(&guard.hold),
-        };
-        let refused = |error| Error::System(format!("cannot start a thread: {error}"));
-        let renew = move || renewals.until_the_end(confirmed, &stopped);
-        thread::Builder::new().name("renewals".into()).spawn(renew).map_err(refused)?;
+        let path = lock.path.clone();
+        let on_error = client.clone();
+        let guard = Self::try_hold(client, resource, lock, asked);
+        if guard.is_err() {
+            let _ = on_error.release_by(&path, Deadline::after(GIVE_UP));
+        }
+        guard
+    }
+
+    fn try_hold(
+        client: Client,
+        resource: &str,
+        mut lock: Lock,
+        asked: Duration,
+    ) -> Result<Self, Error> {
+        let mut held = asked;
+        if clock::now().saturating_sub(asked) >= lock.lifetime / 3 {
+            (held, lock.lifetime) = confirm(&client, resource, &lock)?;
+        }
+        let lease = Lease::begin(resource, held, lock.lifetime, client.on_loss())?;
+        let guard = Self { client, resource: resource.into(), lock, lease, is_over: false };
+        guard.renew_from(held)?;
         Ok(guard)
     }
 
-    /// When the lock was certainly held.
-    fn confirm(&self, lifetime: Duration, asked: Duration) -> Result<Duration, Error> {
-        let now = clock::now();
-        if now.saturating_sub(asked) < lifetime / 3 {
-            return Ok(asked);
-        }
-        match self.client.renew(&self.lock.path, lifetime) {
-            Ok(()) => Ok(now),
-            Err(Failure::NotThere) => {
-                let resource = &self.resource;
-                Err(Error::Gone(format!("the lock on {resource} was lost as it was granted")))
-            }
-            Err(failure) => Err(failure.into()),
-        }
+    /// Starts the thread that renews the lock, which was certainly held at `held`.
+    fn renew_from(&self, held: Duration) -> Result<(), Error> {
+        let renewals = Renewals {
+            client: self.client.clone(),
+            lock: self.lock.clone(),
+            lease: Arc::clone(&self.lease),
+        };
+        let refused = |error| Error::System(format!("cannot start a thread: {error}"));
+        let renew = move || renewals.until_the_end(held);
+        thread::Builder::new().name("renewals".into()).spawn(renew).map_err(refused)?;
+        Ok(())
     }
 
     /// The name of the resource.
@@ -113,11 +109,12 @@ impl Guard {
     /// [`Client::tell_of_loss`] for a channel that tells of it.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        match *lock(&self.hold) {
-            Hold::Until(until) => until <= clock::now(),
-            Hold::Lost => true,
-            Hold::Over => false,
-        }
+        self.lost().is_some()
+    }
+
+    /// The same, with the reason.
+    pub fn lost(&self) -> Option<Lost> {
+        self.lease.lost()
     }
 
     /// Converts the lock to another mode (`"PR"`, `"EX"` …), and waits for that up to `wait`. It
@@ -137,36 +134,63 @@ impl Guard {
     /// # Errors
     /// [`Error::Gone`]: the lock was lost before. Another one: the server does not answer, and the
     /// lock expires within its lifetime.
-    pub fn release(mut self) -> Result<(), Error> {
-        self.end()
+    pub fn release(self) -> Result<(), Error> {
+        self.release_by(Deadline::after(ANSWER))
+    }
+
+    /// The same, by a deadline that is shared with others.
+    pub fn release_by(mut self, by: Deadline) -> Result<(), Error> {
+        self.end(by)
     }
 
     /// Ends the renewals and returns the URL. The lock is held for another lifetime at the most,
     /// and can be renewed and released by its URL.
     #[must_use]
     pub fn leave(mut self) -> String {
-        self.renewals = None;
-        set(&self.hold, Hold::Over);
+        self.is_over = true;
+        self.lease.give_up();
         self.url()
     }
 
-    fn end(&mut self) -> Result<(), Error> {
-        self.renewals = None;
-        let before = std::mem::replace(&mut *lock(&self.hold), Hold::Over);
+    fn end(&mut self, by: Deadline) -> Result<(), Error> {
+        self.is_over = true;
         let gone = || Error::Gone(format!("the lock on {} was lost before", self.resource));
-        match (before, self.client.release(&self.lock.path)) {
-            (Hold::Lost, _) | (_, Err(Failure::NotThere)) => Err(gone()),
-            (_, Ok(())) => Ok(()),
-            (_, Err(failure)) => Err(failure.into()),
+        // Somebody else may have the resource by now; there is nothing to release.
+        let left = self.lease.give_up();
+        if left.is_zero() {
+            return Err(gone());
+        }
+        match self.client.release_by(&self.lock.path, by.at_most(left)) {
+            Ok(()) => Ok(()),
+            Err(Failure::NotThere) => Err(gone()),
+            Err(failure) => Err(failure.into()),
         }
     }
+}
+
+/// Renews a lock that was granted at an unknown time. Returns when the renewal was sent, and the
+/// lifetime from then.
+fn confirm(client: &Client, resource: &str, lock: &Lock) -> Result<(Duration, Duration), Error> {
+    // It was not granted later than now.
+    let within = lock.lifetime.min(ANSWER);
+    let by = Deadline::after(within);
+    let renewed = retry(TRIES.min(within), || {
+        let sent = clock::now();
+        Ok((sent, client.renew_by(&lock.path, lock.lifetime, by)?))
+    });
+    renewed.map_err(|failure| match failure {
+        Failure::NotThere => {
+            Error::Gone(format!("the lock on {resource} was lost as it was granted"))
+        }
+        failure => failure.into(),
+    })
 }
 
 /// Releases the lock. What cannot be released expires by itself.
 impl Drop for Guard {
     fn drop(&mut self) {
-        if *lock(&self.hold) != Hold::Over {
-            let _ = self.end();
+        if !self.is_over {
+            let _ = self.end(Deadline::after(GIVE_UP));
         }
     }
 }
@@ -174,8 +198,8 @@ impl Drop for Guard {
 impl fmt::Debug for Guard {
     /// Without the URL, which is the right to release the lock.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hold = *lock(&self.hold);
-        f.debug_struct("Guard").field("resource", &self.resource).field("hold", &hold).finish()
+        let (resource, lost) = (&self.resource, self.is_lost());
+        f.debug_struct("Guard").field("resource", resource).field("lost", &lost).finish()
     }
 }
 
@@ -188,76 +212,33 @@ impl From<Lost> for Error {
 /// What the thread that renews a lock knows.
 struct Renewals {
     client: Client,
-    resource: String,
     lock: Lock,
-    lifetime: Duration,
-    hold: Arc<Mutex<Hold>>,
+    lease: Arc<Lease>,
 }
 
 impl Renewals {
     /// The body of the thread. The lock was certainly held at `held`.
-    fn until_the_end(&self, held: Duration, stopped: &Receiver<()>) {
-        let Some(why) = self.renew_until_lost(held, stopped) else { return };
-        {
-            let mut hold = lock(&self.hold);
-            // It was given up in this moment.
-            if *hold == Hold::Over {
-                return;
-            }
-            *hold = Hold::Lost;
-        }
-        self.client.lost(Lost { resource: self.resource.clone(), why });
-    }
-
-    /// Returns why the lock is lost; nothing if it was given up.
-    fn renew_until_lost(&self, held: Duration, stopped: &Receiver<()>) -> Option<String> {
-        let third = self.lifetime / 3;
-        let (mut until, mut due) = (held + self.lifetime, held + third);
-        let mut why = String::from("the server was not asked yet");
+    fn until_the_end(&self, held: Duration) {
+        let Lock { path, lifetime, .. } = &self.lock;
+        let third = *lifetime / 3;
+        let mut due = held.saturating_add(third);
         let mut pauses = Pauses::new();
-        loop {
-            let pause = due.min(until).saturating_sub(clock::now());
-            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                return None;
-            }
+        while self.lease.wait_until(due) {
             let sent = clock::now();
-            let left = until.saturating_sub(sent);
-            if left.is_zero() {
-                let seconds = self.lifetime.as_secs_f64();
-                return Some(format!("no renewal got through for {seconds} s: {why}"));
-            }
-            let within = third.min(ANSWER).min(left);
-            match self.client.renew_once(&self.lock.path, self.lifetime, within) {
-                Ok(()) => {
-                    // An answer that comes too late changes nothing: it was said to be lost.
-                    if clock::now() < until {
-                        until = sent + self.lifetime;
-                        self.is_held_until(until);
-                    }
-                    due = sent + third;
+            // All servers share this. After it, there is time for another try.
+            let by = Deadline::after(third.min(ANSWER).min(self.lease.left()));
+            match self.client.renew_by(path, *lifetime, by) {
+                Ok(lifetime) => {
+                    self.lease.renewed(sent, lifetime);
+                    due = sent.saturating_add(third.min(lifetime / 3));
                     pauses = Pauses::new();
                 }
-                Err(Failure::NotThere) => return Some("it was deleted, or has expired".into()),
+                Err(Failure::NotThere) => self.lease.lose("it was deleted, or has expired"),
                 Err(failure) => {
-                    due = clock::now() + pauses.next(&failure).min(third);
-                    why = Error::from(failure).to_string();
+                    due = clock::now().saturating_add(pauses.next(&failure).min(third));
+                    self.lease.failed(Error::from(failure).to_string());
                 }
             }
         }
     }
-
-    fn is_held_until(&self, until: Duration) {
-        let mut hold = lock(&self.hold);
-        if let Hold::Until(_) = *hold {
-            *hold = Hold::Until(until);
-        }
-    }
-}
-
-fn lock(hold: &Mutex<Hold>) -> MutexGuard<'_, Hold> {
-    hold.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn set(hold: &Mutex<Hold>, to: Hold) {
-    *lock(hold) = to;
 }

@@ -20,30 +20,33 @@
 
 #![warn(missing_docs)]
 
+mod alarm;
+mod answer;
 mod api;
-mod events;
-
 mod clock;
+mod deadline;
+mod events;
 mod guard;
+mod lease;
 pub mod own_certificate;
 mod request;
 mod retry;
 mod socket;
 mod target;
+mod tls;
 mod transport;
 pub mod url;
 
 use std::fmt;
 use std::time::Duration;
 
-pub use api::Client;
-pub use api::LockPath;
+pub use answer::{Answer, Failure};
+pub use api::{Client, LockPath};
+pub use deadline::Deadline;
 pub use events::Event;
-pub use guard::{Guard, Lost};
+pub use guard::{GIVE_UP, Guard, Lost};
 pub use request::Pending;
-pub use target::who;
-pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles};
-pub use transport::{Answer, Failure};
+pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles, who};
 
 /// How a lock is asked for.
 #[derive(Debug, Clone, PartialEq)]

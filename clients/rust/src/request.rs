@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::answer::Failure;
 use super::api::{Client, Lock};
+use super::deadline::{Deadline, Wait};
+use super::guard::GIVE_UP;
 use super::retry::{Pauses, TRIES};
-use super::transport::{ANSWER, Failure, new_key};
+use super::transport::{ANSWER, new_key};
 use super::{Error, Guard, LockOptions, who};
 use crate::clock;
 
@@ -21,11 +24,11 @@ pub struct Pending {
     answered: Receiver<()>,
 }
 
-/// How long it may take to withdraw a request if the server does not help.
-const GIVE_UP: Duration = Duration::from_secs(3);
-
 /// How long to wait for the end of a request before it is taken over once more.
 const TAKE_OVER: Duration = Duration::from_millis(200);
+
+/// How long one server may take to withdraw a request, if there are others.
+const ONE_OF_SEVERAL: Duration = Duration::from_secs(1);
 
 impl Client {
     /// Waits for the lock on a resource, and holds it. A request whose connection breaks, or that
@@ -95,11 +98,19 @@ impl Pending {
     }
 }
 
+impl Pending {
+    /// Withdraws the request, by a deadline that is shared with what is given up beside it.
+    pub fn withdraw(mut self, by: Deadline) {
+        self.go_on = None;
+        self.request.withdraw(&self.answers, by);
+    }
+}
+
 /// Withdraws the request, which takes 3 s at the most.
 impl Drop for Pending {
     fn drop(&mut self) {
         if self.go_on.take().is_some() {
-            self.request.withdraw(&self.answers);
+            self.request.withdraw(&self.answers, Deadline::after(GIVE_UP));
         }
     }
 }
@@ -117,27 +128,24 @@ impl Request {
     fn until_held(self, given_up: &Receiver<()>) -> Result<Guard, Error> {
         let asked = clock::now();
         let lock = self.until_answered(given_up)?;
-        Guard::hold(self.client, &self.resource, lock, self.options.lifetime, asked)
+        Guard::hold(self.client, &self.resource, lock, asked)
     }
 
     /// Sends the request, and again with what is left of the wait when the connection breaks:
     /// by its key it has its place in line, or the lock, again.
     fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Failure> {
-        let begun = Instant::now();
-        let (ends, tries_end) = (begun + self.options.wait, begun + TRIES);
+        let (wait, tries) = (Wait::of(self.options.wait), Deadline::after(TRIES));
         let mut pauses = Pauses::new();
         let mut arrived = false;
-        let mut wait = self.options.wait;
         loop {
             let sent = Instant::now();
-            let failure = match self.send(wait, wait.saturating_add(ANSWER)) {
+            let failure = match self.send(wait, Deadline::after(ANSWER)) {
                 Ok(lock) => return Ok(lock),
                 Err(failure) => failure,
             };
-            let wait_is_over = ends <= Instant::now();
             match failure {
                 // From something on the way, which does not wait for so long.
-                Failure::Refused { status: 408, .. } if !wait_is_over => {}
+                Failure::Refused { status: 408, .. } if !wait.is_over() => {}
                 ref failure if failure.is_passing() => {}
                 failure => return Err(failure),
             }
@@ -147,38 +155,32 @@ impl Request {
                 Failure::Foreign(_) => sent.elapsed() >= Duration::from_secs(1),
                 _ => true,
             };
-            let until = if arrived { ends.max(tries_end) } else { tries_end };
+            let left = if arrived { wait.left().max(tries.left()) } else { tries.left() };
             let pause = pauses.next(&failure);
-            if Instant::now() + pause > until
-                || given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout)
-            {
+            if pause > left || given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return Err(failure);
             }
-            wait = ends.saturating_duration_since(Instant::now());
         }
     }
 
-    fn send(&self, wait: Duration, answer_within: Duration) -> Result<Lock, Failure> {
+    fn send(&self, wait: Wait, by: Deadline) -> Result<Lock, Failure> {
         let Self { client, resource, options, key } = self;
-        client.ask_once(resource, options, key, wait, answer_within)
+        client.ask_once(resource, options, key, wait, by)
     }
 
     /// Leaves the line. Closing the connection is not enough: the key keeps the place for a
     /// while. So the same request without a wait takes over the place and gives it up, or
     /// gets the lock if that was granted by now. The request that is being taken over may
     /// still be on its way; that its answer has come is the proof that nothing is left.
-    fn withdraw(&self, answers: &Receiver<Result<Guard, Error>>) {
-        let until = Instant::now() + GIVE_UP;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            if let Ok(lock) = self.send(Duration::ZERO, left) {
+    fn withdraw(&self, answers: &Receiver<Result<Guard, Error>>, by: Deadline) {
+        while !by.is_over() {
+            // So that there is time for another server if this one is silent.
+            let this = if self.client.has_others() { by.at_most(ONE_OF_SEVERAL) } else { by };
+            if let Ok(lock) = self.send(Wait::of(Duration::ZERO), this) {
                 // If it fails, it was released a moment before, or it expires by itself.
-                let _ = self.client.release(&lock.path);
+                let _ = self.client.release_by(&lock.path, by);
             }
-            match answers.recv_timeout(TAKE_OVER.min(left)) {
+            match answers.recv_timeout(TAKE_OVER.min(by.left())) {
                 Err(RecvTimeoutError::Timeout) => {}
                 // A lock is released as it is dropped.
                 Ok(_) | Err(RecvTimeoutError::Disconnected) => return,

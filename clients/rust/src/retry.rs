@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
 
-use super::transport::Failure;
+use super::answer::Failure;
 
 /// How long a request is sent again to a server that is not there.
 pub(super) const TRIES: Duration = Duration::from_secs(2);
