@@ -178,6 +178,16 @@ impl Entry {
         }
     }
 
+    /// Whether an expiry comes before all events.
+    pub(super) fn is_behind(&self) -> bool {
+        self.state.is_behind(now)
+    }
+
+    /// Whether an expiry comes before this event.
+    pub(super) fn comes_before(&self, event: &Event) -> bool {
+        !matches!(event, Event::Expire) && self.is_behind()
+    }
+
     /// Whether nothing is left that has to be remembered.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.gate, Gate::Open) && self.state.is_empty()
