@@ -165,6 +165,36 @@ fn a_second_server_on_the_same_directory_is_refused() {
     assert_eq!(server.get(&path).status, 200);
 }
 
+/// It keeps what it has where it is now, and touches nothing of who has the path.
+#[test]
+fn a_directory_that_is_moved_away_is_not_the_one_that_comes_in_its_place() {
+    let host = Host::new();
+    let old = host.start();
+    let elsewhere = host.temp.path().join("moved");
+    fs::rename(host.data_dir(), &elsewhere).unwrap();
+    let new = host.start();
+    let kept = new.hold("new");
+
+    let body = format!(r#"{{"title":"{}","wait":0,"lifetime":600}}"#, "x".repeat(900));
+    let mut client = old.connect();
+    let lock = client.request("POST", "/locks/old", &body).lock_path();
+    wait_until("the old server has begun another file", || {
+        assert_eq!(client.request("PATCH", &lock, r#"{"lifetime":600}"#).status, 200);
+        elsewhere.join("00000002.log").exists()
+    });
+    drop(client);
+    for server in [old, new] {
+        server.signal("-KILL");
+    }
+    let new = host.start();
+    assert_eq!(new.get(&kept).status, 200);
+    assert_eq!(new.get(&lock).status, 404);
+    drop(new);
+    fs::remove_dir_all(host.data_dir()).unwrap();
+    fs::rename(&elsewhere, host.data_dir()).unwrap();
+    assert_eq!(host.start().get(&lock).status, 200);
+}
+
 #[test]
 fn a_foreign_file_is_refused_and_left_as_it_is() {
     for contents in [&b""[..], b"hello", &[0; 100_000], &[0xff; 8192]] {
