@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+use humantime::parse_rfc3339;
 
 use super::Host;
-use crate::harness::wait_until;
+use crate::harness::{Server, wait_until};
 
 #[test]
 fn a_lock_is_held_by_the_same_url_after_a_restart() {
@@ -163,6 +166,31 @@ fn a_second_server_on_the_same_directory_is_refused() {
     let path = server.hold("r");
     assert!(host.refused().contains("is in use by another server"));
     assert_eq!(server.get(&path).status, 200);
+}
+
+/// The host is the same, and so is its boot; only the clock is another one.
+#[test]
+fn a_lock_has_its_lifetime_left_after_a_start_in_another_time_namespace() {
+    let host = Host::new();
+    let in_namespace = |seconds: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--time", "--boottime", seconds]);
+        let own = host.command();
+        command.arg(own.get_program()).args(own.get_args());
+        command
+    };
+    let server = host.start();
+    let lock = server.acquire("r", 0.0, 3600.0).lock_path();
+    server.signal("-KILL");
+    drop(server);
+    for offset in ["50000", "100000"] {
+        let server = Server::start_command(&mut in_namespace(offset));
+        let expires = server.get(&lock).json()["active_expires"].as_str().map(parse_rfc3339);
+        server.signal("-KILL");
+        drop(server);
+        let left = expires.unwrap().unwrap().duration_since(SystemTime::now()).unwrap();
+        assert!((3000..=3700).contains(&left.as_secs()), "{left:?} are left with {offset}");
+    }
 }
 
 /// It keeps what it has where it is now, and touches nothing of who has the path.

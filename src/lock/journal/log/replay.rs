@@ -46,7 +46,8 @@ pub(super) fn open(
     // What was read may not be synced, if the server was killed: the last record, the end of the
     // segment before, the names. It has to be before anything is removed because of it.
     for number in number.saturating_sub(1).max(log.latest.first_segment)..=number {
-        let synced = directory.open_to_read(&Name::segment(number)).and_then(|file| file.sync_data());
+        let synced =
+            directory.open_to_read(&Name::segment(number)).and_then(|file| file.sync_data());
         synced.map_err(unusable)?;
     }
     directory.sync().map_err(unusable)?;
