@@ -23,3 +23,6 @@ pub mod reloaded;
 pub mod server;
 pub mod signals;
 mod url;
+
+/// The day of this version, as in CHANGELOG.md; or `unreleased`.
+const RELEASED: &str = "2026-11-25";

@@ -22,6 +22,7 @@ use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use crate::clock;
 use crate::cluster::{self, Answered, Forwarding, Member, Tables};
 use crate::doors::access::{Access, UserFileError};
 use crate::doors::event_log::EventLog;
@@ -207,6 +208,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         }
         _ => None,
     };
+    clock::warn_if_behind();
     let locks: Arc<dyn LockManager> = match &member {
         Some(member) => Arc::clone(member) as Arc<dyn LockManager>,
         None => {
