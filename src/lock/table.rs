@@ -652,12 +652,6 @@ fn granted(reply: Reply) -> Result<Grant, Refusal> {
 }
 
 #[cfg(test)]
-#[cfg(not(shuttle))]
-mod expiries;
-#[cfg(test)]
-#[cfg(not(shuttle))]
-mod pieces;
-#[cfg(test)]
 #[cfg(shuttle)]
 mod schedules;
 #[cfg(test)]

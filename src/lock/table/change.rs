@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use log::{Level, info, log_enabled};
 
 use super::Shared;
-use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
+use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Turns, Woken, Writing};
 use crate::lock::journal::store::{Change, KeptPlace, PlaceNote};
 use crate::lock::journal::{By, Finish, Submitted};
 use crate::lock::nanos::Instant;
@@ -235,7 +235,7 @@ impl Shared {
                 (Begun::Writing(Arc::clone(&asker)), Some((answer, asker)))
             }
         };
-        entry.gate = Gate::Closed(Box::new(Writing { plan, asker, due, turns: [].into() }));
+        entry.gate = Gate::Closed(Box::new(Writing { plan, asker, due, turns: Turns::default() }));
         (begun, change)
     }
 

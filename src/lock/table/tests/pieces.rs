@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::*;
+use super::super::*;
 use crate::lock::Mode;
 use crate::lock::journal::store::{Change, Restore, StoreError};
 
