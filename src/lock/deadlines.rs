@@ -3,7 +3,6 @@
 //! Nothing ticks: without a deadline the sleep lasts for ever.
 
 use std::collections::BTreeSet;
-use std::mem;
 use std::sync::Arc;
 
 use super::nanos::Instant;
@@ -85,9 +84,8 @@ impl Deadlines {
     /// Lets all resources be due again that were set aside.
     pub(super) fn take_back(&self) {
         for shard in self.index.iter() {
-            let mut index = locked(shard);
-            let mut set_aside = mem::take(&mut index.set_aside);
-            index.due.append(&mut set_aside);
+            let Index { due, set_aside } = &mut *locked(shard);
+            due.append(set_aside);
         }
     }
 

@@ -33,9 +33,9 @@ use holders::Holders;
 pub(super) use line::{Claim, Place};
 use line::{Line, Waiter};
 
-/// How many locks one event ends or grants at most, and how many waits it ends: the rest follows
-/// piece by piece, and others have their turn between. A transaction of etcd has room for one.
-pub(super) const PIECE: usize = 500;
+/// How many locks one event ends at most, and how many it grants: the rest follows piece by piece,
+/// and others have their turn between. Both together have room in one transaction of etcd.
+pub(super) const PIECE: usize = 240;
 
 /// The state of one resource. `W` is how a client that waits is told of its end; a resource
 /// hands it back in [`Outcome`].
