@@ -334,8 +334,8 @@ const MUTANTS: &[Mutant] = &[
         Rule::Retry,
         &[edit(
             DECISION,
-            "and_then(|key| resource.holders.of_key(key));",
-            "and_then(|key| resource.holders.of_key(key)).filter(|_| false);",
+            "and_then(|key| draft.holder_of(key)) {",
+            "and_then(|key| draft.holder_of(key)).filter(|_| false) {",
         )],
     ),
     mutant(

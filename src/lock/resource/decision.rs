@@ -255,8 +255,7 @@ pub(super) fn facts_beside<W>(
 fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> Decision<W> {
     let Asked { id, request, key, came } = asked;
     let mut draft = Draft::new(resource, now);
-    let held = key.as_ref().and_then(|key| draft.holder_of(key));
-    if let Some(holder) = held {
+    if let Some(holder) = key.as_ref().and_then(|key| draft.holder_of(key)) {
         let theirs = holder.request.mode;
         if !goes_with(&request, theirs) {
             return Decision::refused(Refusal::OtherMode(theirs));
