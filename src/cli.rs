@@ -17,6 +17,7 @@ use std::path::Path;
 
 use pico_args::Arguments;
 
+use crate::RELEASED;
 use crate::client::Target;
 use crate::commands::{BECOME, Become, Command as ClientCommand, LEAD, Secret};
 use crate::logging;
@@ -153,7 +154,7 @@ fn unknown(name: &str) -> UsageError {
 }
 
 fn version() -> String {
-    format!("rdlm {} ({})\n", env!("CARGO_PKG_VERSION"), table::RELEASED)
+    format!("rdlm {} ({})\n", env!("CARGO_PKG_VERSION"), RELEASED)
 }
 
 /// The words that are not the value of the option before them.

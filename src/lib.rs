@@ -16,7 +16,11 @@ pub mod metrics;
 pub mod passwords;
 pub mod server;
 pub mod signals;
+mod wall_clock;
 
 pub use rdlm_client as client;
 pub use rdlm_http as http;
 pub use rdlm_lock as lock;
+
+/// The day of this version, as in CHANGELOG.md; or `unreleased`.
+const RELEASED: &str = "2026-11-25";

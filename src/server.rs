@@ -36,6 +36,7 @@ use crate::lock::{
 };
 use crate::metrics::Metrics;
 use crate::signals::Ignored;
+use crate::wall_clock;
 use connections::{Connections, Permit};
 use in_flight::{InFlight, InFlightGuard};
 use workers::Workers;
@@ -207,6 +208,7 @@ pub fn serve(options: Options) -> Result<(), Error> {
         }
         _ => None,
     };
+    wall_clock::warn_if_behind();
     let locks: Arc<dyn LockManager> = match &member {
         Some(member) => Arc::clone(member) as Arc<dyn LockManager>,
         None => {

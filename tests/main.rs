@@ -42,3 +42,4 @@ mod tidy;
 mod tls;
 mod upgrades;
 mod users;
+mod wrong_clock;

@@ -2,7 +2,8 @@
 
 use super::help::filled;
 use super::syntax::{Group, Opt, Subcommand};
-use super::table::{COMMANDS, CONNECTION, CREDENTIALS, EXIT_CODES, RELEASED};
+use super::table::{COMMANDS, CONNECTION, CREDENTIALS, EXIT_CODES};
+use crate::RELEASED;
 
 /// Lines of source, which are filled again when the page is shown.
 const WIDTH: usize = 76;

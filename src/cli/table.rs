@@ -4,9 +4,6 @@
 use super::syntax::Value::{Directory, File, OneOf, Seconds, Text, WordOrFile};
 use super::syntax::{Group, Opt, Subcommand};
 
-/// The day of this version, as in CHANGELOG.md; or `unreleased`.
-pub(super) const RELEASED: &str = "2026-11-25";
-
 /// In the order in which they are listed.
 pub(super) static COMMANDS: [&Subcommand; 17] = [
     &SERVE,

@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+use humantime::parse_rfc3339;
 
 use super::Host;
-use crate::harness::wait_until;
+use crate::harness::{Server, wait_until};
 
 #[test]
 fn a_lock_is_held_by_the_same_url_after_a_restart() {
@@ -163,6 +166,61 @@ fn a_second_server_on_the_same_directory_is_refused() {
     let path = server.hold("r");
     assert!(host.refused().contains("is in use by another server"));
     assert_eq!(server.get(&path).status, 200);
+}
+
+/// The host is the same, and so is its boot; only the clock is another one.
+#[test]
+fn a_lock_has_its_lifetime_left_after_a_start_in_another_time_namespace() {
+    let host = Host::new();
+    let in_namespace = |seconds: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--time", "--boottime", seconds]);
+        let own = host.command();
+        command.arg(own.get_program()).args(own.get_args());
+        command
+    };
+    let server = host.start();
+    let lock = server.acquire("r", 0.0, 3600.0).lock_path();
+    server.signal("-KILL");
+    drop(server);
+    for offset in ["50000", "100000"] {
+        let server = Server::start_command(&mut in_namespace(offset));
+        let expires = server.get(&lock).json()["active_expires"].as_str().map(parse_rfc3339);
+        server.signal("-KILL");
+        drop(server);
+        let left = expires.unwrap().unwrap().duration_since(SystemTime::now()).unwrap();
+        assert!((3000..=3700).contains(&left.as_secs()), "{left:?} are left with {offset}");
+    }
+}
+
+/// It keeps what it has where it is now, and touches nothing of who has the path.
+#[test]
+fn a_directory_that_is_moved_away_is_not_the_one_that_comes_in_its_place() {
+    let host = Host::new();
+    let old = host.start();
+    let elsewhere = host.temp.path().join("moved");
+    fs::rename(host.data_dir(), &elsewhere).unwrap();
+    let new = host.start();
+    let kept = new.hold("new");
+
+    let body = format!(r#"{{"title":"{}","wait":0,"lifetime":600}}"#, "x".repeat(900));
+    let mut client = old.connect();
+    let lock = client.request("POST", "/locks/old", &body).lock_path();
+    wait_until("the old server has begun another file", || {
+        assert_eq!(client.request("PATCH", &lock, r#"{"lifetime":600}"#).status, 200);
+        elsewhere.join("00000002.log").exists()
+    });
+    drop(client);
+    for server in [old, new] {
+        server.signal("-KILL");
+    }
+    let new = host.start();
+    assert_eq!(new.get(&kept).status, 200);
+    assert_eq!(new.get(&lock).status, 404);
+    drop(new);
+    fs::remove_dir_all(host.data_dir()).unwrap();
+    fs::rename(&elsewhere, host.data_dir()).unwrap();
+    assert_eq!(host.start().get(&lock).status, 200);
 }
 
 #[test]

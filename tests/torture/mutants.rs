@@ -177,11 +177,18 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "a deletion spares the holders",
         Rule::Release,
-        &[edit(
-            DECISION,
-            "held.for_each(|holder| draft.end(holder, End::Deleted));",
-            "drop(held);",
-        )],
+        &[
+            edit(
+                DECISION,
+                "held.take(room).for_each(|holder| draft.end(holder, End::Deleted));",
+                "drop((held, room));",
+            ),
+            edit(
+                TABLE,
+                "while self.shared.has_locks_before(resource, before) {",
+                "while false && self.shared.has_locks_before(resource, before) {",
+            ),
+        ],
     ),
     mutant(
         "the last in line is the first to be served",
@@ -327,8 +334,8 @@ const MUTANTS: &[Mutant] = &[
         Rule::Retry,
         &[edit(
             DECISION,
-            "and_then(|key| resource.holders.of_key(key));",
-            "and_then(|key| resource.holders.of_key(key)).filter(|_| false);",
+            "and_then(|key| draft.holder_of(key)) {",
+            "and_then(|key| draft.holder_of(key)).filter(|_| false) {",
         )],
     ),
     mutant(

@@ -2,30 +2,37 @@
 //!
 //! Nothing ticks: without a deadline the sleep lasts for ever.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ResourceName;
 use super::nanos::Instant;
 use super::sharded::Sharded;
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
 use super::table::Slot;
 
-/// How many resources the reaper takes out of a shard of the index at a time.
-const MAX_BATCH: usize = 128;
+/// How many resources the reaper takes out of a shard of the index at a time: few, so that what is
+/// due in one shard does not wait for long until it has been through the others.
+const MAX_BATCH: usize = 8;
 
 /// When something on a resource ends by itself next, at most one entry a resource: a released
 /// lock leaves nothing behind.
 pub(super) struct Deadlines {
     /// In the shards of the table.
-    index: Sharded<BTreeSet<(Instant, Arc<Slot>)>>,
+    index: Sharded<Index>,
     alarm: Mutex<Alarm>,
     /// Signalled when the alarm has been set to an earlier time, or closed.
     earlier: Condvar,
 }
 
-/// Resources on which nothing could be ended, and when that is tried again.
-pub(super) type Retries = BTreeMap<ResourceName, Instant>;
+/// A resource, and when it is due.
+pub(super) type Due = (Instant, Arc<Slot>);
+
+#[derive(Default)]
+struct Index {
+    due: BTreeSet<Due>,
+    /// Those on which nothing could be ended, until all of them are tried again.
+    set_aside: BTreeSet<Due>,
+}
 
 /// What the reaper sleeps for.
 #[derive(Default)]
@@ -43,10 +50,10 @@ impl Deadlines {
     }
 
     /// Sets the deadlines of the resources of one shard, of which none was known.
-    pub(super) fn fill(&self, shard: usize, due: impl Iterator<Item = (Instant, Arc<Slot>)>) {
+    pub(super) fn fill(&self, shard: usize, due: impl Iterator<Item = Due>) {
         let mut index = locked(self.index.shard(shard));
-        *index = due.collect();
-        let first = index.first().map(|(due, _)| *due);
+        index.due = due.collect();
+        let first = index.due.first().map(|(due, _)| *due);
         drop(index);
         first.into_iter().for_each(|first| self.set_alarm(first));
     }
@@ -55,14 +62,30 @@ impl Deadlines {
     pub(super) fn change(&self, slot: &Arc<Slot>, from: Option<Instant>, to: Option<Instant>) {
         let mut index = locked(self.index.of(slot.name()));
         if let Some(from) = from {
-            index.remove(&(from, Arc::clone(slot)));
+            index.take(&(from, Arc::clone(slot)));
         }
         if let Some(to) = to {
-            index.insert((to, Arc::clone(slot)));
+            index.due.insert((to, Arc::clone(slot)));
         }
         drop(index);
         if let Some(to) = to {
             self.set_alarm(to);
+        }
+    }
+
+    /// Sets a resource aside until [`Deadlines::take_back`], if it is still due then.
+    pub(super) fn set_aside(&self, due: Due) {
+        let mut index = locked(self.index.of(due.1.name()));
+        if index.take(&due) {
+            index.set_aside.insert(due);
+        }
+    }
+
+    /// Lets all resources be due again that were set aside.
+    pub(super) fn take_back(&self) {
+        for shard in self.index.iter() {
+            let Index { due, set_aside } = &mut *locked(shard);
+            due.append(set_aside);
         }
     }
 
@@ -81,9 +104,8 @@ impl Deadlines {
         }
     }
 
-    /// Sleeps until a deadline has come, or the time of a retry, and returns whose; `None` when
-    /// closed.
-    pub(super) fn wait_until_due(&self, retries: &Retries) -> Option<Vec<ResourceName>> {
+    /// Sleeps until a deadline has come, and returns whose, or until `at_most`; `None` when closed.
+    pub(super) fn wait_until_due(&self, at_most: Option<Instant>) -> Option<Vec<Due>> {
         loop {
             let mut alarm = locked(&self.alarm);
             if alarm.closed {
@@ -91,15 +113,16 @@ impl Deadlines {
             }
             alarm.next = None;
             drop(alarm);
-            let (due, next) = self.look(now(), retries);
-            if !due.is_empty() {
+            let time = now();
+            let (due, next) = self.look(time);
+            if !due.is_empty() || at_most.is_some_and(|at_most| at_most <= time) {
                 return Some(due);
             }
             let mut alarm = locked(&self.alarm);
             if alarm.closed {
                 return None;
             }
-            alarm.next = alarm.next.into_iter().chain(next).min();
+            alarm.next = alarm.next.into_iter().chain(next).chain(at_most).min();
             match alarm.next {
                 None => drop(self.earlier.wait(alarm).unwrap_or_else(|_| poisoned())),
                 Some(next) => {
@@ -110,26 +133,32 @@ impl Deadlines {
         }
     }
 
-    /// Whose deadline has come at `now`, and the earliest of the others.
-    fn look(&self, now: Instant, retries: &Retries) -> (Vec<ResourceName>, Option<Instant>) {
-        let mut due = Vec::new();
-        let mut next = retries.values().copied().filter(|at| now < *at).min();
-        let is_later = |resource: &ResourceName| retries.get(resource).is_some_and(|at| now < *at);
+    /// Whose deadline has come at `now`, some of each shard, and the earliest of the others.
+    fn look(&self, now: Instant) -> (Vec<Due>, Option<Instant>) {
+        let (mut due, mut next) = (Vec::new(), None);
         for shard in self.index.iter() {
             let index = locked(shard);
-            let come = index.iter().take_while(|(deadline, _)| *deadline <= now);
-            let come = come.map(|(_, slot)| slot.name()).filter(|name| !is_later(name));
+            let come = index.due.iter().take_while(|(deadline, _)| *deadline <= now);
+            let before = due.len();
             due.extend(come.take(MAX_BATCH).cloned());
-            let first = index.iter().map(|(deadline, _)| *deadline).find(|at| now < *at);
+            let first = index.due.iter().nth(due.len() - before).map(|(deadline, _)| *deadline);
             next = next.into_iter().chain(first).min();
         }
         (due, next)
     }
 }
 
+impl Index {
+    /// Takes one out, wherever it is; `false` if there is none.
+    fn take(&mut self, due: &Due) -> bool {
+        self.due.remove(due) || self.set_aside.remove(due)
+    }
+}
+
 #[cfg(test)]
 impl Deadlines {
     pub(super) fn len(&self) -> usize {
-        self.index.iter().map(|shard| locked(shard).len()).sum()
+        let len = |index: &Index| index.due.len() + index.set_aside.len();
+        self.index.iter().map(|shard| len(&locked(shard))).sum()
     }
 }

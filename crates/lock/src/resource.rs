@@ -15,7 +15,7 @@ mod packed;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use super::nanos::Instant;
@@ -33,12 +33,17 @@ use holders::Holders;
 pub(super) use line::{Claim, Place};
 use line::{Line, Waiter};
 
+/// How many locks one event ends at most, and how many it grants: the rest follows piece by piece,
+/// and others have their turn between. Both together have room in one transaction of etcd.
+pub(super) const PIECE: usize = 240;
+
 /// The state of one resource. `W` is how a client that waits is told of its end; a resource
 /// hands it back in [`Outcome`].
 ///
 /// Between two events: what is held fits together, the first conversion that waits does not fit
 /// beside the other locks, and if none waits, whoever is first in line does not either; unless the plan to grant it is being written or could not be, or what made room was
-/// a fact beside a plan: then it is granted as soon as that is written.
+/// a fact beside a plan: then it is granted as soon as that is written. And if so much ended or
+/// fits at once that it takes several events, until the last of them: see [`Resource::is_behind`].
 #[derive(Debug)]
 pub(super) struct Resource<W> {
     holders: Holders,
@@ -68,8 +73,8 @@ pub(super) enum Event<W> {
     Abandon(LockId, Duration),
     /// Something is due.
     Expire,
-    /// All locks and requests are deleted.
-    Delete,
+    /// All locks and requests whose numbers are before this one are deleted.
+    Delete(u64),
     /// The server ends: nobody waits any more. The locks stay held.
     Dismiss,
 }
@@ -340,7 +345,8 @@ impl<W> Resource<W> {
     /// The lock or waiting request with this id, if it is there at this moment. A lock whose
     /// renewal is being written by `plan` is.
     pub(super) fn find(&self, id: LockId, plan: Option<&Plan>, now: Instant) -> Option<Lock> {
-        let held = self.holders.get(id).filter(|holder| is_held(holder, plan, now));
+        let going_on = going_on(plan);
+        let held = self.holders.get(id).filter(|holder| is_held(holder, &going_on, now));
         let held = held.map(|holder| Lock::Held(holder.grant()));
         held.or_else(|| self.line.show(id).map(Lock::Waiting))
     }
@@ -352,7 +358,8 @@ impl<W> Resource<W> {
         now: Instant,
         limit: usize,
     ) -> Vec<(Grant, Option<IdempotencyKey>)> {
-        let held = self.holders.in_order().filter(|holder| is_held(holder, plan, now));
+        let going_on = going_on(plan);
+        let held = self.holders.in_order().filter(|holder| is_held(holder, &going_on, now));
         held.take(limit).map(|holder| (holder.grant(), holder.key().cloned())).collect()
     }
 
@@ -372,7 +379,8 @@ impl<W> Resource<W> {
         };
         let mut next = after;
         let (mut locks, mut converting) = (Vec::new(), HashMap::new());
-        let held = self.holders.behind(token).filter(|holder| is_held(holder, plan, now));
+        let going_on = going_on(plan);
+        let held = self.holders.behind(token).filter(|holder| is_held(holder, &going_on, now));
         for holder in held.take(limit) {
             next = Some(Cursor::Held(holder.fencing_token));
             let wanted = self.conversions.of(holder.id).map(|waiting| waiting.wanted.mode);
@@ -388,9 +396,25 @@ impl<W> Resource<W> {
         Page { locks, converting, waiting, next: next.filter(|_| is_full) }
     }
 
+    /// Whether a lock is held or waited for at this moment that came before this number.
+    pub(super) fn has_locks_before(&self, number: u64, now: Instant) -> bool {
+        let mut held = self.holders.in_order();
+        let first = held.find(|holder| !holder.is_due(now));
+        self.line.has_before(number) || first.is_some_and(|first| first.fencing_token < number)
+    }
+
+    /// Whether an [`Event::Expire`] comes before any other event: what has ended is more than a
+    /// piece, or somebody who waits fits.
+    pub(super) fn is_behind(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.holders.has_due(PIECE, now)
+            || self.overdue_conversion().is_some()
+            || self.overdue_waiter().is_some()
+    }
+
     /// Whether any lock is held or waited for at this moment.
     pub(super) fn has_locks(&self, plan: Option<&Plan>, now: Instant) -> bool {
-        !self.line.is_empty() || self.holders.iter().any(|holder| is_held(holder, plan, now))
+        let going_on = going_on(plan);
+        !self.line.is_empty() || self.holders.iter().any(|holder| is_held(holder, &going_on, now))
     }
 
     /// Since when the lock is held that is held longest, for display.
@@ -435,10 +459,14 @@ impl<W> Resource<W> {
     }
 }
 
-/// Whether a look at this moment shows the lock. One whose renewal `plan` is about to be written
-/// does not come and go.
-fn is_held(holder: &Holder, plan: Option<&Plan>, now: Instant) -> bool {
-    !holder.is_due(now) || plan.is_some_and(|plan| plan.goes_on(holder.id))
+/// The locks that a look shows while `plan` renews or converts them: they do not come and go.
+fn going_on(plan: Option<&Plan>) -> HashSet<LockId> {
+    plan.map(Plan::going_on).unwrap_or_default()
+}
+
+/// Whether a look at this moment shows the lock.
+fn is_held(holder: &Holder, going_on: &HashSet<LockId>, now: Instant) -> bool {
+    !holder.is_due(now) || going_on.contains(&holder.id)
 }
 
 /// What happens to a lock.

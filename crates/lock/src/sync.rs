@@ -8,17 +8,25 @@ mod checked;
 #[cfg(all(test, shuttle))]
 pub(super) use checked::advance;
 #[cfg(shuttle)]
-pub(super) use checked::{Condvar, Mutex, MutexGuard, atomic, now, thread};
+pub(super) use checked::{
+    Condvar, Mutex, MutexGuard, atomic, now, now as now_also_suspended, thread,
+};
 
 #[cfg(not(shuttle))]
 pub(super) use std::sync::{Condvar, Mutex, MutexGuard, atomic};
 #[cfg(not(shuttle))]
 pub(super) use std::thread;
 
-/// The monotonic clock.
+/// The monotonic clock, which stands still while the host is suspended.
 #[cfg(not(shuttle))]
 pub(super) fn now() -> super::nanos::Instant {
     super::nanos::Instant::since_start(crate::clock::monotonic())
+}
+
+/// The clock that also counts while the host is suspended: not to be compared with [`now`].
+#[cfg(not(shuttle))]
+pub(super) fn now_also_suspended() -> super::nanos::Instant {
+    super::nanos::Instant::since_start(crate::clock::now())
 }
 
 /// Locks a mutex of the core.

@@ -17,13 +17,13 @@ use std::time::{Duration, SystemTime};
 
 use log::warn;
 
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, Due};
 use super::journal::store::{KeptPlace, OpenError, PlaceNote, Store};
 use super::journal::{self, Journal};
 use super::nanos::Instant;
 use super::numbers::Numbers;
 use super::reaper;
-use super::resource::{Asked, Claim, Place, Plan, Reply, Wish};
+use super::resource::{Asked, Claim, PIECE, Place, Plan, Reply, Wish};
 use super::sharded::Sharded;
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::thread::{self, JoinHandle};
@@ -252,17 +252,32 @@ impl LockManager for LockTable {
     }
 
     fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal> {
-        self.shared.answer(resource, Event::Delete).map(done).wait()
+        let before = self.shared.numbers.next();
+        let delete = || self.shared.answer(resource, Event::Delete(before)).map(done).wait();
+        delete()?;
+        while self.shared.has_locks_before(resource, before) {
+            match delete() {
+                // What was left has ended by itself.
+                Ok(()) | Err(Refusal::NoSuchLock) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(())
     }
 
     fn delete_all(&self) -> Result<(), Refusal> {
+        let before = self.shared.numbers.next();
         let mut after = None;
         loop {
-            let names = self.shared.names(after.as_ref(), MAX_AT_A_TIME);
+            let mut names = self.shared.names(after.as_ref(), MAX_AT_A_TIME);
             let Some(last) = names.last() else { return Ok(()) };
             after = Some(last.clone());
-            if let Some((_, refusal)) = self.shared.run_each(names, || Event::Delete).pop() {
-                return Err(refusal);
+            while !names.is_empty() {
+                let refused = self.shared.run_each(&names, |name| name, || Event::Delete(before));
+                if let Some((_, refusal)) = refused.into_iter().next() {
+                    return Err(refusal);
+                }
+                names.retain(|name| self.shared.has_locks_before(name, before));
             }
         }
     }
@@ -447,35 +462,48 @@ impl Shared {
         }
     }
 
-    /// Runs an event on each of these resources. All that are written are written together.
-    fn run_each(
+    /// Runs an event on each of these resources, and returns where it could not be written. A piece
+    /// of what it brings about is written together.
+    fn run_each<'a, T>(
         &self,
-        resources: Vec<ResourceName>,
+        resources: &'a [T],
+        name: impl Fn(&T) -> &ResourceName,
         event: impl Fn() -> Event,
-    ) -> Vec<(ResourceName, Refusal)> {
-        let asked: Vec<_> = resources
-            .into_iter()
-            .filter_map(|resource| {
-                let slot = self.slot(&resource)?;
-                let begun = self.begin(&slot, event()).ok()?;
-                Some((slot, begun))
-            })
-            .collect();
-        let refused = asked.into_iter().filter_map(|(slot, begun)| {
-            let reply = match begun {
-                Begun::Done(reply) => reply,
-                Begun::Writing(asker) | Begun::Queued(asker) => {
-                    self.hear(&slot, &asker, Unheard::NeverWas)
-                }
-            };
-            match reply {
-                Reply::Refused(refusal @ Refusal::NotWritten(_)) => {
-                    Some((slot.name().clone(), refusal))
-                }
-                _ => None,
+    ) -> Vec<(&'a T, Refusal)> {
+        let mut refused = Vec::new();
+        let mut resources = resources.iter();
+        loop {
+            let mut asked = Vec::new();
+            let mut room = PIECE;
+            while room > 0 {
+                let Some(resource) = resources.next() else { break };
+                let Some(slot) = self.slot(name(resource)) else { continue };
+                let Ok(begun) = self.begin(&slot, event()) else { continue };
+                let size = slot.enter().plan().map_or(1, Plan::len);
+                room = room.saturating_sub(size);
+                asked.push((resource, slot, begun));
             }
-        });
-        refused.collect()
+            if asked.is_empty() {
+                return refused;
+            }
+            for (resource, slot, begun) in asked {
+                let reply = match begun {
+                    Begun::Done(reply) => reply,
+                    Begun::Writing(asker) | Begun::Queued(asker) => {
+                        self.hear(&slot, &asker, Unheard::NeverWas)
+                    }
+                };
+                if let Reply::Refused(refusal @ Refusal::NotWritten(_)) = reply {
+                    refused.push((resource, refusal));
+                }
+            }
+        }
+    }
+
+    /// Whether there are locks on a resource that came before this number.
+    fn has_locks_before(&self, resource: &ResourceName, number: u64) -> bool {
+        let has = |state: &State, _: Option<&Plan>| state.has_locks_before(number, now());
+        self.look(resource, has).unwrap_or(false)
     }
 
     /// Looks at a resource as it stands, without waiting for anything.
@@ -598,10 +626,12 @@ impl Shared {
     /// The body of the reaper thread. Without it no lock would expire.
     fn reap(&self) {
         let _panics = FailsIfItPanics::new(self);
-        reaper::run(&self.deadlines, |due| {
-            let refused = self.run_each(due, || Event::Expire);
-            refused.into_iter().map(|(resource, _)| resource).collect()
-        });
+        let expire = |due: &[Due]| {
+            let refused = self.run_each(due, |(_, slot)| slot.name(), || Event::Expire);
+            refused.into_iter().map(|(due, _)| due.clone()).collect()
+        };
+        let is_writable = || self.journal.as_ref().is_none_or(|journal| journal.writable().is_ok());
+        reaper::run(&self.deadlines, expire, is_writable);
     }
 }
 

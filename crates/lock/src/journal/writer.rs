@@ -9,7 +9,7 @@ use ::log::{error, info};
 use super::store::{Change, PlaceNote, Store, StoreError};
 use crate::NotWritten;
 use crate::nanos::Instant;
-use crate::sync::{Mutex, locked, now};
+use crate::sync::{Mutex, locked, now, now_also_suspended};
 
 /// How soon it is tried again to write when that was refused and nobody asks.
 const RETRY: Duration = Duration::from_secs(1);
@@ -29,6 +29,9 @@ pub(super) struct Writer {
     latest_batch: usize,
     latest_try: Instant,
     latest_checkpoint: Instant,
+    /// By which commits are measured. The ends of lifetimes that are written go by the same: a host
+    /// that is suspended during a commit has taken long for it.
+    clock: fn() -> Instant,
 }
 
 impl Trouble {
@@ -49,6 +52,7 @@ impl Writer {
             latest_batch: 0,
             latest_try: now,
             latest_checkpoint: now,
+            clock: now_also_suspended,
         }
     }
 
@@ -144,14 +148,15 @@ impl Writer {
     /// with the answer, would end early after a restart. If that fails, nobody may hear of it.
     fn commit(&mut self, batch: &[Change]) -> Result<Result<(), NotWritten>, Arc<str>> {
         let mut grace = self.store.grace();
-        let mut began = now();
+        let now_by_clock = self.clock;
+        let mut began = now_by_clock();
         let written = refusal(self.store.commit(batch, grace))?;
         self.latest_try = now();
         let begins_lifetimes = batch.iter().any(|change| !change.held.is_empty());
         if written.is_ok() && begins_lifetimes {
-            while now().saturating_duration_since(began) > grace {
-                grace = now().saturating_duration_since(began).saturating_mul(4);
-                began = now();
+            while now_by_clock().saturating_duration_since(began) > grace {
+                grace = now_by_clock().saturating_duration_since(began).saturating_mul(4);
+                began = now_by_clock();
                 match self.store.repeat(batch, grace) {
                     Ok(()) => {}
                     Err(StoreError::Deposed) => return Ok(Err(NotWritten::Unknown)),
@@ -195,5 +200,73 @@ fn refusal(written: Result<(), StoreError>) -> Result<Result<(), NotWritten>, Ar
         Err(StoreError::Refused(why)) => Ok(Err(NotWritten::Refused(why))),
         Err(StoreError::Deposed) => Ok(Err(NotWritten::Unknown)),
         Err(StoreError::Unknown(why)) => Err(why),
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::journal::store::{Held, OpenError, Restore};
+    use crate::{Grant, LockId, Terms};
+
+    thread_local! {
+        /// What the clock shows that also counts while the host is suspended.
+        static UPTIME: Cell<Duration> = const { Cell::new(Duration::from_secs(1000)) };
+    }
+
+    fn sleep_through(time: Duration) {
+        UPTIME.set(UPTIME.get() + time);
+    }
+
+    /// A store on a host that is suspended during the first commit; it tells the graces.
+    struct Suspended {
+        graces: Arc<Mutex<Vec<Duration>>>,
+        asleep: Duration,
+    }
+
+    impl Store for Suspended {
+        fn load(&mut self, _: &dyn Restore) -> Result<u64, OpenError> {
+            Ok(0)
+        }
+
+        fn commit(&mut self, _: &[Change], grace: Duration) -> Result<(), StoreError> {
+            locked(&self.graces).push(grace);
+            sleep_through(self.asleep);
+            Ok(())
+        }
+
+        fn repeat(&mut self, _: &[Change], grace: Duration) -> Result<(), StoreError> {
+            locked(&self.graces).push(grace);
+            Ok(())
+        }
+    }
+
+    fn grant() -> Change {
+        let grant = Grant {
+            id: LockId::random(),
+            terms: Terms::exclusive("a lock", Duration::from_secs(60)),
+            since: std::time::UNIX_EPOCH,
+            expires: None,
+            fencing_token: 1,
+        };
+        let held = vec![Held { grant, key: None, remaining: Some(Duration::from_secs(60)) }];
+        Change { resource: "r".parse().unwrap(), ended: Vec::new(), held }
+    }
+
+    /// Its holder counts from the answer, which comes after the host has woken up.
+    #[test]
+    fn a_lock_that_was_granted_while_the_host_slept_is_written_again_with_its_whole_lifetime() {
+        for (asleep, repeated) in [(Duration::ZERO, false), (Duration::from_secs(3600), true)] {
+            let graces = Arc::<Mutex<Vec<Duration>>>::default();
+            let store = Box::new(Suspended { graces: Arc::clone(&graces), asleep });
+            let mut writer = Writer::new(store, Arc::default());
+            writer.clock = || Instant::since_start(UPTIME.get());
+            assert_eq!(writer.write(&[grant()]), Ok(vec![Ok(())]));
+            let graces = locked(&graces);
+            assert_eq!(graces.len(), if repeated { 2 } else { 1 }, "{graces:?}");
+        }
     }
 }

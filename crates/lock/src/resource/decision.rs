@@ -5,6 +5,7 @@
 //! [`Plan`] is about who holds the lock, and is made when it is written; if it cannot be written
 //! it is forgotten, and there is nothing to undo.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use super::compatibility::Counts;
@@ -12,7 +13,7 @@ use super::conversions::{Converting, is_waited_for};
 use super::holders::Holder;
 use super::line::{Claim, Place, Waiter};
 use super::packed::PackedTerms;
-use super::{Asked, Event, Now, Resource, Wish};
+use super::{Asked, Event, Now, PIECE, Resource, Wish};
 use crate::nanos::Instant;
 use crate::{Conversion, End, Grant, IdempotencyKey, Limit, LockId, Mode, Refusal, Terms};
 
@@ -170,25 +171,29 @@ impl Plan {
     /// Whether the plan is about the client that waits for this: what becomes of it is open
     /// until the plan is made or forgotten.
     pub(super) fn concerns(&self, claim: Claim) -> bool {
-        match claim {
-            Claim::Place { id, .. } => self.is_about_place(id),
-            Claim::Conversion { id, .. } => self.converts(id),
-        }
+        self.waiting().any(|id| id == claim.id())
     }
 
-    fn is_about_place(&self, id: LockId) -> bool {
-        self.granted.iter().any(|granting| granting.holder.id == id) || self.deleted.contains(&id)
+    /// The places, and the locks with conversions, of all the clients that the plan is about.
+    fn waits_that_end(&self) -> HashSet<LockId> {
+        self.waiting().collect()
     }
 
-    /// Whether the wait of this lock for another mode ends with the plan.
-    fn converts(&self, id: LockId) -> bool {
-        let waited = self.changed.iter().filter(|changing| changing.has_waited);
-        waited.map(|changing| &changing.holder).any(|holder| holder.id == id)
+    fn waiting(&self) -> impl Iterator<Item = LockId> {
+        let granted = self.granted.iter().map(|granting| granting.holder.id);
+        let converted = self.changed.iter().filter(|changing| changing.has_waited);
+        let converted = converted.map(|changing| changing.holder.id);
+        granted.chain(self.deleted.iter().copied()).chain(converted)
     }
 
-    /// Whether this lock is held by the plan, renewed or in another mode.
-    pub(super) fn goes_on(&self, id: LockId) -> bool {
-        self.changed.iter().any(|changing| changing.holder.id == id)
+    /// The locks that are held by the plan as before, renewed or in another mode.
+    pub(super) fn going_on(&self) -> HashSet<LockId> {
+        self.changed.iter().map(|changing| changing.holder.id).collect()
+    }
+
+    /// How many locks and requests it is about.
+    pub(crate) fn len(&self) -> usize {
+        self.ended.len() + self.granted.len() + self.changed.len() + self.deleted.len()
     }
 
     /// The fencing tokens of the locks that are not held as before any more.
@@ -219,7 +224,7 @@ pub(super) fn decide<W>(resource: &Resource<W>, event: Event<W>, now: Now<'_>) -
         Event::TimeOut(claim) => depart(resource, claim, timed_out(resource, claim), now),
         Event::Abandon(id, grace) => abandon(resource, id, grace, now),
         Event::Expire => Draft::new(resource, now).promote_all().done(),
-        Event::Delete => delete(resource, now),
+        Event::Delete(before) => delete(resource, before, now),
         Event::Dismiss => {
             let facts = dismissed(resource, &Plan::default());
             Decision { facts, plan: Plan::default(), answer: Answer::Done }
@@ -248,8 +253,7 @@ pub(super) fn facts_beside<W>(
 fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> Decision<W> {
     let Asked { id, terms, key, came } = asked;
     let mut draft = Draft::new(resource, now);
-    let held = key.as_ref().and_then(|key| resource.holders.of_key(key));
-    if let Some(holder) = held.filter(|holder| !holder.is_due(now.instant)) {
+    if let Some(holder) = key.as_ref().and_then(|key| draft.holder_of(key)) {
         let theirs = holder.terms.mode;
         if !goes_with(&terms, theirs) {
             return Decision::refused(Refusal::OtherMode(theirs));
@@ -404,7 +408,8 @@ fn unconverted<W>(
 
 /// Nobody waits any more, but for those whom `plan` is about.
 fn dismissed<W>(resource: &Resource<W>, plan: &Plan) -> Facts<W> {
-    let open = |claim: &Claim| !plan.concerns(*claim);
+    let concerned = plan.waits_that_end();
+    let open = |claim: &Claim| !concerned.contains(&claim.id());
     let told = |claim: Claim| (claim.id(), Refusal::ShuttingDown);
     let in_line = resource.line.waiters(..).map(|waiter| waiter.place.claim());
     let converting = resource.conversions.iter().map(Converting::claim);
@@ -433,16 +438,18 @@ fn abandon<W>(resource: &Resource<W>, id: LockId, grace: Duration, now: Now<'_>)
     draft.promote(ends).done()
 }
 
-/// Ends every lock and every wait.
-fn delete<W>(resource: &Resource<W>, now: Now<'_>) -> Decision<W> {
-    let mut draft = Draft::new(resource, now);
-    if !resource.has_locks(None, now.instant) {
+/// Ends a piece of the locks and waits whose numbers are before this one. The end of the line goes
+/// first, so that nobody is granted a lock which the next piece ends.
+fn delete<W>(resource: &Resource<W>, before: u64, now: Now<'_>) -> Decision<W> {
+    if !resource.has_locks_before(before, now.instant) {
         return Decision::refused(Refusal::NoSuchLock);
     }
-    let held = resource.holders.in_order();
+    let mut draft = Draft::new(resource, now);
+    draft.plan.deleted = resource.line.latest(before, PIECE);
+    let held = resource.holders.in_order().take_while(|holder| holder.fencing_token < before);
     let held = held.filter(|holder| !holder.is_due(now.instant));
-    held.for_each(|holder| draft.end(holder, End::Deleted));
-    draft.plan.deleted = resource.line.ids();
+    let room = PIECE - draft.plan.deleted.len();
+    held.take(room).for_each(|holder| draft.end(holder, End::Deleted));
     draft.done()
 }
 
@@ -460,19 +467,33 @@ struct Draft<'r, 'n, W> {
 }
 
 impl<'r, 'n, W> Draft<'r, 'n, W> {
-    /// Whatever is due ends first.
+    /// Whatever is due ends first, a piece of it.
     fn new(resource: &'r Resource<W>, now: Now<'n>) -> Self {
         let held = resource.holders.counts();
-        let facts =
-            Facts { given_up: resource.line.given_up(now.instant).collect(), ..Facts::default() };
+        let given_up = resource.line.given_up(now.instant).take(PIECE).collect();
+        let facts = Facts { given_up, ..Facts::default() };
         let (next_conversion, wanted) = (0, resource.conversions.wanted());
         let plan = Plan::default();
         let mut draft = Self { resource, now, held, next_conversion, wanted, facts, plan };
-        for holder in resource.holders.due(now.instant) {
-            let expired = holder.has_expired(now.instant);
-            draft.end(holder, if expired { End::Expired } else { End::Abandoned });
-        }
+        resource.holders.due(now.instant).take(PIECE).for_each(|holder| draft.end_due(holder));
         draft
+    }
+
+    fn end_due(&mut self, holder: &Holder) {
+        let expired = holder.has_expired(self.now.instant);
+        self.end(holder, if expired { End::Expired } else { End::Abandoned });
+    }
+
+    /// The lock of the request with this key, like [`Draft::place_of`].
+    fn holder_of(&mut self, key: &IdempotencyKey) -> Option<&'r Holder> {
+        let holder = self.resource.holders.of_key(key)?;
+        if !holder.is_due(self.now.instant) {
+            return Some(holder);
+        }
+        if !self.plan.ended.iter().any(|ending| ending.id == holder.id) {
+            self.end_due(holder);
+        }
+        None
     }
 
     fn done(self) -> Decision<W> {
@@ -506,11 +527,14 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         self
     }
 
-    /// Converts one lock after the other until the new mode of one does not fit, which is
-    /// `false`.
+    /// Converts one lock after the other until the new mode of one does not fit, or the piece is
+    /// full, which is `false`.
     fn convert_each(&mut self, leaves: Option<LockId>) -> bool {
         let instant = self.now.instant;
         for waiting in self.resource.conversions.from(self.next_conversion) {
+            if self.is_full() {
+                return false;
+            }
             let Converting { id, wanted: Conversion { mode, lifetime, .. }, .. } = *waiting;
             let holder = self.resource.holders.get(id).filter(|holder| !holder.is_due(instant));
             match holder.filter(|_| leaves != Some(id)) {
@@ -596,7 +620,14 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         self.decision(Answer::Now(AtOnce::Refused(Refusal::TimedOut)))
     }
 
-    /// Grants one waiter after the other until one does not fit, which is `false`.
+    /// Whether the waits of a whole piece end.
+    fn is_full(&self) -> bool {
+        let in_time = self.plan.granted.len() + self.plan.changed.len();
+        in_time + self.facts.left.len() + self.facts.unconverted.len() >= PIECE
+    }
+
+    /// Grants one waiter after the other until one does not fit, or the piece is full, which is
+    /// `false`.
     fn grant_each<'w>(
         &mut self,
         waiters: impl Iterator<Item = &'w Waiter<W>>,
@@ -608,6 +639,9 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         for Waiter { place, deadline, .. } in waiters {
             if leaves == Some(place.id) {
                 continue;
+            }
+            if self.is_full() {
+                return false;
             }
             if *deadline <= self.now.instant {
                 self.facts.left.push((place.id, Refusal::TimedOut));
@@ -632,10 +666,17 @@ impl<'r, 'n, W> Draft<'r, 'n, W> {
         self.plan.granted.push(Granting { holder, to_newcomer });
     }
 
-    /// The place of the request with this key, unless it is given up at this moment.
-    fn place_of(&self, key: &IdempotencyKey) -> Option<&'r Place> {
+    /// The place of the request with this key. One that is given up at this moment is so before
+    /// there can be another, also if it is not among the first piece of these.
+    fn place_of(&mut self, key: &IdempotencyKey) -> Option<&'r Place> {
         let place = self.resource.line.place_of(key)?;
-        (!self.facts.given_up.contains(&place.id)).then_some(place)
+        if !self.resource.line.is_given_up(place.arrival, self.now.instant) {
+            return Some(place);
+        }
+        if !self.facts.given_up.contains(&place.id) {
+            self.facts.given_up.push(place.id);
+        }
+        None
     }
 
     /// The limit of the locks in the mode EX that are there then, held or waited for, if a lock

@@ -237,6 +237,17 @@ impl Holders {
         }
     }
 
+    /// Whether more than so many are due at `now`.
+    pub(super) fn has_due(&self, more_than: usize, now: impl FnOnce() -> Instant) -> bool {
+        let Self::Many(crowd) = self else { return false };
+        let Some((first, _)) = crowd.by_due.first() else { return false };
+        if crowd.by_due.len() <= more_than {
+            return false;
+        }
+        let now = now();
+        *first <= now && crowd.by_due.iter().nth(more_than).is_some_and(|(due, _)| *due <= now)
+    }
+
     /// Those that are due at `now`, the earliest first.
     pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = &Holder> {
         let (one, many) = match self {

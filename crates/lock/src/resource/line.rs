@@ -156,10 +156,30 @@ impl<W> Line<W> {
         waiter.or_else(|| places.kept.get(arrival).map(Kept::shown))
     }
 
-    /// The ids of all places, in order.
-    pub(super) fn ids(&self) -> Vec<LockId> {
-        let places = self.behind(None, usize::MAX).into_iter();
-        places.map(|(_, waiting)| waiting.id).collect()
+    /// The ids of the latest places that came before this arrival, in order.
+    pub(super) fn latest(&self, before: u64, limit: usize) -> Vec<LockId> {
+        let Some(places) = &self.0 else { return Vec::new() };
+        let waiting = places.waiting.range(..before).rev().take(limit);
+        let waiting = waiting.map(|(arrival, waiter)| (*arrival, waiter.place.id));
+        let kept = places.kept.range(..before).rev().take(limit);
+        let kept = kept.map(|(arrival, kept)| (*arrival, kept.place.id));
+        let mut latest: Vec<_> = waiting.chain(kept).inspect(|_| places.walk()).collect();
+        latest.sort_unstable();
+        latest.split_off(latest.len().saturating_sub(limit)).into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Whether there is a place that came before this arrival.
+    pub(super) fn has_before(&self, arrival: u64) -> bool {
+        self.0.as_ref().is_some_and(|places| {
+            let first = [places.waiting.keys().next(), places.kept.keys().next()];
+            first.into_iter().flatten().any(|first| *first < arrival)
+        })
+    }
+
+    /// Whether the place of this arrival is kept, and its time is over.
+    pub(super) fn is_given_up(&self, arrival: u64, now: Instant) -> bool {
+        let kept = self.0.as_ref().and_then(|places| places.kept.get(&arrival));
+        kept.is_some_and(|kept| kept.until <= now)
     }
 
     pub(super) fn place(&self, id: LockId) -> Option<&Place> {

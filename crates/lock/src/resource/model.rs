@@ -747,7 +747,7 @@ impl StateMachineTest for Checked {
                 }
             }
             Step::Clear => {
-                checked.happen(Event::Delete);
+                checked.happen(Event::Delete(u64::MAX));
             }
             Step::Pass { ms } => checked.pass(ms),
         }

@@ -1,6 +1,7 @@
 //! The rules of one resource, as tables of steps.
 
 mod conversions;
+mod pieces;
 
 use super::*;
 use crate::{Limit, Mode};
@@ -94,7 +95,7 @@ impl Scene {
     }
 
     fn clear(&mut self) -> (bool, String) {
-        is_done(self.happen(Event::Delete))
+        is_done(self.happen(Event::Delete(u64::MAX)))
     }
 
     /// Whether it was renewed.
@@ -437,10 +438,10 @@ fn a_plan_that_is_refused_has_not_happened() {
     for (seconds, event, told, left) in [
         (0.5, Event::Release(a), "", everybody),
         (0.6, Event::Release(b), "", everybody),
-        (0.7, Event::Delete, "", everybody),
+        (0.7, Event::Delete(u64::MAX), "", everybody),
         (0.8, Event::Renew(a, 100 * DAY), "", everybody),
         (2.0, Event::Release(a), "b timed out", without_b),
-        (3.0, Event::Delete, "", without_b),
+        (3.0, Event::Delete(u64::MAX), "", without_b),
         (10.1, Event::Expire, "", without_b),
     ] {
         assert_eq!(scene.at(seconds).refuse(event), told, "at {seconds}");

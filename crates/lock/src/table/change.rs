@@ -5,7 +5,7 @@
 //! wait there as data, in order, and are decided by whoever has written the plan and finishes it.
 //! Without a journal, nothing is written and the gate is never closed.
 
-use std::fmt;
+use std::cell::LazyCell;
 use std::mem;
 use std::sync::Arc;
 use std::thread;
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use log::{Level, info, log_enabled};
 
 use super::Shared;
-use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
+use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Turns, Woken, Writing};
 use crate::journal::store::{Change, KeptPlace, PlaceNote};
 use crate::journal::{By, Finish, Submitted};
 use crate::nanos::Instant;
@@ -92,16 +92,32 @@ impl Shared {
         }
     }
 
-    /// Begins an event, or leaves it at the gate if that is closed.
+    /// Begins an event, or leaves it at the gate if that is closed. What the resource is behind
+    /// with comes first, piece by piece.
     ///
     /// # Errors
     /// The slot is retired, and nothing has happened: the event is given back.
-    pub(super) fn begin(&self, slot: &Arc<Slot>, event: Event) -> Result<Begun, Event> {
+    pub(super) fn begin(&self, slot: &Arc<Slot>, mut event: Event) -> Result<Begun, Event> {
         let _panics = FailsIfItPanics::new(self);
+        loop {
+            match self.begin_piece(slot, event)? {
+                (begun, None) => return Ok(begun),
+                (_, Some(rest)) => event = rest,
+            }
+        }
+    }
+
+    /// Begins an event, or what comes before it: then that event is returned.
+    fn begin_piece(&self, slot: &Arc<Slot>, event: Event) -> Result<(Begun, Option<Event>), Event> {
         let resource = slot.name();
-        let is_asked_for = event.is_asked_for();
         let mut afterwards = Afterwards::default();
         let mut entry = slot.enter();
+        let is_open = matches!(entry.gate, Gate::Open);
+        let (event, rest) = match is_open && entry.comes_before(&event) {
+            true => (Event::Expire, Some(event)),
+            false => (event, None),
+        };
+        let is_asked_for = event.is_asked_for();
         let (begun, change) = match entry.gate {
             Gate::Retired => return Err(event),
             Gate::Closed(_) => {
@@ -117,7 +133,9 @@ impl Shared {
         afterwards.over = entry.is_over();
         drop(entry);
         self.finish_up(slot, afterwards);
-        let (Some(change), Some(journal)) = (change, &self.journal) else { return Ok(begun) };
+        let (Some(change), Some(journal)) = (change, &self.journal) else {
+            return Ok((begun, rest));
+        };
         // Who has heard its answer, or waits for somebody else, does not wait for the store; nor
         // does anybody for longer than it has patience.
         let by = match begun {
@@ -125,10 +143,10 @@ impl Shared {
             _ => By::Journal,
         };
         let Some(own) = journal.submit((change, Arc::clone(slot)), by) else {
-            return Ok(begun);
+            return Ok((begun, rest));
         };
         self.or_fail(|| journal.write_own(own, self));
-        Ok(begun.now())
+        Ok((begun.now(), rest))
     }
 
     /// Sleeps until the word comes. If nobody knows for too long what was written, that is the
@@ -217,7 +235,7 @@ impl Shared {
                 (Begun::Writing(Arc::clone(&asker)), Some((answer, asker)))
             }
         };
-        entry.gate = Gate::Closed(Box::new(Writing { plan, asker, due, turns: [].into() }));
+        entry.gate = Gate::Closed(Box::new(Writing { plan, asker, due, turns: Turns::default() }));
         (begun, change)
     }
 
@@ -325,10 +343,11 @@ impl Shared {
             return;
         }
         self.events.tell();
+        let next = LazyCell::new(|| next(&afterwards.happened));
         for event in &afterwards.happened {
             if let Kind::Ended(end) = event.happening.kind {
                 self.observer.ended(end, event.lasted());
-                log_end(event, end, &afterwards.happened);
+                log_end(event, end, || &next);
             }
         }
     }
@@ -368,13 +387,18 @@ impl Finish<Ticket> for Shared {
             self.start(&mut entry, resource, due, Event::Dismiss, None, &mut afterwards);
         }
         if let Some((answer, asker)) = asker {
-            let reply = match written {
+            let reply = match written.clone() {
                 Ok(()) => entry.state.answer(answer),
                 Err(why) => Reply::Refused(Refusal::NotWritten(why)),
             };
             afterwards.tell(asker, reply);
         }
         let mut following = None;
+        // Where nothing can be written, it would not be either.
+        while written.is_ok() && following.is_none() && entry.is_behind() {
+            let event = Event::Expire;
+            following = self.start(&mut entry, resource, due, event, None, &mut afterwards).1;
+        }
         while following.is_none()
             && let Some(Turn { event, asker }) = turns.pop_front()
         {
@@ -423,30 +447,26 @@ impl Afterwards {
 }
 
 /// Tells of the end of a lock, and of who has it next: a line for each lock.
-fn log_end(event: &events::Event, end: End, happened: &[events::Event]) {
+fn log_end<'a>(event: &events::Event, end: End, next: impl FnOnce() -> &'a str) {
     if end == End::Renewed || !log_enabled!(Level::Info) {
         return;
     }
-    let (resource, held, next) = (&event.resource, seconds(event.lasted()), Next(happened));
+    let (resource, held) = (&event.resource, seconds(event.lasted()));
     let Happening { kind, id, terms: Terms { title, client, .. }, .. } = &event.happening;
     let how = kind.name();
-    info!("{how}: {resource}/{id} {title:?} of {client}, held for {held} s{next}");
+    info!("{how}: {resource}/{id} {title:?} of {client}, held for {held} s{}", next());
 }
 
-/// Who was granted the lock that others have lost.
-struct Next<'a>(&'a [events::Event]);
-
-impl fmt::Display for Next<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut granted = self.0.iter().filter(|event| event.happening.kind == Kind::Granted);
-        let Some(event) = granted.next() else { return Ok(()) };
-        let Terms { title, client, .. } = &event.happening.terms;
-        write!(f, "; next: {title:?} of {client}, after {} s", seconds(event.lasted()))?;
-        match granted.count() {
-            0 => Ok(()),
-            more => write!(f, ", and {more} more"),
-        }
-    }
+/// Who was granted the lock that others have lost: the same for each of these.
+fn next(happened: &[events::Event]) -> String {
+    let mut granted = happened.iter().filter(|event| event.happening.kind == Kind::Granted);
+    let Some(event) = granted.next() else { return String::new() };
+    let Terms { title, client, .. } = &event.happening.terms;
+    let more = match granted.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    format!("; next: {title:?} of {client}, after {} s{more}", seconds(event.lasted()))
 }
 
 /// With milliseconds.

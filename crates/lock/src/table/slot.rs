@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::cmp;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
@@ -50,8 +50,17 @@ pub(super) struct Writing {
     pub(super) asker: Option<(Answer, Arc<Sleeper>)>,
     /// When the resource was due as the index of deadlines has it.
     pub(super) due: Option<Instant>,
-    /// In order of arrival.
-    pub(super) turns: VecDeque<Turn>,
+    pub(super) turns: Turns,
+}
+
+/// The events that wait at the gate, in order of arrival. None takes longer to be taken out the
+/// more there are.
+#[derive(Default)]
+pub(super) struct Turns {
+    next: u64,
+    by_arrival: BTreeMap<u64, Turn>,
+    /// By the address of its sleeper, which is no other's as long as the turn is there.
+    arrivals: HashMap<usize, u64>,
 }
 
 /// An event that waits at the gate, and the thread that caused it.
@@ -163,10 +172,36 @@ impl PartialEq for Slot {
 impl Writing {
     /// Takes the event of this thread out of the gate, if it still stands there.
     pub(super) fn withdraw(&mut self, asker: &Arc<Sleeper>) -> bool {
-        let before = self.turns.len();
-        self.turns.retain(|turn| !Arc::ptr_eq(&turn.asker, asker));
-        self.turns.len() < before
+        self.turns.remove(asker)
     }
+}
+
+impl Turns {
+    pub(super) fn push_back(&mut self, turn: Turn) {
+        self.arrivals.insert(address(&turn.asker), self.next);
+        self.by_arrival.insert(self.next, turn);
+        self.next += 1;
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Turn> {
+        let (_, turn) = self.by_arrival.pop_first()?;
+        self.arrivals.remove(&address(&turn.asker));
+        Some(turn)
+    }
+
+    fn remove(&mut self, asker: &Arc<Sleeper>) -> bool {
+        let arrival = self.arrivals.remove(&address(asker));
+        arrival.is_some_and(|arrival| self.by_arrival.remove(&arrival).is_some())
+    }
+
+    #[cfg(all(test, not(shuttle)))]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_arrival.is_empty()
+    }
+}
+
+fn address(sleeper: &Arc<Sleeper>) -> usize {
+    Arc::as_ptr(sleeper).addr()
 }
 
 impl Entry {
@@ -176,6 +211,16 @@ impl Entry {
             Gate::Closed(writing) => Some(&writing.plan),
             Gate::Open | Gate::Retired => None,
         }
+    }
+
+    /// Whether an expiry comes before all events.
+    pub(super) fn is_behind(&self) -> bool {
+        self.state.is_behind(now)
+    }
+
+    /// Whether an expiry comes before this event.
+    pub(super) fn comes_before(&self, event: &Event) -> bool {
+        !matches!(event, Event::Expire) && self.is_behind()
     }
 
     /// Whether nothing is left that has to be remembered.
@@ -229,6 +274,20 @@ impl fmt::Debug for Sleeper {
 #[cfg(target_pointer_width = "64")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_are_in_order_and_one_can_be_taken_out() {
+        let mut turns = Turns::default();
+        let askers: Vec<_> = (0..4).map(|_| Arc::<Sleeper>::default()).collect();
+        for asker in &askers {
+            turns.push_back(Turn { event: Event::Expire, asker: Arc::clone(asker) });
+        }
+        assert!(turns.remove(&askers[1]) && !turns.remove(&askers[1]));
+        for asker in [&askers[0], &askers[2], &askers[3]] {
+            assert!(turns.pop_front().is_some_and(|turn| Arc::ptr_eq(&turn.asker, asker)));
+        }
+        assert!(turns.pop_front().is_none() && turns.is_empty() && turns.arrivals.is_empty());
+    }
 
     /// With the two counts of its Arc and the eight bytes that malloc puts before a block. Blocks
     /// are multiples of sixteen.

@@ -1,5 +1,8 @@
 #![allow(clippy::disallowed_methods, reason = "a test looks again until it is so")]
 
+mod expiries;
+mod pieces;
+
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};

@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use super::directory::Directory;
+use super::directory::{Directory, Name};
 use super::record::{Entry, Found, Row, Unreadable};
 use super::segment::{Head, Scan, ends_cleanly, scan};
 use super::time::Restart;
@@ -32,7 +31,7 @@ pub(super) struct SegmentContents {
 
 /// What is wrong with a segment.
 pub(super) fn damaged(directory: &Directory, number: u64, why: &str) -> OpenError {
-    OpenError::Damaged(directory.segment(number), why.into())
+    OpenError::Damaged(directory.path_of(&Name::segment(number)), why.into())
 }
 
 impl<'a> Reader<'a> {
@@ -73,10 +72,11 @@ impl<'a> Reader<'a> {
 
     fn read(&mut self, number: u64) -> Result<Head, OpenError> {
         let damaged = |why| damaged(self.directory, number, why);
-        let path = self.directory.segment(number);
-        read_file(&path, &mut self.bytes).map_err(|error| match error.kind() {
+        let name = Name::segment(number);
+        let read = self.directory.open_to_read(&name).and_then(|file| read(&file, &mut self.bytes));
+        read.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => damaged("it is missing"),
-            _ => OpenError::Unusable(path, error),
+            _ => OpenError::Unusable(self.directory.path_of(&name), error),
         })?;
         let head = Head::read(&self.bytes, number);
         let head = head.ok_or_else(|| damaged("its head is not one of rdlm's"))?;
@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
         visit: impl FnMut(Found<'b>),
     ) -> Result<Scan, OpenError> {
         scan(&self.bytes, head, visit).map_err(|why| match why {
-            Unreadable::Newer => OpenError::Newer(self.directory.segment(number)),
+            Unreadable::Newer => OpenError::Newer(self.directory.path_of(&Name::segment(number))),
             Unreadable::Senseless => {
                 damaged(self.directory, number, "it has a record that makes no sense")
             }
@@ -102,8 +102,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read_file(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let file = File::open(path)?;
+fn read(file: &File, bytes: &mut Vec<u8>) -> io::Result<()> {
     let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
     bytes.resize(len, 0);
     file.read_exact_at(bytes, 0)

@@ -1,14 +1,13 @@
 //! The start: reads what there is, changes nothing of it unless all of it is in order, and goes
 //! on from there.
 
-use std::fs::{self, File};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::HostClock;
 use super::contents::Contents;
-use super::directory::Directory;
+use super::directory::{Directory, Name};
 use super::reader::{Reader, damaged};
 use super::record::{Entry, Row, Stamp};
 use super::rows::Rows;
@@ -43,11 +42,12 @@ pub(super) fn open(
     log.restarts.push(Restart { record: next, clock: now, grace: restart_grace });
     let matters = hand_over(directory, &mut log, now, restore)?;
 
-    let segment = Segment::open(directory.segment(number), number, head, end).map_err(unusable)?;
+    let segment = Segment::open(directory, number, head, end).map_err(unusable)?;
     // What was read may not be synced, if the server was killed: the last record, the end of the
     // segment before, the names. It has to be before anything is removed because of it.
     for number in number.saturating_sub(1).max(log.latest.first_segment)..=number {
-        let synced = File::open(directory.segment(number)).and_then(|file| file.sync_data());
+        let synced =
+            directory.open_to_read(&Name::segment(number)).and_then(|file| file.sync_data());
         synced.map_err(unusable)?;
     }
     directory.sync().map_err(unusable)?;
@@ -60,9 +60,9 @@ pub(super) fn open(
 
 /// Makes the first segment.
 fn begin(directory: &Directory, host: HostClock) -> io::Result<Writer> {
-    let spare = directory.spare(0);
-    make_spare(&spare, SEGMENT_BYTES)?;
-    let segment = Segment::begin(&spare, directory.segment(1), 1, 1)?;
+    let spare = Name::spare(0);
+    make_spare(directory, &spare, SEGMENT_BYTES)?;
+    let segment = Segment::begin(directory, &spare, 1, 1)?;
     directory.sync()?;
     let mut rows = Rows::new();
     rows.add_segment(1, segment.head.bytes);
@@ -90,13 +90,13 @@ fn started(
 /// Files that an earlier server has left are in reserve from now on, or removed.
 fn tidy<'a>(directory: &Directory, writer: &mut Writer, unused: impl Iterator<Item = &'a u64>) {
     // One that stays is not in the way.
-    unused.for_each(|number| drop(fs::remove_file(directory.segment(*number))));
-    for path in directory.spares().unwrap_or_default() {
-        let fits = fs::metadata(&path).is_ok_and(|file| file.len() == SEGMENT_BYTES);
-        if fits && writer.spares.len() < SPARES {
-            writer.spares.push(path);
+    unused.for_each(|number| drop(directory.remove(&Name::segment(*number))));
+    for name in directory.spares().unwrap_or_default() {
+        let len = directory.open_to_read(&name).and_then(|file| Ok(file.metadata()?.len()));
+        if len.is_ok_and(|len| len == SEGMENT_BYTES) && writer.spares.len() < SPARES {
+            writer.spares.push(name);
         } else {
-            let _ = fs::remove_file(path);
+            let _ = directory.remove(&name);
         }
     }
 }

@@ -4,14 +4,15 @@
 //! record is written over blocks that there are, which a sync has little to do for, and a file
 //! that was cut off is noticed at any length. Its head is on disk before its first record.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::directory::{Directory, Name};
 use super::frame;
 use super::record::{Entry, Found, Stamp, Unreadable, append, entries};
 use crate::journal::store::StoreError;
@@ -120,14 +121,21 @@ pub(super) struct Segment {
     /// Where the latest record ends.
     pub(super) end: u64,
     file: File,
+    /// To be shown.
     path: PathBuf,
 }
 
 impl Segment {
     /// Opens one of which `end` is known.
-    pub(super) fn open(path: PathBuf, number: u64, head: Head, end: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Self { number, head, end, file, path })
+    pub(super) fn open(
+        directory: &Directory,
+        number: u64,
+        head: Head,
+        end: u64,
+    ) -> io::Result<Self> {
+        let name = Name::segment(number);
+        let file = directory.open_to_write(&name)?;
+        Ok(Self { number, head, end, file, path: directory.path_of(&name) })
     }
 
     /// Makes a segment of a spare file. It has its name when its head is on disk.
@@ -135,19 +143,20 @@ impl Segment {
     /// # Errors
     /// The spare is as good as before.
     pub(super) fn begin(
-        spare: &Path,
-        path: PathBuf,
+        directory: &Directory,
+        spare: &Name,
         number: u64,
         first_record: u64,
     ) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(spare)?;
+        let file = directory.open_to_write(spare)?;
         let salt = Uuid::new_v4().as_fields().0;
         let head = Head { salt, bytes: file.metadata()?.len(), first_record };
         let bytes = head.to_bytes(number).ok_or(io::ErrorKind::InvalidData)?;
         file.write_all_at(&bytes, 0)?;
         file.sync_data()?;
-        fs::rename(spare, &path)?;
-        Ok(Self { number, head, end: BEGIN as u64, file, path })
+        let name = Name::segment(number);
+        directory.rename(spare, &name)?;
+        Ok(Self { number, head, end: BEGIN as u64, file, path: directory.path_of(&name) })
     }
 
     /// How many bytes the entries of one more record may have.
@@ -211,10 +220,9 @@ pub(super) fn bytes_for(entries: u64) -> u64 {
 ///
 /// # Errors
 /// The file was not made.
-pub(super) fn make_spare(path: &Path, bytes: u64) -> io::Result<()> {
+pub(super) fn make_spare(directory: &Directory, name: &Name, bytes: u64) -> io::Result<()> {
     let make = || {
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let file = directory.create(name)?;
         for at in (0..bytes).step_by(ZEROS.len()) {
             file.write_all_at(&ZEROS, at)?;
         }
@@ -222,6 +230,6 @@ pub(super) fn make_spare(path: &Path, bytes: u64) -> io::Result<()> {
     };
     make().inspect_err(|_| {
         // Its room is needed by others.
-        let _ = fs::remove_file(path);
+        let _ = directory.remove(name);
     })
 }

@@ -1,15 +1,13 @@
 //! The log while a server runs: what is appended, and how its room is used again.
 
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::log::warn;
 
 use super::HostClock;
-use super::directory::Directory;
+use super::directory::{Directory, Name};
 use super::draft::{Draft, Effect};
 use super::frame;
 use super::record::{Entry, Stamp};
@@ -49,7 +47,7 @@ pub(super) struct Writer {
     /// The number of the next record.
     pub(super) next: u64,
     pub(super) last_token: u64,
-    pub(super) spares: Vec<PathBuf>,
+    pub(super) spares: Vec<Name>,
     sweep: Option<Sweep>,
     /// A segment could not be read: nothing is reclaimed until the next start.
     unreadable: bool,
@@ -197,7 +195,7 @@ impl Writer {
         }
         if self.sweep.as_ref().is_none_or(|sweep| sweep.segment != oldest.number) {
             self.sweep = None;
-            let read = fs::read(directory.segment(oldest.number));
+            let read = directory.read(&Name::segment(oldest.number));
             match read.and_then(|bytes| Sweep::new(oldest.number, bytes)) {
                 Ok(sweep) => self.sweep = Some(sweep),
                 Err(error) => {
@@ -256,16 +254,17 @@ impl Writer {
     /// Makes spare files until there are enough.
     pub(super) fn fill_spares(&mut self, directory: &Directory) -> io::Result<()> {
         while self.spares.len() < SPARES {
-            let path = self.free_name(directory);
-            make_spare(&path, SEGMENT_BYTES)?;
-            self.spares.push(path);
+            let name = self.free_name();
+            make_spare(directory, &name, SEGMENT_BYTES)?;
+            self.spares.push(name);
         }
         Ok(())
     }
 
-    fn free_name(&self, directory: &Directory) -> PathBuf {
-        let mut names = (0..).map(|number| directory.spare(number));
-        names.find(|name| !self.spares.contains(name)).unwrap_or_default()
+    /// One that none of the few spares has.
+    fn free_name(&self) -> Name {
+        let mut names = (0..SPARES).map(Name::spare);
+        names.find(|name| !self.spares.contains(name)).unwrap_or_else(|| Name::spare(SPARES))
     }
 
     /// Goes on to a next segment if this one has no room for so many bytes of entries.
@@ -285,22 +284,21 @@ impl Writer {
             Some(spare) if bytes == SEGMENT_BYTES => spare,
             unfit => {
                 self.spares.extend(unfit);
-                let path = self.free_name(directory);
-                make_spare(&path, bytes).map_err(refused)?;
-                path
+                let name = self.free_name();
+                make_spare(directory, &name, bytes).map_err(refused)?;
+                name
             }
         };
         let number = self.segment.number + 1;
-        let path = directory.segment(number);
         // The record that ends this segment comes between.
-        let begun = Segment::begin(&spare, path.clone(), number, self.next + 1);
+        let begun = Segment::begin(directory, &spare, number, self.next + 1);
         let next = begun.map_err(refused).inspect_err(|_| self.spares.push(spare.clone()))?;
         directory.sync().map_err(|error| StoreError::Unknown(error.to_string().into()))?;
         let mut ends = Draft::default();
         ends.entry(&Entry::Continued).ok_or_else(too_large)?;
         let ended = self.append(directory, ends);
         if let Err(StoreError::Refused(_)) = ended
-            && fs::rename(&path, &spare).is_ok()
+            && directory.rename(&Name::segment(number), &spare).is_ok()
         {
             // If it keeps its name, it is found to be empty, or replaced.
             self.spares.push(spare);
@@ -351,15 +349,15 @@ impl Writer {
     /// Uses the files of segments again that the latest record says are not needed.
     fn recycle_before(&mut self, directory: &Directory, first_segment: u64) {
         for dead in self.rows.take_before(first_segment) {
-            let path = directory.segment(dead.number);
+            let name = Name::segment(dead.number);
             // One that stays is removed at the next start.
             if dead.bytes == SEGMENT_BYTES && self.spares.len() < SPARES {
-                let spare = self.free_name(directory);
-                if fs::rename(&path, &spare).is_ok() {
+                let spare = self.free_name();
+                if directory.rename(&name, &spare).is_ok() {
                     self.spares.push(spare);
                 }
             } else {
-                let _ = fs::remove_file(&path);
+                let _ = directory.remove(&name);
             }
         }
     }
