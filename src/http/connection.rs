@@ -24,11 +24,6 @@ use super::transport::{HangUp, RECEIVE_SIZE, Transport};
 /// How long a head may take to come in, and then a body, however steadily it trickles.
 const RECEIVE_TIME: Duration = Duration::from_secs(10);
 
-/// How long what a client still sends is received after the last response, and how many bytes
-/// of it.
-const LINGER: Duration = Duration::from_secs(1);
-const MAX_LINGER: usize = 4 * 1024 * 1024;
-
 /// One client's connection.
 pub struct Connection {
     input: Input,
@@ -141,8 +136,8 @@ impl Connection {
 
     /// Ends the connection of a client that may still be sending, so that it can read the last
     /// response.
-    pub fn linger(mut self) {
-        self.input.drain();
+    pub fn linger(self) {
+        self.departures.linger(&self.input.transport);
     }
 }
 
@@ -397,21 +392,6 @@ impl Input {
         };
         self.hurried = deadline.is_some();
         self.transport.set_read_timeout(timeout)
-    }
-
-    /// Says that nothing more will be sent, and drops for a while what still comes in. A
-    /// socket that is closed with unread input is reset, by which the client could lose the
-    /// last response (RFC 9112, section 9.6).
-    fn drain(&mut self) {
-        let deadline = Instant::now() + LINGER;
-        let mut received = 0;
-        let mut more = self.transport.end_sending().is_ok();
-        while more && received < MAX_LINGER {
-            self.bytes.clear();
-            let len = self.receive(Some(deadline)).unwrap_or(0);
-            received += len;
-            more = len > 0;
-        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Notices when a client that waits for its response ends the connection.
+//! Notices when a client that waits for its response ends the connection, and waits for clients to
+//! do so whose connection has ended here.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::lingering::Lingering;
 use super::listener::KEEPALIVE;
 use super::tls::Tls;
 use super::transport::Transport;
@@ -35,8 +37,11 @@ const BATCH: usize = 64;
 
 type Farewell = Box<dyn FnOnce() + Send>;
 
-/// The clients that are watched, and the thread that watches them.
-pub struct Departures(Arc<Watched>);
+/// The clients that are watched, the connections that linger, and a thread for each kind.
+pub struct Departures {
+    watched: Arc<Watched>,
+    lingering: Lingering,
+}
 
 struct Watched {
     epoll: OwnedFd,
@@ -69,10 +74,10 @@ impl Present {
 }
 
 impl Departures {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// The operating system refused the thread or a descriptor.
+    /// The operating system refused a thread or a descriptor.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let watched = Arc::new(Watched { epoll, clients: Mutex::default() });
@@ -80,7 +85,12 @@ impl Departures {
             let watched = Arc::clone(&watched);
             move || watched.run()
         })?;
-        Ok(Self(watched))
+        Ok(Self { watched, lingering: Lingering::new()? })
+    }
+
+    /// Ends a connection on this side, and closes it when its client has done so, or soon.
+    pub(super) fn linger(&self, transport: &Transport) {
+        self.lingering.end(transport);
     }
 }
 
@@ -194,7 +204,7 @@ impl<'a> Client<'a> {
     ) -> io::Result<Option<Watch<'a>>> {
         let Some(socket) = self.transport.socket() else { return Ok(None) };
         SockRef::from(socket).set_tcp_user_timeout(Some(silence))?;
-        let watched = &*self.departures.0;
+        let watched = &*self.departures.watched;
         let tls = self.transport.tls().cloned();
         if tls.as_ref().is_some_and(|tls| tls.has_ended()) {
             farewell();
