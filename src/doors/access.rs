@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,6 +13,7 @@ use subtle::ConstantTimeEq;
 
 use crate::http::{Problem, Status};
 use crate::passwords::{self, Passwords, Verdict, is_bcrypt};
+use crate::reloaded;
 
 /// The rule for administrative requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,9 +148,11 @@ impl Credentials {
     }
 }
 
-fn read_users(path: &PathBuf) -> Result<Vec<Credentials>, UserFileError> {
-    let error = |fault| UserFileError { path: path.clone(), fault };
-    let text = fs::read_to_string(path).map_err(|source| error(Fault::Unreadable(source)))?;
+fn read_users(path: &Path) -> Result<Vec<Credentials>, UserFileError> {
+    let error = |fault| UserFileError { path: path.to_path_buf(), fault };
+    let bytes = reloaded::read(path).map_err(|source| error(Fault::Unreadable(source)))?;
+    let text = String::from_utf8(bytes).map_err(io::Error::other);
+    let text = text.map_err(|source| error(Fault::Unreadable(source)))?;
     // Or the first user would have another name than it seems.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let is_comment = |line: &str| line.is_empty() || line.starts_with('#');
