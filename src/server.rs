@@ -1,8 +1,11 @@
 //! The daemon: binds, accepts, serves each connection on a thread, drains on a signal.
 
 mod connections;
+mod files;
 mod in_flight;
 pub mod limits;
+mod parked;
+mod pids;
 mod running;
 mod serving;
 mod workers;
@@ -16,8 +19,9 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use ipnet::IpNet;
+use log::info;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
@@ -151,31 +155,70 @@ impl From<io::Error> for Error {
     }
 }
 
+/// Locks of an earlier run are read on that thread, as the main one would.
+const OPENING_STACK: usize = 8 * 1024 * 1024;
+
 /// Serves until SIGTERM, SIGINT or SIGHUP. If there are files that it can take anew, SIGHUP does
 /// that instead.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn serve(options: Options) -> Result<(), Error> {
-    let signals = signals()?;
-    let running = Running::open(options)?;
+    let (signal_again, signals) = signals()?;
+    let Some(running) = open(options, &signals, &signal_again)? else { return Ok(()) };
     let signal = running.run(&signals)?;
     running.drain(signal, &signals)
 }
 
-/// A channel of the signals that ask for an end. Under `nohup`, SIGHUP is none of them.
-fn signals() -> io::Result<Receiver<i32>> {
+/// Opens the server, on another thread: a file may be a pipe that nobody writes, or on a disk that
+/// does not answer. `None`: a signal asked for the end before that was done. SIGHUP, which may
+/// mean that a file has changed, counts when it is.
+fn open(
+    options: Options,
+    signals: &Receiver<i32>,
+    signal_again: &Sender<i32>,
+) -> Result<Option<Running>, Error> {
+    let (sender, opened) = bounded(1);
+    // Nobody receives it if the process is about to end.
+    let open = move || drop(sender.send(Running::open(options)));
+    thread::Builder::new().name("open".into()).stack_size(OPENING_STACK).spawn(open)?;
+    let mut hung_up = false;
+    loop {
+        select! {
+            recv(opened) -> running => {
+                let panicked = || Error::Core("the start has panicked".into());
+                let running = running.map_err(|_| panicked())??;
+                if hung_up {
+                    // Cannot fail: the receiver is here.
+                    let _ = signal_again.send(SIGHUP);
+                }
+                return Ok(Some(running));
+            }
+            recv(signals) -> signal => match signal.unwrap_or(SIGTERM) {
+                SIGHUP => hung_up = true,
+                signal => {
+                    info!("stopping on signal {signal}, before the start was done");
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// Both ends of a channel of the signals that ask for an end. Under `nohup`, SIGHUP is none of them.
+fn signals() -> io::Result<(Sender<i32>, Receiver<i32>)> {
     // A write beyond the limit of a file's size is to fail rather than end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let ignored = Ignored::from_start();
     let wanted = [SIGTERM, SIGINT, SIGHUP];
     let mut signals = Signals::new(wanted.iter().filter(|signal| !ignored.contains(**signal)))?;
     let (sender, receiver) = unbounded();
+    let from_thread = sender.clone();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             // Fails only when main has returned, and the process with it.
-            let _ = sender.send(signal);
+            let _ = from_thread.send(signal);
         }
     })?;
-    Ok(receiver)
+    Ok((sender, receiver))
 }

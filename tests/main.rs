@@ -36,6 +36,7 @@ mod python;
 mod recipes;
 mod resources_used;
 mod retries;
+mod threads;
 mod tidy;
 mod tls;
 mod upgrades;

@@ -1,10 +1,11 @@
 //! `--event-log`: what happens to locks, a line of JSON each, in a file.
 //!
 //! A thread of its own writes them. If the file cannot be written, or not as fast as things
-//! happen, lines are missing, and the locks go on.
+//! happen, lines are missing, and the locks go on. The file may be a pipe, with or without a reader.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use log::{error, info};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::events;
 use crate::lock::{Events, Follower, Heard};
@@ -26,6 +30,9 @@ const BATCH: usize = 1024;
 /// How long the last events may take to be written.
 const FINISH: Duration = Duration::from_millis(200);
 
+/// How long the reader of a pipe may take to make room for the next lines.
+const READER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// A very long time.
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -37,15 +44,24 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the file and begins to write what happens to the end of it.
+    /// Opens the file and begins to write what happens to the end of it. A pipe that nobody reads
+    /// yet is opened when somebody does.
     ///
     /// # Errors
     /// The file cannot be opened, or there is no thread.
     pub fn start(path: PathBuf, events: &Arc<Events>) -> io::Result<Self> {
-        let file = open(&path)?;
+        let (file, unread) = match open(&path) {
+            Ok(file) => (Some(file), None),
+            Err(error) if is_unread(&error) => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
         let reopen = Arc::<AtomicBool>::default();
         let follower = events.follow_for_good();
-        let writer = Writer { path, file: Some(file), reopen: Arc::clone(&reopen), failing: false };
+        let (failing, in_line) = (false, false);
+        let mut writer = Writer { path, file, reopen: Arc::clone(&reopen), failing, in_line };
+        if let Some(error) = unread {
+            writer.tell(Err(error));
+        }
         let (ending, ended) = bounded(0);
         thread::Builder::new().name("event log".into()).spawn(move || {
             writer.run(follower);
@@ -60,13 +76,42 @@ impl EventLog {
     }
 
     /// Waits until the last event is written, when there will not be any more; not for long.
-    pub fn finish(self) {
+    pub fn finish(&self) {
         let _ = self.ended.recv_timeout(FINISH);
     }
 }
 
+/// Waits for no reader, if it is a pipe. Writing will not wait either.
 fn open(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().append(true).create(true).custom_flags(without_waiting).open(path)
+}
+
+/// Whether it is that of opening a pipe without a reader.
+fn is_unread(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::NXIO)
+}
+
+/// Writes the rest; if it is a pipe, as soon as its reader takes it.
+fn write(file: &mut File, rest: &mut &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        match file.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(len) => *rest = &rest[len..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_room(file)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for_room(file: &File) -> io::Result<()> {
+    let mut file = [PollFd::new(file, PollFlags::OUT)];
+    match retry_on_intr(|| poll(&mut file, Some(&READER)))? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader does not take them")),
+        _ => Ok(()),
+    }
 }
 
 struct Writer {
@@ -75,6 +120,8 @@ struct Writer {
     reopen: Arc<AtomicBool>,
     /// The latest attempt failed, and the log says so.
     failing: bool,
+    /// What was written last was cut off in the middle of a line.
+    in_line: bool,
 }
 
 impl Writer {
@@ -82,6 +129,9 @@ impl Writer {
         let mut lines = Vec::new();
         loop {
             lines.clear();
+            if self.in_line {
+                lines.push(b'\n');
+            }
             match follower.hear(BATCH, DAY) {
                 // Writing to a Vec cannot fail.
                 Heard::Events(happened) => happened.iter().for_each(|event| {
@@ -106,8 +156,14 @@ impl Writer {
             Some(file) => file,
             None => open(&self.path)?,
         };
-        // After a failure it is opened anew.
-        self.file.insert(file).write_all(lines).inspect_err(|_| self.file = None)
+        let file = self.file.insert(file);
+        let mut rest = lines;
+        let written = write(file, &mut rest);
+        // What was written without its end is not to be taken for the beginning of another line.
+        let last = lines.len().checked_sub(rest.len() + 1).map(|last| lines[last]);
+        self.in_line = last.map_or(self.in_line, |last| last != b'\n');
+        // After a failure it is opened again.
+        written.inspect_err(|_| self.file = None)
     }
 
     /// One line in the log for each time that it begins or ceases to fail.

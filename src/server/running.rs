@@ -1,25 +1,27 @@
 //! A server from its start to its end: opened, run until a signal, drained.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, at, bounded, never, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 use log::{info, warn};
 use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use super::connections::Connections;
+use super::files::Files;
+use super::limits::Capacity;
+use super::parked::Parked;
 use super::serving::Server;
-use super::{Error, Options, limits};
+use super::{Error, Options};
 use crate::cluster::{Member, Tables};
 use crate::doors::event_log::EventLog;
 use crate::doors::users::{UserFile, Users};
 use crate::doors::{Service, Settings};
-use crate::http::certificates::{CertificateFiles, Certificates};
+use crate::http::certificates::CertificateFiles;
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, Store};
 use crate::metrics::Metrics;
@@ -27,24 +29,26 @@ use crate::metrics::Metrics;
 /// How long requests in flight may take to end when the server shuts down.
 const DRAIN: Duration = Duration::from_millis(900);
 
+/// Descriptors that a connection takes.
+const DESCRIPTORS_EACH: u64 = 1;
+
 /// A server that listens.
 pub(super) struct Running {
     server: Arc<Server>,
     listener: Arc<Listener>,
-    locks: Arc<dyn LockManager>,
     member: Option<Arc<Member>>,
-    files: Files,
+    event_log: Option<Arc<EventLog>>,
+    /// Takes a message to have the files read again; `None`: there are none.
+    reload: Option<Sender<()>>,
+    /// Ends the waits for locks. On a thread of its own, so that a crowd before the locks does not
+    /// hold up the end.
+    end_waits: Parked,
+    /// Waits until all changes are written.
+    settle: Parked,
     /// The lock core cannot go on.
     failure: Receiver<String>,
     /// What is shared with other servers is not as it should be.
     loss: Receiver<String>,
-}
-
-/// What is read again, or opened again, on SIGHUP.
-struct Files {
-    users: Option<Arc<Users>>,
-    certificates: Option<Arc<Certificates>>,
-    event_log: Option<EventLog>,
 }
 
 impl Running {
@@ -54,11 +58,8 @@ impl Running {
         let users = options.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
         let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
         let certificates = certificates.map(Arc::new);
-        let max_connections = limits::max_connections(options.max_connections);
-        let lock_limits = Limits {
-            waiting: limits::max_waiters(options.lock_limits.waiting, max_connections),
-            ..options.lock_limits
-        };
+        let capacity = Capacity::of_system(&options, DESCRIPTORS_EACH);
+        let lock_limits = Limits { waiting: capacity.waiters, ..options.lock_limits };
         let listener = Arc::new(bind(&options)?);
         let (metrics, cluster_metrics) = Metrics::with_cluster_if(options.cluster.is_some());
         let metrics = Arc::new(metrics);
@@ -82,26 +83,37 @@ impl Running {
             Some(member) => Arc::clone(member) as Arc<dyn LockManager>,
             None => Arc::new(open_table(&options, lock_limits, observer)?),
         };
-        metrics.set_max_connections(max_connections);
+        metrics.set_max_connections(capacity.connections);
         let event_log = start_event_log(&options, &*locks)?;
         warn_of_forgotten_reboots(&options);
-        let files = Files { users: users.clone(), certificates: certificates.clone(), event_log };
-        let settings = settings(options, users);
+        let files = Files {
+            users: users.clone(),
+            certificates: certificates.clone(),
+            event_log: event_log.clone(),
+            member: member.clone(),
+        };
+        let reload = files.reload_on_demand()?;
+        let settings = settings(options, users, capacity.subscribers);
         let service = Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics));
-        let connections = Connections::new(max_connections);
+        let connections = Connections::new(capacity.connections);
         let server = Server::new(service, metrics, member.clone(), certificates, connections);
         let server = Arc::new(server);
+        let (to_end, to_settle) = (Arc::clone(&locks), locks);
+        let end_waits = Parked::new("shut down", move || to_end.shut_down())?;
+        let settle = Parked::new("settle", move || to_settle.settle())?;
+        let workers = server.workers()?;
         thread::Builder::new().name("accept".into()).spawn({
             let (server, listener) = (Arc::clone(&server), Arc::clone(&listener));
-            move || server.accept(&listener)
+            move || server.accept(&listener, &workers)
         })?;
         info!(
-            "listening on {}, rdlm {}, at most {max_connections} connections and {} waiting",
+            "listening on {}, rdlm {}, at most {} connections and {} waiting",
             listener.local_addr(),
             env!("CARGO_PKG_VERSION"),
-            lock_limits.waiting,
+            capacity.connections,
+            capacity.waiters,
         );
-        Ok(Self { server, listener, locks, member, files, failure, loss })
+        Ok(Self { server, listener, member, event_log, reload, end_waits, settle, failure, loss })
     }
 
     /// Returns the signal that asks for the end.
@@ -113,38 +125,24 @@ impl Running {
                 recv(self.failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
                 recv(self.loss) -> why => return Err(Error::Cluster(why.unwrap_or_default())),
             };
-            if signal != SIGHUP || !self.reloads() {
-                return Ok(signal);
+            match &self.reload {
+                // If it is full, the files have yet to be read.
+                Some(reload) if signal == SIGHUP => drop(reload.try_send(())),
+                _ => return Ok(signal),
             }
-            self.files.look();
-            self.member.iter().for_each(|member| member.look());
         }
-    }
-
-    /// Whether there is a file that is read again on SIGHUP.
-    fn reloads(&self) -> bool {
-        let Files { users, certificates, event_log } = &self.files;
-        users.is_some()
-            || certificates.is_some()
-            || event_log.is_some()
-            || self.member.as_ref().is_some_and(|member| member.reloads())
     }
 
     /// Refuses what comes, and returns when all requests are answered and all changes written, or
     /// when that takes too long.
     pub(super) fn drain(self, signal: i32, signals: &Receiver<i32>) -> Result<(), Error> {
-        let Self { server, listener, locks, member, files, failure, .. } = self;
+        let Self { server, listener, member, event_log, end_waits, settle, failure, .. } = self;
         info!("stopping on signal {signal}");
         server.shut_down();
         if let Err(error) = listener.close() {
             warn!("new connections are not refused: {error}");
         }
-        // On a thread of its own, so that a crowd before the locks does not hold up the end.
-        let shut_down = {
-            let locks = Arc::clone(&locks);
-            move || locks.shut_down()
-        };
-        thread::Builder::new().name("shut down".into()).spawn(shut_down)?;
+        end_waits.start();
         let drained = server.drained();
         let too_late = Instant::now() + DRAIN;
         select! {
@@ -161,27 +159,14 @@ impl Running {
             }
         }
         // A lock whose client was gone is not to be held after a restart.
-        let (settles, settled) = bounded::<Infallible>(0);
-        thread::Builder::new().name("settle".into()).spawn(move || {
-            locks.settle();
-            drop(settles);
-        })?;
         select! {
-            recv(settled) -> _ => {}
+            recv(settle.start()) -> _ => {}
             recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
             recv(at(too_late)) -> _ => {}
         }
-        files.event_log.into_iter().for_each(EventLog::finish);
+        event_log.iter().for_each(|event_log| event_log.finish());
         info!("stopped");
         Ok(())
-    }
-}
-
-impl Files {
-    fn look(&self) {
-        self.event_log.iter().for_each(EventLog::reopen);
-        self.certificates.iter().for_each(|certificates| certificates.look());
-        self.users.iter().for_each(|users| users.look());
     }
 }
 
@@ -205,10 +190,13 @@ fn open_table(
     Ok(locks)
 }
 
-fn start_event_log(options: &Options, locks: &dyn LockManager) -> Result<Option<EventLog>, Error> {
+fn start_event_log(
+    options: &Options,
+    locks: &dyn LockManager,
+) -> Result<Option<Arc<EventLog>>, Error> {
     let Some(path) = &options.event_log else { return Ok(None) };
     let started = EventLog::start(path.clone(), locks.events());
-    started.map(Some).map_err(|error| Error::EventLog(path.clone(), error))
+    started.map(|log| Some(Arc::new(log))).map_err(|error| Error::EventLog(path.clone(), error))
 }
 
 fn warn_of_forgotten_reboots(options: &Options) {
@@ -220,7 +208,7 @@ fn warn_of_forgotten_reboots(options: &Options) {
     }
 }
 
-fn settings(options: Options, users: Option<Arc<Users>>) -> Settings {
+fn settings(options: Options, users: Option<Arc<Users>>, max_subscribers: usize) -> Settings {
     let mut hosts = options.hosts;
     hosts.push(uname().nodename().to_string_lossy().into());
     Settings {
@@ -231,7 +219,7 @@ fn settings(options: Options, users: Option<Arc<Users>>) -> Settings {
         base_url: options.base_url,
         hosts,
         trusted_proxies: options.trusted_proxies,
-        max_subscribers: options.max_subscribers,
+        max_subscribers,
         fleetlock: options.fleetlock,
     }
 }

@@ -9,18 +9,26 @@ use log::{debug, error, info};
 
 use super::connections::{Connections, Permit};
 use super::in_flight::{InFlight, InFlightGuard};
-use super::workers::Workers;
+use super::limits;
+use super::workers::{NoThread, Workers};
 use crate::cluster::{Answered, Forwarding, Member};
 use crate::doors::Service;
-use crate::http::Status;
 use crate::http::certificates::Certificates;
 use crate::http::connection::{Connection, Exchange, Next, NotEncrypted};
+use crate::http::departures::Standing;
 use crate::http::listener::Listener;
+use crate::http::{Status, Unreadable};
 use crate::lock::Pending;
 use crate::metrics::Metrics;
 
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// A connection to be served.
+pub(super) struct Job {
+    connection: Connection,
+    permit: Permit,
+}
 
 /// What answers the requests of all connections.
 pub(super) struct Server {
@@ -59,36 +67,55 @@ impl Server {
         self.in_flight.drain()
     }
 
-    /// The loop of the accepting thread.
-    pub(super) fn accept(self: Arc<Self>, listener: &Listener) {
-        let server = Arc::clone(&self);
-        let workers = Workers::new(move |(connection, permit): (Connection, Permit)| {
+    /// The threads for connections. Some are there from the start, so that locks are released and
+    /// renewed also when the system gives no more threads.
+    ///
+    /// # Errors
+    /// It gives none now.
+    pub(super) fn workers(self: &Arc<Self>) -> io::Result<Workers<Job>> {
+        let server = Arc::clone(self);
+        Workers::new(limits::RESERVE, move |job: Job| {
             let _open = server.metrics.connection_opened();
-            server.serve(connection, &Arc::new(permit));
-        });
-        let mut failing = false;
+            server.serve(job.connection, &Arc::new(job.permit));
+        })
+    }
+
+    /// The loop of the accepting thread.
+    pub(super) fn accept(&self, listener: &Listener, workers: &Workers<Job>) {
+        let mut accepting = Outage::of("accept connections", "accepting connections again");
+        let mut starting = Outage::of("start threads for connections", "starting threads again");
         while !self.connections.is_closed() {
-            let served = match listener.accept() {
-                Ok(connection) => match self.connections.admit(connection.hang_up()) {
-                    Some(permit) => workers.start((connection, permit)),
-                    None => return,
-                },
+            let connection = match listener.accept() {
+                Ok(connection) => connection,
                 Err(error) if is_of_one_connection(&error) => continue,
-                Err(error) => Err(error),
-            };
-            match served {
-                Ok(()) if failing => {
-                    failing = false;
-                    info!("accepting connections again");
-                }
-                Ok(()) => {}
                 Err(error) => {
-                    if !failing && !self.connections.is_closed() {
-                        failing = true;
-                        error!("cannot accept connections for now: {error}");
+                    if !self.connections.is_closed() {
+                        accepting.failed(&error);
                     }
                     self.connections.pause(ACCEPT_RETRY);
+                    continue;
                 }
+            };
+            accepting.worked();
+            let Some(permit) = self.connections.admit(connection.hang_up()) else { return };
+            match workers.start(Job { connection, permit }) {
+                Ok(()) => starting.worked(),
+                Err(NoThread { job, error }) => {
+                    starting.failed(&error);
+                    self.serve_in_reserve(job, workers);
+                }
+            }
+        }
+    }
+
+    /// Serves a connection on a thread in reserve, which no request may keep.
+    fn serve_in_reserve(&self, mut job: Job, workers: &Workers<Job>) {
+        job.connection.forbid_waiting();
+        while !self.connections.is_closed() {
+            let timeout = self.connections.make_room();
+            match workers.start_in_reserve(job, timeout) {
+                Ok(()) => return,
+                Err(back) => job = back,
             }
         }
     }
@@ -107,12 +134,18 @@ impl Server {
         let mut forwarding = Forwarding::default();
         permit.idle();
         loop {
-            let incoming = match connection.next_request() {
+            let mut incoming = match connection.next_request() {
                 Ok(Some(incoming)) => incoming,
                 Ok(None) => return,
+                // It is not the client that has ended the connection: it may try again.
+                Err(Unreadable::Incomplete) if !permit.busy() => {
+                    return connection.refuse(&self.service.refuse(Unreadable::TooSlow));
+                }
                 Err(error) => return connection.refuse(&self.service.refuse(error)),
             };
-            permit.busy();
+            if !permit.busy() {
+                incoming.came_too_late();
+            }
             if incoming.lacks_body()
                 && let Some(refusal) =
                     self.service.answer_to_head(&incoming.request, incoming.client())
@@ -144,7 +177,12 @@ impl Server {
         permit: &Arc<Permit>,
     ) -> io::Result<Next> {
         let mut busy = Busy { permit: Arc::clone(permit), _in_flight: self.in_flight.begin() };
+        let standing = exchange.client.standing();
         let answered = match &self.member {
+            // Another server may have it wait.
+            Some(_) if standing != Standing::Normal && exchange.request.method == "POST" => {
+                Answered::Response(self.service.refuse_to_wait())
+            }
             Some(member) => member.answer(&exchange, forwarding, &self.service),
             None => {
                 let response = self.service.answer(&exchange.request, exchange.client);
@@ -164,7 +202,9 @@ impl Server {
         match answered {
             Answered::Response(mut response) => {
                 // Some clients send a request again by themselves when a 408 ends its connection.
-                response.close |= permit.is_wanted() && response.status != Status::RequestTimeout;
+                let makes_room = permit.is_wanted() || standing == Standing::NoWaiting;
+                response.close |= makes_room && response.status != Status::RequestTimeout;
+                response.close |= standing == Standing::Ended;
                 exchange.respond(response)
             }
             Answered::Instead(response, withheld) => {
@@ -187,6 +227,34 @@ struct Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.permit.idle();
+    }
+}
+
+/// Something that may fail for a while. The log says once that it does, and once that it works
+/// again.
+struct Outage {
+    what: &'static str,
+    again: &'static str,
+    lasts: bool,
+}
+
+impl Outage {
+    fn of(what: &'static str, again: &'static str) -> Self {
+        Self { what, again, lasts: false }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        if !self.lasts {
+            error!("cannot {} for now: {error}", self.what);
+        }
+        self.lasts = true;
+    }
+
+    fn worked(&mut self) {
+        if self.lasts {
+            info!("{}", self.again);
+        }
+        self.lasts = false;
     }
 }
 
