@@ -3,9 +3,7 @@
 //! A thread of its own writes them. If the file cannot be written, or not as fast as things
 //! happen, lines are missing, and the locks go on. The file may be a pipe, with or without a reader.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +12,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use log::{error, info};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
-use rustix::io::{Errno, retry_on_intr};
 
 use super::events;
+use crate::appended::Appended;
 use crate::lock::{Events, Follower, Heard};
 
 /// How often it is written to at most: many lines at a time cost little.
@@ -29,9 +25,6 @@ const BATCH: usize = 1024;
 
 /// How long the last events may take to be written.
 const FINISH: Duration = Duration::from_millis(200);
-
-/// How long the reader of a pipe may take to make room for the next lines.
-const READER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A very long time.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -50,18 +43,10 @@ impl EventLog {
     /// # Errors
     /// The file cannot be opened, or there is no thread.
     pub fn start(path: PathBuf, events: &Arc<Events>) -> io::Result<Self> {
-        let (file, unread) = match open(&path) {
-            Ok(file) => (Some(file), None),
-            Err(error) if is_unread(&error) => (None, Some(error)),
-            Err(error) => return Err(error),
-        };
+        let file = Appended::open(path)?;
         let reopen = Arc::<AtomicBool>::default();
         let follower = events.follow_for_good();
-        let (failing, in_line) = (false, false);
-        let mut writer = Writer { path, file, reopen: Arc::clone(&reopen), failing, in_line };
-        if let Some(error) = unread {
-            writer.tell(Err(error));
-        }
+        let writer = Writer { file, reopen: Arc::clone(&reopen), failing: false };
         let (ending, ended) = bounded(0);
         thread::Builder::new().name("event log".into()).spawn(move || {
             writer.run(follower);
@@ -81,47 +66,11 @@ impl EventLog {
     }
 }
 
-/// Waits for no reader, if it is a pipe. Writing will not wait either.
-fn open(path: &PathBuf) -> io::Result<File> {
-    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
-    OpenOptions::new().append(true).create(true).custom_flags(without_waiting).open(path)
-}
-
-/// Whether it is that of opening a pipe without a reader.
-fn is_unread(error: &io::Error) -> bool {
-    Errno::from_io_error(error) == Some(Errno::NXIO)
-}
-
-/// Writes the rest; if it is a pipe, as soon as its reader takes it.
-fn write(file: &mut File, rest: &mut &[u8]) -> io::Result<()> {
-    while !rest.is_empty() {
-        match file.write(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(len) => *rest = &rest[len..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_room(file)?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn wait_for_room(file: &File) -> io::Result<()> {
-    let mut file = [PollFd::new(file, PollFlags::OUT)];
-    match retry_on_intr(|| poll(&mut file, Some(&READER)))? {
-        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader does not take them")),
-        _ => Ok(()),
-    }
-}
-
 struct Writer {
-    path: PathBuf,
-    file: Option<File>,
+    file: Appended,
     reopen: Arc<AtomicBool>,
     /// The latest attempt failed, and the log says so.
     failing: bool,
-    /// What was written last was cut off in the middle of a line.
-    in_line: bool,
 }
 
 impl Writer {
@@ -129,9 +78,6 @@ impl Writer {
         let mut lines = Vec::new();
         loop {
             lines.clear();
-            if self.in_line {
-                lines.push(b'\n');
-            }
             match follower.hear(BATCH, DAY) {
                 // Writing to a Vec cannot fail.
                 Heard::Events(happened) => happened.iter().for_each(|event| {
@@ -150,25 +96,14 @@ impl Writer {
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.reopen.swap(false, Ordering::SeqCst) {
-            self.file = None;
+            self.file.close();
         }
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => open(&self.path)?,
-        };
-        let file = self.file.insert(file);
-        let mut rest = lines;
-        let written = write(file, &mut rest);
-        // What was written without its end is not to be taken for the beginning of another line.
-        let last = lines.len().checked_sub(rest.len() + 1).map(|last| lines[last]);
-        self.in_line = last.map_or(self.in_line, |last| last != b'\n');
-        // After a failure it is opened again.
-        written.inspect_err(|_| self.file = None)
+        self.file.write(lines)
     }
 
     /// One line in the log for each time that it begins or ceases to fail.
     fn tell(&mut self, written: io::Result<()>) {
-        let path = self.path.display();
+        let path = self.file.path().display();
         match &written {
             Err(error) if !self.failing => error!("events are not written to {path}: {error}"),
             Ok(()) if self.failing => info!("events are written to {path} again"),

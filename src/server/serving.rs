@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use log::{debug, error, info};
@@ -23,6 +23,9 @@ use crate::metrics::Metrics;
 
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How often the log says at most that the same fails.
+const LOGGED: Duration = Duration::from_secs(60);
 
 /// A connection to be served.
 pub(super) struct Job {
@@ -231,23 +234,26 @@ impl Drop for Busy {
 }
 
 /// Something that may fail for a while. The log says once that it does, and once that it works
-/// again.
+/// again; not more often than once a minute.
 struct Outage {
     what: &'static str,
     again: &'static str,
     lasts: bool,
+    logged: Option<Instant>,
 }
 
 impl Outage {
     fn of(what: &'static str, again: &'static str) -> Self {
-        Self { what, again, lasts: false }
+        Self { what, again, lasts: false, logged: None }
     }
 
     fn failed(&mut self, error: &io::Error) {
-        if !self.lasts {
+        let is_time = self.logged.is_none_or(|logged| logged.elapsed() >= LOGGED);
+        if !self.lasts && is_time {
             error!("cannot {} for now: {error}", self.what);
+            self.lasts = true;
+            self.logged = Some(Instant::now());
         }
-        self.lasts = true;
     }
 
     fn worked(&mut self) {
