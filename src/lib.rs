@@ -7,6 +7,7 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod appended;
 pub mod cli;
 pub mod cluster;
 pub mod commands;

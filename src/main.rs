@@ -6,6 +6,7 @@ use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 use signal_hook::consts::SIGKILL;
 use signal_hook::low_level::emulate_default_handler;
@@ -107,8 +108,20 @@ fn serve(options: server::Options, log: logging::Options) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(server::Error::Interrupted(signal)) => code_of_signal(signal),
-        Err(error) => complain(&error.to_string(), FAILURE),
+        Err(error) => complain_at_once(&error.to_string(), FAILURE),
     }
+}
+
+/// For a process that has to end, even if nobody reads what it says, and a thread that writes the
+/// log waits for that.
+fn complain_at_once(message: &str, code: u8) -> ExitCode {
+    let stderr = io::stderr();
+    let a_moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+    if poll(&mut ready, Some(&a_moment)).is_ok_and(|ready| ready > 0) {
+        let _ = rustix::io::write(&stderr, format!("rdlm: {message}\n").as_bytes());
+    }
+    ExitCode::from(code)
 }
 
 /// A reader that has gone (`rdlm --help | head -1`) is no failure. A full disk is: what is printed

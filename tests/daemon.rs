@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -324,4 +324,64 @@ fn options_come_from_the_environment_unless_they_are_given() {
     assert_eq!(wrong.status.code(), Some(2));
     let line = String::from_utf8(wrong.stderr).unwrap();
     assert!(line.contains("RDLM_SERVE_MAX_WAITERS \"many\": expected a whole number"), "{line}");
+}
+
+fn pipe(dir: &TempDir) -> String {
+    let path = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path.to_str().unwrap().into()
+}
+
+#[test]
+fn a_pipe_that_nobody_writes_is_no_file_of_settings() {
+    let dir = TempDir::new().unwrap();
+    let pipe = pipe(&dir);
+    for options in
+        [&["--admin-userpass-file", &pipe][..], &["--tls-cert", &pipe, "--tls-key", &pipe]]
+    {
+        let line = complaint(&rdlm(&[&["serve", "--port", "0"], options].concat()), 1);
+        assert!(line.contains(&pipe), "{options:?}: {line}");
+    }
+}
+
+#[test]
+fn a_start_that_takes_long_is_ended_by_a_signal() {
+    let dir = TempDir::new().unwrap();
+    let pipe = pipe(&dir);
+    // Somebody who writes it, but not yet.
+    let _writer = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    for (signal, options) in [
+        ("-TERM", &["--users", &pipe][..]),
+        ("-INT", &["--admin-userpass-file", &pipe]),
+        ("-TERM", &["--tls-cert", &pipe, "--tls-key", &pipe]),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+        let command = command.args(["serve", "--port", "0"]).args(options).stderr(Stdio::null());
+        let mut server = command.spawn().unwrap();
+        let pid = server.id();
+        wait_until("the files are being read", || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let mut names = threads.map(|thread| fs::read(thread.unwrap().path().join("comm")));
+            names.any(|name| name.is_ok_and(|name| name == b"open\n"))
+        });
+        assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+        assert_eq!(server.wait().unwrap().code(), Some(0), "{options:?}");
+    }
+}
+
+#[test]
+fn files_that_turn_into_pipes_hold_up_no_request_and_no_end() {
+    let dir = TempDir::new().unwrap();
+    let users = dir.path().join("users");
+    fs::write(&users, "alice:secret\n").unwrap();
+    let mut server = Server::start_with(&["--admin-userpass-file", users.to_str().unwrap()]);
+    assert_eq!(server.get("/resources").status, 401);
+    fs::remove_file(&users).unwrap();
+    fs::rename(pipe(&dir), &users).unwrap();
+    for resource in ["foo", "bar"] {
+        assert_eq!(server.get("/resources").status, 500);
+        server.hold(resource);
+    }
+    server.signal("-TERM");
+    assert!(server.wait().success());
 }

@@ -1,6 +1,10 @@
 //! What happens to locks: as it is told to subscribers, in the file of events, and in the log.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -294,7 +298,7 @@ fn subscribers_cost_nothing_while_nothing_happens() {
     let _subscribers: Vec<_> = (0..20).map(|_| Subscriber::new(&server, "/events")).collect();
     server.hold("foo");
     let before = server.processor_ticks();
-    std::thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(2));
     let used = server.processor_ticks() - before;
     assert!(used <= 1, "{used} ticks of the processor");
 }
@@ -358,7 +362,7 @@ fn a_file_of_events_that_cannot_be_written_is_told_of_once_and_locks_go_on() {
     for n in 0..10 {
         let lock = server.hold(&format!("r{n}"));
         assert_eq!(server.delete(&lock).status, 204);
-        std::thread::sleep(Duration::from_millis(30));
+        thread::sleep(Duration::from_millis(30));
     }
     let log = server.into_log();
     assert_eq!(log.matches("events are not written to /dev/full").count(), 1, "{log}");
@@ -379,4 +383,45 @@ fn the_log_has_a_line_for_the_end_of_each_lock() {
     assert!(released.contains(&format!("released: foo/{uid} \"a test\" of 127.0.0.1, held for ")));
     assert!(released.contains(" s; next: \"a test\" of 127.0.0.1, after "), "{released}");
     assert!(deleted.contains("deleted: foo/") && !deleted.contains("next"), "{deleted}");
+}
+
+fn pipe(dir: &TempDir) -> PathBuf {
+    let path = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
+}
+
+#[test]
+fn a_pipe_of_events_that_nobody_reads_holds_nothing_up_and_is_written_when_somebody_does() {
+    let dir = TempDir::new().unwrap();
+    let path = pipe(&dir);
+    let mut server = Server::start_with(&["--event-log", path.to_str().unwrap()]);
+    let lock = server.hold("early");
+    assert_eq!(server.delete(&lock).status, 204);
+    // Returns when the server has opened it, too.
+    let reader = thread::spawn(move || BufReader::new(File::open(path).unwrap()));
+    wait_until("the pipe has both ends", || {
+        let lock = server.hold("foo");
+        assert_eq!(server.delete(&lock).status, 204);
+        reader.is_finished()
+    });
+    let lines = reader.join().unwrap().lines();
+    // More than there is room for: some are lost while nobody reads.
+    let mut client = server.connect();
+    for n in 0..2_000 {
+        let lock = client.acquire(&format!("r{n}"), 0.0, 60.0).lock_path();
+        assert_eq!(client.request("DELETE", &lock, "").status, 204);
+    }
+    let reader = thread::spawn(move || {
+        let mut lines = lines.map(Result::unwrap);
+        lines.find(|line| line.ends_with('}') && line.contains("\"late\"")).unwrap();
+        lines
+    });
+    wait_until("the last events are written", || {
+        let lock = server.hold("late");
+        assert_eq!(server.delete(&lock).status, 204);
+        reader.is_finished()
+    });
+    server.signal("-TERM");
+    assert!(server.wait().success());
 }

@@ -129,6 +129,13 @@ impl Server {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// How many of its threads have this name.
+    pub(crate) fn threads_named(&self, name: &str) -> usize {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let names = threads.map(|thread| fs::read(thread.unwrap().path().join("comm")));
+        names.filter(|it| it.as_ref().is_ok_and(|it| it.trim_ascii() == name.as_bytes())).count()
+    }
+
     /// The processor time that it has used, in clock ticks.
     pub(crate) fn processor_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();

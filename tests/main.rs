@@ -38,6 +38,7 @@ mod recipes;
 mod resources_used;
 mod retries;
 mod shown;
+mod threads;
 mod tidy;
 mod tls;
 mod upgrades;

@@ -27,7 +27,7 @@ fn an_idle_server_does_nothing() {
     wait_until("a lock expires", || server.locks("short").is_empty());
     let _waiter = server.join_line("foo");
     // Threads that wait for another connection end after a while.
-    wait_until("only busy threads are left", || server.status_field("Threads:") <= 8);
+    wait_until("only busy threads are left", || server.threads_named("connection") == 2);
     let before = context_switches(server.pid());
     thread::sleep(Duration::from_secs(2));
     assert_eq!(context_switches(server.pid()), before, "somebody woke up");

@@ -25,16 +25,17 @@ pub(super) fn acquire(
     let service = call.service;
     let began = Instant::now();
     let has_key = key.is_some();
-    let (acquired, has_waited) =
+    let (acquired, wait) =
         watched(call, |on_wait| service.locks.acquire(resource, request, key, on_wait));
     let (locks, metrics) = (Arc::clone(&service.locks), Arc::clone(&service.metrics));
     let (resource, presence) = (resource.clone(), call.caller.client.presence());
     acquired.map(move |acquired| {
         let took = began.elapsed();
+        let acquired = acquired.map_err(|refusal| wait.explain(refusal));
         metrics.acquisition(acquired.as_ref().map(drop), took);
         let grant = acquired?;
         // A retry may come when its client has gone on to another one.
-        let may_have_left = has_waited || has_key || took >= PATIENCE;
+        let may_have_left = wait == Wait::Watched || has_key || took >= PATIENCE;
         if may_have_left && presence.has_left() {
             locks.abandon(&resource, grant.id);
             return Err(Refusal::Departed);
@@ -52,21 +53,49 @@ pub(super) fn convert(
     conversion: Conversion,
 ) -> Result<Grant, Refusal> {
     let service = call.service;
-    let (converted, _) =
+    let (converted, wait) =
         watched(call, |on_wait| service.locks.convert(resource, id, conversion, on_wait));
+    let converted = converted.map_err(|refusal| wait.explain(refusal));
     service.metrics.conversion(converted.as_ref().map(drop));
     converted
 }
 
-/// Does what may wait while the client is watched, which ends the wait if it leaves; also, whether
-/// it has waited.
-fn watched<T>(call: &Call<'_>, act: impl FnOnce(&mut dyn FnMut(Departure)) -> T) -> (T, bool) {
+/// Whether a client has waited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    No,
+    Watched,
+    /// It would have had to, and may not.
+    Refused,
+}
+
+impl Wait {
+    /// Why the request was refused, if the core says this.
+    fn explain(self, refusal: Refusal) -> Refusal {
+        match refusal {
+            Refusal::Departed if self == Self::Refused => Refusal::TooManyWaiting,
+            refusal => refusal,
+        }
+    }
+}
+
+/// Does what may wait while the client is watched, which ends the wait if it leaves. The wait of a
+/// client that may not wait ends when it begins.
+fn watched<T>(call: &Call<'_>, act: impl FnOnce(&mut dyn FnMut(Departure)) -> T) -> (T, Wait) {
+    let client = call.caller.client;
+    let mut wait = Wait::No;
     let mut watch = None;
     let done = act(&mut |departure| {
-        watch = Some(call.caller.client.watch(move || departure.leave()));
+        if client.may_wait() {
+            wait = Wait::Watched;
+            watch = Some(client.watch(move || departure.leave()));
+        } else {
+            wait = Wait::Refused;
+            departure.leave();
+        }
     });
     if let Some(Err(error)) = &watch {
         warn!("a client waits and would not be noticed if it left: {error}");
     }
-    (done, watch.is_some())
+    (done, wait)
 }

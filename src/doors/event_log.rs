@@ -1,10 +1,9 @@
 //! `--event-log`: what happens to locks, a line of JSON each, in a file.
 //!
 //! A thread of its own writes them. If the file cannot be written, or not as fast as things
-//! happen, lines are missing, and the locks go on.
+//! happen, lines are missing, and the locks go on. The file may be a pipe, with or without a reader.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +14,7 @@ use crossbeam_channel::{Receiver, bounded};
 use log::{error, info};
 
 use super::events;
+use crate::appended::Appended;
 use crate::lock::{Events, Follower, Heard};
 
 /// How often it is written to at most: many lines at a time cost little.
@@ -37,15 +37,16 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the file and begins to write what happens to the end of it.
+    /// Opens the file and begins to write what happens to the end of it. A pipe that nobody reads
+    /// yet is opened when somebody does.
     ///
     /// # Errors
     /// The file cannot be opened, or there is no thread.
     pub fn start(path: PathBuf, events: &Arc<Events>) -> io::Result<Self> {
-        let file = open(&path)?;
+        let file = Appended::open(path)?;
         let reopen = Arc::<AtomicBool>::default();
         let follower = events.follow_for_good();
-        let writer = Writer { path, file: Some(file), reopen: Arc::clone(&reopen), failing: false };
+        let writer = Writer { file, reopen: Arc::clone(&reopen), failing: false };
         let (ending, ended) = bounded(0);
         thread::Builder::new().name("event log".into()).spawn(move || {
             writer.run(follower);
@@ -60,18 +61,13 @@ impl EventLog {
     }
 
     /// Waits until the last event is written, when there will not be any more; not for long.
-    pub fn finish(self) {
+    pub fn finish(&self) {
         let _ = self.ended.recv_timeout(FINISH);
     }
 }
 
-fn open(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
-}
-
 struct Writer {
-    path: PathBuf,
-    file: Option<File>,
+    file: Appended,
     reopen: Arc<AtomicBool>,
     /// The latest attempt failed, and the log says so.
     failing: bool,
@@ -100,19 +96,14 @@ impl Writer {
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.reopen.swap(false, Ordering::SeqCst) {
-            self.file = None;
+            self.file.close();
         }
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => open(&self.path)?,
-        };
-        // After a failure it is opened anew.
-        self.file.insert(file).write_all(lines).inspect_err(|_| self.file = None)
+        self.file.write(lines)
     }
 
     /// One line in the log for each time that it begins or ceases to fail.
     fn tell(&mut self, written: io::Result<()>) {
-        let path = self.path.display();
+        let path = self.file.path().display();
         match &written {
             Err(error) if !self.failing => error!("events are not written to {path}: {error}"),
             Ok(()) if self.failing => info!("events are written to {path} again"),

@@ -39,7 +39,7 @@ use smol_str::SmolStr;
 
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Unreadable};
-use crate::lock::{LockManager, Pending};
+use crate::lock::{LockManager, Pending, Refusal};
 use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
@@ -205,6 +205,11 @@ impl Service {
         let response = uncached(Problem::from(error).into());
         debug!("a request that could not be read: {error:?} {}", response.status.code());
         response
+    }
+
+    /// The response to a request that may not wait, and perhaps would have to.
+    pub fn refuse_to_wait(&self) -> Response {
+        uncached(refusals::refused(Refusal::TooManyWaiting).into())
     }
 
     /// The response to whoever does not encrypt where that is needed.

@@ -12,6 +12,10 @@ use crate::http::transport::HangUp;
 /// A connection that has been idle for so long makes room for a new one.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// While one new connection after the other finds no room, that time is halved each time, down to
+/// this. Or a release would wait a second for each few of a crowd that sends nothing.
+const MIN_IDLE: Duration = Duration::from_millis(50);
+
 /// How often the log says so.
 const TOLD: Duration = Duration::from_secs(60);
 
@@ -26,7 +30,7 @@ struct Shared {
     open: Mutex<Open>,
     /// Signalled when there is room again, or to close.
     room: Condvar,
-    /// Somebody waits for room.
+    /// Somebody waits for room, or for a thread.
     crowded: AtomicBool,
 }
 
@@ -34,6 +38,8 @@ struct Open {
     connections: HashMap<u64, Arc<Presence>>,
     latest: u64,
     closed: bool,
+    /// Who has been idle for so long makes room.
+    patience: Duration,
     /// How many were ended to make room since the log said so, and when that was.
     ended: usize,
     told: Option<Instant>,
@@ -62,7 +68,8 @@ pub(super) struct Permit {
 impl Connections {
     pub(super) fn new(max: usize) -> Self {
         let connections = HashMap::new();
-        let open = Open { connections, latest: 0, closed: false, ended: 0, told: None };
+        let patience = IDLE;
+        let open = Open { connections, latest: 0, closed: false, patience, ended: 0, told: None };
         Self(Arc::new(Shared {
             max,
             start: Instant::now(),
@@ -77,6 +84,7 @@ impl Connections {
     pub(super) fn admit(&self, hang_up: HangUp) -> Option<Permit> {
         let shared = &*self.0;
         let mut open = self.lock();
+        let is_full = open.connections.len() >= shared.max;
         while open.connections.len() >= shared.max && !open.closed {
             shared.crowded.store(true, Ordering::Relaxed);
             let wait = shared.end_longest_idle(&mut open);
@@ -84,6 +92,7 @@ impl Connections {
             open = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         shared.crowded.store(false, Ordering::Relaxed);
+        open.patience = if is_full { (open.patience / 2).max(MIN_IDLE) } else { IDLE };
         if open.closed {
             return None;
         }
@@ -99,6 +108,14 @@ impl Connections {
             warn!("all {max} connections were in use: idle ones make room, {ended} so far");
         }
         Some(Permit { connections: self.clone(), number, presence })
+    }
+
+    /// Ends the connection that is idle longest, as there is no thread for a new one. Returns when
+    /// it is worth another look.
+    pub(super) fn make_room(&self) -> Duration {
+        let shared = &*self.0;
+        shared.crowded.store(true, Ordering::Relaxed);
+        shared.end_longest_idle(&mut self.lock())
     }
 
     /// How many wait for their client's next request.
@@ -142,7 +159,7 @@ impl Shared {
             return IDLE;
         };
         let for_so_long = Duration::from_millis(self.now_ms().saturating_sub(since_ms));
-        let left = IDLE.saturating_sub(for_so_long);
+        let left = open.patience.saturating_sub(for_so_long);
         if !left.is_zero() {
             return left;
         }
@@ -150,7 +167,7 @@ impl Shared {
             longest.hang_up.end();
             open.ended += 1;
         }
-        IDLE
+        open.patience
     }
 
     /// How many were ended to make room, if it is time that the log says so.
@@ -176,16 +193,19 @@ impl Presence {
 }
 
 impl Permit {
-    /// Says that a request has come.
-    pub(super) fn busy(&self) {
-        // One that is being ended has come too late for another request after this one.
-        self.presence.idle_since_ms.store(BUSY, Ordering::Relaxed);
+    /// Says that a request has come. Returns whether it has come in time: otherwise the connection
+    /// is being ended to make room, and there can be no other request after this one.
+    pub(super) fn busy(&self) -> bool {
+        self.presence.idle_since_ms.swap(BUSY, Ordering::Relaxed) != ENDED
     }
 
     /// Says that it was answered.
     pub(super) fn idle(&self) {
         let now_ms = self.connections.0.now_ms();
-        self.presence.idle_since_ms.store(now_ms, Ordering::Relaxed);
+        let unless_ended = |state| (state != ENDED).then_some(now_ms);
+        let state = &self.presence.idle_since_ms;
+        // It stays ended.
+        let _ = state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unless_ended);
     }
 
     /// Whether somebody waits for this connection, or another one, to end.

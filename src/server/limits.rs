@@ -4,9 +4,22 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::{Options, pids};
+use crate::http::lingering;
+
 /// Descriptors that are not for connections: standard streams, the listener, the signal
 /// pipe, what watches clients, the file of administrators.
 const OTHER_DESCRIPTORS: u64 = 32;
+
+/// Threads that are there as long as the server: they accept, log, expire, write, watch.
+const OTHER_THREADS: u64 = 24;
+
+/// Threads for connections that are there as long as the server, for when no others can be started.
+pub(super) const RESERVE: usize = 8;
+
+/// Threads that are started for a moment, at most an eighth of all: for responses that their
+/// clients do not take, and for compressed lists. There are no more than so many.
+const MOMENTARY_THREADS: u64 = 80;
 
 /// Memory mappings of a thread: its stack, the stack for signals, a guard for each, and one to
 /// spare. A thread that starts without a mapping left ends the whole process.
@@ -15,28 +28,89 @@ const MAPPINGS_PER_THREAD: u64 = 5;
 /// Linux's default of vm.max_map_count, for where it cannot be read.
 const DEFAULT_MAX_MAPPINGS: u64 = 65_530;
 
+/// How many there may be of what each keeps a thread and a descriptor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Capacity {
+    pub(super) connections: usize,
+    /// Requests that wait for locks.
+    pub(super) waiters: usize,
+    /// Subscribers of events.
+    pub(super) subscribers: usize,
+}
+
+impl Capacity {
+    /// What is wanted, as far as the system carries it, if a connection takes so many descriptors.
+    /// Raises its limits as far as they go.
+    pub(super) fn of_system(options: &Options, descriptors_each: u64) -> Self {
+        let fit = by_descriptors(descriptors_each).min(by_threads()).min(by_mappings());
+        let fit = usize::try_from(fit).unwrap_or(usize::MAX).max(1);
+        Self::among(
+            options.max_connections.min(fit),
+            options.lock_limits.waiting,
+            options.max_subscribers,
+        )
+    }
+
+    /// Leaves connections for releases: if all others waited for locks or followed events, nobody
+    /// could release one.
+    fn among(connections: usize, waiters: usize, subscribers: usize) -> Self {
+        let reserved = (connections / 8).clamp(1, 64);
+        let subscribers = subscribers.min(connections / 8);
+        let waiters = waiters.min(connections.saturating_sub(reserved + subscribers));
+        Self { connections, waiters, subscribers }
+    }
+}
+
 /// Raises the soft limit to the hard one and tells what it is then.
 pub fn raise_open_files_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
+    raise(Resource::Nofile)
+}
+
+fn raise(resource: Resource) -> u64 {
+    let limit = getrlimit(resource);
     let raised = Rlimit { current: limit.maximum, ..limit };
-    let limit = setrlimit(Resource::Nofile, raised).map_or(limit, |()| raised);
+    let limit = setrlimit(resource, raised).map_or(limit, |()| raised);
     // None: there is no limit.
     limit.current.unwrap_or(u64::MAX)
 }
 
-/// Raises the limit of open files as far as it goes and keeps to what the system carries. The
-/// line in the log that says where the server listens says how many that are.
-pub(super) fn max_connections(wanted: usize) -> usize {
-    let by_files = raise_open_files_limit().saturating_sub(OTHER_DESCRIPTORS);
-    let max_mappings = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
-    let max_mappings = max_mappings.and_then(|text| text.trim().parse().ok());
-    let by_mappings = max_mappings.unwrap_or(DEFAULT_MAX_MAPPINGS) / MAPPINGS_PER_THREAD;
-    let fit = usize::try_from(by_files.min(by_mappings)).unwrap_or(usize::MAX);
-    wanted.min(fit.max(1))
+fn by_descriptors(each: u64) -> u64 {
+    let all = raise_open_files_limit();
+    let lingering = (lingering::MAX as u64).min(all / 8);
+    all.saturating_sub(OTHER_DESCRIPTORS + lingering) / each.max(1)
 }
 
-/// Leaves connections for releases: if all of them waited for locks, nobody could release one.
-pub(super) fn max_waiters(wanted: usize, max_connections: usize) -> usize {
-    let reserved = (max_connections / 8).clamp(1, 64);
-    wanted.min(max_connections - reserved)
+/// The threads of other processes of the same user count, too, but are not looked for: if there
+/// are fewer threads than this, connections are served by those in reserve.
+fn by_threads() -> u64 {
+    let of_system = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
+    let of_system = of_system.into_iter().filter_map(number_in).min().unwrap_or(u64::MAX);
+    let all = raise(Resource::Nproc).min(of_system).min(pids::left().unwrap_or(u64::MAX));
+    let momentary = MOMENTARY_THREADS.min(all / 8);
+    all.saturating_sub(OTHER_THREADS + RESERVE as u64 + momentary)
+}
+
+fn by_mappings() -> u64 {
+    let all = number_in("/proc/sys/vm/max_map_count").unwrap_or(DEFAULT_MAX_MAPPINGS);
+    all / MAPPINGS_PER_THREAD
+}
+
+fn number_in(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_wanted_some_connections_are_left_for_releases() {
+        for connections in (1..300).chain([12_000]) {
+            let all = Capacity::among(connections, usize::MAX, usize::MAX);
+            let rest = connections - all.waiters - all.subscribers;
+            assert!((1..=64).contains(&rest) && rest >= (connections / 8).min(64), "{all:?}");
+        }
+        let usual = Capacity::among(12_000, 10_000, 64);
+        assert_eq!((usual.waiters, usual.subscribers), (10_000, 64));
+    }
 }

@@ -11,7 +11,7 @@ use smol_str::{SmolStr, ToSmolStr};
 
 use super::certificates::Certificates;
 use super::chunked::ChunkedBody;
-use super::departures::{Client, Departures};
+use super::departures::{Client, Departures, Standing};
 use super::detached::{After, Detached, Outstanding};
 use super::head::{BodyLength, Head, HeadScan};
 use super::outgoing::Outgoing;
@@ -24,11 +24,6 @@ use super::transport::{HangUp, RECEIVE_SIZE, Transport};
 /// How long a head may take to come in, and then a body, however steadily it trickles.
 const RECEIVE_TIME: Duration = Duration::from_secs(10);
 
-/// How long what a client still sends is received after the last response, and how many bytes
-/// of it.
-const LINGER: Duration = Duration::from_secs(1);
-const MAX_LINGER: usize = 4 * 1024 * 1024;
-
 /// One client's connection.
 pub struct Connection {
     input: Input,
@@ -37,6 +32,7 @@ pub struct Connection {
     client: SmolStr,
     departures: Arc<Departures>,
     outstanding: Arc<Outstanding>,
+    standing: Standing,
 }
 
 /// What follows after a response.
@@ -62,8 +58,20 @@ impl Connection {
         let input = Input::new(transport, idle_timeout)?;
         // An IPv4 address looks like one, also on a socket for both.
         let client = client.to_canonical().to_smolstr();
-        let outstanding = Arc::default();
-        Ok(Self { input, head: Vec::new(), body: Vec::new(), client, departures, outstanding })
+        Ok(Self {
+            input,
+            head: Vec::new(),
+            body: Vec::new(),
+            client,
+            departures,
+            outstanding: Arc::default(),
+            standing: Standing::Normal,
+        })
+    }
+
+    /// Has no request of this connection wait for a lock.
+    pub fn forbid_waiting(&mut self) {
+        self.standing = Standing::NoWaiting;
     }
 
     /// Has the bytes encrypted from now on. The client is given as much time as for a head.
@@ -103,7 +111,7 @@ impl Connection {
         empty(&mut self.head);
         self.head.extend(self.input.bytes.drain(..len));
         let Head { request, body: length, expects_continue } = Head::parse(&self.head)?;
-        let Self { input, body, client, departures, outstanding, .. } = self;
+        let Self { input, body, client, departures, outstanding, standing, .. } = self;
         Ok(Some(Incoming {
             request,
             length,
@@ -113,6 +121,7 @@ impl Connection {
             client,
             departures,
             outstanding,
+            standing: *standing,
         }))
     }
 
@@ -141,8 +150,8 @@ impl Connection {
 
     /// Ends the connection of a client that may still be sending, so that it can read the last
     /// response.
-    pub fn linger(mut self) {
-        self.input.drain();
+    pub fn linger(self) {
+        self.departures.linger(&self.input.transport);
     }
 }
 
@@ -157,12 +166,19 @@ pub struct Incoming<'a> {
     client: &'a SmolStr,
     departures: &'a Departures,
     outstanding: &'a Arc<Outstanding>,
+    standing: Standing,
 }
 
 impl<'a> Incoming<'a> {
     /// Who sends it.
     pub fn client(&self) -> Client<'_> {
-        Client::new(&self.input.transport, self.client, self.departures)
+        Client::new(&self.input.transport, self.client, self.departures).with(self.standing)
+    }
+
+    /// Says that its connection was ended by [`HangUp::end`], before anybody knew that there was a
+    /// request.
+    pub fn came_too_late(&mut self) {
+        self.standing = Standing::Ended;
     }
 
     /// Whether the client has still to send some of the body.
@@ -182,12 +198,18 @@ impl<'a> Incoming<'a> {
             let sent = self.input.transport.send(b"HTTP/1.1 100 Continue\r\n\r\n");
             sent.map_err(|_| Unreadable::Incomplete)?;
         }
-        self.input.read_body(self.length, self.body)?;
+        let received = self.input.read_body(self.length, self.body);
+        received.map_err(|error| match self.standing {
+            // It is not the client that has ended the connection: it may send the request again.
+            Standing::Ended => Unreadable::TooSlow,
+            Standing::Normal | Standing::NoWaiting => error,
+        })?;
         if self.input.bytes.is_empty() {
             empty(&mut self.input.bytes);
         }
         let request = Request { body: self.body, ..self.request };
         let client = Client::new(&self.input.transport, self.client, self.departures);
+        let client = client.with(self.standing);
         Ok(Exchange {
             request,
             client,
@@ -228,10 +250,11 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// `busy`, if the response is for the thread of the connection: the connection ends with it,
-    /// or is encrypted, or its client does not wait for responses.
+    /// or is to, or is encrypted, or its client does not wait for responses.
     pub fn detach<B: Send + 'static>(&self, busy: B) -> Result<Detached<B>, B> {
         let Self { request, client, idle_timeout, more_came, outstanding } = self;
-        if !matches!(client.transport(), Transport::Plain(_)) || !request.keep_alive || *more_came {
+        let is_plain = matches!(client.transport(), Transport::Plain(_));
+        if !is_plain || !client.may_wait() || !request.keep_alive || *more_came {
             return Err(busy);
         }
         let (transport, outstanding) = (client.transport().clone(), Arc::clone(outstanding));
@@ -397,21 +420,6 @@ impl Input {
         };
         self.hurried = deadline.is_some();
         self.transport.set_read_timeout(timeout)
-    }
-
-    /// Says that nothing more will be sent, and drops for a while what still comes in. A
-    /// socket that is closed with unread input is reset, by which the client could lose the
-    /// last response (RFC 9112, section 9.6).
-    fn drain(&mut self) {
-        let deadline = Instant::now() + LINGER;
-        let mut received = 0;
-        let mut more = self.transport.end_sending().is_ok();
-        while more && received < MAX_LINGER {
-            self.bytes.clear();
-            let len = self.receive(Some(deadline)).unwrap_or(0);
-            received += len;
-            more = len > 0;
-        }
     }
 }
 

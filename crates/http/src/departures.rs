@@ -1,4 +1,5 @@
-//! Notices when a client that waits for its response ends the connection.
+//! Notices when a client that waits for its response ends the connection, and waits for clients to
+//! do so whose connection has ended here.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::lingering::Lingering;
 use super::listener::KEEPALIVE;
 use super::tls::Tls;
 use super::transport::Transport;
@@ -35,8 +37,11 @@ const BATCH: usize = 64;
 
 type Farewell = Box<dyn FnOnce() + Send>;
 
-/// The clients that are watched, and the thread that watches them.
-pub struct Departures(Arc<Watched>);
+/// The clients that are watched, the connections that linger, and a thread for each kind.
+pub struct Departures {
+    watched: Arc<Watched>,
+    lingering: Lingering,
+}
 
 struct Watched {
     epoll: OwnedFd,
@@ -54,6 +59,7 @@ struct Present {
     farewell: Farewell,
     /// By which it may say that it leaves, before its connection ends.
     tls: Option<Arc<Tls>>,
+    standing: Standing,
 }
 
 impl Present {
@@ -64,15 +70,20 @@ impl Present {
             Some(tls) if !tls.has_received() => EventFlags::IN,
             _ => EventFlags::empty(),
         };
-        input | EventFlags::RDHUP | EventFlags::ONESHOT
+        let end = match self.standing {
+            // The kernel would report the server's own shutdown.
+            Standing::Ended => EventFlags::empty(),
+            Standing::Normal | Standing::NoWaiting => EventFlags::RDHUP,
+        };
+        input | end | EventFlags::ONESHOT
     }
 }
 
 impl Departures {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// The operating system refused the thread or a descriptor.
+    /// The operating system refused a thread or a descriptor.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let watched = Arc::new(Watched { epoll, clients: Mutex::default() });
@@ -80,7 +91,12 @@ impl Departures {
             let watched = Arc::clone(&watched);
             move || watched.run()
         })?;
-        Ok(Self(watched))
+        Ok(Self { watched, lingering: Lingering::new()? })
+    }
+
+    /// Ends a connection on this side, and closes it when its client has done so, or soon.
+    pub(super) fn linger(&self, transport: &Transport) {
+        self.lingering.end(transport);
     }
 }
 
@@ -129,18 +145,47 @@ impl Watched {
     }
 }
 
+/// What the server has decided about a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its client may wait for locks.
+    Normal,
+    /// Requests are answered, but none may wait: the thread is one of a few in reserve.
+    NoWaiting,
+    /// The server ended it to make room, just when a request had come. The request is answered
+    /// like above. Nothing more can be received, so it is not known whether the client closes its
+    /// side.
+    Ended,
+}
+
 /// Whoever sent a request.
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
     transport: &'a Transport,
     address: &'a SmolStr,
     departures: &'a Departures,
+    standing: Standing,
 }
 
 impl<'a> Client<'a> {
     /// The client at the other end of `transport`; `address` is for display.
     pub fn new(transport: &'a Transport, address: &'a SmolStr, departures: &'a Departures) -> Self {
-        Self { transport, address, departures }
+        Self { transport, address, departures, standing: Standing::Normal }
+    }
+
+    /// The same client, on a connection of which the server has decided this.
+    pub(super) fn with(self, standing: Standing) -> Self {
+        Self { standing, ..self }
+    }
+
+    /// What the server has decided about its connection.
+    pub fn standing(self) -> Standing {
+        self.standing
+    }
+
+    /// Whether its requests may wait for locks.
+    pub fn may_wait(self) -> bool {
+        self.standing == Standing::Normal
     }
 
     /// Where it is.
@@ -194,13 +239,13 @@ impl<'a> Client<'a> {
     ) -> io::Result<Option<Watch<'a>>> {
         let Some(socket) = self.transport.socket() else { return Ok(None) };
         SockRef::from(socket).set_tcp_user_timeout(Some(silence))?;
-        let watched = &*self.departures.0;
-        let tls = self.transport.tls().cloned();
+        let watched = &*self.departures.watched;
+        let tls = self.transport.tls().cloned().filter(|_| self.standing != Standing::Ended);
         if tls.as_ref().is_some_and(|tls| tls.has_ended()) {
             farewell();
             return Ok(None);
         }
-        let present = Present { farewell: Box::new(farewell), tls };
+        let present = Present { farewell: Box::new(farewell), tls, standing: self.standing };
         let interest = present.interest();
         let id = {
             let mut clients = watched.clients();
@@ -216,31 +261,37 @@ impl<'a> Client<'a> {
 
     /// Whether the client has closed its side of the connection, or is gone.
     pub fn has_left(self) -> bool {
-        has_left(self.transport)
+        has_left(self.transport, self.standing)
     }
 
     /// The same question for later.
     pub fn presence(self) -> Presence {
-        Presence(self.transport.clone())
+        Presence { transport: self.transport.clone(), standing: self.standing }
     }
 }
 
 /// Knows whether a client is still there.
-pub struct Presence(Transport);
+pub struct Presence {
+    transport: Transport,
+    standing: Standing,
+}
 
 impl Presence {
     /// Whether the client has closed its side of the connection, or is gone.
     pub fn has_left(&self) -> bool {
-        has_left(&self.0)
+        has_left(&self.transport, self.standing)
     }
 }
 
-fn has_left(transport: &Transport) -> bool {
+fn has_left(transport: &Transport, standing: Standing) -> bool {
     let Some(socket) = transport.socket() else { return false };
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut socket = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
+    let was_ended = standing == Standing::Ended;
+    // Resets and errors are always reported.
+    let end = if was_ended { PollFlags::empty() } else { PollFlags::RDHUP };
+    let mut socket = [PollFd::from_borrowed_fd(socket.as_fd(), end)];
     poll(&mut socket, Some(&at_once)).is_ok_and(|events| events > 0)
-        || transport.tls().is_some_and(|tls| tls.has_ended())
+        || !was_ended && transport.tls().is_some_and(|tls| tls.has_ended())
 }
 
 /// As long as this lives, a client is watched.

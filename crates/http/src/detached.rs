@@ -153,16 +153,17 @@ impl<B> Drop for Detached<B> {
     }
 }
 
-/// The right to one more thread for a response that its client does not take at once.
+/// One of the threads for responses that their clients do not take at once. Each counts as long as
+/// it exists, also the one too many.
 struct Untaken;
 
 static UNTAKEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Untaken {
     fn one_more() -> Option<Self> {
-        let one_more = |count| (count < MAX_UNTAKEN).then_some(count + 1);
-        let room = UNTAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        room.is_ok().then_some(Self)
+        let earlier = UNTAKEN.fetch_add(1, Ordering::Relaxed);
+        let untaken = Self;
+        (earlier < MAX_UNTAKEN).then_some(untaken)
     }
 }
 
@@ -177,7 +178,9 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+    use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+
+    use socket2::SockRef;
 
     use crate::Status;
 
@@ -202,6 +205,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_read_holds_up_nobody_and_gets_all_of_it() {
+        let _alone = slow_clients();
         let (mut remote, mut socket) = pair();
         // Until there is no room for some time: what is on its way to the other side makes some.
         socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -228,6 +232,46 @@ mod tests {
             rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with("\r\n\r\nhello"),
             "{rest}"
         );
+    }
+
+    /// A client that does not read the response to its request, which is too large for the kernel.
+    /// `None`: its connection has ended.
+    fn client_that_does_not_read() -> Option<(TcpStream, Receiver<()>)> {
+        let (remote, socket) = pair();
+        SockRef::from(&remote).set_recv_buffer_size(4_096).unwrap();
+        SockRef::from(&socket).set_send_buffer_size(4_096).unwrap();
+        let (sender, finished) = channel();
+        let response = Response::new(Status::Ok).body("text/plain", vec![b'x'; LARGE]);
+        detached(socket, &Arc::default(), Busy(sender)).respond(response);
+        let refused = finished.try_recv() == Err(TryRecvError::Disconnected);
+        (!refused).then_some((remote, finished))
+    }
+
+    const LARGE: usize = 128 * 1024;
+
+    /// Held by a test that has slow clients: they are counted in the whole process.
+    static SLOW_CLIENTS: Mutex<()> = Mutex::new(());
+
+    fn slow_clients() -> MutexGuard<'static, ()> {
+        SLOW_CLIENTS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[test]
+    fn there_are_as_many_slow_clients_as_may_be_also_after_a_crowd_of_them() {
+        let _alone = slow_clients();
+        for _ in 0..3 {
+            let crowd: Vec<_> = (0..200).filter_map(|_| client_that_does_not_read()).collect();
+            assert_eq!(crowd.len(), MAX_UNTAKEN);
+            let (mut remotes, finished): (Vec<_>, Vec<_>) = crowd.into_iter().unzip();
+            let mut late = remotes.pop().unwrap();
+            let mut response = Vec::new();
+            late.read_to_end(&mut response).unwrap();
+            assert!(response.len() > LARGE, "all of it");
+            drop(remotes);
+            for finished in finished {
+                assert_eq!(finished.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+            }
+        }
     }
 
     #[test]

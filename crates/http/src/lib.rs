@@ -11,6 +11,7 @@ pub mod departures;
 pub mod detached;
 pub mod head;
 pub mod headers;
+pub mod lingering;
 pub mod listener;
 mod outgoing;
 pub mod problem;

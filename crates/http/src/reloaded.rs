@@ -2,14 +2,16 @@
 //! is done while nobody asks.
 
 use std::fmt::Display;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{error, info};
 use ring::digest;
+use rustix::fs::{OFlags, fcntl_setfl};
 
 /// The longest file, in bytes.
 pub const MAX_FILE: u64 = 1 << 20;
@@ -123,18 +125,27 @@ impl<S: Source> Reloaded<S> {
     }
 }
 
-/// Reads a file, up to [`MAX_FILE`] and a byte.
+/// Reads a file, up to [`MAX_FILE`] and a byte. If it is a pipe, it is empty while nobody writes.
 ///
 /// # Errors
 /// As the operating system gives them; [`io::ErrorKind::FileTooLarge`] if there is more.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         let what = format!("it is longer than {MAX_FILE} bytes");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
     Ok(bytes)
+}
+
+/// Opens a file to be read. Of a pipe, that would wait for somebody to write.
+fn open(path: &Path) -> io::Result<File> {
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
+    // What somebody is about to write to it is waited for.
+    fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
 }
 
 fn fingerprint(contents: &[Vec<u8>]) -> [u8; 32] {

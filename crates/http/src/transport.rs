@@ -157,7 +157,7 @@ impl Transport {
     }
 
     /// The socket below; a client in memory has none.
-    pub(super) fn socket(&self) -> Option<&TcpStream> {
+    pub(super) fn socket(&self) -> Option<&Arc<TcpStream>> {
         match self {
             Self::Plain(socket) => Some(socket),
             Self::Tls(tls) => Some(tls.socket()),

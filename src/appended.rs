@@ -1,0 +1,99 @@
+//! A file that lines are appended to. It may be a named pipe: nothing waits for its reader to come,
+//! and for a slow one only a moment.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::{Errno, retry_on_intr};
+
+/// How long the reader of a pipe may take to make room for more.
+const READER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// The file, opened again after each failure.
+pub struct Appended {
+    path: PathBuf,
+    file: Option<File>,
+    /// What was written last was cut off in the middle of a line.
+    in_line: bool,
+}
+
+impl Appended {
+    /// Opens the file. A pipe that nobody reads is opened when somebody does.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let file = match open(&path) {
+            Ok(file) => Some(file),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { path, file, in_line: false })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has it opened again before the next lines are written.
+    pub fn close(&mut self) {
+        self.file = None;
+    }
+
+    /// Appends lines. If that fails, some of them may be there.
+    ///
+    /// # Errors
+    /// As the operating system gives them; also if the reader of a pipe is too slow.
+    pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.in_line {
+            self.write_from(&mut &b"\n"[..])?;
+            self.in_line = false;
+        }
+        let mut rest = lines;
+        let written = self.write_from(&mut rest);
+        let last = lines.len().checked_sub(rest.len() + 1).map(|last| lines[last]);
+        self.in_line = last.is_some_and(|last| last != b'\n');
+        written
+    }
+
+    fn write_from(&mut self, rest: &mut &[u8]) -> io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => open(&self.path)?,
+        };
+        write_all(&file, rest)?;
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().append(true).create(true).custom_flags(without_waiting).open(path)
+}
+
+fn write_all(mut file: &File, rest: &mut &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        match file.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(len) => *rest = &rest[len..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_room(file)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for_room(pipe: &File) -> io::Result<()> {
+    let mut pipe = [PollFd::new(pipe, PollFlags::OUT)];
+    match retry_on_intr(|| poll(&mut pipe, Some(&READER)))? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader does not take them")),
+        _ => Ok(()),
+    }
+}

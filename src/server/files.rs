@@ -1,0 +1,51 @@
+//! The files that are read again on SIGHUP.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::cluster::Member;
+use crate::doors::event_log::EventLog;
+use crate::doors::users::Users;
+use crate::http::certificates::Certificates;
+
+/// Whatever reads files, or opens them.
+#[derive(Clone)]
+pub(super) struct Files {
+    pub(super) users: Option<Arc<Users>>,
+    pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) event_log: Option<Arc<EventLog>>,
+    pub(super) member: Option<Arc<Member>>,
+}
+
+impl Files {
+    /// Starts the thread that reads them again after each message, if there are any: a disk that
+    /// does not answer must not keep the server from being ended. Further messages while one waits
+    /// are the same as that one.
+    pub(super) fn reload_on_demand(self) -> io::Result<Option<Sender<()>>> {
+        if !self.are_there() {
+            return Ok(None);
+        }
+        let (demand, demands): (_, Receiver<()>) = bounded(1);
+        let reload = move || demands.iter().for_each(|()| self.look());
+        thread::Builder::new().name("reload".into()).spawn(reload)?;
+        Ok(Some(demand))
+    }
+
+    fn are_there(&self) -> bool {
+        let Self { users, certificates, event_log, member } = self;
+        users.is_some()
+            || certificates.is_some()
+            || event_log.is_some()
+            || member.as_ref().is_some_and(|member| member.reloads())
+    }
+
+    fn look(&self) {
+        self.event_log.iter().for_each(|event_log| event_log.reopen());
+        self.certificates.iter().for_each(|certificates| certificates.look());
+        self.users.iter().for_each(|users| users.look());
+        self.member.iter().for_each(|member| member.look());
+    }
+}

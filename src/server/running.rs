@@ -1,0 +1,260 @@
+//! A server from its start to its end: opened, run until a signal, drained.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
+use log::{info, warn};
+use rustix::system::uname;
+use signal_hook::consts::{SIGHUP, SIGTERM};
+
+use super::connections::Connections;
+use super::files::Files;
+use super::limits::Capacity;
+use super::parked::Parked;
+use super::serving::Server;
+use super::{Error, Options};
+use crate::cluster::{Member, Tables};
+use crate::doors::event_log::EventLog;
+use crate::doors::users::{UserFile, Users};
+use crate::doors::{Service, Settings};
+use crate::http::certificates::CertificateFiles;
+use crate::http::listener::Listener;
+use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, Store};
+use crate::metrics::Metrics;
+use crate::wall_clock;
+
+/// How long requests in flight may take to end when the server shuts down.
+const DRAIN: Duration = Duration::from_millis(900);
+
+/// Descriptors that a connection takes.
+const DESCRIPTORS_EACH: u64 = 1;
+
+/// A server that listens.
+pub(super) struct Running {
+    server: Arc<Server>,
+    listener: Arc<Listener>,
+    member: Option<Arc<Member>>,
+    event_log: Option<Arc<EventLog>>,
+    /// Takes a message to have the files read again; `None`: there are none.
+    reload: Option<Sender<()>>,
+    /// Ends the waits for locks. On a thread of its own, so that a crowd before the locks does not
+    /// hold up the end.
+    end_waits: Parked,
+    /// Waits until all changes are written.
+    settle: Parked,
+    /// The lock core cannot go on.
+    failure: Receiver<String>,
+    /// What is shared with other servers is not as it should be.
+    loss: Receiver<String>,
+}
+
+impl Running {
+    /// Reads the files, opens the port and begins to accept connections.
+    pub(super) fn open(options: Options) -> Result<Self, Error> {
+        options.access.validate()?;
+        let users = options.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
+        let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
+        let certificates = certificates.map(Arc::new);
+        let capacity = Capacity::of_system(&options, DESCRIPTORS_EACH);
+        let lock_limits = Limits { waiting: capacity.waiters, ..options.lock_limits };
+        let listener = Arc::new(bind(&options)?);
+        let (metrics, cluster_metrics) = Metrics::with_cluster_if(options.cluster.is_some());
+        let metrics = Arc::new(metrics);
+        let (failed, failure) = unbounded();
+        let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
+        let (lost, loss) = unbounded();
+        let member = match (&options.cluster, cluster_metrics) {
+            (Some(cluster), Some(metrics)) => {
+                let own = options.certificates.clone();
+                let url = cluster.url(listener.local_addr(), own.is_some());
+                let reconnect_grace = options.reconnect_grace;
+                let tables =
+                    Tables { limits: lock_limits, reconnect_grace, observer: observer.clone() };
+                let member = Member::start(cluster, url, own, tables, metrics, lost);
+                Some(member.map_err(Error::Cluster)?)
+            }
+            _ => None,
+        };
+        let loss = if member.is_some() { loss } else { never() };
+        let locks: Arc<dyn LockManager> = match &member {
+            Some(member) => Arc::clone(member) as Arc<dyn LockManager>,
+            None => Arc::new(open_table(&options, lock_limits, observer)?),
+        };
+        metrics.set_max_connections(capacity.connections);
+        let event_log = start_event_log(&options, &*locks)?;
+        warn_of_forgotten_reboots(&options);
+        wall_clock::warn_if_behind();
+        let files = Files {
+            users: users.clone(),
+            certificates: certificates.clone(),
+            event_log: event_log.clone(),
+            member: member.clone(),
+        };
+        let reload = files.reload_on_demand()?;
+        let settings = settings(options, users, capacity.subscribers);
+        let service = Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics));
+        let connections = Connections::new(capacity.connections);
+        let server = Server::new(service, metrics, member.clone(), certificates, connections);
+        let server = Arc::new(server);
+        let (to_end, to_settle) = (Arc::clone(&locks), locks);
+        let end_waits = Parked::new("shut down", move || to_end.shut_down())?;
+        let settle = Parked::new("settle", move || to_settle.settle())?;
+        let workers = server.workers()?;
+        thread::Builder::new().name("accept".into()).spawn({
+            let (server, listener) = (Arc::clone(&server), Arc::clone(&listener));
+            move || server.accept(&listener, &workers)
+        })?;
+        info!(
+            "listening on {}, rdlm {}, at most {} connections and {} waiting",
+            listener.local_addr(),
+            env!("CARGO_PKG_VERSION"),
+            capacity.connections,
+            capacity.waiters,
+        );
+        Ok(Self { server, listener, member, event_log, reload, end_waits, settle, failure, loss })
+    }
+
+    /// Returns the signal that asks for the end.
+    pub(super) fn run(&self, signals: &Receiver<i32>) -> Result<i32, Error> {
+        loop {
+            let signal = select! {
+                // The sender lives in the thread that waits for signals, which never ends.
+                recv(signals) -> signal => signal.unwrap_or(SIGTERM),
+                recv(self.failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+                recv(self.loss) -> why => return Err(Error::Cluster(why.unwrap_or_default())),
+            };
+            match &self.reload {
+                // If it is full, the files have yet to be read.
+                Some(reload) if signal == SIGHUP => drop(reload.try_send(())),
+                _ => return Ok(signal),
+            }
+        }
+    }
+
+    /// Refuses what comes, and returns when all requests are answered and all changes written, or
+    /// when that takes too long.
+    pub(super) fn drain(self, signal: i32, signals: &Receiver<i32>) -> Result<(), Error> {
+        let Self { server, listener, member, event_log, end_waits, settle, failure, .. } = self;
+        info!("stopping on signal {signal}");
+        server.shut_down();
+        if let Err(error) = listener.close() {
+            warn!("new connections are not refused: {error}");
+        }
+        end_waits.start();
+        let drained = server.drained();
+        let too_late = Instant::now() + DRAIN;
+        select! {
+            recv(drained) -> _ => {}
+            recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+            recv(signals) -> second => return Err(Error::Interrupted(second.unwrap_or(SIGTERM))),
+            recv(at(too_late)) -> _ => warn!("requests were in flight that took too long"),
+        }
+        if let Some(member) = member {
+            // The others are told before this server is gone.
+            select! {
+                recv(member.left()) -> _ => {}
+                recv(at(too_late)) -> _ => {}
+            }
+        }
+        // A lock whose client was gone is not to be held after a restart.
+        select! {
+            recv(settle.start()) -> _ => {}
+            recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+            recv(at(too_late)) -> _ => {}
+        }
+        event_log.iter().for_each(|event_log| event_log.finish());
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// The locks of a server that shares them with no other.
+fn open_table(
+    options: &Options,
+    limits: Limits,
+    observer: Arc<dyn Observer>,
+) -> Result<LockTable, Error> {
+    let Options { data_dir, restart_grace, reconnect_grace, .. } = options;
+    let store = match data_dir {
+        Some(dir) => Some(Box::new(FileStore::open(dir, *restart_grace)?) as Box<dyn Store>),
+        None => None,
+    };
+    let locks = LockTable::new(limits, *reconnect_grace, store, observer)?;
+    let held = locks.totals().active;
+    match data_dir {
+        Some(dir) => info!("locks are kept in {}; held from before: {held}", dir.display()),
+        None => info!("locks are in memory: a restart forgets them; --data-dir DIR keeps them"),
+    }
+    Ok(locks)
+}
+
+fn start_event_log(
+    options: &Options,
+    locks: &dyn LockManager,
+) -> Result<Option<Arc<EventLog>>, Error> {
+    let Some(path) = &options.event_log else { return Ok(None) };
+    let started = EventLog::start(path.clone(), locks.events());
+    started.map(|log| Some(Arc::new(log))).map_err(|error| Error::EventLog(path.clone(), error))
+}
+
+fn warn_of_forgotten_reboots(options: &Options) {
+    if options.fleetlock.is_some() && options.data_dir.is_none() && options.cluster.is_none() {
+        warn!(
+            "FleetLock without --data-dir: if this server is restarted while a node reboots, \
+             another one may reboot, too"
+        );
+    }
+}
+
+fn settings(options: Options, users: Option<Arc<Users>>, max_subscribers: usize) -> Settings {
+    Settings {
+        access: options.access,
+        users,
+        open_metrics: options.open_metrics,
+        limits: options.limits,
+        base_url: options.base_url,
+        hosts: options.hosts,
+        own_host: uname().nodename().to_string_lossy().into(),
+        trusted_proxies: options.trusted_proxies,
+        max_subscribers,
+        fleetlock: options.fleetlock,
+    }
+}
+
+fn bind(options: &Options) -> Result<Listener, Error> {
+    let listen = |ip| {
+        let address = SocketAddr::new(ip, options.port);
+        Listener::bind(address, options.idle_timeout).map_err(|error| Error::Bind(address, error))
+    };
+    match options.bind {
+        Some(ip) => listen(ip),
+        None => match listen(Ipv6Addr::UNSPECIFIED.into()) {
+            // A host without IPv6.
+            Err(Error::Bind(_, error)) if error.kind() != io::ErrorKind::AddrInUse => {
+                listen(Ipv4Addr::UNSPECIFIED.into())
+            }
+            result => result,
+        },
+    }
+}
+
+/// Passes on what the lock core tells.
+struct CoreObserver {
+    metrics: Arc<Metrics>,
+    failed: Sender<String>,
+}
+
+impl Observer for CoreObserver {
+    fn ended(&self, end: End, held: Duration) {
+        self.metrics.lock_ended(end, held);
+    }
+
+    fn failed(&self, why: &str) {
+        // Fails only when the process is about to end anyway.
+        let _ = self.failed.send(why.into());
+    }
+}

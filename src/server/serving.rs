@@ -1,0 +1,271 @@
+//! Accepting connections, and serving each on a thread.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use log::{debug, error, info};
+
+use super::connections::{Connections, Permit};
+use super::in_flight::{InFlight, InFlightGuard};
+use super::limits;
+use super::workers::{NoThread, Workers};
+use crate::cluster::{Answered, Forwarding, Member};
+use crate::doors::Service;
+use crate::http::certificates::Certificates;
+use crate::http::connection::{Connection, Exchange, Next, NotEncrypted};
+use crate::http::departures::Standing;
+use crate::http::listener::Listener;
+use crate::http::{Status, Unreadable};
+use crate::lock::Pending;
+use crate::metrics::Metrics;
+
+/// How long to wait before accepting again when the system has run out of something.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How often the log says at most that the same fails.
+const LOGGED: Duration = Duration::from_secs(60);
+
+/// A connection to be served.
+pub(super) struct Job {
+    connection: Connection,
+    permit: Permit,
+}
+
+/// What answers the requests of all connections.
+pub(super) struct Server {
+    service: Service,
+    metrics: Arc<Metrics>,
+    member: Option<Arc<Member>>,
+    certificates: Option<Arc<Certificates>>,
+    connections: Connections,
+    in_flight: Arc<InFlight>,
+}
+
+impl Server {
+    pub(super) fn new(
+        service: Service,
+        metrics: Arc<Metrics>,
+        member: Option<Arc<Member>>,
+        certificates: Option<Arc<Certificates>>,
+        connections: Connections,
+    ) -> Self {
+        metrics.look_for_idle_connections({
+            let connections = connections.clone();
+            move || connections.idle()
+        });
+        let in_flight = Arc::new(InFlight::new());
+        Self { service, metrics, member, certificates, connections, in_flight }
+    }
+
+    /// Refuses requests from now on, and lets no connection in.
+    pub(super) fn shut_down(&self) {
+        self.service.shut_down();
+        self.connections.close();
+    }
+
+    /// A channel that gets a message when no request is being answered.
+    pub(super) fn drained(&self) -> Receiver<()> {
+        self.in_flight.drain()
+    }
+
+    /// The threads for connections. Some are there from the start, so that locks are released and
+    /// renewed also when the system gives no more threads.
+    ///
+    /// # Errors
+    /// It gives none now.
+    pub(super) fn workers(self: &Arc<Self>) -> io::Result<Workers<Job>> {
+        let server = Arc::clone(self);
+        Workers::new(limits::RESERVE, move |job: Job| {
+            let _open = server.metrics.connection_opened();
+            server.serve(job.connection, &Arc::new(job.permit));
+        })
+    }
+
+    /// The loop of the accepting thread.
+    pub(super) fn accept(&self, listener: &Listener, workers: &Workers<Job>) {
+        let mut accepting = Outage::of("accept connections", "accepting connections again");
+        let mut starting = Outage::of("start threads for connections", "starting threads again");
+        while !self.connections.is_closed() {
+            let connection = match listener.accept() {
+                Ok(connection) => connection,
+                Err(error) if is_of_one_connection(&error) => continue,
+                Err(error) => {
+                    if !self.connections.is_closed() {
+                        accepting.failed(&error);
+                    }
+                    self.connections.pause(ACCEPT_RETRY);
+                    continue;
+                }
+            };
+            accepting.worked();
+            let Some(permit) = self.connections.admit(connection.hang_up()) else { return };
+            match workers.start(Job { connection, permit }) {
+                Ok(()) => starting.worked(),
+                Err(NoThread { job, error }) => {
+                    starting.failed(&error);
+                    self.serve_in_reserve(job, workers);
+                }
+            }
+        }
+    }
+
+    /// Serves a connection on a thread in reserve, which no request may keep.
+    fn serve_in_reserve(&self, mut job: Job, workers: &Workers<Job>) {
+        job.connection.forbid_waiting();
+        while !self.connections.is_closed() {
+            let timeout = self.connections.make_room();
+            match workers.start_in_reserve(job, timeout) {
+                Ok(()) => return,
+                Err(back) => job = back,
+            }
+        }
+    }
+
+    fn serve(&self, mut connection: Connection, permit: &Arc<Permit>) {
+        match self.certificates.as_ref().map(|certificates| connection.encrypt(certificates)) {
+            None | Some(Ok(())) => {}
+            Some(Err(NotEncrypted::NotTls)) => {
+                return connection.refuse(&self.service.refuse_unencrypted());
+            }
+            Some(Err(NotEncrypted::Failed(error))) => {
+                debug!("a TLS handshake failed: {error}");
+                return connection.linger();
+            }
+        }
+        let mut forwarding = Forwarding::default();
+        permit.idle();
+        loop {
+            let mut incoming = match connection.next_request() {
+                Ok(Some(incoming)) => incoming,
+                Ok(None) => return,
+                // It is not the client that has ended the connection: it may try again.
+                Err(Unreadable::Incomplete) if !permit.busy() => {
+                    return connection.refuse(&self.service.refuse(Unreadable::TooSlow));
+                }
+                Err(error) => return connection.refuse(&self.service.refuse(error)),
+            };
+            if !permit.busy() {
+                incoming.came_too_late();
+            }
+            if incoming.lacks_body()
+                && let Some(refusal) =
+                    self.service.answer_to_head(&incoming.request, incoming.client())
+            {
+                if incoming.refuse(&refusal).is_ok() {
+                    connection.linger();
+                }
+                return;
+            }
+            let exchange = match incoming.receive() {
+                Ok(exchange) => exchange,
+                Err(error) => return connection.refuse(&self.service.refuse(error)),
+            };
+            let client_goes_on = exchange.request.keep_alive;
+            match self.answer(exchange, &mut forwarding, permit) {
+                Ok(Next::Request) => {}
+                Ok(Next::Close) if client_goes_on => return connection.linger(),
+                Ok(Next::Close) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Answers one request, or leaves that to the thread that writes, if nothing else is waited
+    /// for.
+    fn answer(
+        &self,
+        exchange: Exchange<'_>,
+        forwarding: &mut Forwarding,
+        permit: &Arc<Permit>,
+    ) -> io::Result<Next> {
+        let mut busy = Busy { permit: Arc::clone(permit), _in_flight: self.in_flight.begin() };
+        let standing = exchange.client.standing();
+        let answered = match &self.member {
+            // Another server may have it wait.
+            Some(_) if standing != Standing::Normal && exchange.request.method == "POST" => {
+                Answered::Response(self.service.refuse_to_wait())
+            }
+            Some(member) => member.answer(&exchange, forwarding, &self.service),
+            None => {
+                let response = self.service.answer(&exchange.request, exchange.client);
+                if matches!(response, Pending::Later(_)) && !permit.is_wanted() {
+                    match exchange.detach(busy) {
+                        Ok(detached) => {
+                            response.then(|response| detached.respond(response));
+                            return Ok(Next::Request);
+                        }
+                        Err(back) => busy = back,
+                    }
+                }
+                Answered::Response(response.wait())
+            }
+        };
+        let _busy = busy;
+        match answered {
+            Answered::Response(mut response) => {
+                // Some clients send a request again by themselves when a 408 ends its connection.
+                let makes_room = permit.is_wanted() || standing == Standing::NoWaiting;
+                response.close |= makes_room && response.status != Status::RequestTimeout;
+                response.close |= standing == Standing::Ended;
+                exchange.respond(response)
+            }
+            Answered::Instead(response, withheld) => {
+                let sent = exchange.respond(response);
+                drop(withheld);
+                sent
+            }
+            Answered::Passed(next) => Ok(next),
+            Answered::Gone => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+}
+
+/// As long as this lives, a request has not got its response.
+struct Busy {
+    permit: Arc<Permit>,
+    _in_flight: InFlightGuard,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.permit.idle();
+    }
+}
+
+/// Something that may fail for a while. The log says once that it does, and once that it works
+/// again; not more often than once a minute.
+struct Outage {
+    what: &'static str,
+    again: &'static str,
+    lasts: bool,
+    logged: Option<Instant>,
+}
+
+impl Outage {
+    fn of(what: &'static str, again: &'static str) -> Self {
+        Self { what, again, lasts: false, logged: None }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        let is_time = self.logged.is_none_or(|logged| logged.elapsed() >= LOGGED);
+        if !self.lasts && is_time {
+            error!("cannot {} for now: {error}", self.what);
+            self.lasts = true;
+            self.logged = Some(Instant::now());
+        }
+    }
+
+    fn worked(&mut self) {
+        if self.lasts {
+            info!("{}", self.again);
+        }
+        self.lasts = false;
+    }
+}
+
+/// The client was gone before its connection was accepted; other clients are not concerned.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
