@@ -18,6 +18,8 @@ struct Faults {
     lose_answers: AtomicUsize,
     /// Nothing passes any more, and nobody is told.
     swallow: AtomicBool,
+    /// Answers with a status of 4xx are lost, each with its connection.
+    hang_up_on_refusals: AtomicBool,
 }
 
 impl Proxy {
@@ -53,6 +55,10 @@ impl Proxy {
         self.faults.lose_answers.load(Ordering::SeqCst) == 0
     }
 
+    pub(crate) fn hang_up_on_refusals(&self) {
+        self.faults.hang_up_on_refusals.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn swallow(&self, swallow: bool) {
         self.faults.swallow.store(swallow, Ordering::SeqCst);
     }
@@ -67,6 +73,10 @@ fn pass(mut from: TcpStream, mut to: TcpStream, faults: &Faults, is_answer: bool
         let lose = |left: usize| left.checked_sub(1);
         let order = Ordering::SeqCst;
         if is_answer && faults.lose_answers.fetch_update(order, order, lose).is_ok() {
+            break;
+        }
+        let is_refusal = is_answer && buffer.starts_with(b"HTTP/1.1 4");
+        if is_refusal && faults.hang_up_on_refusals.load(Ordering::SeqCst) {
             break;
         }
         if to.write_all(&buffer[..read]).is_err() {
