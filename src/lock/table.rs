@@ -88,7 +88,7 @@ impl LockTable {
         let mut shared = Shared {
             deadlines: Deadlines::like(&resources),
             resources,
-            journal: store.is_some().then(Journal::new),
+            journal: store.as_ref().map(|store| Journal::new(store.reachable())),
             numbers: first_numbers(0),
             counts: Counts::default(),
             events,
@@ -455,11 +455,12 @@ impl Shared {
                 Some((slot, begun))
             })
             .collect();
+        let deadline = self.patience_ends();
         let refused = asked.into_iter().filter_map(|(slot, begun)| {
             let reply = match begun {
                 Begun::Done(reply) => reply,
                 Begun::Writing(asker) | Begun::Queued(asker) => {
-                    self.hear(&slot, &asker, Unheard::NeverWas)
+                    self.hear_by(&slot, &asker, deadline, Unheard::NeverWas)
                 }
             };
             match reply {

@@ -18,6 +18,8 @@ struct Faults {
     lose_answers: AtomicUsize,
     /// Nothing passes any more, and nobody is told.
     swallow: AtomicBool,
+    /// Something has been swallowed since.
+    has_swallowed: AtomicBool,
     /// Answers with a status of 4xx are lost, each with its connection.
     hang_up_on_refusals: AtomicBool,
 }
@@ -60,7 +62,13 @@ impl Proxy {
     }
 
     pub(crate) fn swallow(&self, swallow: bool) {
+        self.faults.has_swallowed.store(false, Ordering::SeqCst);
         self.faults.swallow.store(swallow, Ordering::SeqCst);
+    }
+
+    /// Whether a request has been swallowed, so that whoever sent it waits for an answer.
+    pub(crate) fn has_swallowed(&self) -> bool {
+        self.faults.has_swallowed.load(Ordering::SeqCst)
     }
 }
 
@@ -68,6 +76,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, faults: &Faults, is_answer: bool
     let mut buffer = [0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         if faults.swallow.load(Ordering::SeqCst) {
+            faults.has_swallowed.fetch_or(!is_answer, Ordering::SeqCst);
             continue;
         }
         let lose = |left: usize| left.checked_sub(1);

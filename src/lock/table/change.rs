@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::mem;
+use std::ptr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -16,7 +17,7 @@ use log::{Level, info, log_enabled};
 use super::Shared;
 use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
 use crate::lock::journal::store::{Change, KeptPlace, PlaceNote};
-use crate::lock::journal::{By, Finish, Submitted};
+use crate::lock::journal::{By, Finish, Journal, Submitted};
 use crate::lock::nanos::Instant;
 use crate::lock::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::lock::sync::atomic::{AtomicUsize, Ordering};
@@ -124,17 +125,36 @@ impl Shared {
             Begun::Writing(_) if is_asked_for && self.patience.is_none() => By::Submitter,
             _ => By::Journal,
         };
-        let Some(own) = journal.submit((change, Arc::clone(slot)), by) else {
-            return Ok(begun);
-        };
-        self.or_fail(|| journal.write_own(own, self));
+        self.submit(journal, (change, Arc::clone(slot)), by);
         Ok(begun.now())
     }
 
-    /// Sleeps until the word comes. If nobody knows for too long what was written, that is the
-    /// word, and `unheard` says what becomes of the event.
+    fn submit(&self, journal: &Journal<Ticket>, submitted: Submitted<Ticket>, by: By) {
+        if let Some(own) = journal.submit(submitted, by) {
+            self.or_fail(|| journal.write_own(own, self));
+        }
+    }
+
+    /// Sleeps until the word comes, for as long as there is patience: see [`Shared::hear_by`].
     pub(super) fn hear(&self, slot: &Slot, asker: &Arc<Sleeper>, unheard: Unheard) -> Reply {
-        let deadline = self.patience.map(|patience| now() + patience);
+        self.hear_by(slot, asker, self.patience_ends(), unheard)
+    }
+
+    /// When somebody who begins to wait for the store now has waited long enough.
+    pub(super) fn patience_ends(&self) -> Option<Instant> {
+        self.patience.map(|patience| now() + patience)
+    }
+
+    /// Sleeps until the word comes. If the deadline comes first, a change that has not been handed
+    /// to the store is withdrawn. Of one that has been, nobody knows whether it was written:
+    /// `unheard` says what happens to the event.
+    pub(super) fn hear_by(
+        &self,
+        slot: &Slot,
+        asker: &Arc<Sleeper>,
+        deadline: Option<Instant>,
+        unheard: Unheard,
+    ) -> Reply {
         if let Woken::Told(reply) = slot.sleep(asker, deadline) {
             return reply;
         }
@@ -146,18 +166,36 @@ impl Shared {
             drop(entry);
             return slot.hear(asker);
         };
+        if writing.is_asked_for_by(asker)
+            && let Some(journal) = &self.journal
+            && let Some(ticket) = journal.withdraw(|ticket| ptr::eq(&**ticket, slot))
+        {
+            // The gate stays closed: nobody else can finish this.
+            drop(entry);
+            self.finish_withdrawn(journal, ticket);
+            return slot.hear(asker);
+        }
         match unheard {
             Unheard::GivesUp(id) => {
                 let event = Event::Abandon(id, self.reconnect_grace);
                 writing.turns.push_back(Turn { event, asker: Arc::default() });
             }
             Unheard::NeverWas if writing.withdraw(asker) => {
-                return Reply::Refused(Refusal::NotWritten(NotWritten::Deposed));
+                return Reply::Refused(Refusal::NotWritten(too_late()));
             }
             Unheard::NeverWas | Unheard::Stays => {}
         }
         writing.asker.take_if(|(_, asks)| Arc::ptr_eq(asks, asker));
         Reply::Refused(Refusal::NotWritten(NotWritten::Unknown))
+    }
+
+    /// Has it be as if a change that was withdrawn had never been planned.
+    fn finish_withdrawn(&self, journal: &Journal<Ticket>, ticket: Ticket) {
+        let (following, news) = self.finish(ticket, Err(too_late()));
+        if let Some(following) = following {
+            self.submit(journal, following, By::Journal);
+        }
+        self.tell(news);
     }
 
     /// Like [`Shared::hear`], but only until the deadline if the event still stands at the gate
@@ -196,8 +234,12 @@ impl Shared {
         afterwards: &mut Afterwards,
     ) -> (Begun, Option<Change>) {
         let now = self.now();
+        let admitted = self.admits(&event);
         let Decision { facts, plan, answer } = self.decide(&entry.state, event, now);
         let change = self.journal.as_ref().and_then(|_| Change::of(&plan, resource, now.instant));
+        if let (Some(_), Err(refusal)) = (&change, admitted) {
+            return (Begun::Done(Reply::Refused(refusal)), None);
+        }
         let made = (resource, now.wall);
         let unwritten = self.make(made, &mut entry.state, afterwards, |state, outcome| {
             state.note(facts, outcome);
@@ -233,6 +275,9 @@ impl Shared {
             return Begun::Done(Reply::Done);
         };
         let event = self.within_limits(event);
+        if let Err(refusal) = self.admits(&event) {
+            return Begun::Done(Reply::Refused(refusal));
+        }
         let now = self.now();
         match state.facts_beside(&event, &writing.plan, now) {
             Some(facts) => {
@@ -268,6 +313,17 @@ impl Shared {
             return Decision::refused(Refusal::TooManyLocks);
         }
         decision
+    }
+
+    /// Whether what a client asks for may be written. What happens anyway, such as the end of a
+    /// lifetime, is bounded by the locks that there are.
+    fn admits(&self, event: &Event) -> Result<(), Refusal> {
+        match &self.journal {
+            Some(journal) if event.is_asked_for() || matches!(event, Event::Delete) => {
+                journal.admits().map_err(Refusal::NotWritten)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The event, but for a place that would be kept: there is no room for one more.
@@ -420,6 +476,11 @@ impl Afterwards {
         sleeper.tell(word);
         self.woken.push(sleeper);
     }
+}
+
+/// Why a change was withdrawn.
+fn too_late() -> NotWritten {
+    NotWritten::Refused("what they are written to does not answer in time".into())
 }
 
 /// Tells of the end of a lock, and of who has it next: a line for each lock.

@@ -166,6 +166,39 @@ fn a_grant_against_the_end_of_the_wait() {
     });
 }
 
+/// While the store is at one change, another one waits until it is handed over, or until nobody
+/// has patience any more.
+#[test]
+fn a_withdrawal_against_the_store() {
+    explore(|| {
+        let store = Memory::with_patience(SECOND);
+        store.stick(1);
+        let world = World::new(Some(store.clone()));
+        let other = World { resource: "other".parse().unwrap(), ..world.clone() };
+        let ask = |world: &World| world.ask(Mode::EXCLUSIVE, Duration::ZERO, LONG, None);
+        let sent = world.spawn(move |world| ask(world));
+        store.wait_until_stuck();
+        let unsent = other.spawn(move |world| ask(world));
+        let clock = thread::spawn(|| advance(2 * SECOND));
+        let unsticks = thread::spawn(move || store.unstick());
+        clock.join().unwrap();
+        unsticks.join().unwrap();
+        for (world, asked) in [(&world, sent), (&other, unsent)] {
+            match asked.join().unwrap() {
+                Ok(grant) => assert!(world.release(&grant)),
+                // It is given up when that is known.
+                Err(Refusal::NotWritten(NotWritten::Unknown)) => {}
+                Err(Refusal::NotWritten(NotWritten::Refused(_))) => {
+                    let locks = world.table.locks(&world.resource, None, usize::MAX).locks;
+                    assert!(locks.is_empty(), "{locks:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        world.end();
+    });
+}
+
 #[test]
 fn a_release_against_the_expiry() {
     check(|world| {
