@@ -8,6 +8,7 @@
 mod change;
 mod restoring;
 mod slot;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -32,10 +33,11 @@ use super::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager,
     LockRequest, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Totals,
 };
-use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket, Unheard};
+use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
 use restoring::Restoring;
 pub(super) use slot::Slot;
 use slot::{Event, Gate, Sleeper, State, Woken};
+use waiting::Unheard;
 
 /// How much there may be at a time, as requests come: those that come at the same moment may
 /// exceed a limit together, by one each, and whoever waits is granted its lock.

@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::mem;
-use std::ptr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -15,16 +14,15 @@ use std::time::{Duration, SystemTime};
 use log::{Level, info, log_enabled};
 
 use super::Shared;
-use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Woken, Writing};
+use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Writing};
+use super::waiting::Unheard;
 use crate::lock::journal::store::{Change, KeptPlace, PlaceNote};
 use crate::lock::journal::{By, Finish, Journal, Submitted};
 use crate::lock::nanos::Instant;
 use crate::lock::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::lock::sync::atomic::{AtomicUsize, Ordering};
 use crate::lock::sync::now;
-use crate::lock::{
-    End, Happening, Kind, LockId, NotWritten, Pending, Refusal, ResourceName, events,
-};
+use crate::lock::{End, Happening, Kind, NotWritten, Refusal, ResourceName, events};
 
 /// By which a change that was written is finished.
 pub(super) type Ticket = Arc<Slot>;
@@ -51,17 +49,6 @@ impl Begun {
     }
 }
 
-/// What becomes of an event at a closed gate when whoever caused it waits no longer for the word.
-#[derive(Clone, Copy)]
-pub(super) enum Unheard {
-    /// It never was, if it still stands there.
-    NeverWas,
-    /// It has its turn.
-    Stays,
-    /// It has its turn, and then this lock is given up: nobody knows of it.
-    GivesUp(LockId),
-}
-
 /// What is left to do when the mutex of the resource has been given up.
 #[derive(Default)]
 pub(super) struct Afterwards {
@@ -82,15 +69,6 @@ impl Shared {
                 self.hear(slot, &asker, Unheard::NeverWas)
             }
         })
-    }
-
-    /// Has something done with the word instead of waiting for it. `Err`: it has to be waited for,
-    /// since nobody may know for long what was written.
-    pub(super) fn later(&self, asker: Arc<Sleeper>) -> Result<Pending<Reply>, Arc<Sleeper>> {
-        match self.patience {
-            None => Ok(Pending::Later(Box::new(move |then| asker.then(then)))),
-            Some(_) => Err(asker),
-        }
     }
 
     /// Begins an event, or leaves it at the gate if that is closed.
@@ -129,96 +107,10 @@ impl Shared {
         Ok(begun.now())
     }
 
-    fn submit(&self, journal: &Journal<Ticket>, submitted: Submitted<Ticket>, by: By) {
+    pub(super) fn submit(&self, journal: &Journal<Ticket>, submitted: Submitted<Ticket>, by: By) {
         if let Some(own) = journal.submit(submitted, by) {
             self.or_fail(|| journal.write_own(own, self));
         }
-    }
-
-    /// Sleeps until the word comes, for as long as there is patience: see [`Shared::hear_by`].
-    pub(super) fn hear(&self, slot: &Slot, asker: &Arc<Sleeper>, unheard: Unheard) -> Reply {
-        self.hear_by(slot, asker, self.patience_ends(), unheard)
-    }
-
-    /// When somebody who begins to wait for the store now has waited long enough.
-    pub(super) fn patience_ends(&self) -> Option<Instant> {
-        self.patience.map(|patience| now() + patience)
-    }
-
-    /// Sleeps until the word comes. If the deadline comes first, a change that has not been handed
-    /// to the store is withdrawn. Of one that has been, nobody knows whether it was written:
-    /// `unheard` says what happens to the event.
-    pub(super) fn hear_by(
-        &self,
-        slot: &Slot,
-        asker: &Arc<Sleeper>,
-        deadline: Option<Instant>,
-        unheard: Unheard,
-    ) -> Reply {
-        if let Woken::Told(reply) = slot.sleep(asker, deadline) {
-            return reply;
-        }
-        let mut entry = slot.enter();
-        if let Some(reply) = asker.word() {
-            return reply;
-        }
-        let Gate::Closed(writing) = &mut entry.gate else {
-            drop(entry);
-            return slot.hear(asker);
-        };
-        if writing.is_asked_for_by(asker)
-            && let Some(journal) = &self.journal
-            && let Some(ticket) = journal.withdraw(|ticket| ptr::eq(&**ticket, slot))
-        {
-            // The gate stays closed: nobody else can finish this.
-            drop(entry);
-            self.finish_withdrawn(journal, ticket);
-            return slot.hear(asker);
-        }
-        match unheard {
-            Unheard::GivesUp(id) => {
-                let event = Event::Abandon(id, self.reconnect_grace);
-                writing.turns.push_back(Turn { event, asker: Arc::default() });
-            }
-            Unheard::NeverWas if writing.withdraw(asker) => {
-                return Reply::Refused(Refusal::NotWritten(too_late()));
-            }
-            Unheard::NeverWas | Unheard::Stays => {}
-        }
-        writing.asker.take_if(|(_, asks)| Arc::ptr_eq(asks, asker));
-        Reply::Refused(Refusal::NotWritten(NotWritten::Unknown))
-    }
-
-    /// Has it be as if a change that was withdrawn had never been planned.
-    fn finish_withdrawn(&self, journal: &Journal<Ticket>, ticket: Ticket) {
-        let (following, news) = self.finish(ticket, Err(too_late()));
-        if let Some(following) = following {
-            self.submit(journal, following, By::Journal);
-        }
-        self.tell(news);
-    }
-
-    /// Like [`Shared::hear`], but only until the deadline if the event still stands at the gate
-    /// then: it never was.
-    pub(super) fn hear_until(
-        &self,
-        slot: &Slot,
-        asker: &Arc<Sleeper>,
-        deadline: Instant,
-        unheard: Unheard,
-    ) -> Reply {
-        match slot.sleep(asker, Some(deadline)) {
-            Woken::Told(reply) => return reply,
-            Woken::TimedOut | Woken::ClientLeft => {}
-        }
-        let mut entry = slot.enter();
-        if let Gate::Closed(writing) = &mut entry.gate
-            && writing.withdraw(asker)
-        {
-            return Reply::Refused(Refusal::TimedOut);
-        }
-        drop(entry);
-        self.hear(slot, asker, unheard)
     }
 
     /// Decides an event and makes of it what can be made at once. If its plan has to be written,
@@ -476,11 +368,6 @@ impl Afterwards {
         sleeper.tell(word);
         self.woken.push(sleeper);
     }
-}
-
-/// Why a change was withdrawn.
-fn too_late() -> NotWritten {
-    NotWritten::Refused("what they are written to does not answer in time".into())
 }
 
 /// Tells of the end of a lock, and of who has it next: a line for each lock.
