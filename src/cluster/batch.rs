@@ -8,7 +8,7 @@ use crate::lock::{Change, StoredLock};
 
 /// How many rows one transaction has at most, and how many bytes: etcd takes requests of up to
 /// 1.5 MiB.
-const MAX_ROWS: usize = 500;
+pub(crate) const MAX_ROWS: usize = 500;
 const MAX_BYTES: usize = 512 * 1024;
 
 /// What a row takes beside its key and value.

@@ -150,7 +150,11 @@ impl Member {
         if is_look(request) && forwarded.is_none() && !matches!(self.view(), View::Active(_)) {
             return None;
         }
-        let refusal = not_active();
+        // One that says that nothing was done says nothing about the locks either.
+        let refusal = match response.status {
+            Status::ServiceUnavailable => response,
+            _ => not_active(),
+        };
         Some(Answered::Response(match forwarded {
             Some(_) => refusal.header(NOT_DONE, "1"),
             None => refusal,

@@ -32,6 +32,7 @@ pub struct Member {
     pub(super) url: String,
     /// By what the others are known where they speak TLS.
     pub(super) trust: Option<Trust>,
+    etcd: Arc<Etcd>,
     pub(super) metrics: Arc<ClusterMetrics>,
     /// Those of each tenure of this server.
     pub(super) events: Arc<Events>,
@@ -129,6 +130,7 @@ impl Member {
             standby: options.standby,
             url,
             trust,
+            etcd: Arc::clone(&etcd),
             metrics,
             events: Arc::default(),
             state: Mutex::new(State {
@@ -159,13 +161,14 @@ impl Member {
         &self.left
     }
 
-    /// Whether there are files that [`Member::look`] takes anew.
+    /// Whether there are files that [`Member::look`] reads again.
     pub fn reloads(&self) -> bool {
-        self.trust.is_some()
+        self.trust.is_some() || self.etcd.reloads()
     }
 
-    /// Looks whether the certificates have changed by which the others are known.
+    /// Looks whether files have changed by which this server, the others and etcd know each other.
     pub fn look(&self) {
+        self.etcd.look();
         self.trust.iter().for_each(|trust| trust.look());
     }
 

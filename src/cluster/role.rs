@@ -101,6 +101,7 @@ impl Loop {
         let mut ahead = None;
         let mut first = true;
         loop {
+            self.etcd.look_now_and_then();
             match self.look() {
                 Ok(seen) => {
                     self.note_answer();
@@ -217,6 +218,7 @@ impl Loop {
     /// Until another server has taken over, or this one leaves.
     fn be_active(&mut self, deposed: &Receiver<()>, over: &Receiver<Infallible>) {
         let leaves = loop {
+            self.etcd.look_now_and_then();
             self.look_at_etcd();
             select! {
                 recv(deposed) -> _ => break false,

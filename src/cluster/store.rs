@@ -7,12 +7,13 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, after, select};
 use log::warn;
 
-use super::batch::{Op, Transaction, fill, transactions};
+use super::batch::{MAX_ROWS, Op, Transaction, fill, transactions};
 use super::chain::{Chain, Lost};
 use super::loading::{Loaded, LoadedLock, Loading};
 use super::records::{PlaceRow, bytes};
 use crate::lock::{
-    Change, KeptPlace, Misfit, OpenError, PlaceNote, Restore, Restored, Store, StoreError,
+    Change, KeptPlace, Misfit, OpenError, PlaceNote, Reachable, Restore, Restored, Store,
+    StoreError,
 };
 use crate::metrics::ClusterMetrics;
 
@@ -146,6 +147,17 @@ impl Store for EtcdStore {
 
     fn patience(&self) -> Option<Duration> {
         Some(self.chain.pace.failover_after)
+    }
+
+    /// Of about one transaction.
+    fn max_batch(&self) -> usize {
+        MAX_ROWS
+    }
+
+    fn reachable(&self) -> Option<Reachable> {
+        let tenure = Arc::clone(&self.chain.tenure);
+        // That another server has taken over is known without it.
+        Some(Arc::new(move || tenure.is_over() || tenure.may_answer()))
     }
 
     fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {

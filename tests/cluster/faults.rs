@@ -1,12 +1,12 @@
 //! etcd is away, slow, or loses answers.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::etcd_or_skip;
 use super::proxy::Proxy;
-use super::{FAILOVER, health, join_by, metric, two};
-use crate::harness::wait_until;
+use super::{FAILOVER, acquire_patiently, health, join_by, metric, two};
+use crate::harness::{PATIENCE, Response, wait_until};
 
 #[test]
 fn an_etcd_that_is_away_costs_no_failover_and_no_place_in_line() {
@@ -18,17 +18,14 @@ fn an_etcd_that_is_away_costs_no_failover_and_no_place_in_line() {
     etcd.signal_all("-STOP");
     wait_until("it is not sure any more", || health(&active)["role"] == "unconfirmed");
     active.get(&lock).detail(503);
-    // One that is to be written is told that nobody knows.
-    let response = active.acquire("b", 0.0, 600.0);
-    response.detail(503);
-    assert_eq!(response.json()["outcome"], "unknown");
+    // What would have to be written is refused, and is not done.
+    assert_nothing_done(&active.acquire("b", 0.0, 600.0));
     thread::sleep(FAILOVER);
     etcd.signal_all("-CONT");
     wait_until("it is sure again", || health(&active)["role"] == "active");
     assert_eq!(metric(&active, "rdlm_tenures_total "), 1.0);
     assert_eq!(metric(&standby, "rdlm_tenures_total "), 0.0);
-    // What nobody heard of is given up.
-    wait_until("b is free", || active.locks("b").is_empty());
+    assert!(active.locks("b").is_empty());
     assert_eq!(active.delete(&lock).status, 204);
     let next = waits.response().lock_path();
     assert_eq!(active.delete(&next).status, 204);
@@ -78,9 +75,9 @@ fn a_member_that_is_frozen_or_killed_is_passed_over() {
     let lock = active.hold("a");
     for (signal, resource) in [("-STOP", "b"), ("-KILL", "c")] {
         etcd.signal(0, signal);
-        let held = super::acquire_patiently(&active, resource);
+        let held = acquire_patiently(&active, resource);
         assert_eq!(held.status, 201, "{}", held.text());
-        assert_eq!(super::acquire_patiently(&standby, resource).status, 408);
+        assert_eq!(acquire_patiently(&standby, resource).status, 408);
     }
     wait_until("it can be seen", || active.get(&lock).status == 200);
 }
@@ -100,5 +97,72 @@ fn nobody_knows_what_a_server_did_that_was_killed_while_it_wrote() {
     response.detail(503);
     assert_eq!(response.json()["outcome"], "unknown");
     etcd.signal_all("-CONT");
-    assert_eq!(super::acquire_patiently(&standby, "a").status, 408);
+    assert_eq!(acquire_patiently(&standby, "a").status, 408);
+}
+
+fn assert_nothing_done(response: &Response) {
+    let detail = response.detail(503);
+    assert!(detail.contains("nothing has changed"), "{detail}");
+    assert_eq!(response.header("Retry-After"), Some("1"));
+    assert!(response.json().get("outcome").is_none(), "{}", response.text());
+}
+
+#[test]
+fn what_was_not_sent_to_etcd_is_withdrawn() {
+    const WAITING: usize = 60;
+    let etcd = etcd_or_skip!(1);
+    let proxy = Proxy::before(etcd.port());
+    let server = join_by(&proxy.url(), &[]);
+    wait_until("it is active", || health(&server)["role"] == "active");
+    let kept = server.hold("kept");
+    proxy.swallow(true);
+    // A sign of life is on its way: changes come behind it.
+    wait_until("it waits for etcd", || proxy.has_swallowed());
+    let mut clients: Vec<_> = (0..WAITING).map(|_| server.connect()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send_acquire(&format!("r{number}"), 0.0, 600.0);
+    }
+    let mut release = server.connect();
+    release.send_request("DELETE", &kept, "");
+    clients.iter_mut().for_each(|client| assert_nothing_done(&client.response()));
+    assert_nothing_done(&release.response());
+    // From now on nobody waits, whatever is to be changed.
+    wait_until("it is not sure any more", || health(&server)["role"] == "unconfirmed");
+    for number in 0..WAITING {
+        assert_nothing_done(&server.acquire(&format!("s{number}"), 600.0, 600.0));
+    }
+    assert_nothing_done(&server.delete(&kept));
+    assert_nothing_done(&server.request("PATCH", &kept, r#"{"lifetime":600}"#));
+    let refused = metric(&server, r#"rdlm_acquisitions_total{outcome="not_written"} "#);
+    assert_eq!(refused, 2.0 * WAITING as f64);
+
+    proxy.swallow(false);
+    wait_until("it is sure again", || health(&server)["role"] == "active");
+    assert_eq!(server.delete(&kept).status, 204);
+    let written = etcd.ctl(&["get", "--prefix", "/rdlm/lock/", "--keys-only"]).unwrap();
+    assert_eq!(written.trim(), "");
+    assert_eq!(metric(&server, "rdlm_tenures_total "), 1.0);
+}
+
+#[test]
+fn what_may_have_reached_etcd_is_given_up_if_nobody_heard_of_it() {
+    let etcd = etcd_or_skip!(1);
+    let proxy = Proxy::before(etcd.port());
+    let server = join_by(&proxy.url(), &[]);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        wait_until("it is active", || health(&server)["role"] == "active");
+        proxy.swallow(true);
+        let response = server.acquire("a", 0.0, 600.0);
+        proxy.swallow(false);
+        if response.json()["outcome"] == "unknown" {
+            break;
+        }
+        // It stood behind a sign of life.
+        assert_nothing_done(&response);
+        assert!(Instant::now() < end, "nothing is ever sent");
+    }
+    wait_until("it is sure again", || health(&server)["role"] == "active");
+    wait_until("it is given up", || server.locks("a").is_empty());
+    assert_eq!(acquire_patiently(&server, "a").status, 201);
 }

@@ -1,5 +1,6 @@
 //! Several servers on a real etcd. Without one installed, each test says that it was skipped.
 
+mod credentials;
 mod doors;
 pub(crate) mod etcd;
 mod failover;

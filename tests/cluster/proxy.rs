@@ -18,6 +18,10 @@ struct Faults {
     lose_answers: AtomicUsize,
     /// Nothing passes any more, and nobody is told.
     swallow: AtomicBool,
+    /// Something has been swallowed since.
+    has_swallowed: AtomicBool,
+    /// Answers with a status of 4xx are lost, each with its connection.
+    hang_up_on_refusals: AtomicBool,
 }
 
 impl Proxy {
@@ -53,8 +57,18 @@ impl Proxy {
         self.faults.lose_answers.load(Ordering::SeqCst) == 0
     }
 
+    pub(crate) fn hang_up_on_refusals(&self) {
+        self.faults.hang_up_on_refusals.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn swallow(&self, swallow: bool) {
+        self.faults.has_swallowed.store(false, Ordering::SeqCst);
         self.faults.swallow.store(swallow, Ordering::SeqCst);
+    }
+
+    /// Whether a request has been swallowed, so that whoever sent it waits for an answer.
+    pub(crate) fn has_swallowed(&self) -> bool {
+        self.faults.has_swallowed.load(Ordering::SeqCst)
     }
 }
 
@@ -62,11 +76,16 @@ fn pass(mut from: TcpStream, mut to: TcpStream, faults: &Faults, is_answer: bool
     let mut buffer = [0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         if faults.swallow.load(Ordering::SeqCst) {
+            faults.has_swallowed.fetch_or(!is_answer, Ordering::SeqCst);
             continue;
         }
         let lose = |left: usize| left.checked_sub(1);
         let order = Ordering::SeqCst;
         if is_answer && faults.lose_answers.fetch_update(order, order, lose).is_ok() {
+            break;
+        }
+        let is_refusal = is_answer && buffer.starts_with(b"HTTP/1.1 4");
+        if is_refusal && faults.hang_up_on_refusals.load(Ordering::SeqCst) {
             break;
         }
         if to.write_all(&buffer[..read]).is_err() {

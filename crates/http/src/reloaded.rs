@@ -79,19 +79,24 @@ impl<S: Source> Reloaded<S> {
         self.look_alone();
     }
 
-    /// What is to be used now.
+    /// What is to be used now. Looks at the files first if that was not done for a while.
     pub fn current(&self) -> Arc<S::Value> {
-        {
-            let state = self.state();
-            if state.looked.elapsed() < self.every {
-                return Arc::clone(&state.value);
-            }
-        }
+        let is_due = self.state().looked.elapsed() >= self.every;
         // One looks; the others go on meanwhile, as a disk may be slow.
-        if let Ok(_looking) = self.looking.try_lock() {
+        if is_due && let Ok(_looking) = self.looking.try_lock() {
             self.look_alone();
         }
+        self.latest()
+    }
+
+    /// The same for a thread that must not wait for a disk: others look for it.
+    pub fn latest(&self) -> Arc<S::Value> {
         Arc::clone(&self.state().value)
+    }
+
+    /// Where it comes from.
+    pub fn source(&self) -> &S {
+        &self.source
     }
 
     fn look_alone(&self) {

@@ -13,18 +13,20 @@ pub(super) mod memory;
 pub(super) mod store;
 mod writer;
 
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
 use super::NotWritten;
 use super::nanos::Instant;
+use super::sync::atomic::{AtomicUsize, Ordering};
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
 pub use log::FileStore;
-use store::{Change, PlaceNote, Store};
+use store::{Change, PlaceNote, Reachable, Store};
 use writer::{Trouble, Writer};
 
-/// How many changes are committed together at most.
-const MAX_BATCH: usize = 4_096;
+/// How many changes wait to be written, at most, when clients ask for more.
+const MAX_QUEUED: usize = 16_384;
 
 /// How many notes of places wait to be written at most.
 const MAX_NOTES: usize = 65_536;
@@ -38,10 +40,14 @@ pub(super) struct Journal<T> {
     /// Signalled when everything is written that was submitted.
     settled: Condvar,
     trouble: Arc<Trouble>,
+    /// How many changes were submitted and not handed to the store yet.
+    queued: AtomicUsize,
+    /// `None`: what is written to is always there.
+    reachable: Option<Reachable>,
 }
 
 struct Queue<T> {
-    submitted: Vec<Submitted<T>>,
+    submitted: VecDeque<Submitted<T>>,
     /// What may be written with the next changes.
     notes: Vec<PlaceNote>,
     /// `None` while somebody writes.
@@ -90,9 +96,9 @@ pub(super) enum By {
 }
 
 impl<T> Journal<T> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(reachable: Option<Reachable>) -> Self {
         let queue = Queue {
-            submitted: Vec::new(),
+            submitted: VecDeque::new(),
             notes: Vec::new(),
             writer: None,
             quiet: false,
@@ -105,12 +111,27 @@ impl<T> Journal<T> {
             filled: Condvar::new(),
             settled: Condvar::new(),
             trouble: Arc::default(),
+            queued: AtomicUsize::new(0),
+            reachable,
         }
     }
 
     /// Whether changes can be written, as far as is known.
     pub(super) fn writable(&self) -> Result<(), NotWritten> {
         self.trouble.writable()
+    }
+
+    /// Whether a change that a client asks for is taken: it would be written soon, and not too many
+    /// wait for that.
+    pub(super) fn admits(&self) -> Result<(), NotWritten> {
+        if self.reachable.as_ref().is_some_and(|reachable| !reachable()) {
+            return Err(NotWritten::Refused("what they are written to does not answer".into()));
+        }
+        if self.queued.load(Ordering::Relaxed) >= MAX_QUEUED {
+            let why = format!("{MAX_QUEUED} changes are waiting to be written");
+            return Err(NotWritten::Refused(why.into()));
+        }
+        Ok(())
     }
 
     /// Has a change written, after all that were submitted before. `Some`: the caller has to
@@ -125,7 +146,8 @@ impl<T> Journal<T> {
         {
             return Some(Own(writer, submitted));
         }
-        queue.submitted.push(submitted);
+        queue.submitted.push_back(submitted);
+        self.count(&queue);
         // Whoever writes looks for more.
         let wake = queue.writer.is_some() && queue.submitted.len() == 1;
         drop(queue);
@@ -133,6 +155,26 @@ impl<T> Journal<T> {
             self.filled.notify_one();
         }
         None
+    }
+
+    /// Takes a change back that has not been handed to the store, so that it never will be. The
+    /// caller has to finish it.
+    pub(super) fn withdraw(&self, is_its: impl Fn(&T) -> bool) -> Option<T> {
+        let mut queue = locked(&self.queue);
+        // Those that have waited longest come first, and are given up first.
+        let at = queue.submitted.iter().position(|(_, ticket)| is_its(ticket))?;
+        let withdrawn = queue.submitted.remove(at);
+        self.count(&queue);
+        let settled = queue.writer.is_some() && queue.submitted.is_empty();
+        drop(queue);
+        if settled {
+            self.settled.notify_one();
+        }
+        withdrawn.map(|(_, ticket)| ticket)
+    }
+
+    fn count(&self, queue: &Queue<T>) {
+        self.queued.store(queue.submitted.len(), Ordering::Relaxed);
     }
 
     /// Writes a change and finishes it.
@@ -196,7 +238,10 @@ impl<T> Journal<T> {
             }
             let has_come = !queue.submitted.is_empty();
             if let Some(writer) = queue.writer.take_if(|writer| has_come || writer.is_due()) {
-                return Some((writer, mem::take(&mut queue.submitted)));
+                let batch = queue.submitted.len().min(writer.max_batch());
+                let batch = queue.submitted.drain(..batch).collect();
+                self.count(&queue);
+                return Some((writer, batch));
             }
             if queue.closed && queue.writer.is_some() {
                 return None;
@@ -214,13 +259,14 @@ impl<T> Journal<T> {
         }
     }
 
-    /// Lets others write again, and what follows before all else. Returns whether the journal's thread has
-    /// something to do, or sleeps too long.
+    /// Lets others write again. What follows is written after what came before it, so that nobody
+    /// waits for ever. Returns whether the journal's thread has something to do, or sleeps too
+    /// long.
     fn give_back(&self, writer: Box<Writer>, following: Vec<Submitted<T>>) -> bool {
         let (due, latest_batch) = (writer.due(), writer.latest_batch());
         let mut queue = locked(&self.queue);
-        let meanwhile = mem::replace(&mut queue.submitted, following);
-        queue.submitted.extend(meanwhile);
+        queue.submitted.extend(following);
+        self.count(&queue);
         queue.writer = Some(writer);
         let settled = queue.submitted.is_empty();
         queue.quiet = settled && latest_batch == 1;
@@ -234,29 +280,26 @@ impl<T> Journal<T> {
         !settled || closed || sooner
     }
 
-    /// Writes what was submitted, and finishes it. Returns what follows from it.
+    /// Writes a batch, and finishes it. Returns what follows from it.
     fn write(
         &self,
         writer: &mut Writer,
-        mut submitted: Vec<Submitted<T>>,
+        submitted: Vec<Submitted<T>>,
         finish: &impl Finish<T>,
     ) -> Result<Vec<Submitted<T>>, Arc<str>> {
         if writer.keeps_places() {
             writer.note(self.take_notes());
         }
-        let mut following = Vec::new();
-        while !submitted.is_empty() {
-            let rest = submitted.split_off(submitted.len().min(MAX_BATCH));
-            let (batch, tickets): (Vec<_>, Vec<_>) = submitted.into_iter().unzip();
-            let outcomes = writer.write(&batch)?;
-            let finished = tickets.into_iter().zip(outcomes);
-            let (next, news): (Vec<_>, Vec<_>) =
-                finished.map(|(ticket, written)| finish.finish(ticket, written)).unzip();
-            following.extend(next.into_iter().flatten());
-            news.into_iter().for_each(|news| finish.tell(news));
-            submitted = rest;
+        if submitted.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(following)
+        let (batch, tickets): (Vec<_>, Vec<_>) = submitted.into_iter().unzip();
+        let outcomes = writer.write(&batch)?;
+        let finished = tickets.into_iter().zip(outcomes);
+        let (next, news): (Vec<_>, Vec<_>) =
+            finished.map(|(ticket, written)| finish.finish(ticket, written)).unzip();
+        news.into_iter().for_each(|news| finish.tell(news));
+        Ok(next.into_iter().flatten().collect())
     }
 }
 
@@ -355,7 +398,7 @@ mod tests {
             let ((batch, batches), (go_on, going)) = (channel(), channel());
             let ((checkpoint, checkpoints), (end, ended)) = (channel(), channel());
             let store = Told { batches: batch, go_on: going, checkpoints: checkpoint, commits: 0 };
-            let journal = Arc::new(Journal::new());
+            let journal = Arc::new(Journal::new(None));
             let run_by = Arc::clone(&journal);
             thread::spawn(move || {
                 run(&run_by, Box::new(store), &Nothing).unwrap();
@@ -390,7 +433,7 @@ mod tests {
 
     #[test]
     fn places_that_are_too_many_are_forgotten() {
-        let journal = Journal::<()>::new();
+        let journal = Journal::<()>::new(None);
         let resource: crate::ResourceName = "r".parse().unwrap();
         let notes = |count: u64| (0..count).map(|n| PlaceNote::Left(resource.clone(), n));
         journal.note(notes(MAX_NOTES as u64 - 1));
@@ -398,6 +441,23 @@ mod tests {
         assert_eq!(journal.take_notes().len(), MAX_NOTES);
         journal.note(notes(1));
         assert_eq!(journal.take_notes().len(), 1, "there is room again");
+    }
+
+    #[test]
+    fn changes_that_wait_to_be_written_are_limited() {
+        let journal = Journal::<usize>::new(None);
+        let change = || {
+            let resource = "r".parse().unwrap();
+            Change { resource, ended: vec![1], held: Vec::new() }
+        };
+        for number in 0..MAX_QUEUED {
+            assert_eq!(journal.admits(), Ok(()));
+            assert!(journal.submit((change(), number), By::Submitter).is_none());
+        }
+        assert!(matches!(journal.admits(), Err(NotWritten::Refused(_))));
+        assert_eq!(journal.withdraw(|number| *number == 7), Some(7));
+        assert_eq!(journal.withdraw(|number| *number == 7), None);
+        assert_eq!(journal.admits(), Ok(()), "there is room again");
     }
 
     #[test]

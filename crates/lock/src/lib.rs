@@ -28,7 +28,8 @@ pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
 pub use grant::{Conversion, Grant, Lock, Requester, Terms, Waiting};
 pub use journal::FileStore;
 pub use journal::store::{
-    Change, Held, KeptPlace, Misfit, OpenError, PlaceNote, Restore, Restored, Store, StoreError,
+    Change, Held, KeptPlace, Misfit, OpenError, PlaceNote, Reachable, Restore, Restored, Store,
+    StoreError,
 };
 pub use lifetime::Lifetime;
 pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};

@@ -8,6 +8,7 @@
 mod change;
 mod restoring;
 mod slot;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -32,10 +33,11 @@ use super::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager,
     NotWritten, Observer, Page, Pending, Refusal, ResourceName, Terms, Totals,
 };
-use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket, Unheard};
+use change::{Begun, CORE_PANICKED, Counts, FailsIfItPanics, Ticket};
 use restoring::Restoring;
 pub(super) use slot::Slot;
 use slot::{Event, Gate, Sleeper, State, Woken};
+use waiting::Unheard;
 
 /// How much there may be at a time, as requests come: those that come at the same moment may
 /// exceed a limit together, by one each, and whoever waits is granted its lock.
@@ -88,7 +90,7 @@ impl LockTable {
         let mut shared = Shared {
             deadlines: Deadlines::like(&resources),
             resources,
-            journal: store.is_some().then(Journal::new),
+            journal: store.as_ref().map(|store| Journal::new(store.reachable())),
             numbers: first_numbers(0),
             counts: Counts::default(),
             events,
@@ -486,11 +488,12 @@ impl Shared {
             if asked.is_empty() {
                 return refused;
             }
+            let deadline = self.patience_ends();
             for (resource, slot, begun) in asked {
                 let reply = match begun {
                     Begun::Done(reply) => reply,
                     Begun::Writing(asker) | Begun::Queued(asker) => {
-                        self.hear(&slot, &asker, Unheard::NeverWas)
+                        self.hear_by(&slot, &asker, deadline, Unheard::NeverWas)
                     }
                 };
                 if let Reply::Refused(refusal @ Refusal::NotWritten(_)) = reply {

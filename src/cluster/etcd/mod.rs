@@ -1,31 +1,34 @@
 //! etcd, by its JSON gateway: one attempt at one member, with a deadline of its own.
 
+mod files;
+mod login;
 mod names;
 pub(super) mod wire;
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use ureq::Agent;
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use ureq::unversioned::transport::DefaultConnector;
 
 use super::Options;
-use crate::client::own_certificate;
+use files::{Agents, TlsFiles};
+use login::{Login, Session};
 use names::Names;
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
 /// The longest answer in bytes. Rows that take more are asked for again, fewer at a time.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 
+/// How long a login may take at least: etcd hashes the password, for some 70 ms of a processor
+/// that may be busy.
+const LOGIN: Duration = Duration::from_secs(1);
+
 /// The members of one etcd cluster.
 pub(super) struct Etcd {
-    agent: Agent,
+    agents: Agents,
     names: Names,
     endpoints: Vec<String>,
     /// The one that is asked: another one after each failure.
@@ -36,17 +39,13 @@ pub(super) struct Etcd {
     errors: [AtomicU64; Failure::NAMES.len()],
 }
 
-struct Login {
-    user: String,
-    password: String,
-    token: Mutex<Option<Arc<str>>>,
-}
-
 /// Why an attempt has no answer that can be used. What etcd has done is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// No connection, or it ended.
+    /// No connection.
     Connection(String),
+    /// The connection ended without an answer.
+    Ended(String),
     /// No answer in time.
     Timeout,
     /// etcd says that something is wrong.
@@ -58,13 +57,13 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// For the label of a metric, in the order of the variants.
+    /// For the label of a metric; see [`Failure::index`].
     pub(super) const NAMES: [&str; 5] =
         ["connection", "timeout", "error", "other_cluster", "unreadable"];
 
     fn index(&self) -> usize {
         match self {
-            Self::Connection(_) => 0,
+            Self::Connection(_) | Self::Ended(_) => 0,
             Self::Timeout => 1,
             Self::Error { .. } => 2,
             Self::OtherCluster => 3,
@@ -72,15 +71,29 @@ impl Failure {
         }
     }
 
-    fn is_about_login(&self) -> bool {
+    /// Whether etcd says this. Its codes differ between versions, these texts do not.
+    fn says(&self, text: &str) -> bool {
+        matches!(self, Self::Error { message, .. } if message.contains(text))
+    }
+
+    /// Whether the session has ended, so that a new login helps.
+    fn ends_session(&self) -> bool {
         match self {
-            // UNAUTHENTICATED, or what etcd says of a request without a token.
-            Self::Error { code, message } => {
-                *code == 16
-                    || message.contains("user name is empty")
-                    || message.contains("invalid auth token")
-            }
-            _ => false,
+            // What some versions, among them 3.4.23, do instead of refusing a token.
+            Self::Ended(_) => true,
+            // UNAUTHENTICATED
+            Self::Error { code: 16, .. } => true,
+            _ => [
+                "invalid auth token",
+                // There was no token, since authentication was switched off before.
+                "user name is empty",
+                // Users or roles have changed, which invalidates all JWTs. The latter is what
+                // etcd calls the same where it does not translate its own errors.
+                "revision of auth store is old",
+                "revision in header is old",
+            ]
+            .iter()
+            .any(|text| self.says(text)),
         }
     }
 }
@@ -88,7 +101,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connection(why) => f.write_str(why),
+            Self::Connection(why) | Self::Ended(why) => f.write_str(why),
             Self::Timeout => f.write_str("no answer in time"),
             Self::Error { message, .. } => f.write_str(message),
             Self::OtherCluster => f.write_str("it belongs to another cluster than the one before"),
@@ -103,20 +116,13 @@ impl Etcd {
     /// # Errors
     /// A file cannot be used; a sentence says which, and why.
     pub(super) fn new(options: &Options) -> Result<Self, String> {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .user_agent(concat!("rdlm/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls(options)?)
-            .build();
         let login = match (&options.user, &options.password_file) {
             (Some(user), Some(file)) => Some(Login::new(user, file)?),
             _ => None,
         };
         let names = Names::default();
         Ok(Self {
-            agent: Agent::with_parts(config, DefaultConnector::default(), names.clone()),
+            agents: TlsFiles::load(options, names.clone())?,
             names,
             endpoints: options.endpoints.clone(),
             current: AtomicUsize::new(0),
@@ -129,6 +135,23 @@ impl Etcd {
     /// How many attempts reach each member once.
     pub(super) fn members(&self) -> usize {
         self.endpoints.len()
+    }
+
+    /// Whether there are files that [`Etcd::look`] reads again.
+    pub(super) fn reloads(&self) -> bool {
+        self.login.is_some() || self.agents.source().has_files()
+    }
+
+    /// Looks whether certificates or the password have changed.
+    pub(super) fn look(&self) {
+        self.agents.look();
+        self.login.iter().for_each(|login| login.password.look());
+    }
+
+    /// The same, unless it was done a moment ago.
+    pub(super) fn look_now_and_then(&self) {
+        self.agents.current();
+        self.login.iter().for_each(|login| drop(login.password.current()));
     }
 
     /// How many attempts have failed, in the order of [`Failure::NAMES`].
@@ -174,21 +197,13 @@ impl Etcd {
     ) -> Result<T, Failure> {
         let at = self.current.load(Ordering::Relaxed);
         let endpoint = &self.endpoints[at % self.endpoints.len()];
-        let mut result = self.ask(endpoint, path, body, within);
-        if result.as_ref().is_err_and(Failure::is_about_login)
-            && let Some(login) = &self.login
-        {
-            // Tokens end.
-            *login.token() = None;
-            result = self.ask(endpoint, path, body, within);
-        }
-        let failure = match result {
-            Ok(bytes) => match self.understand(&bytes) {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
-            },
+        let result = self.ask(endpoint, path, body, within);
+        let failure = match result.and_then(|bytes| self.understand(&bytes)) {
+            Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
+        // Perhaps it wants other certificates than before.
+        self.look_now_and_then();
         self.errors[failure.index()].fetch_add(1, Ordering::Relaxed);
         // Whoever else has failed there meanwhile has gone on already.
         let next = at.wrapping_add(1);
@@ -196,6 +211,7 @@ impl Etcd {
         Err(failure)
     }
 
+    /// Sends a request, with a login before it where one is needed.
     fn ask(
         &self,
         endpoint: &str,
@@ -203,23 +219,30 @@ impl Etcd {
         body: &[u8],
         within: Duration,
     ) -> Result<Vec<u8>, Failure> {
-        let token = match &self.login {
-            Some(login) => Some(self.token(login, endpoint, within)?),
-            None => None,
+        let Some(login) = &self.login else { return self.send(endpoint, path, None, body, within) };
+        let session = self.session(login, endpoint, within)?;
+        let result = self.send(endpoint, path, session.token(), body, within);
+        let Some(failure) = result.as_ref().err().filter(|failure| failure.ends_session()) else {
+            return result;
         };
-        self.send(endpoint, path, token.as_deref(), body, within)
+        login.end(&session);
+        if matches!(failure, Failure::Ended(_)) {
+            // Or the member has ended: it is another one's turn.
+            return result;
+        }
+        let session = self.session(login, endpoint, within)?;
+        self.send(endpoint, path, session.token(), body, within)
     }
 
-    fn token(&self, login: &Login, endpoint: &str, within: Duration) -> Result<Arc<str>, Failure> {
-        if let Some(token) = login.token().clone() {
-            return Ok(token);
+    /// The current session, or a new one.
+    fn session(&self, login: &Login, endpoint: &str, within: Duration) -> Result<Session, Failure> {
+        if let Some(session) = login.session() {
+            return Ok(session);
         }
-        let body = wire::authenticate(&login.user, &login.password);
-        let answer = self.send(endpoint, "/v3/auth/authenticate", None, &body, within)?;
-        let answer: Authenticated = self.understand(&answer)?;
-        let token: Arc<str> = answer.token.into();
-        *login.token() = Some(Arc::clone(&token));
-        Ok(token)
+        let (attempt, within) = (login.prepare()?, within.max(LOGIN));
+        let answer = self.send(endpoint, "/v3/auth/authenticate", None, &attempt.body, within);
+        let answer = answer.and_then(|answer| self.understand::<Authenticated>(&answer));
+        login.conclude(attempt, answer.map(|answer| answer.token))
     }
 
     fn send(
@@ -230,8 +253,8 @@ impl Etcd {
         body: &[u8],
         within: Duration,
     ) -> Result<Vec<u8>, Failure> {
-        let mut request = self
-            .agent
+        let agent = self.agents.latest();
+        let mut request = agent
             .post(format!("{endpoint}{path}"))
             .header("Content-Type", "application/json")
             .header("Grpc-Timeout", format!("{}m", within.as_millis()));
@@ -243,6 +266,7 @@ impl Etcd {
             self.names.forget();
             match error {
                 ureq::Error::Timeout(_) => Failure::Timeout,
+                ureq::Error::Io(error) if is_end(&error) => Failure::Ended(error.to_string()),
                 error => Failure::Connection(error.to_string()),
             }
         };
@@ -268,65 +292,15 @@ impl Etcd {
     }
 }
 
-impl Login {
-    fn new(user: &str, file: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(file)
-            .map_err(|error| format!("--etcd-password-file {}: {error}", file.display()))?;
-        let password = text.lines().next().unwrap_or_default().to_string();
-        Ok(Self { user: user.into(), password, token: Mutex::default() })
-    }
-
-    fn token(&self) -> std::sync::MutexGuard<'_, Option<Arc<str>>> {
-        // A token is there or not, at any moment.
-        self.token.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn tls(options: &Options) -> Result<TlsConfig, String> {
-    let mut tls = TlsConfig::builder();
-    if let Some(file) = &options.ca {
-        let roots = certificates("--etcd-ca", file)?;
-        tls = tls.root_certs(RootCerts::Specific(Arc::new(roots)));
-    }
-    if let (Some(certificate), Some(key)) = (&options.cert, &options.key) {
-        let chain = certificates("--etcd-cert", certificate)?;
-        let key = private_key(key)?;
-        own_certificate::check(&chain, &key)
-            .map_err(|error| format!("--etcd-cert {}: {error}", certificate.display()))?;
-        tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
-    }
-    Ok(tls.build())
-}
-
-fn certificates(option: &str, file: &PathBuf) -> Result<Vec<Certificate<'static>>, String> {
-    let found = pem(option, file)?.into_iter().filter_map(|item| match item {
-        PemItem::Certificate(certificate) => Some(certificate),
-        _ => None,
-    });
-    let found: Vec<_> = found.collect();
-    if found.is_empty() {
-        return Err(format!("{option} {}: there is no certificate in it", file.display()));
-    }
-    Ok(found)
-}
-
-fn private_key(file: &PathBuf) -> Result<PrivateKey<'static>, String> {
-    let found = pem("--etcd-key", file)?.into_iter().find_map(|item| match item {
-        PemItem::PrivateKey(key) => Some(key),
-        _ => None,
-    });
-    found.ok_or_else(|| format!("--etcd-key {}: there is no private key in it", file.display()))
-}
-
-fn pem(option: &str, file: &PathBuf) -> Result<Vec<PemItem<'static>>, String> {
-    let wrong = |what: String| format!("{option} {}: {what}", file.display());
-    let text = fs::read(file).map_err(|error| wrong(error.to_string()))?;
-    parse_pem(&text).map(|item| item.map_err(|error| wrong(error.to_string()))).collect()
+/// Whether the other side has ended a connection that there was.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, BufRead, BufReader, Read, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
     use std::thread;
 

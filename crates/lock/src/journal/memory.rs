@@ -29,9 +29,17 @@ struct Contents {
     stuck: Option<usize>,
     is_stuck: bool,
     lost: Option<usize>,
+    patience: Option<Duration>,
 }
 
 impl Memory {
+    /// One whose commits nobody waits for any longer than this.
+    pub(crate) fn with_patience(patience: Duration) -> Self {
+        let memory = Self::default();
+        locked(&memory.0.contents).patience = Some(patience);
+        memory
+    }
+
     /// Refuses the commits of these numbers, from 1.
     pub(crate) fn refuse(&self, commits: &[usize]) {
         locked(&self.0.contents).refused = commits.to_vec();
@@ -112,6 +120,10 @@ impl Store for Memory {
             return Err(StoreError::Unknown("the answer was lost".into()));
         }
         Ok(())
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        locked(&self.0.contents).patience
     }
 
     fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {

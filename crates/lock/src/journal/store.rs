@@ -74,9 +74,20 @@ pub trait Store: Send {
         self.commit(&[], Duration::ZERO)
     }
 
-    /// How long a change may be on its way before whoever asked for it hears that nobody knows;
-    /// `None`: however long it takes.
+    /// How many changes a batch has at most. Those that are not in it yet can be withdrawn.
+    fn max_batch(&self) -> usize {
+        4_096
+    }
+
+    /// How long a client waits for its change. One that has not been handed to [`Store::commit`]
+    /// by then is withdrawn; of one that has been, the client is told that nobody knows. `None`:
+    /// however long it takes.
     fn patience(&self) -> Option<Duration> {
+        None
+    }
+
+    /// `None`: changes can always be written, as far as is known before it is tried.
+    fn reachable(&self) -> Option<Reachable> {
         None
     }
 
@@ -89,6 +100,10 @@ pub trait Store: Send {
         None
     }
 }
+
+/// Tells any thread, without waiting for anything, whether changes can be written for now. If not,
+/// clients that ask for some are refused at once.
+pub type Reachable = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Takes locks over from a store.
 pub trait Restore: Sync {

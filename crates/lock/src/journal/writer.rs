@@ -61,6 +61,11 @@ impl Writer {
         self.latest_batch
     }
 
+    /// See [`Store::max_batch`].
+    pub(super) fn max_batch(&self) -> usize {
+        self.store.max_batch()
+    }
+
     /// Whether [`Writer::note`] is of use.
     pub(super) fn keeps_places(&self) -> bool {
         self.store.keeps_places()

@@ -14,16 +14,15 @@ use std::time::{Duration, SystemTime};
 use log::{Level, info, log_enabled};
 
 use super::Shared;
-use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Turns, Woken, Writing};
+use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Turns, Writing};
+use super::waiting::Unheard;
 use crate::journal::store::{Change, KeptPlace, PlaceNote};
-use crate::journal::{By, Finish, Submitted};
+use crate::journal::{By, Finish, Journal, Submitted};
 use crate::nanos::Instant;
 use crate::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::now;
-use crate::{
-    End, Happening, Kind, LockId, NotWritten, Pending, Refusal, ResourceName, Terms, events,
-};
+use crate::{End, Happening, Kind, NotWritten, Refusal, ResourceName, Terms, events};
 
 /// By which a change that was written is finished.
 pub(super) type Ticket = Arc<Slot>;
@@ -50,17 +49,6 @@ impl Begun {
     }
 }
 
-/// What becomes of an event at a closed gate when whoever caused it waits no longer for the word.
-#[derive(Clone, Copy)]
-pub(super) enum Unheard {
-    /// It never was, if it still stands there.
-    NeverWas,
-    /// It has its turn.
-    Stays,
-    /// It has its turn, and then this lock is given up: nobody knows of it.
-    GivesUp(LockId),
-}
-
 /// What is left to do when the mutex of the resource has been given up.
 #[derive(Default)]
 pub(super) struct Afterwards {
@@ -81,15 +69,6 @@ impl Shared {
                 self.hear(slot, &asker, Unheard::NeverWas)
             }
         })
-    }
-
-    /// Has something done with the word instead of waiting for it. `Err`: it has to be waited for,
-    /// since nobody may know for long what was written.
-    pub(super) fn later(&self, asker: Arc<Sleeper>) -> Result<Pending<Reply>, Arc<Sleeper>> {
-        match self.patience {
-            None => Ok(Pending::Later(Box::new(move |then| asker.then(then)))),
-            Some(_) => Err(asker),
-        }
     }
 
     /// Begins an event, or leaves it at the gate if that is closed. What the resource is behind
@@ -142,63 +121,14 @@ impl Shared {
             Begun::Writing(_) if is_asked_for && self.patience.is_none() => By::Submitter,
             _ => By::Journal,
         };
-        let Some(own) = journal.submit((change, Arc::clone(slot)), by) else {
-            return Ok((begun, rest));
-        };
-        self.or_fail(|| journal.write_own(own, self));
+        self.submit(journal, (change, Arc::clone(slot)), by);
         Ok((begun.now(), rest))
     }
 
-    /// Sleeps until the word comes. If nobody knows for too long what was written, that is the
-    /// word, and `unheard` says what becomes of the event.
-    pub(super) fn hear(&self, slot: &Slot, asker: &Arc<Sleeper>, unheard: Unheard) -> Reply {
-        let deadline = self.patience.map(|patience| now() + patience);
-        if let Woken::Told(reply) = slot.sleep(asker, deadline) {
-            return reply;
+    pub(super) fn submit(&self, journal: &Journal<Ticket>, submitted: Submitted<Ticket>, by: By) {
+        if let Some(own) = journal.submit(submitted, by) {
+            self.or_fail(|| journal.write_own(own, self));
         }
-        let mut entry = slot.enter();
-        if let Some(reply) = asker.word() {
-            return reply;
-        }
-        let Gate::Closed(writing) = &mut entry.gate else {
-            drop(entry);
-            return slot.hear(asker);
-        };
-        match unheard {
-            Unheard::GivesUp(id) => {
-                let event = Event::Abandon(id, self.reconnect_grace);
-                writing.turns.push_back(Turn { event, asker: Arc::default() });
-            }
-            Unheard::NeverWas if writing.withdraw(asker) => {
-                return Reply::Refused(Refusal::NotWritten(NotWritten::Deposed));
-            }
-            Unheard::NeverWas | Unheard::Stays => {}
-        }
-        writing.asker.take_if(|(_, asks)| Arc::ptr_eq(asks, asker));
-        Reply::Refused(Refusal::NotWritten(NotWritten::Unknown))
-    }
-
-    /// Like [`Shared::hear`], but only until the deadline if the event still stands at the gate
-    /// then: it never was.
-    pub(super) fn hear_until(
-        &self,
-        slot: &Slot,
-        asker: &Arc<Sleeper>,
-        deadline: Instant,
-        unheard: Unheard,
-    ) -> Reply {
-        match slot.sleep(asker, Some(deadline)) {
-            Woken::Told(reply) => return reply,
-            Woken::TimedOut | Woken::ClientLeft => {}
-        }
-        let mut entry = slot.enter();
-        if let Gate::Closed(writing) = &mut entry.gate
-            && writing.withdraw(asker)
-        {
-            return Reply::Refused(Refusal::TimedOut);
-        }
-        drop(entry);
-        self.hear(slot, asker, unheard)
     }
 
     /// Decides an event and makes of it what can be made at once. If its plan has to be written,
@@ -214,8 +144,12 @@ impl Shared {
         afterwards: &mut Afterwards,
     ) -> (Begun, Option<Change>) {
         let now = self.now();
+        let admitted = self.admits(&event);
         let Decision { facts, plan, answer } = self.decide(&entry.state, event, now);
         let change = self.journal.as_ref().and_then(|_| Change::of(&plan, resource, now.instant));
+        if let (Some(_), Err(refusal)) = (&change, admitted) {
+            return (Begun::Done(Reply::Refused(refusal)), None);
+        }
         let made = (resource, now.wall);
         let unwritten = self.make(made, &mut entry.state, afterwards, |state, outcome| {
             state.note(facts, outcome);
@@ -251,6 +185,9 @@ impl Shared {
             return Begun::Done(Reply::Done);
         };
         let event = self.within_limits(event);
+        if let Err(refusal) = self.admits(&event) {
+            return Begun::Done(Reply::Refused(refusal));
+        }
         let now = self.now();
         match state.facts_beside(&event, &writing.plan, now) {
             Some(facts) => {
@@ -286,6 +223,17 @@ impl Shared {
             return Decision::refused(Refusal::TooManyLocks);
         }
         decision
+    }
+
+    /// Whether what a client asks for may be written. What happens anyway, such as the end of a
+    /// lifetime, is bounded by the locks that there are.
+    fn admits(&self, event: &Event) -> Result<(), Refusal> {
+        match &self.journal {
+            Some(journal) if event.is_asked_for() || matches!(event, Event::Delete(_)) => {
+                journal.admits().map_err(Refusal::NotWritten)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The event, but for a place that would be kept: there is no room for one more.

@@ -166,6 +166,64 @@ fn a_grant_against_the_end_of_the_wait() {
     });
 }
 
+/// While the store is at one change, another one waits, with a request behind it, until it is
+/// handed over or nobody has patience any more.
+#[test]
+fn a_withdrawal_against_the_store() {
+    explore(|| {
+        let store = Memory::with_patience(SECOND);
+        store.stick(1);
+        let world = World::new(Some(store.clone()));
+        let other = World { resource: "other".parse().unwrap(), ..world.clone() };
+        let ask = |world: &World| world.ask(Mode::EXCLUSIVE, Duration::ZERO, LONG, None);
+        let sent = world.spawn(move |world| ask(world));
+        store.wait_until_stuck();
+        let unsent = other.spawn(move |world| ask(world));
+        let behind = other.spawn(move |world| ask(world));
+        let clock = thread::spawn(|| advance(2 * SECOND));
+        let unsticks = thread::spawn(move || store.unstick());
+        clock.join().unwrap();
+        unsticks.join().unwrap();
+        for (world, asked) in [(&world, sent), (&other, unsent), (&other, behind)] {
+            match asked.join().unwrap() {
+                Ok(grant) => assert!(world.release(&grant)),
+                // It is given up when that is known.
+                Err(Refusal::NotWritten(NotWritten::Unknown)) => {}
+                Err(Refusal::NotWritten(NotWritten::Refused(_)) | Refusal::TimedOut) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        world.end();
+    });
+}
+
+/// Each of them is told something, and no change is left that nobody finishes.
+#[test]
+fn a_withdrawal_against_the_end_of_the_server() {
+    explore(|| {
+        let store = Memory::with_patience(SECOND);
+        store.stick(1);
+        let world = World::new(Some(store.clone()));
+        let other = World { resource: "other".parse().unwrap(), ..world.clone() };
+        let ask = |world: &World| world.ask(Mode::EXCLUSIVE, LONG, LONG, None);
+        let sent = world.spawn(move |world| ask(world));
+        store.wait_until_stuck();
+        let unsent = other.spawn(move |world| ask(world));
+        let end = world.spawn(|world| world.table.shut_down());
+        let clock = thread::spawn(|| advance(2 * SECOND));
+        let unsticks = thread::spawn(move || store.unstick());
+        [end, clock, unsticks].into_iter().for_each(|thread| thread.join().unwrap());
+        for (world, asked) in [(&world, sent), (&other, unsent)] {
+            match asked.join().unwrap() {
+                Ok(grant) => assert!(world.release(&grant)),
+                Err(Refusal::NotWritten(_) | Refusal::ShuttingDown) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        world.end();
+    });
+}
+
 #[test]
 fn a_release_against_the_expiry() {
     check(|world| {

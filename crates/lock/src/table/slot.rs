@@ -170,6 +170,11 @@ impl PartialEq for Slot {
 }
 
 impl Writing {
+    /// Whether this thread waits for the plan to be made.
+    pub(super) fn is_asked_for_by(&self, asker: &Arc<Sleeper>) -> bool {
+        self.asker.as_ref().is_some_and(|(_, asks)| Arc::ptr_eq(asks, asker))
+    }
+
     /// Takes the event of this thread out of the gate, if it still stands there.
     pub(super) fn withdraw(&mut self, asker: &Arc<Sleeper>) -> bool {
         self.turns.remove(asker)
