@@ -36,7 +36,8 @@ pub(super) fn believed(field: &str, secret: &str) -> Option<Introduction> {
 /// The bytes that go to the active server. What belongs to this connection alone is left out, or
 /// said anew; so is what was to tell this server who the client is.
 pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &Introduction) -> Vec<u8> {
-    let Request { method, target, http_1_0, body, .. } = request;
+    let Request { method, http_1_0, body, .. } = request;
+    let target = request.target.as_str();
     let minor = if *http_1_0 { 0 } else { 1 };
     let mut out = format!("{method} {target} HTTP/1.{minor}\r\n").into_bytes();
     let mut push = |name: &str, value: &[u8]| {

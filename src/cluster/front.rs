@@ -103,7 +103,8 @@ impl Member {
                         return Answered::Response(unknown());
                     }
                     sent => {
-                        debug!("{} {}: {sent:?} by {}", request.method, request.target, peer.url)
+                        let (method, target) = (request.method, request.target.as_str());
+                        debug!("{method} {target}: {sent:?} by {}", peer.url);
                     }
                 }
             }
@@ -181,7 +182,7 @@ impl Member {
             client.watch(move || for_departure.end()).ok().flatten()
         };
         let to_head = request.method == "HEAD";
-        let is_stream = path(request) == "/events";
+        let is_stream = request.target.path() == "/events";
         let pass = |bytes: &[u8]| {
             // Who may see less than before has to ask again.
             if is_stream && !introduction.is_current() {
@@ -248,8 +249,11 @@ impl Member {
             View::Active(_) => ("unconfirmed", None),
             View::Standby(peer) => ("standby", peer.map(|peer| peer.url.clone())),
         };
-        let query = request.target.split_once('?').map_or("", |(_, query)| query);
-        if query.split('&').any(|pair| pair == "role=active") && role != "active" {
+        let wanted = match request.target.query().only("role") {
+            Ok(wanted) => wanted,
+            Err(problem) => return problem.into(),
+        };
+        if wanted.as_deref() == Some("active") && role != "active" {
             let detail = "this server is not the active one";
             return Problem::new(Status::ServiceUnavailable, detail).because("not_active").into();
         }
@@ -278,21 +282,17 @@ fn introduced<'k>(
     Ok(known.insert(introduction))
 }
 
-fn path<'r>(request: &Request<'r>) -> &'r str {
-    request.target.split(['?', '#']).next().unwrap_or_default()
-}
-
 fn is_look(request: &Request<'_>) -> bool {
     matches!(request.method, "GET" | "HEAD")
 }
 
 fn is_health(request: &Request<'_>) -> bool {
-    is_look(request) && path(request) == "/health"
+    is_look(request) && request.target.path() == "/health"
 }
 
 /// About this server rather than its locks, or a mistake whoever answers it.
 fn is_own(request: &Request<'_>) -> bool {
-    let own = ["/", "/metrics", "/openapi.json", "/health"].contains(&path(request));
+    let own = ["/", "/metrics", "/openapi.json", "/health"].contains(&request.target.path());
     own || request.method == "OPTIONS"
 }
 
@@ -301,7 +301,7 @@ fn is_own(request: &Request<'_>) -> bool {
 fn may_be_repeated(request: &Request<'_>) -> bool {
     let has_key = request.headers.all("Idempotency-Key").next().is_some();
     let is_known = match request.method {
-        "POST" => has_key || path(request).starts_with("/v1/"),
+        "POST" => has_key || request.target.path().starts_with("/v1/"),
         "LOCK" | "PATCH" => true,
         _ => false,
     };
@@ -309,16 +309,8 @@ fn may_be_repeated(request: &Request<'_>) -> bool {
 }
 
 fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
-    let path = request.target.find('/').map_or("/", |at| match request.target.find("://") {
-        // A target with a scheme and a host.
-        Some(scheme) => {
-            let rest = &request.target[scheme + 3..];
-            rest.find('/').map_or("/", |at| &rest[at..])
-        }
-        None => &request.target[at..],
-    });
     Response::new(Status::TemporaryRedirect)
-        .header("Location", format!("{}{path}", peer.url))
+        .header("Location", format!("{}{}", peer.url, request.target.origin_form()))
         .header("Cache-Control", "no-store")
 }
 

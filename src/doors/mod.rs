@@ -146,7 +146,7 @@ impl Service {
         introduction: Option<&Introduction>,
     ) -> Pending<Response> {
         let began = Instant::now();
-        let route = Route::parse(request.target);
+        let route = Route::parse(&request.target);
         let error = error(&route);
         let account = Account::open(self, request, kind(&route, request.method), began);
         let answer = || {
@@ -164,7 +164,7 @@ impl Service {
     /// The response to a request whatever its body is, if its head alone has a mistake.
     pub fn answer_to_head(&self, request: &Request<'_>, client: Client<'_>) -> Option<Response> {
         let began = Instant::now();
-        let route = Route::parse(request.target);
+        let route = Route::parse(&request.target);
         let error = error(&route);
         let account = Account::open(self, request, kind(&route, request.method), began);
         let problem = self.admit(route, request, client).err()?;
@@ -181,7 +181,7 @@ impl Service {
         client: Client<'_>,
     ) -> Result<Introduction, Response> {
         let began = Instant::now();
-        let route = Route::parse(request.target);
+        let route = Route::parse(&request.target);
         let error = error(&route);
         let account = Account::open(self, request, kind(&route, request.method), began);
         let introduction = self
@@ -263,7 +263,7 @@ struct Account {
 
 impl Account {
     fn open(service: &Service, request: &Request<'_>, kind: Kind, began: Instant) -> Self {
-        let show = || format!("{} {}", request.method, request.target.escape_debug());
+        let show = || format!("{} {}", request.method, request.target.as_str().escape_debug());
         let shown = log_enabled!(Level::Debug).then(show);
         Self { metrics: Arc::clone(&service.metrics), kind, began, shown }
     }
@@ -279,7 +279,7 @@ impl Account {
 
 /// What is answered if a request ends in a panic.
 fn panicked(request: &Request<'_>) -> impl FnOnce() -> Answer + Send + 'static {
-    let request = format!("{} {:?}", request.method, request.target);
+    let request = format!("{} {:?}", request.method, request.target.as_str());
     move || {
         log::error!("a request ended in a panic: {request}");
         let detail = "the server failed at this request";
@@ -321,9 +321,9 @@ mod tests {
 
     use smol_str::SmolStr;
 
-    use crate::http::Singleton;
     use crate::http::departures::Departures;
     use crate::http::transport::Transport;
+    use crate::http::{Singleton, Target};
     use crate::lock::{
         Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
         LockRequest, NotWritten, Page, Refusal, ResourceName, Totals,
@@ -451,7 +451,7 @@ mod tests {
     fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {
         Request {
             method,
-            target,
+            target: Target::parse(target),
             host: Singleton::One("locks.example:8888"),
             body: br#"{"title":"t","wait":0,"lifetime":1}"#,
             ..Request::UNREADABLE

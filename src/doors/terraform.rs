@@ -14,7 +14,6 @@ use super::acquire::acquire;
 use super::body::MAX_TITLE;
 use super::rights::Right;
 use super::{Answer, Call, RequestLimits};
-use crate::http::query::Query;
 use crate::http::{Problem, Response, Status};
 use crate::lock::{
     Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, LockRequest, Mode, Refusal,
@@ -75,7 +74,7 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
 
 /// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.
 fn times(call: &Call<'_>) -> Result<(Duration, Lifetime), Problem> {
-    let (query, limits) = (Query::of(call.request.target), call.service.settings.limits);
+    let (query, limits) = (call.request.target.query(), call.service.settings.limits);
     let wait = query.parsed("wait", |text| seconds(text, Duration::ZERO, limits.max_wait))?;
     let shortest = Duration::from_nanos(1);
     let lifetime = query.parsed("lifetime", |text| seconds(text, shortest, limits.max_lifetime))?;

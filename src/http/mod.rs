@@ -17,6 +17,7 @@ pub mod problem;
 pub mod query;
 pub mod request;
 pub mod response;
+pub mod target;
 mod tls;
 pub mod transport;
 
@@ -24,3 +25,4 @@ pub use outgoing::Outgoing;
 pub use problem::Problem;
 pub use request::{Request, Singleton, Unreadable};
 pub use response::{Body, Response, Status};
+pub use target::Target;
