@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{after, select};
-use log::debug;
+use log::{debug, warn};
 use serde_json::json;
 
 use super::Standby;
-use super::forward::{self, Forwarding};
-use super::framing::NOT_DONE;
+use super::forward::{self, Believed, Forwarding};
+use super::framing::{NOT_DONE, ResponseHead};
 use super::member::{Member, Peer, Tenancy, View, Watch};
-use super::upstream::{Relayed, Upstream};
+use super::upstream::Upstream;
 use crate::doors::{Introduction, Service};
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
-use crate::http::{Problem, Request, Response, Status};
+use crate::http::{Problem, Request, Response, Status, Target};
+use crate::lock::Refusal;
 
 /// A response that takes longer is waited for with an eye on the client.
 const AT_ONCE: Duration = Duration::from_millis(20);
@@ -26,6 +27,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a server that is about to end holds requests.
 const FAREWELL: Duration = Duration::from_millis(700);
+
+/// How long the active server may take to take a lock back.
+const TAKE_BACK: Duration = Duration::from_secs(5);
 
 /// What became of a request.
 pub enum Answered {
@@ -47,7 +51,10 @@ enum Sent {
     NotDone,
     /// It may have done it, or not.
     Unanswered,
-    Gone,
+    /// It has, and the client had left before it could be told.
+    Departed,
+    /// The response broke off, or the client did not take it.
+    Broken,
 }
 
 impl Member {
@@ -96,9 +103,10 @@ impl Member {
                 Err(refusal) => return Answered::Response(refusal),
             };
             if let Some(peer) = &peer {
-                match self.forward(peer, exchange, introduction, forwarding) {
+                match self.forward(peer, exchange, introduction, forwarding, service) {
                     Sent::Passed(next) => return Answered::Passed(next),
-                    Sent::Gone => return Answered::Gone,
+                    Sent::Departed => return Answered::Response(departed()),
+                    Sent::Broken => return Answered::Gone,
                     Sent::Unanswered if !may_be_repeated(request) => {
                         return Answered::Response(unknown());
                     }
@@ -112,7 +120,7 @@ impl Member {
                 Held::Again => {}
                 Held::TooLong if peer.is_some() => return Answered::Response(unreachable()),
                 Held::TooLong => return Answered::Response(nobody()),
-                Held::Gone => return Answered::Gone,
+                Held::Departed => return Answered::Response(departed()),
             }
         }
     }
@@ -129,7 +137,14 @@ impl Member {
         let Exchange { request, client, .. } = exchange;
         let introduction = match forwarded {
             Some(field) => match forward::believed(field, tenancy.secret()) {
-                Some(introduction) => Some(introduction),
+                Some(Believed::Request(introduction)) => Some(introduction),
+                Some(Believed::Undelivered) => {
+                    service.give_back(&request.target);
+                    let taken = Response::no_content();
+                    let taken = tenancy.may_answer().then_some(taken);
+                    let response = taken.unwrap_or_else(|| not_active().header(NOT_DONE, "1"));
+                    return Some(Answered::Response(response));
+                }
                 // Of an earlier tenure, or of nobody that is known.
                 None => return Some(Answered::Response(not_active().header(NOT_DONE, "1"))),
             },
@@ -164,45 +179,80 @@ impl Member {
         exchange: &Exchange<'_>,
         introduction: &Introduction,
         forwarding: &mut Forwarding,
+        service: &Service,
     ) -> Sent {
         let Exchange { request, client, .. } = exchange;
         let open = forwarding.0.take().filter(|kept| kept.url == peer.url && kept.is_open());
         let Some(mut upstream) = open.or_else(|| self.connect(peer)) else { return Sent::NotDone };
-        let (Ok(for_change), Ok(for_departure)) = (upstream.handle(), upstream.handle()) else {
-            return Sent::NotDone;
-        };
-        let Some(_asking) = self.ask(peer, for_change) else { return Sent::NotDone };
+        let Some(asking) = self.ask(peer, upstream.handle()) else { return Sent::NotDone };
         let bytes = forward::bytes(request, &peer.secret, introduction);
         if upstream.send(&bytes).is_err() {
             return Sent::Unanswered;
         }
-        let _watch = if upstream.wait(AT_ONCE) {
-            None
-        } else {
-            client.watch(move || for_departure.end()).ok().flatten()
+        let waits = !upstream.wait(AT_ONCE);
+        let handle = upstream.handle();
+        // The active server answers a client that has left, too: half of its connection may be open.
+        let watch = waits.then(|| client.watch(move || handle.end_sending()));
+        let Some(head) = upstream.response(request.method == "HEAD") else {
+            return Sent::Unanswered;
         };
-        let to_head = request.method == "HEAD";
-        let is_stream = request.target.path() == "/events";
-        let pass = |bytes: &[u8]| {
-            // Who may see less than before has to ask again.
-            if is_stream && !introduction.is_current() {
-                return Err(io::ErrorKind::PermissionDenied.into());
-            }
-            exchange.pass(bytes)
-        };
-        match upstream.relay(to_head, pass) {
-            Relayed::Passed { close: true } => Sent::Passed(Next::Close),
-            Relayed::Passed { close: false } => {
-                forwarding.0 = Some(upstream);
-                let next = if request.keep_alive { Next::Request } else { Next::Close };
-                Sent::Passed(next)
-            }
+        if head.not_done {
             // The rest of that response would be taken for the next one.
-            Relayed::NotDone => Sent::NotDone,
-            Relayed::NoResponse if client.has_left() => Sent::Gone,
-            Relayed::NoResponse => Sent::Unanswered,
-            Relayed::Broken => Sent::Gone,
+            return Sent::NotDone;
         }
+        // As the active server looks for its own clients before it tells them of a lock.
+        let may_have_left = waits || may_be_repeated(request);
+        let sent = if head.grant.is_some() && may_have_left && client.has_left() {
+            Sent::Departed
+        } else {
+            relay(&mut upstream, &head, exchange, introduction)
+        };
+        let goes_on = matches!(sent, Sent::Passed(Next::Request));
+        drop((watch, asking));
+        // Or the active server has been told that this client has left.
+        forwarding.0 = Some(upstream).filter(|_| goes_on && !(waits && client.has_left()));
+        if let (Sent::Departed | Sent::Broken, Some(grant)) = (&sent, &head.grant) {
+            self.give_back(&grant.lock, service);
+        }
+        match sent {
+            Sent::Passed(_) if !request.keep_alive => Sent::Passed(Next::Close),
+            sent => sent,
+        }
+    }
+
+    /// Tells the active server, whichever that is by then, that the client does not know of its
+    /// lock.
+    fn give_back(&self, lock: &str, service: &Service) {
+        let came = Instant::now();
+        loop {
+            let (view, watch) = self.watch();
+            let is_told = match view {
+                View::Active(_) => {
+                    service.give_back(&Target::parse(lock));
+                    true
+                }
+                View::Standby(Some(peer)) => self.tell_undelivered(&peer, lock),
+                View::Standby(None) => false,
+            };
+            if is_told {
+                return;
+            }
+            if !self.pause(&watch, came, true) {
+                return warn!("a client has left, and its lock could not be given back: {lock}");
+            }
+        }
+    }
+
+    /// Whether it need not be said again. Never twice: the second time could count for an answer
+    /// that the client got when it asked once more.
+    fn tell_undelivered(&self, peer: &Arc<Peer>, lock: &str) -> bool {
+        let Some(mut upstream) = self.connect(peer) else { return false };
+        let Some(_asking) = self.ask(peer, upstream.handle()) else { return false };
+        if upstream.send(&forward::undelivered(lock, &peer.secret)).is_err() {
+            return false;
+        }
+        let answered = upstream.wait(TAKE_BACK);
+        !answered || upstream.response(false).is_none_or(|head| !head.not_done)
     }
 
     fn connect(&self, peer: &Peer) -> Option<Upstream> {
@@ -216,14 +266,6 @@ impl Member {
 
     /// Waits until another server may be asked, or the same one again.
     fn hold(&self, watch: &Watch<'_>, came: Instant, retry: bool, client: Client<'_>) -> Held {
-        let mut until = came + self.pace.hold();
-        if let Some(leaving_since) = self.leaving_since() {
-            until = until.min(leaving_since + FAREWELL);
-        }
-        let now = Instant::now();
-        if now >= until {
-            return Held::TooLong;
-        }
         let waker = watch.waker();
         let _departure = client.watch(move || {
             if let Some(waker) = waker {
@@ -231,12 +273,31 @@ impl Member {
                 let _ = waker.try_send(());
             }
         });
+        let in_time = self.pause(watch, came, retry);
+        match client.has_left() {
+            true => Held::Departed,
+            false if in_time => Held::Again,
+            false => Held::TooLong,
+        }
+    }
+
+    /// Waits until another server is active, or for a while; `false`: a request that came then is
+    /// held no longer.
+    fn pause(&self, watch: &Watch<'_>, came: Instant, retry: bool) -> bool {
+        let mut until = came + self.pace.hold();
+        if let Some(leaving_since) = self.leaving_since() {
+            until = until.min(leaving_since + FAREWELL);
+        }
+        let now = Instant::now();
+        if now >= until {
+            return false;
+        }
         let pause = if retry { AGAIN.min(until - now) } else { until - now };
         select! {
             recv(watch.changed) -> _ => {}
             recv(after(pause)) -> _ => {}
         }
-        if client.has_left() { Held::Gone } else { Held::Again }
+        true
     }
 
     /// `GET /health`: of this server, and who is active. `?role=active`: whether it is this one.
@@ -266,7 +327,25 @@ impl Member {
 enum Held {
     Again,
     TooLong,
-    Gone,
+    Departed,
+}
+
+/// Passes a response on.
+fn relay(
+    upstream: &mut Upstream,
+    head: &ResponseHead,
+    exchange: &Exchange<'_>,
+    introduction: &Introduction,
+) -> Sent {
+    let is_stream = exchange.request.target.path() == "/events";
+    let relayed = upstream.relay(head, |bytes| {
+        // Who may see less than before has to ask again.
+        if is_stream && !introduction.is_current() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        exchange.pass(bytes)
+    });
+    relayed.map_or(Sent::Broken, Sent::Passed)
 }
 
 /// Who the client is, which is asked once.
@@ -316,6 +395,11 @@ fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
 
 fn not_active() -> Response {
     refusal("this server is not the active one for now, and nothing was done").into()
+}
+
+/// Who has closed its sending side alone reads it.
+fn departed() -> Response {
+    Problem::from(Refusal::Departed).into()
 }
 
 fn unreachable() -> Response {

@@ -14,7 +14,7 @@ use super::etcd::{Etcd, Failure};
 use super::role::Loop;
 use super::tenure::Pace;
 use super::trust::{Trust, TrustFiles};
-use super::upstream::Ending;
+use super::upstream::Handle;
 use super::{Options, Standby};
 use crate::http::certificates::CertificateFiles;
 use crate::lock::{
@@ -47,7 +47,7 @@ struct State {
     /// Those who wait for another view, by number.
     watching: HashMap<u64, Sender<()>>,
     /// The connections to the active server that wait for an answer, by number.
-    asking: HashMap<u64, Ending>,
+    asking: HashMap<u64, Handle>,
     last: u64,
     /// Why the active server cannot be reached, if the log says so.
     unreachable: Option<String>,
@@ -205,7 +205,7 @@ impl Member {
     }
 
     /// Ends a connection when another server than `peer` is active; `None`: it is already.
-    pub(super) fn ask(&self, peer: &Arc<Peer>, connection: Ending) -> Option<Asking<'_>> {
+    pub(super) fn ask(&self, peer: &Arc<Peer>, connection: Handle) -> Option<Asking<'_>> {
         let mut state = self.state();
         if !matches!(&state.view, View::Standby(Some(active)) if active == peer) {
             return None;

@@ -37,11 +37,12 @@ use log::{Level, debug, log_enabled};
 use smol_str::SmolStr;
 
 use crate::http::departures::Client;
-use crate::http::{Problem, Request, Response, Status, Unreadable};
+use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
 use crate::lock::{LockManager, Pending};
 use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
+pub use acquire::IF_UNDELIVERED;
 use caller::Caller;
 use events::Subscribers;
 pub use fleetlock::Slots;
@@ -190,6 +191,13 @@ impl Service {
         introduction.map_err(|problem| account.close(error(problem)))
     }
 
+    /// Gives back the lock that a target names, whose client was not told of it.
+    pub fn give_back(&self, target: &Target<'_>) {
+        if let Ok(Route::OfLock(_, resource, id)) = Route::parse(target) {
+            self.locks.abandon(&resource, id);
+        }
+    }
+
     /// The response to what could not be read.
     pub fn refuse(&self, error: Unreadable) -> Response {
         let response = uncached(Problem::from(error).into());
@@ -321,9 +329,9 @@ mod tests {
 
     use smol_str::SmolStr;
 
+    use crate::http::Singleton;
     use crate::http::departures::Departures;
     use crate::http::transport::Transport;
-    use crate::http::{Singleton, Target};
     use crate::lock::{
         Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
         LockRequest, NotWritten, Page, Refusal, ResourceName, Totals,

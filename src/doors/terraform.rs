@@ -2,7 +2,6 @@
 //! object that has an ID (internal/backend/remote-state/http and internal/states/statemgr in
 //! their sources). A request is known by its ID, so it may be repeated.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use humantime::format_rfc3339;
@@ -10,7 +9,7 @@ use log::{info, warn};
 use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
-use super::acquire::acquire;
+use super::acquire::{Untold, acquire};
 use super::body::MAX_TITLE;
 use super::rights::Right;
 use super::{Answer, Call, RequestLimits};
@@ -64,12 +63,11 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
                 refusal => refusal.into(),
             },
         )?;
-    let (locks, resource, id) = (Arc::clone(&call.service.locks), resource.clone(), grant.id);
     let body = Value::Object(shown(&info.id, &grant, None)).to_string();
-    Ok(Response::new(Status::Ok)
+    let response = Response::new(Status::Ok)
         .body("application/json", body.into_bytes())
-        .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
-        .on_undelivered(move || locks.abandon(&resource, id)))
+        .header("RDLM-Fencing-Token", grant.fencing_token.to_string());
+    Ok(Untold::new(call, resource.clone()).unless_told(response, grant.id))
 }
 
 /// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.

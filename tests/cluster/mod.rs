@@ -1,5 +1,6 @@
 //! Several servers on a real etcd. Without one installed, each test says that it was skipped.
 
+mod departures;
 mod doors;
 pub(crate) mod etcd;
 mod failover;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{PATIENCE, Response, Server, wait_until};
-use etcd::Etcd;
+use etcd::{Etcd, free_port};
 
 /// Skips the test where etcd is not installed.
 macro_rules! etcd_or_skip {

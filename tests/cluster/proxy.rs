@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 /// Passes bytes on, both ways.
@@ -18,6 +18,8 @@ struct Faults {
     lose_answers: AtomicUsize,
     /// Nothing passes any more, and nobody is told.
     swallow: AtomicBool,
+    /// Whoever passes an answer on needs this.
+    answers: Mutex<()>,
 }
 
 impl Proxy {
@@ -53,14 +55,26 @@ impl Proxy {
         self.faults.lose_answers.load(Ordering::SeqCst) == 0
     }
 
+    /// No answer passes as long as the result lives.
+    pub(crate) fn hold_answers(&self) -> MutexGuard<'_, ()> {
+        self.faults.answers.lock().unwrap()
+    }
+
     pub(crate) fn swallow(&self, swallow: bool) {
         self.faults.swallow.store(swallow, Ordering::SeqCst);
     }
 }
 
+/// Passes on what one side sends, until it ends that.
 fn pass(mut from: TcpStream, mut to: TcpStream, faults: &Faults, is_answer: bool) {
     let mut buffer = [0; 16 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(read @ 1..) => read,
+            // The other side may go on.
+            Ok(0) => return drop(to.shutdown(Shutdown::Write)),
+            Err(_) => break,
+        };
         if faults.swallow.load(Ordering::SeqCst) {
             continue;
         }
@@ -69,6 +83,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, faults: &Faults, is_answer: bool
         if is_answer && faults.lose_answers.fetch_update(order, order, lose).is_ok() {
             break;
         }
+        let _held = is_answer.then(|| faults.answers.lock().unwrap());
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }
