@@ -178,7 +178,9 @@ pub fn serve(options: Options) -> Result<(), Error> {
     let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
     let certificates = certificates.map(Arc::new);
     let signals = signals()?;
-    let max_connections = limits::max_connections(options.max_connections);
+    let descriptors =
+        options.cluster.as_ref().map_or(1, |cluster| cluster.descriptors_per_connection());
+    let max_connections = limits::max_connections(options.max_connections, descriptors);
     let lock_limits = Limits {
         waiting: limits::max_waiters(options.lock_limits.waiting, max_connections),
         ..options.lock_limits

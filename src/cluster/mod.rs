@@ -61,6 +61,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// How many descriptors the connection of a client uses at most.
+    pub fn descriptors_per_connection(&self) -> u64 {
+        match self.standby {
+            Standby::Forward => Forwarding::DESCRIPTORS,
+            Standby::Redirect => 1,
+        }
+    }
+
     /// Where the other servers reach this one, which listens on `local` and speaks TLS there, or
     /// not.
     pub fn url(&self, local: SocketAddr, encrypted: bool) -> String {

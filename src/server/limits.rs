@@ -24,10 +24,11 @@ pub fn raise_open_files_limit() -> u64 {
     limit.current.unwrap_or(u64::MAX)
 }
 
-/// Raises the limit of open files as far as it goes and keeps to what the system carries. The
-/// line in the log that says where the server listens says how many that are.
-pub(super) fn max_connections(wanted: usize) -> usize {
-    let by_files = raise_open_files_limit().saturating_sub(OTHER_DESCRIPTORS);
+/// Raises the limit of open files as far as it goes and keeps to what the system carries, where a
+/// connection uses up to `descriptors`. The line in the log that says where the server listens says
+/// how many that are.
+pub(super) fn max_connections(wanted: usize, descriptors: u64) -> usize {
+    let by_files = raise_open_files_limit().saturating_sub(OTHER_DESCRIPTORS) / descriptors.max(1);
     let max_mappings = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
     let max_mappings = max_mappings.and_then(|text| text.trim().parse().ok());
     let by_mappings = max_mappings.unwrap_or(DEFAULT_MAX_MAPPINGS) / MAPPINGS_PER_THREAD;
