@@ -62,7 +62,7 @@ pub(super) fn acquire(
     let (resource, presence) = (resource.clone(), call.caller.client.presence());
     acquired.map(move |acquired| {
         let took = began.elapsed();
-        metrics.acquisition(acquired.as_ref().map(drop), took);
+        metrics.acquisition(acquired.as_ref().map(drop).map_err(Refusal::reason), took);
         let grant = acquired?;
         // A retry may come when its client has gone on to another one.
         let may_have_left = has_waited || has_key || took >= PATIENCE;
@@ -85,7 +85,7 @@ pub(super) fn convert(
     let service = call.service;
     let (converted, _) =
         watched(call, |on_wait| service.locks.convert(resource, id, conversion, on_wait));
-    service.metrics.conversion(converted.as_ref().map(drop));
+    service.metrics.conversion(converted.as_ref().map(drop).map_err(Refusal::reason));
     converted
 }
 

@@ -38,7 +38,7 @@ use smol_str::SmolStr;
 
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
-use crate::lock::{LockManager, Pending};
+use crate::lock::{LockManager, Pending, Reason};
 use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
@@ -189,6 +189,35 @@ impl Service {
             .admit(route, request, client)
             .and_then(|route| Introduction::of(self, &route, request, client));
         introduction.map_err(|problem| account.close(error(problem)))
+    }
+
+    /// Counts a request that was refused for this reason before it came to its door.
+    pub fn count_refused(&self, request: &Request<'_>, reason: Reason) {
+        let kind = kind(&Route::parse(&request.target), request.method);
+        match (kind, request.method) {
+            (Kind::Acquire, _) | (Kind::Terraform, "LOCK") => {
+                self.metrics.acquisition(Err(reason), Duration::ZERO);
+            }
+            (Kind::Fleetlock, _) if request.target.path() == routes::PRE_REBOOT => {
+                self.metrics.acquisition(Err(reason), Duration::ZERO);
+            }
+            (Kind::Renew, _) => match body::change(request.body, self.settings.limits) {
+                Ok(body::Change::Renewal(_)) => self.metrics.renewal_failed(reason),
+                Ok(body::Change::Conversion(_)) => self.metrics.conversion(Err(reason)),
+                Err(_) => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// Counts a renewal that was made, and is answered as unknown. What else is done is counted by
+    /// that: by the grant, for example, which is given back.
+    pub fn count_withheld(&self, request: &Request<'_>) {
+        if let Ok(body::Change::Renewal(_)) = body::change(request.body, self.settings.limits)
+            && request.method == "PATCH"
+        {
+            self.metrics.renewal_failed(Reason::OutcomeUnknown);
+        }
     }
 
     /// Gives back the lock that a target names, whose client was not told of it.

@@ -55,7 +55,9 @@ pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) 
         body::Change::Renewal(lifetime) => {
             let metrics = Arc::clone(&call.service.metrics);
             let renewed = call.service.locks.renew(resource, id, lifetime);
-            renewed.map(move |grant| grant.inspect_err(|refusal| metrics.renewal_failed(refusal)))
+            renewed.map(move |grant| {
+                grant.inspect_err(|refusal| metrics.renewal_failed(refusal.reason()))
+            })
         }
         body::Change::Conversion(conversion) => convert(call, resource, id, conversion).into(),
     };

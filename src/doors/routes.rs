@@ -70,9 +70,11 @@ const PLAIN: [(&str, &[Operation<Plain>]); 7] = [
     ),
 ];
 
+pub(super) const PRE_REBOOT: &str = "/v1/pre-reboot";
+
 /// The protocol of FleetLock: what a node asks for before and after it reboots.
 const FLEETLOCK: [(&str, &[Operation<Plain>]); 2] = [
-    ("/v1/pre-reboot", &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::pre_reboot)]),
+    (PRE_REBOOT, &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::pre_reboot)]),
     ("/v1/steady-state", &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::steady_state)]),
 ];
 

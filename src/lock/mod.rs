@@ -35,5 +35,5 @@ pub use names::{
     IdempotencyKey, InvalidIdempotencyKey, InvalidLockId, InvalidResourceName, LockId, ResourceName,
 };
 pub use pending::{Pending, Then};
-pub use refusal::{NotWritten, Refusal};
+pub use refusal::{NotWritten, Reason, Refusal};
 pub use table::{Limits, LockTable};
