@@ -1,5 +1,6 @@
 //! Where a request comes in: answered here, passed on, or held until somebody is active.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::doors::{Introduction, Service};
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target};
-use crate::lock::Refusal;
+use crate::lock::{Reason, Refusal};
 
 /// A response that takes longer is waited for with an eye on the client.
 const AT_ONCE: Duration = Duration::from_millis(20);
@@ -47,8 +48,10 @@ pub enum Answered {
 #[derive(Debug)]
 enum Sent {
     Passed(Next),
-    /// The active server has done nothing.
-    NotDone,
+    /// It was not sent.
+    NotReached,
+    /// The server says that it is not the active one, and has done nothing.
+    NotActive,
     /// It may have done it, or not.
     Unanswered,
     /// It has, and the client had left before it could be told.
@@ -73,84 +76,120 @@ impl Member {
         if is_own(request) {
             return Answered::Response(service.answer(request, *client).wait());
         }
-        let from_server = forward::forwarded(request);
+        let answered = match forward::forwarded(request) {
+            Some(field) => Ok(self.answer_server(&field, exchange, service)),
+            None => self.answer_client(exchange, forwarding, service),
+        };
+        answered.unwrap_or_else(|Refused { reason, problem }| {
+            service.count_refused(request, reason);
+            Answered::Response(problem.into())
+        })
+    }
+
+    /// Answers another server, which has passed the request on.
+    fn answer_server(&self, field: &str, exchange: &Exchange<'_>, service: &Service) -> Answered {
+        let not_done = || Answered::Response(not_active().header(NOT_DONE, "1"));
+        let View::Active(tenancy) = self.view() else { return not_done() };
+        match forward::believed(field, tenancy.secret()) {
+            Some(Believed::Request(client)) => {
+                let answered = self.answer_as_active(&tenancy, exchange, Some(&client), service);
+                answered.unwrap_or_else(not_done)
+            }
+            Some(Believed::Undelivered) => {
+                service.give_back(&exchange.request.target);
+                match tenancy.may_answer() {
+                    true => Answered::Response(Response::no_content()),
+                    false => not_done(),
+                }
+            }
+            // Of an earlier tenure, or of nobody that is known.
+            None => not_done(),
+        }
+    }
+
+    /// Answers a client here, or has the active server do it, as soon as there is one.
+    fn answer_client(
+        &self,
+        exchange: &Exchange<'_>,
+        forwarding: &mut Forwarding,
+        service: &Service,
+    ) -> Result<Answered, Refused> {
+        let Exchange { request, client, .. } = exchange;
         let came = Instant::now();
-        let mut known = None;
+        let (mut known, mut refused) = (None, Refused::nobody());
+        let mut is_disowned = false;
         loop {
             let (view, watch) = self.watch();
             let peer = match view {
                 View::Active(tenancy) => {
                     drop(watch);
-                    let field = from_server.as_deref();
-                    match self.answer_as_active(&tenancy, exchange, field, service) {
-                        Some(answered) => return answered,
-                        None => continue,
+                    match self.answer_as_active(&tenancy, exchange, None, service) {
+                        Some(answered) => return Ok(answered),
+                        None if is_look(request) && !matches!(self.view(), View::Active(_)) => {
+                            continue;
+                        }
+                        None => return Ok(Answered::Response(not_active())),
                     }
                 }
-                View::Standby(_) if from_server.is_some() => {
-                    return Answered::Response(not_active().header(NOT_DONE, "1"));
-                }
+                View::Namesake => return Err(Refused::namesake(&self.url)),
                 View::Standby(peer) => peer,
             };
             if self.standby == Standby::Redirect
                 && let Some(peer) = &peer
             {
                 let refusal = service.answer_to_head(request, *client);
-                return Answered::Response(refusal.unwrap_or_else(|| redirect(peer, request)));
+                return Ok(Answered::Response(refusal.unwrap_or_else(|| redirect(peer, request))));
             }
             let introduction = match introduced(&mut known, exchange, service) {
                 Ok(introduction) => introduction,
-                Err(refusal) => return Answered::Response(refusal),
+                Err(refusal) => return Ok(Answered::Response(refusal)),
             };
             if let Some(peer) = &peer {
-                match self.forward(peer, exchange, introduction, forwarding, service) {
-                    Sent::Passed(next) => return Answered::Passed(next),
-                    Sent::Departed => return Answered::Response(departed()),
-                    Sent::Broken => return Answered::Gone,
-                    Sent::Unanswered if !may_be_repeated(request) => {
-                        return Answered::Response(unknown());
+                let sent = self.forward(peer, exchange, introduction, forwarding, service);
+                is_disowned = matches!(sent, Sent::NotActive);
+                refused = match sent {
+                    Sent::Passed(next) => return Ok(Answered::Passed(next)),
+                    // It was counted as granted there.
+                    Sent::Departed => {
+                        return Ok(Answered::Response(Refused::departed().problem.into()));
                     }
-                    sent => {
-                        let (method, target) = (request.method, request.target.as_str());
-                        debug!("{method} {target}: {sent:?} by {}", peer.url);
-                    }
-                }
+                    Sent::Broken => return Ok(Answered::Gone),
+                    Sent::Unanswered if !may_be_repeated(request) => return Err(Refused::unknown()),
+                    Sent::Unanswered => Refused::unknown(),
+                    // What may have been done before may still have been done.
+                    _ if refused.reason == Reason::OutcomeUnknown => refused,
+                    Sent::NotReached => Refused::not_reached(peer),
+                    Sent::NotActive => Refused::not_active(peer),
+                };
+                let (method, target) = (request.method, request.target.as_str());
+                debug!("{method} {target} by {}: {}", peer.url, refused.problem.detail());
             }
             match self.hold(&watch, came, peer.is_some(), *client) {
                 Held::Again => {}
-                Held::TooLong if peer.is_some() => return Answered::Response(unreachable()),
-                Held::TooLong => return Answered::Response(nobody()),
-                Held::Departed => return Answered::Response(departed()),
+                Held::TooLong => {
+                    if let Some(peer) = peer.filter(|_| is_disowned) {
+                        let why = "it is not the active server, although etcd names it: another \
+                                   one may have the same --advertise-url";
+                        self.note_unreachable(&peer.url, &why);
+                    }
+                    return Err(refused);
+                }
+                Held::Departed => return Err(Refused::departed()),
             }
         }
     }
 
     /// An answer is worked out first, and given if nobody else can have become active until then.
-    /// `None`: another server has to be asked.
+    /// `None`: nothing was done, and another server has to be asked.
     fn answer_as_active(
         &self,
         tenancy: &Arc<Tenancy>,
         exchange: &Exchange<'_>,
-        forwarded: Option<&str>,
+        introduction: Option<&Introduction>,
         service: &Service,
     ) -> Option<Answered> {
         let Exchange { request, client, .. } = exchange;
-        let introduction = match forwarded {
-            Some(field) => match forward::believed(field, tenancy.secret()) {
-                Some(Believed::Request(introduction)) => Some(introduction),
-                Some(Believed::Undelivered) => {
-                    service.give_back(&request.target);
-                    let taken = Response::no_content();
-                    let taken = tenancy.may_answer().then_some(taken);
-                    let response = taken.unwrap_or_else(|| not_active().header(NOT_DONE, "1"));
-                    return Some(Answered::Response(response));
-                }
-                // Of an earlier tenure, or of nobody that is known.
-                None => return Some(Answered::Response(not_active().header(NOT_DONE, "1"))),
-            },
-            None => None,
-        };
-        let response = service.answer_for(request, *client, introduction.as_ref()).wait();
+        let response = service.answer_for(request, *client, introduction).wait();
         if tenancy.tenure.may_show() {
             // A stream is made while it is sent.
             let tenure = Arc::clone(&tenancy.tenure);
@@ -161,16 +200,10 @@ impl Member {
             return Some(Answered::Response(response));
         }
         if done {
-            return Some(Answered::Instead(unknown(), response));
+            service.count_withheld(request);
+            return Some(Answered::Instead(Refused::unknown().problem.into(), response));
         }
-        if is_look(request) && forwarded.is_none() && !matches!(self.view(), View::Active(_)) {
-            return None;
-        }
-        let refusal = not_active();
-        Some(Answered::Response(match forwarded {
-            Some(_) => refusal.header(NOT_DONE, "1"),
-            None => refusal,
-        }))
+        None
     }
 
     fn forward(
@@ -183,8 +216,10 @@ impl Member {
     ) -> Sent {
         let Exchange { request, client, .. } = exchange;
         let open = forwarding.0.take().filter(|kept| kept.url == peer.url && kept.is_open());
-        let Some(mut upstream) = open.or_else(|| self.connect(peer)) else { return Sent::NotDone };
-        let Some(asking) = self.ask(peer, upstream.handle()) else { return Sent::NotDone };
+        let Some(mut upstream) = open.or_else(|| self.connect(peer)) else {
+            return Sent::NotReached;
+        };
+        let Some(asking) = self.ask(peer, upstream.handle()) else { return Sent::NotReached };
         let bytes = forward::bytes(request, &peer.secret, introduction);
         if upstream.send(&bytes).is_err() {
             return Sent::Unanswered;
@@ -198,8 +233,9 @@ impl Member {
         };
         if head.not_done {
             // The rest of that response would be taken for the next one.
-            return Sent::NotDone;
+            return Sent::NotActive;
         }
+        self.note_reached(&peer.url);
         // As the active server looks for its own clients before it tells them of a lock.
         let may_have_left = waits || may_be_repeated(request);
         let sent = if head.grant.is_some() && may_have_left && client.has_left() {
@@ -232,7 +268,7 @@ impl Member {
                     true
                 }
                 View::Standby(Some(peer)) => self.tell_undelivered(&peer, lock),
-                View::Standby(None) => false,
+                View::Standby(None) | View::Namesake => false,
             };
             if is_told {
                 return;
@@ -257,11 +293,7 @@ impl Member {
 
     fn connect(&self, peer: &Peer) -> Option<Upstream> {
         let connected = Upstream::connect(&peer.url, self.trust.as_ref());
-        match &connected {
-            Ok(_) => self.note_reached(&peer.url),
-            Err(error) => self.note_unreachable(&peer.url, error),
-        }
-        connected.ok()
+        connected.inspect_err(|error| self.note_unreachable(&peer.url, error)).ok()
     }
 
     /// Waits until another server may be asked, or the same one again.
@@ -309,6 +341,7 @@ impl Member {
             View::Active(tenancy) if tenancy.may_answer() => ("active", Some(self.url.clone())),
             View::Active(_) => ("unconfirmed", None),
             View::Standby(peer) => ("standby", peer.map(|peer| peer.url.clone())),
+            View::Namesake => ("standby", None),
         };
         let wanted = match request.target.query().only("role") {
             Ok(wanted) => wanted,
@@ -393,31 +426,61 @@ fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
         .header("Cache-Control", "no-store")
 }
 
+/// Why this server does not have a request answered.
+struct Refused {
+    reason: Reason,
+    problem: Problem,
+}
+
+impl Refused {
+    /// Nothing was done.
+    fn because(detail: impl Into<Cow<'static, str>>) -> Self {
+        let problem = Problem::new(Status::ServiceUnavailable, detail).because("not_active");
+        Self { reason: Reason::NotActive, problem: problem.with_header("Retry-After", "1") }
+    }
+
+    fn nobody() -> Self {
+        Self::because("there is no active server for now, and nothing was done")
+    }
+
+    fn not_reached(peer: &Peer) -> Self {
+        let url = &peer.url;
+        Self::because(format!(
+            "the active server ({url}) cannot be reached from this one, and nothing was done"
+        ))
+    }
+
+    fn not_active(peer: &Peer) -> Self {
+        let url = &peer.url;
+        Self::because(format!(
+            "the server at {url} is not the active one, although etcd names it, and nothing was \
+             done: another server may have the same --advertise-url"
+        ))
+    }
+
+    fn namesake(url: &str) -> Self {
+        Self::because(format!(
+            "another server is active that has the URL of this one, {url}: each needs an \
+             --advertise-url of its own; nothing was done"
+        ))
+    }
+
+    fn unknown() -> Self {
+        let detail = "the active server is gone, and it is not known whether this was done: look, \
+                      or send it again with its Idempotency-Key";
+        let problem = Problem::new(Status::ServiceUnavailable, detail).because("outcome_unknown");
+        let problem = problem.with_header("Retry-After", "1").unknown();
+        Self { reason: Reason::OutcomeUnknown, problem }
+    }
+
+    /// Who has closed its sending side alone reads it.
+    fn departed() -> Self {
+        Self { reason: Reason::Departed, problem: Refusal::Departed.into() }
+    }
+}
+
 fn not_active() -> Response {
-    refusal("this server is not the active one for now, and nothing was done").into()
-}
-
-/// Who has closed its sending side alone reads it.
-fn departed() -> Response {
-    Problem::from(Refusal::Departed).into()
-}
-
-fn unreachable() -> Response {
-    refusal("the active server cannot be reached from this one, and nothing was done").into()
-}
-
-fn nobody() -> Response {
-    refusal("there is no active server for now, and nothing was done").into()
-}
-
-fn refusal(detail: &'static str) -> Problem {
-    let problem = Problem::new(Status::ServiceUnavailable, detail).because("not_active");
-    problem.with_header("Retry-After", "1")
-}
-
-fn unknown() -> Response {
-    let detail = "the active server is gone, and it is not known whether this was done: look, or \
-                  send it again with its Idempotency-Key";
-    let problem = Problem::new(Status::ServiceUnavailable, detail).because("outcome_unknown");
-    problem.with_header("Retry-After", "1").unknown().into()
+    Refused::because("this server is not the active one for now, and nothing was done")
+        .problem
+        .into()
 }

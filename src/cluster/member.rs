@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,8 @@ pub(super) enum View {
     Active(Arc<Tenancy>),
     /// Another one, or nobody.
     Standby(Option<Arc<Peer>>),
+    /// Another one that is said to be reached at the URL of this one, and so cannot be.
+    Namesake,
 }
 
 /// Another server, which is active.
@@ -216,7 +218,7 @@ impl Member {
     }
 
     /// One line in the log when the active server cannot be reached, and for each other reason.
-    pub(super) fn note_unreachable(&self, url: &str, error: &io::Error) {
+    pub(super) fn note_unreachable(&self, url: &str, error: &dyn Display) {
         let why = format!("cannot pass requests on to {url}: {error}");
         let mut state = self.state();
         if state.unreachable.as_ref() != Some(&why) {
@@ -252,7 +254,7 @@ impl Member {
     fn active(&self) -> Option<Arc<Tenancy>> {
         match self.view() {
             View::Active(tenancy) => Some(tenancy),
-            View::Standby(_) => None,
+            View::Standby(_) | View::Namesake => None,
         }
     }
 

@@ -7,6 +7,7 @@ mod failover;
 mod faults;
 mod front;
 mod proxy;
+mod refusals;
 mod start;
 mod tls;
 mod users;
