@@ -292,7 +292,7 @@ impl Member {
     }
 
     fn connect(&self, peer: &Peer) -> Option<Upstream> {
-        let connected = Upstream::connect(&peer.url, self.trust.as_ref());
+        let connected = Upstream::connect(&peer.url, &self.names, self.trust.as_ref());
         connected.inspect_err(|error| self.note_unreachable(&peer.url, error)).ok()
     }
 

@@ -11,6 +11,7 @@ use log::{info, warn};
 
 use super::chain::Tenure;
 use super::etcd::{Etcd, Failure};
+use super::names::Names;
 use super::role::Loop;
 use super::tenure::Pace;
 use super::trust::{Trust, TrustFiles};
@@ -32,6 +33,8 @@ pub struct Member {
     pub(super) url: String,
     /// By what the others are known where they speak TLS.
     pub(super) trust: Option<Trust>,
+    /// Where they are.
+    pub(super) names: Names,
     pub(super) metrics: Arc<ClusterMetrics>,
     /// Those of each tenure of this server.
     pub(super) events: Arc<Events>,
@@ -131,6 +134,7 @@ impl Member {
             standby: options.standby,
             url,
             trust,
+            names: Names::default(),
             metrics,
             events: Arc::default(),
             state: Mutex::new(State {

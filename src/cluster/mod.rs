@@ -16,6 +16,7 @@ mod member;
 mod middle;
 #[cfg(test)]
 mod model;
+mod names;
 mod records;
 mod role;
 mod store;

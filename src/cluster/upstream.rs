@@ -1,7 +1,7 @@
 //! A connection to the active server: requests as bytes, responses passed on as they come.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,12 @@ use rustls::{ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::framing::ResponseHead;
+use super::names::Names;
 use super::trust::{Trust, server_name};
 use crate::http::connection::Next;
 
-/// How long a connection may take to come about, and then a handshake.
+/// How long a name that is not known may be looked up, then how long a connection may take to come
+/// about, and then a handshake.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// How long the active server may take to accept a piece of a request, and a host to be silent.
@@ -51,15 +53,17 @@ struct Socket(Arc<TcpStream>);
 
 impl Upstream {
     /// Connects to `http://HOST:PORT`, or to `https://HOST:PORT` if the server is one to trust.
-    pub(super) fn connect(url: &str, trust: Option<&Trust>) -> io::Result<Self> {
+    pub(super) fn connect(url: &str, names: &Names, trust: Option<&Trust>) -> io::Result<Self> {
         let wrong = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
         let stream = match url.split_once("://") {
-            Some(("http", authority)) => Stream::Plain(Socket(Arc::new(connect(authority, 80)?))),
+            Some(("http", authority)) => {
+                Stream::Plain(Socket(Arc::new(connect(authority, 80, names)?)))
+            }
             Some(("https", authority)) => {
                 let trust = trust.ok_or_else(|| {
                     wrong("it speaks TLS: this server needs --tls-cert or --advertise-ca, too")
                 })?;
-                let socket = Socket(Arc::new(connect(authority, 443)?));
+                let socket = Socket(Arc::new(connect(authority, 443, names)?));
                 let name = server_name(url).ok_or_else(|| wrong("the URL has no host"))?;
                 let session = ClientConnection::new(trust.current().as_ref().clone(), name);
                 let session = session.map_err(io::Error::other)?;
@@ -194,11 +198,11 @@ impl Stream {
     }
 }
 
-fn connect(authority: &str, default_port: u16) -> io::Result<TcpStream> {
+fn connect(authority: &str, default_port: u16, names: &Names) -> io::Result<TcpStream> {
     let with_port =
         if has_port(authority) { authority.into() } else { format!("{authority}:{default_port}") };
     let mut last = io::ErrorKind::NotFound.into();
-    for address in with_port.to_socket_addrs()? {
+    for address in names.addresses(&with_port, CONNECT)? {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
@@ -211,6 +215,8 @@ fn connect(authority: &str, default_port: u16) -> io::Result<TcpStream> {
             Err(error) => last = error,
         }
     }
+    // It may have moved.
+    names.refresh();
     Err(last)
 }
 
@@ -306,7 +312,7 @@ mod tests {
             // Until the other side is done with it.
             let _ = stream.read(&mut [0]);
         });
-        (Upstream::connect(&url, None).unwrap(), server)
+        (Upstream::connect(&url, &Names::default(), None).unwrap(), server)
     }
 
     /// The head of the response, what follows after it, and what the client got.

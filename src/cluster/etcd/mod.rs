@@ -1,6 +1,5 @@
 //! etcd, by its JSON gateway: one attempt at one member, with a deadline of its own.
 
-mod names;
 pub(super) mod wire;
 
 use std::fmt;
@@ -16,8 +15,8 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::Options;
+use super::names::Names;
 use crate::own_certificate;
-use names::Names;
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
 /// The longest answer in bytes. Rows that take more are asked for again, fewer at a time.
@@ -240,7 +239,7 @@ impl Etcd {
         }
         let request = request.config().timeout_global(Some(within)).build();
         let failed = |error| {
-            self.names.forget();
+            self.names.refresh();
             match error {
                 ureq::Error::Timeout(_) => Failure::Timeout,
                 error => Failure::Connection(error.to_string()),
