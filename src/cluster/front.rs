@@ -1,7 +1,7 @@
 //! Where a request comes in: answered here, passed on, or held until somebody is active.
 
-use std::borrow::Cow;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ use super::Standby;
 use super::forward::{self, Believed, Forwarding};
 use super::framing::{NOT_DONE, ResponseHead};
 use super::member::{Member, Peer, Tenancy, View, Watch};
+use super::refused::{NOT_THE_ACTIVE_ONE, Refused};
 use super::upstream::Upstream;
 use crate::doors::{Introduction, Service};
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target};
-use crate::lock::{Reason, Refusal};
 
 /// A response that takes longer is waited for with an eye on the client.
 const AT_ONCE: Duration = Duration::from_millis(20);
@@ -128,10 +128,11 @@ impl Member {
                         None if is_look(request) && !matches!(self.view(), View::Active(_)) => {
                             continue;
                         }
+                        None if refused.is_unknown() => return Err(refused),
                         None => return Ok(Answered::Response(not_active())),
                     }
                 }
-                View::Namesake => return Err(Refused::namesake(&self.url)),
+                View::Namesake => return Err(refused.or(Refused::namesake(&self.url))),
                 View::Standby(peer) => peer,
             };
             if self.standby == Standby::Redirect
@@ -147,34 +148,20 @@ impl Member {
             if let Some(peer) = &peer {
                 let sent = self.forward(peer, exchange, introduction, forwarding, service);
                 is_disowned = matches!(sent, Sent::NotActive);
-                refused = match sent {
-                    Sent::Passed(next) => return Ok(Answered::Passed(next)),
-                    // It was counted as granted there.
-                    Sent::Departed => {
-                        return Ok(Answered::Response(Refused::departed().problem.into()));
-                    }
-                    Sent::Broken => return Ok(Answered::Gone),
-                    Sent::Unanswered if !may_be_repeated(request) => return Err(Refused::unknown()),
-                    Sent::Unanswered => Refused::unknown(),
-                    // What may have been done before may still have been done.
-                    _ if refused.reason == Reason::OutcomeUnknown => refused,
-                    Sent::NotReached => Refused::not_reached(peer),
-                    Sent::NotActive => Refused::not_active(peer),
+                refused = match sent.settle(peer, request, refused) {
+                    ControlFlow::Continue(refused) => refused,
+                    ControlFlow::Break(answered) => return answered,
                 };
-                let (method, target) = (request.method, request.target.as_str());
-                debug!("{method} {target} by {}: {}", peer.url, refused.problem.detail());
             }
             match self.hold(&watch, came, peer.is_some(), *client) {
                 Held::Again => {}
                 Held::TooLong => {
                     if let Some(peer) = peer.filter(|_| is_disowned) {
-                        let why = "it is not the active server, although etcd names it: another \
-                                   one may have the same --advertise-url";
-                        self.note_unreachable(&peer.url, &why);
+                        self.note_unreachable(&peer.url, &NOT_THE_ACTIVE_ONE);
                     }
                     return Err(refused);
                 }
-                Held::Departed => return Err(Refused::departed()),
+                Held::Departed => return Err(refused.or(Refused::departed())),
             }
         }
     }
@@ -426,56 +413,32 @@ fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
         .header("Cache-Control", "no-store")
 }
 
-/// Why this server does not have a request answered.
-struct Refused {
-    reason: Reason,
-    problem: Problem,
-}
-
-impl Refused {
-    /// Nothing was done.
-    fn because(detail: impl Into<Cow<'static, str>>) -> Self {
-        let problem = Problem::new(Status::ServiceUnavailable, detail).because("not_active");
-        Self { reason: Reason::NotActive, problem: problem.with_header("Retry-After", "1") }
-    }
-
-    fn nobody() -> Self {
-        Self::because("there is no active server for now, and nothing was done")
-    }
-
-    fn not_reached(peer: &Peer) -> Self {
-        let url = &peer.url;
-        Self::because(format!(
-            "the active server ({url}) cannot be reached from this one, and nothing was done"
-        ))
-    }
-
-    fn not_active(peer: &Peer) -> Self {
-        let url = &peer.url;
-        Self::because(format!(
-            "the server at {url} is not the active one, although etcd names it, and nothing was \
-             done: another server may have the same --advertise-url"
-        ))
-    }
-
-    fn namesake(url: &str) -> Self {
-        Self::because(format!(
-            "another server is active that has the URL of this one, {url}: each needs an \
-             --advertise-url of its own; nothing was done"
-        ))
-    }
-
-    fn unknown() -> Self {
-        let detail = "the active server is gone, and it is not known whether this was done: look, \
-                      or send it again with its Idempotency-Key";
-        let problem = Problem::new(Status::ServiceUnavailable, detail).because("outcome_unknown");
-        let problem = problem.with_header("Retry-After", "1").unknown();
-        Self { reason: Reason::OutcomeUnknown, problem }
-    }
-
-    /// Who has closed its sending side alone reads it.
-    fn departed() -> Self {
-        Self { reason: Reason::Departed, problem: Refusal::Departed.into() }
+impl Sent {
+    /// The answer, or why the request is held. `before`: why it was, until it was sent.
+    fn settle(
+        self,
+        peer: &Peer,
+        request: &Request<'_>,
+        before: Refused,
+    ) -> ControlFlow<Result<Answered, Refused>, Refused> {
+        let refused = match self {
+            Self::Passed(next) => return ControlFlow::Break(Ok(Answered::Passed(next))),
+            Self::Departed => {
+                // The active server has counted it as granted.
+                let response = Refused::departed().problem.into();
+                return ControlFlow::Break(Ok(Answered::Response(response)));
+            }
+            Self::Broken => return ControlFlow::Break(Ok(Answered::Gone)),
+            Self::Unanswered if !may_be_repeated(request) => {
+                return ControlFlow::Break(Err(Refused::unknown()));
+            }
+            Self::Unanswered => Refused::unknown(),
+            Self::NotReached => Refused::not_reached(peer),
+            Self::NotActive => Refused::not_active(peer),
+        };
+        let (method, target) = (request.method, request.target.as_str());
+        debug!("{method} {target} by {}: {}", peer.url, refused.problem.detail());
+        ControlFlow::Continue(before.or(refused))
     }
 }
 

@@ -18,6 +18,7 @@ mod middle;
 mod model;
 mod names;
 mod records;
+mod refused;
 mod role;
 mod store;
 mod tenure;
