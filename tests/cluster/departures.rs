@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::etcd::Etcd;
 use super::proxy::Proxy;
-use super::{FAILOVER, etcd_or_skip, free_port, health, join, join_on, metric, two, two_with, url};
+use super::{CALM, etcd_or_skip, free_port, health, join, join_by, join_on, metric, two_with, url};
 use crate::harness::{Client, PATIENCE, Server, lock_body, wait_until};
 
 /// What asks for a lock, each by another door: where, with what, and the resource.
@@ -28,7 +28,7 @@ const HEADERS: &str = "Host: localhost\r\nfleet-lock-protocol: true";
 fn a_client_that_resets_before_it_is_told_of_its_lock_does_not_keep_it() {
     let etcd = etcd_or_skip!(1);
     let options = ["--fleetlock", "1", "--reconnect-grace", "0"];
-    let (active, standby) = two_with(&etcd, &options);
+    let (active, standby) = two_with(&etcd, &[&CALM[..], &options].concat());
     let mut given_back = 0.0;
     for server in [&active, &standby] {
         for (method, path, body, resource) in requests() {
@@ -53,9 +53,9 @@ fn behind_a_proxy(etcd: &Etcd, options: &[&str]) -> (Server, Proxy, Server) {
     let port = free_port();
     let proxy = Proxy::before(port);
     let advertised = ["--advertise-url", &proxy.url()];
-    let active = join_on(port, &etcd.endpoints(), &[&advertised, options].concat());
+    let active = join_on(port, &etcd.endpoints(), &[&CALM, &advertised, options].concat());
     wait_until("it is active", || health(&active)["role"] == "active");
-    let standby = join(etcd);
+    let standby = join_by(&etcd.endpoints(), &CALM);
     wait_until("the other knows it", || health(&standby)["active"] == proxy.url().as_str());
     (active, proxy, standby)
 }
@@ -82,7 +82,7 @@ fn a_client_that_leaves_while_its_lock_is_on_the_way_does_not_keep_it() {
 #[test]
 fn a_lock_that_a_client_was_told_of_is_not_given_back_when_it_leaves() {
     let etcd = etcd_or_skip!(1);
-    let (active, standby) = two(&etcd);
+    let (active, standby) = two_with(&etcd, &CALM);
     let mut client = standby.connect();
     let granted = client.acquire("a", 0.0, 600.0);
     assert_eq!(granted.header("RDLM-If-Undelivered"), None);
@@ -102,7 +102,7 @@ fn a_lock_that_a_client_was_told_of_is_not_given_back_when_it_leaves() {
 #[test]
 fn a_client_that_ends_its_sending_side_while_it_waits_gets_a_408() {
     let etcd = etcd_or_skip!(1);
-    let (active, standby) = two(&etcd);
+    let (active, standby) = two_with(&etcd, &CALM);
     active.hold("a");
     for server in [&active, &standby] {
         for key in [false, true] {
@@ -157,15 +157,14 @@ fn join_with_files(etcd: &Etcd, files: u32) -> Server {
     let mut command = Command::new("sh");
     let serve = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
     command.args(["-c", &serve, env!("CARGO_BIN_EXE_rdlm"), "serve", "--bind", "127.0.0.1"]);
-    let failover = FAILOVER.as_secs().to_string();
-    command.args(["--etcd", &etcd.endpoints(), "--failover-after", &failover]);
+    command.args(["--etcd", &etcd.endpoints()]).args(CALM);
     Server::start_command(&mut command)
 }
 
 #[test]
 fn a_standby_has_the_descriptors_for_all_the_connections_that_it_takes() {
     let etcd = etcd_or_skip!(1);
-    let active = join(&etcd);
+    let active = join_by(&etcd.endpoints(), &CALM);
     wait_until("one is active", || health(&active)["role"] == "active");
     let held = active.hold("a");
     let standby = join_with_files(&etcd, 192);
