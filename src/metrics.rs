@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::lock::{End, LockManager, Refusal};
+use crate::lock::{End, LockManager, Reason};
 use crate::logging;
 pub use cluster::{ClusterMetrics, ClusterState};
 pub use text::Format;
@@ -29,14 +29,11 @@ use times::Times;
 pub struct Metrics {
     registry: Registry,
     granted: Counter,
-    /// In the order of [`Refusal::OF_ACQUISITIONS`].
-    refused: [Counter; Refusal::OF_ACQUISITIONS.len()],
+    refused: Refused,
     renewals: Counter,
-    /// In the order of [`Refusal::OF_RENEWALS`].
-    failed_renewals: [Counter; Refusal::OF_RENEWALS.len()],
+    failed_renewals: Refused,
     converted: Counter,
-    /// In the order of [`Refusal::OF_CONVERSIONS`].
-    unconverted: [Counter; Refusal::OF_CONVERSIONS.len()],
+    unconverted: Refused,
     releases: Counter,
     expiries: Counter,
     admin_deletions: Counter,
@@ -57,6 +54,21 @@ pub struct Metrics {
     count_idle: CountIdle,
     log_lines_lost: Counter,
     cluster: Option<Arc<ClusterMetrics>>,
+}
+
+/// Counts the refusals of one operation, by [`Reason`].
+#[derive(Debug)]
+struct Refused([Counter; Reason::ALL.len()]);
+
+impl Refused {
+    /// Each with its series.
+    fn new(series: impl Fn(&'static str) -> Counter) -> Self {
+        Self(Reason::ALL.map(|reason| series(reason.name())))
+    }
+
+    fn count(&self, reason: Reason) {
+        self.0[reason as usize].inc();
+    }
 }
 
 /// Counts the idle connections, when the server has said how.
@@ -140,17 +152,17 @@ impl Metrics {
         registry.register("rdlm_locks", "Locks that are held, and requests that wait", locks);
         let acquisitions = Family::<OutcomeLabel, Counter>::default();
         let outcome = |outcome| acquisitions.get_or_create_owned(&OutcomeLabel { outcome });
-        let (granted, refused) = (outcome("granted"), Refusal::OF_ACQUISITIONS.map(outcome));
+        let (granted, refused) = (outcome("granted"), Refused::new(outcome));
         let help = "Requests for locks, by what became of them";
         registry.register("rdlm_acquisitions", help, acquisitions);
         let failures = Family::<ReasonLabel, Counter>::default();
         let reason = |reason| failures.get_or_create_owned(&ReasonLabel { reason });
-        let failed_renewals = Refusal::OF_RENEWALS.map(reason);
+        let failed_renewals = Refused::new(reason);
         let help = "Renewals that were refused, by the reason";
         registry.register("rdlm_failed_renewals", help, failures);
         let conversions = Family::<OutcomeLabel, Counter>::default();
         let outcome = |outcome| conversions.get_or_create_owned(&OutcomeLabel { outcome });
-        let (converted, unconverted) = (outcome("converted"), Refusal::OF_CONVERSIONS.map(outcome));
+        let (converted, unconverted) = (outcome("converted"), Refused::new(outcome));
         let help = "Requests for another mode of a lock, by what became of them";
         registry.register("rdlm_conversions", help, conversions);
         let new_times: fn() -> Times = || Times::new(&SHORT);
@@ -215,26 +227,28 @@ impl Metrics {
     }
 
     /// A request for a lock has ended like this; if it was granted, after so long.
-    pub fn acquisition(&self, outcome: Result<(), &Refusal>, waited: Duration) {
-        let Err(refusal) = outcome else {
-            self.granted.inc();
-            return self.wait.observe(waited);
-        };
-        count(&Refusal::OF_ACQUISITIONS, &self.refused, refusal);
+    pub fn acquisition(&self, outcome: Result<(), Reason>, waited: Duration) {
+        match outcome {
+            Ok(()) => {
+                self.granted.inc();
+                self.wait.observe(waited);
+            }
+            Err(reason) => self.refused.count(reason),
+        }
     }
 
     /// A renewal was refused.
-    pub fn renewal_failed(&self, refusal: &Refusal) {
-        count(&Refusal::OF_RENEWALS, &self.failed_renewals, refusal);
+    pub fn renewal_failed(&self, reason: Reason) {
+        self.failed_renewals.count(reason);
     }
 
     /// A request for another mode of a lock has ended like this.
-    pub fn conversion(&self, outcome: Result<(), &Refusal>) {
+    pub fn conversion(&self, outcome: Result<(), Reason>) {
         match outcome {
             Ok(()) => {
                 self.converted.inc();
             }
-            Err(refusal) => count(&Refusal::OF_CONVERSIONS, &self.unconverted, refusal),
+            Err(reason) => self.unconverted.count(reason),
         }
     }
 
@@ -342,14 +356,6 @@ impl Adder<'_> {
     }
 }
 
-/// Counts a refusal by its name, if it is one of these.
-fn count(names: &[&str], counters: &[Counter], refusal: &Refusal) {
-    let mut counted = names.iter().zip(counters);
-    if let Some((_, counter)) = counted.find(|(name, _)| **name == refusal.name()) {
-        counter.inc();
-    }
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -360,6 +366,29 @@ impl Default for Metrics {
 mod tests {
     use super::*;
     use std::panic::catch_unwind;
+
+    #[test]
+    fn every_refusal_is_counted_whatever_was_asked_for() {
+        let metrics = Metrics::new();
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place, "{reason:?}");
+            metrics.acquisition(Err(reason), Duration::ZERO);
+            metrics.renewal_failed(reason);
+            metrics.conversion(Err(reason));
+        }
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry).unwrap();
+        for reason in Reason::ALL {
+            let name = reason.name();
+            for series in [
+                format!("rdlm_acquisitions_total{{outcome=\"{name}\"}} 1"),
+                format!("rdlm_failed_renewals_total{{reason=\"{name}\"}} 1"),
+                format!("rdlm_conversions_total{{outcome=\"{name}\"}} 1"),
+            ] {
+                assert!(text.lines().any(|line| line == series), "no {series} in {text}");
+            }
+        }
+    }
 
     #[test]
     fn a_connection_whose_thread_panics_is_not_open_any_more() {

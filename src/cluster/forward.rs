@@ -15,9 +15,27 @@ const FORWARDED: &str = "RDLM-Forwarded";
 const NOT_PASSED_ON: [&str; 7] =
     ["Expect", FORWARDED, "Trailer", "TE", "Upgrade", "Origin", "Sec-Fetch-Site"];
 
+/// Stands for the client in that field where a response that told of a lock was not delivered. It is
+/// in this field because no client's own is passed on.
+const UNDELIVERED: &str = "undelivered";
+
 /// The connection to the active server that belongs to one client's connection.
 #[derive(Default)]
 pub struct Forwarding(pub(super) Option<Upstream>);
+
+impl Forwarding {
+    /// How many descriptors the connection of a client uses at most: its own, and one to the
+    /// active server. A look-up of that server's name and the watch for a departure use none.
+    pub const DESCRIPTORS: u64 = 2;
+}
+
+/// What a request from another server is.
+pub(super) enum Believed {
+    /// That of this client.
+    Request(Introduction),
+    /// A client was not told of the lock that the target names.
+    Undelivered,
+}
 
 /// The field that says that a request comes from another server.
 pub(super) fn forwarded<'r>(request: &Request<'r>) -> Option<Cow<'r, str>> {
@@ -25,18 +43,30 @@ pub(super) fn forwarded<'r>(request: &Request<'r>) -> Option<Cow<'r, str>> {
     fields.next().map(|value| String::from_utf8_lossy(value.trim_ascii()))
 }
 
-/// The client, if the field is that of a server which knows the secret.
-pub(super) fn believed(field: &str, secret: &str) -> Option<Introduction> {
+/// What it is, if the field is that of a server which knows the secret.
+pub(super) fn believed(field: &str, secret: &str) -> Option<Believed> {
     use subtle::ConstantTimeEq;
     let (theirs, client) = field.split_once(' ')?;
-    let is_known = bool::from(theirs.as_bytes().ct_eq(secret.as_bytes()));
-    if is_known { Introduction::from_field(client) } else { None }
+    if !bool::from(theirs.as_bytes().ct_eq(secret.as_bytes())) {
+        return None;
+    }
+    match client {
+        UNDELIVERED => Some(Believed::Undelivered),
+        client => Introduction::from_field(client).map(Believed::Request),
+    }
+}
+
+/// Says that a client was not told of this lock.
+pub(super) fn undelivered(lock: &str, secret: &str) -> Vec<u8> {
+    let field = format!("{FORWARDED}: {secret} {UNDELIVERED}");
+    format!("DELETE {lock} HTTP/1.1\r\nHost: rdlm\r\n{field}\r\n\r\n").into_bytes()
 }
 
 /// The bytes that go to the active server. What belongs to this connection alone is left out, or
 /// said anew; so is what was to tell this server who the client is.
 pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &Introduction) -> Vec<u8> {
-    let Request { method, target, http_1_0, body, .. } = request;
+    let Request { method, http_1_0, body, .. } = request;
+    let target = request.target.as_str();
     let minor = if *http_1_0 { 0 } else { 1 };
     let mut out = format!("{method} {target} HTTP/1.{minor}\r\n").into_bytes();
     let mut push = |name: &str, value: &[u8]| {
@@ -120,10 +150,21 @@ mod tests {
         let head =
             format!("GET / HTTP/1.1\r\nHost: h\r\nRDLM-Forwarded:  s3cret {client} \r\n\r\n");
         let field = forwarded(&parsed(&head, b"")).unwrap();
-        assert_eq!(believed(&field, "s3cret").unwrap().to_field(), client);
+        let Some(Believed::Request(known)) = believed(&field, "s3cret") else { panic!("{field}") };
+        assert_eq!(known.to_field(), client);
         for other in ["other", "s3cre", "s3crett", ""] {
             assert!(believed(&field, other).is_none(), "{other}");
         }
         assert_eq!(forwarded(&parsed("GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"")), None);
+    }
+
+    #[test]
+    fn only_who_knows_the_secret_gives_a_lock_back() {
+        let made = String::from_utf8(undelivered("/locks/a/1", "s3cret")).unwrap();
+        let request = parsed(&made, b"");
+        assert_eq!((request.method, request.target.path()), ("DELETE", "/locks/a/1"));
+        let field = forwarded(&request).unwrap();
+        assert!(matches!(believed(&field, "s3cret"), Some(Believed::Undelivered)));
+        assert!(believed(&field, "other").is_none());
     }
 }

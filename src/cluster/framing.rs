@@ -1,6 +1,10 @@
 //! Where a response ends (RFC 9112, section 6.3). Pure: the bytes themselves are passed on as they
 //! come.
 
+use std::ops::Range;
+
+use crate::doors::IF_UNDELIVERED;
+
 /// What the head of a response says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ResponseHead {
@@ -11,7 +15,18 @@ pub(super) struct ResponseHead {
     pub(super) close: bool,
     /// The server has not done what was asked, because it is not the active one.
     pub(super) not_done: bool,
+    /// It tells of a lock of which nobody else knows yet.
+    pub(super) grant: Option<Grant>,
     pub(super) end: End,
+}
+
+/// A lock that is to be given back if the client does not get the response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Grant {
+    /// Its path.
+    pub(super) lock: String,
+    /// The line of the head that says so, in bytes.
+    pub(super) line: Range<usize>,
 }
 
 /// How the end of the body is found.
@@ -68,8 +83,25 @@ impl ResponseHead {
         };
         let option = field("Connection").unwrap_or_default();
         let close = option.eq_ignore_ascii_case("close") || end == End::Close;
-        Ok(Some(Self { len, status, close, not_done: field(NOT_DONE).is_some(), end }))
+        let line = line_of(&bytes[..len], IF_UNDELIVERED);
+        let lock = field(IF_UNDELIVERED).zip(line);
+        let grant = lock.map(|(lock, line)| Grant { lock: lock.into(), line });
+        Ok(Some(Self { len, status, close, not_done: field(NOT_DONE).is_some(), grant, end }))
     }
+}
+
+/// Where the line of a head is that has this field.
+fn line_of(head: &[u8], name: &str) -> Option<Range<usize>> {
+    let mut start = 0;
+    for line in head.split_inclusive(|byte| *byte == b'\n') {
+        let end = start + line.len();
+        let named = line.split(|byte| *byte == b':').next();
+        if named.is_some_and(|named| named.eq_ignore_ascii_case(name.as_bytes())) {
+            return Some(start..end);
+        }
+        start = end;
+    }
+    None
 }
 
 impl End {

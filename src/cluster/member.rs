@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,11 @@ use log::{info, warn};
 
 use super::chain::Tenure;
 use super::etcd::{Etcd, Failure};
+use super::names::Names;
 use super::role::Loop;
 use super::tenure::Pace;
 use super::trust::{Trust, TrustFiles};
-use super::upstream::Ending;
+use super::upstream::Handle;
 use super::{Options, Standby};
 use crate::http::certificates::CertificateFiles;
 use crate::lock::{
@@ -33,6 +34,8 @@ pub struct Member {
     /// By what the others are known where they speak TLS.
     pub(super) trust: Option<Trust>,
     etcd: Arc<Etcd>,
+    /// Where they are.
+    pub(super) names: Names,
     pub(super) metrics: Arc<ClusterMetrics>,
     /// Those of each tenure of this server.
     pub(super) events: Arc<Events>,
@@ -48,7 +51,7 @@ struct State {
     /// Those who wait for another view, by number.
     watching: HashMap<u64, Sender<()>>,
     /// The connections to the active server that wait for an answer, by number.
-    asking: HashMap<u64, Ending>,
+    asking: HashMap<u64, Handle>,
     last: u64,
     /// Why the active server cannot be reached, if the log says so.
     unreachable: Option<String>,
@@ -62,6 +65,8 @@ pub(super) enum View {
     Active(Arc<Tenancy>),
     /// Another one, or nobody.
     Standby(Option<Arc<Peer>>),
+    /// Another one that is said to be reached at the URL of this one, and so cannot be.
+    Namesake,
 }
 
 /// Another server, which is active.
@@ -131,6 +136,7 @@ impl Member {
             url,
             trust,
             etcd: Arc::clone(&etcd),
+            names: Names::default(),
             metrics,
             events: Arc::default(),
             state: Mutex::new(State {
@@ -208,7 +214,7 @@ impl Member {
     }
 
     /// Ends a connection when another server than `peer` is active; `None`: it is already.
-    pub(super) fn ask(&self, peer: &Arc<Peer>, connection: Ending) -> Option<Asking<'_>> {
+    pub(super) fn ask(&self, peer: &Arc<Peer>, connection: Handle) -> Option<Asking<'_>> {
         let mut state = self.state();
         if !matches!(&state.view, View::Standby(Some(active)) if active == peer) {
             return None;
@@ -219,7 +225,7 @@ impl Member {
     }
 
     /// One line in the log when the active server cannot be reached, and for each other reason.
-    pub(super) fn note_unreachable(&self, url: &str, error: &io::Error) {
+    pub(super) fn note_unreachable(&self, url: &str, error: &dyn Display) {
         let why = format!("cannot pass requests on to {url}: {error}");
         let mut state = self.state();
         if state.unreachable.as_ref() != Some(&why) {
@@ -255,7 +261,7 @@ impl Member {
     fn active(&self) -> Option<Arc<Tenancy>> {
         match self.view() {
             View::Active(tenancy) => Some(tenancy),
-            View::Standby(_) => None,
+            View::Standby(_) | View::Namesake => None,
         }
     }
 

@@ -16,7 +16,9 @@ mod member;
 mod middle;
 #[cfg(test)]
 mod model;
+mod names;
 mod records;
+mod refused;
 mod role;
 mod store;
 mod tenure;
@@ -61,6 +63,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// How many descriptors the connection of a client uses at most.
+    pub fn descriptors_per_connection(&self) -> u64 {
+        match self.standby {
+            Standby::Forward => Forwarding::DESCRIPTORS,
+            Standby::Redirect => 1,
+        }
+    }
+
     /// Where the other servers reach this one, which listens on `local` and speaks TLS there, or
     /// not.
     pub fn url(&self, local: SocketAddr, encrypted: bool) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
-use log::{debug, info, warn};
+use log::{debug, error, info, warn};
 
 use super::chain::{Chain, Leaving};
 use super::etcd::{Etcd, Failure, wire};
@@ -100,6 +100,7 @@ impl Loop {
         let mut silence = Silence::new(pace);
         let mut ahead = None;
         let mut first = true;
+        let mut own_url = OwnUrl::default();
         loop {
             self.etcd.look_now_and_then();
             match self.look() {
@@ -116,7 +117,13 @@ impl Loop {
                     let sighting = silence.saw(revision, clock::now());
                     self.read_ahead(&mut ahead, (revision, seen.revision), &silence);
                     let why = self.reason(&seen.tenure, head.is_none(), silence.is_over());
-                    self.follow(seen.tenure);
+                    let tenure = seen.tenure.filter(|tenure| !tenure.vacant);
+                    let of_own_url = tenure.as_ref().filter(|tenure| tenure.url == self.member.url);
+                    if own_url.is_in_use(of_own_url.map(|tenure| (&*tenure.by, revision))) {
+                        self.show_namesake();
+                    } else {
+                        self.follow(tenure);
+                    }
                     if let Some(why) = why.filter(|_| self.leaves.is_some()) {
                         return Ok(Chance { sighting, head, why, ahead });
                     }
@@ -166,13 +173,29 @@ impl Loop {
         }
     }
 
+    /// Says that another server is active under the URL of this one.
+    fn show_namesake(&self) {
+        if !matches!(self.member.view(), View::Namesake) {
+            error!(
+                "another server is active that has the URL of this one, {}: each needs an \
+                 --advertise-url of its own, or requests to this one cannot be passed on",
+                self.member.url
+            );
+            self.member.show(View::Namesake);
+        }
+    }
+
     /// Shows who is active, if that is another server.
     fn follow(&self, tenure: Option<TenureRecord>) {
         // An earlier process at this server's own place is not there any more.
-        let other = tenure.filter(|tenure| !tenure.vacant && tenure.url != self.member.url);
+        let other = tenure.filter(|tenure| tenure.url != self.member.url);
         let peer = other.map(|TenureRecord { by, url, secret, .. }| Peer { by, url, secret });
-        let View::Standby(known) = self.member.view() else { return };
-        if known.as_deref() != peer.as_ref() {
+        let known = match self.member.view() {
+            View::Active(_) => return,
+            View::Standby(known) => Some(known),
+            View::Namesake => None,
+        };
+        if known.is_none_or(|known| known.as_deref() != peer.as_ref()) {
             match &peer {
                 Some(peer) => info!("standby: {} is active", peer.url),
                 None => info!("standby: nobody is active"),
@@ -329,6 +352,30 @@ impl Loop {
     }
 }
 
+/// Tells another server that has the URL of this one from an earlier process of this one, which is
+/// gone: it writes.
+#[derive(Default)]
+struct OwnUrl {
+    /// Whose tenure it is, at which revision it wrote last, and how often it was seen to write.
+    seen: Option<(String, i64, u32)>,
+}
+
+impl OwnUrl {
+    /// One write may have been on its way when the process ended.
+    const WRITES: u32 = 2;
+
+    /// With the tenure that has this URL now, and its latest revision.
+    fn is_in_use(&mut self, tenure: Option<(&str, i64)>) -> bool {
+        self.seen = tenure.map(|(by, revision)| {
+            let known = self.seen.take().filter(|(known, ..)| known == by);
+            let (by, before, writes) = known.unwrap_or_else(|| (by.into(), revision, 0));
+            let writes = if revision == before { writes } else { Self::WRITES.min(writes + 1) };
+            (by, revision, writes)
+        });
+        self.seen.as_ref().is_some_and(|(.., writes)| *writes >= Self::WRITES)
+    }
+}
+
 /// Why a look has shown nothing.
 enum Look {
     Failed(Failure),
@@ -356,4 +403,30 @@ fn read_head(key: &str, value: &[u8]) -> Result<Head, Look> {
 
 fn foreign(key: &str) -> String {
     format!("--etcd: {key} does not belong to rdlm: choose another --etcd-prefix")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_own_url_is_in_use_by_whoever_goes_on_writing_under_it() {
+        let mut own_url = OwnUrl::default();
+        for (tenure, in_use) in [
+            (None, false),
+            (Some(("a", 1)), false),
+            (Some(("a", 1)), false),
+            // The last write of a process that has ended.
+            (Some(("a", 2)), false),
+            (Some(("a", 2)), false),
+            (Some(("b", 3)), false),
+            (Some(("b", 4)), false),
+            (Some(("b", 5)), true),
+            (Some(("b", 5)), true),
+            (None, false),
+            (Some(("b", 6)), false),
+        ] {
+            assert_eq!(own_url.is_in_use(tenure), in_use, "{tenure:?}");
+        }
+    }
 }

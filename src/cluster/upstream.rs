@@ -1,16 +1,20 @@
 //! A connection to the active server: requests as bytes, responses passed on as they come.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::framing::ResponseHead;
+use super::names::Names;
 use super::trust::{Trust, server_name};
+use crate::http::connection::Next;
 
-/// How long a connection may take to come about, and then a handshake.
+/// How long a name that is not known may be looked up, then how long a connection may take to come
+/// about, and then a handshake.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// How long the active server may take to accept a piece of a request, and a host to be silent.
@@ -40,34 +44,26 @@ pub(super) struct Upstream {
 
 /// What carries the bytes.
 enum Stream {
-    Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Plain(Socket),
+    Tls(Box<StreamOwned<ClientConnection, Socket>>),
 }
 
-/// What became of a request.
-#[derive(Debug)]
-pub(super) enum Relayed {
-    /// The response has been passed on; whether the connection goes on.
-    Passed { close: bool },
-    /// The server did nothing, and said so.
-    NotDone,
-    /// There is no response: the server may have done it, or not.
-    NoResponse,
-    /// The response broke off, or the client does not take it.
-    Broken,
-}
+/// A socket that another thread can shut down, without another descriptor.
+struct Socket(Arc<TcpStream>);
 
 impl Upstream {
     /// Connects to `http://HOST:PORT`, or to `https://HOST:PORT` if the server is one to trust.
-    pub(super) fn connect(url: &str, trust: Option<&Trust>) -> io::Result<Self> {
+    pub(super) fn connect(url: &str, names: &Names, trust: Option<&Trust>) -> io::Result<Self> {
         let wrong = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
         let stream = match url.split_once("://") {
-            Some(("http", authority)) => Stream::Plain(connect(authority, 80)?),
+            Some(("http", authority)) => {
+                Stream::Plain(Socket(Arc::new(connect(authority, 80, names)?)))
+            }
             Some(("https", authority)) => {
                 let trust = trust.ok_or_else(|| {
                     wrong("it speaks TLS: this server needs --tls-cert or --advertise-ca, too")
                 })?;
-                let socket = connect(authority, 443)?;
+                let socket = Socket(Arc::new(connect(authority, 443, names)?));
                 let name = server_name(url).ok_or_else(|| wrong("the URL has no host"))?;
                 let session = ClientConnection::new(trust.current().as_ref().clone(), name);
                 let session = session.map_err(io::Error::other)?;
@@ -84,15 +80,15 @@ impl Upstream {
         if !self.is_idle {
             return false;
         }
-        let (mut byte, socket) = ([0], self.stream.socket());
+        let (mut byte, socket) = ([0], &self.stream.socket().0);
         let peeked = socket.set_nonblocking(true).and_then(|()| socket.peek(&mut byte));
         let open = matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         socket.set_nonblocking(false).is_ok() && open && self.stream.is_empty()
     }
 
-    /// By which another thread can end it.
-    pub(super) fn handle(&self) -> io::Result<Ending> {
-        self.stream.socket().try_clone().map(Ending)
+    /// For another thread, which can shut it down.
+    pub(super) fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.stream.socket().0))
     }
 
     /// Sends a request. If nothing of it could be sent, another server may be asked.
@@ -106,57 +102,61 @@ impl Upstream {
 
     /// Waits for the response up to `within`; whether something has come.
     pub(super) fn wait(&mut self, within: Duration) -> bool {
-        let in_time = self.stream.socket().set_read_timeout(Some(within)).is_ok();
+        let in_time = self.stream.socket().0.set_read_timeout(Some(within)).is_ok();
         let came = in_time && self.receive().is_ok();
-        self.stream.socket().set_read_timeout(None).is_ok() && came
+        self.stream.socket().0.set_read_timeout(None).is_ok() && came
     }
 
-    /// Passes the response on as it comes. `to_head`: it is one to HEAD.
-    pub(super) fn relay(
-        &mut self,
-        to_head: bool,
-        mut pass: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> Relayed {
-        let head = loop {
+    /// The head of the response, without what is for this server alone; `None`: there is none, and
+    /// the server may have done what was asked, or not. `to_head`: the request is HEAD.
+    pub(super) fn response(&mut self, to_head: bool) -> Option<ResponseHead> {
+        loop {
             match ResponseHead::parse(&self.input, to_head) {
-                Ok(Some(head)) if head.len > MAX_HEAD => return Relayed::NoResponse,
+                Ok(Some(head)) if head.len > MAX_HEAD => return None,
                 Ok(Some(head)) if (100..200).contains(&head.status) => {
                     self.input.drain(..head.len);
                 }
-                Ok(Some(head)) => break head,
+                Ok(Some(mut head)) => {
+                    if let Some(grant) = &head.grant {
+                        head.len -= self.input.drain(grant.line.clone()).len();
+                    }
+                    return Some(head);
+                }
                 Ok(None) if self.input.len() < MAX_HEAD => {
                     if !matches!(self.receive(), Ok(1..)) {
-                        return Relayed::NoResponse;
+                        return None;
                     }
                 }
-                Ok(None) | Err(_) => return Relayed::NoResponse,
+                Ok(None) | Err(_) => return None,
             }
-        };
-        if head.not_done {
-            return Relayed::NotDone;
         }
-        let ResponseHead { len, close, mut end, .. } = head;
-        let mut done = len;
+    }
+
+    /// Passes the response on as it comes.
+    ///
+    /// # Errors
+    /// It breaks off, or the client does not take it.
+    pub(super) fn relay(
+        &mut self,
+        head: &ResponseHead,
+        mut pass: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<Next> {
+        let (mut end, mut done) = (head.end.clone(), head.len);
         loop {
-            match end.take(&self.input[done..]) {
-                Ok(taken) => done += taken,
-                Err(_) => return Relayed::Broken,
-            }
-            if pass(&self.input[..done]).is_err() {
-                return Relayed::Broken;
-            }
+            done += end.take(&self.input[done..]).map_err(|_| io::ErrorKind::InvalidData)?;
+            pass(&self.input[..done])?;
             self.input.drain(..done);
             done = 0;
             if end.is_there() {
                 self.input.shrink_to(PIECE);
                 // What nobody has asked for is no answer to the next request.
-                self.is_idle = !close && self.input.is_empty();
-                return Relayed::Passed { close: !self.is_idle };
+                self.is_idle = !head.close && self.input.is_empty();
+                return Ok(if self.is_idle { Next::Request } else { Next::Close });
             }
-            match self.receive() {
-                Ok(1..) => {}
-                Ok(0) if close => return Relayed::Passed { close },
-                Ok(0) | Err(_) => return Relayed::Broken,
+            match self.receive()? {
+                1.. => {}
+                0 if head.close => return Ok(Next::Close),
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
     }
@@ -182,7 +182,7 @@ impl Upstream {
 }
 
 impl Stream {
-    fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(session) => &session.sock,
@@ -198,11 +198,11 @@ impl Stream {
     }
 }
 
-fn connect(authority: &str, default_port: u16) -> io::Result<TcpStream> {
+fn connect(authority: &str, default_port: u16, names: &Names) -> io::Result<TcpStream> {
     let with_port =
         if has_port(authority) { authority.into() } else { format!("{authority}:{default_port}") };
     let mut last = io::ErrorKind::NotFound.into();
-    for address in with_port.to_socket_addrs()? {
+    for address in names.addresses(&with_port, CONNECT)? {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
@@ -215,14 +215,16 @@ fn connect(authority: &str, default_port: u16) -> io::Result<TcpStream> {
             Err(error) => last = error,
         }
     }
+    // It may have moved.
+    names.refresh();
     Err(last)
 }
 
 /// However slowly the other side does its part.
 fn shake_hands(
     mut session: ClientConnection,
-    mut socket: TcpStream,
-) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    mut socket: Socket,
+) -> io::Result<StreamOwned<ClientConnection, Socket>> {
     let deadline = Instant::now() + CONNECT;
     while session.is_handshaking() {
         while session.wants_write() {
@@ -232,7 +234,7 @@ fn shake_hands(
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        socket.set_read_timeout(Some(left))?;
+        socket.0.set_read_timeout(Some(left))?;
         if session.read_tls(&mut socket)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -243,17 +245,44 @@ fn shake_hands(
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
     }
-    socket.set_read_timeout(None)?;
+    socket.0.set_read_timeout(None)?;
     Ok(StreamOwned::new(session, socket))
 }
 
-/// Ends a connection from another thread.
-pub(super) struct Ending(TcpStream);
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
+    }
+}
 
-impl Ending {
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self.0).flush()
+    }
+}
+
+/// Shuts a connection down from another thread.
+pub(super) struct Handle(Arc<TcpStream>);
+
+impl Handle {
+    /// Nothing more is expected of the server.
     pub(super) fn end(&self) {
+        self.shut_down(Shutdown::Both);
+    }
+
+    /// Tells the server that the client has left, as if the client had closed this connection: it
+    /// still answers.
+    pub(super) fn end_sending(&self) {
+        self.shut_down(Shutdown::Write);
+    }
+
+    fn shut_down(&self, how: Shutdown) {
         // Fails if it has ended.
-        let _ = self.0.shutdown(Shutdown::Both);
+        let _ = self.0.shutdown(how);
     }
 }
 
@@ -283,17 +312,22 @@ mod tests {
             // Until the other side is done with it.
             let _ = stream.read(&mut [0]);
         });
-        (Upstream::connect(&url, None).unwrap(), server)
+        (Upstream::connect(&url, &Names::default(), None).unwrap(), server)
     }
 
-    fn ask(upstream: &mut Upstream) -> (Relayed, String) {
+    /// The head of the response, what follows after it, and what the client got.
+    fn ask(upstream: &mut Upstream) -> (Option<ResponseHead>, Option<Next>, String) {
         let mut passed = Vec::new();
         upstream.send(b"ask\n").unwrap();
-        let relayed = upstream.relay(false, |bytes| {
-            passed.extend_from_slice(bytes);
-            Ok(())
+        let head = upstream.response(false);
+        let next = head.as_ref().filter(|head| !head.not_done).map(|head| {
+            let relayed = upstream.relay(head, |bytes| {
+                passed.extend_from_slice(bytes);
+                Ok(())
+            });
+            relayed.unwrap()
         });
-        (relayed, String::from_utf8(passed).unwrap())
+        (head, next, String::from_utf8(passed).unwrap())
     }
 
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -303,13 +337,12 @@ mod tests {
     fn the_rest_of_a_refusal_is_no_answer_to_the_next_request() {
         let (mut upstream, server) = asked(&[OK, NOT_DONE]);
         assert!(upstream.is_open());
-        let (relayed, passed) = ask(&mut upstream);
-        assert!(matches!(relayed, Relayed::Passed { close: false }));
-        assert_eq!(passed.as_bytes(), OK);
+        let (_, next, passed) = ask(&mut upstream);
+        assert_eq!((next, passed.as_bytes()), (Some(Next::Request), OK));
         assert!(upstream.is_open());
-        let (relayed, passed) = ask(&mut upstream);
-        assert!(matches!(relayed, Relayed::NotDone), "{relayed:?}");
-        assert_eq!(passed, "", "the client is told nothing");
+        let (head, next, passed) = ask(&mut upstream);
+        assert!(head.unwrap().not_done);
+        assert_eq!((next, &*passed), (None, ""), "the client is told nothing");
         assert!(!upstream.is_open(), "its rest is there: {:?}", upstream.input);
         drop(upstream);
         server.join().unwrap();
@@ -318,10 +351,22 @@ mod tests {
     #[test]
     fn what_nobody_has_asked_for_ends_the_connection() {
         let (mut upstream, server) = asked(&[b"HTTP/1.1 204 x\r\n\r\nHTTP/1.1 200 x\r\n\r\n"]);
-        let (relayed, passed) = ask(&mut upstream);
-        assert!(matches!(relayed, Relayed::Passed { close: true }), "{relayed:?}");
-        assert_eq!(passed, "HTTP/1.1 204 x\r\n\r\n");
+        let (_, next, passed) = ask(&mut upstream);
+        assert_eq!((next, &*passed), (Some(Next::Close), "HTTP/1.1 204 x\r\n\r\n"));
         assert!(!upstream.is_open());
+        drop(upstream);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_for_this_server_alone_is_not_passed_on() {
+        let (mut upstream, server) = asked(&[
+            b"HTTP/1.1 201 x\r\nrdlm-if-undelivered: /locks/a/1\r\nContent-Length: 2\r\n\r\nok",
+        ]);
+        let (head, next, passed) = ask(&mut upstream);
+        assert_eq!(head.unwrap().grant.unwrap().lock, "/locks/a/1");
+        assert_eq!(passed, "HTTP/1.1 201 x\r\nContent-Length: 2\r\n\r\nok");
+        assert_eq!(next, Some(Next::Request));
         drop(upstream);
         server.join().unwrap();
     }
@@ -338,8 +383,8 @@ mod tests {
         for (head, is_response) in [(MAX_HEAD, true), (MAX_HEAD + 1, false)] {
             let answers: &[_] = Vec::leak(vec![answer(head)]);
             let (mut upstream, server) = asked(answers);
-            let (relayed, passed) = ask(&mut upstream);
-            assert_eq!(matches!(relayed, Relayed::Passed { .. }), is_response, "{relayed:?}");
+            let (_, next, passed) = ask(&mut upstream);
+            assert_eq!(next.is_some(), is_response);
             assert_eq!(passed.len(), if is_response { head } else { 0 });
             drop(upstream);
             server.join().unwrap();

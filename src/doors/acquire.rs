@@ -5,17 +5,48 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::Call;
+use super::{Call, hal};
+use crate::http::Response;
 use crate::lock::{
-    Conversion, Departure, Grant, IdempotencyKey, LockId, Pending, Refusal, ResourceName, Terms,
+    Conversion, Departure, Grant, IdempotencyKey, LockId, LockManager, Pending, Refusal,
+    ResourceName, Terms,
 };
 
 /// A grant that took longer, also without a wait (the disk may), is only for a client that is
 /// still there.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Returns when the wait is over; the lock is granted when that is written. Whoever cannot be told
-/// of the lock has to say so by [`LockManager::abandon`](crate::lock::LockManager::abandon).
+/// The field by which the active server tells another one, which passes the response on, what to
+/// give back if the client does not get it: the path of a lock.
+pub const IF_UNDELIVERED: &str = "RDLM-If-Undelivered";
+
+/// A lock that its client is still to be told of: without the response, nobody knows of it.
+pub(super) struct Untold {
+    locks: Arc<dyn LockManager>,
+    pub(super) resource: ResourceName,
+    is_introduced: bool,
+}
+
+impl Untold {
+    pub(super) fn new(call: &Call<'_>, resource: ResourceName) -> Self {
+        let locks = Arc::clone(&call.service.locks);
+        Self { locks, resource, is_introduced: call.caller.is_introduced }
+    }
+
+    /// Has the lock given back unless this response is delivered.
+    pub(super) fn unless_told(self, response: Response, id: LockId) -> Response {
+        let Self { locks, resource, is_introduced } = self;
+        let response = if is_introduced {
+            response.header(IF_UNDELIVERED, hal::Path::Lock(&resource, id).to_string())
+        } else {
+            response
+        };
+        response.on_undelivered(move || locks.abandon(&resource, id))
+    }
+}
+
+/// Returns when the wait is over; the lock is granted when that is written. A response that tells
+/// of the lock goes through [`Untold`].
 pub(super) fn acquire(
     call: &Call<'_>,
     resource: &ResourceName,
@@ -32,7 +63,7 @@ pub(super) fn acquire(
     acquired.map(move |acquired| {
         let took = began.elapsed();
         let acquired = acquired.map_err(|refusal| wait.explain(refusal));
-        metrics.acquisition(acquired.as_ref().map(drop), took);
+        metrics.acquisition(acquired.as_ref().map(drop).map_err(Refusal::reason), took);
         let grant = acquired?;
         // A retry may come when its client has gone on to another one.
         let may_have_left = wait == Wait::Watched || has_key || took >= PATIENCE;
@@ -56,7 +87,7 @@ pub(super) fn convert(
     let (converted, wait) =
         watched(call, |on_wait| service.locks.convert(resource, id, conversion, on_wait));
     let converted = converted.map_err(|refusal| wait.explain(refusal));
-    service.metrics.conversion(converted.as_ref().map(drop));
+    service.metrics.conversion(converted.as_ref().map(drop).map_err(Refusal::reason));
     converted
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Caller<'a> {
     pub(super) sight: Sight,
     /// Nobody on the way can read what it is sent.
     pub(super) is_encrypted: bool,
+    /// Another server passes its requests on, and the responses.
+    pub(super) is_introduced: bool,
 }
 
 /// What somebody may see, for as long as the rules stay as they are.
@@ -108,7 +110,8 @@ impl<'a> Caller<'a> {
             Some(rights) => (certified.cloned(), Sight { rights, by: By::Introduction }),
             None => identify(service, needs, request, certified)?,
         };
-        let caller = Self { client, requester: Requester { address, user }, sight, is_encrypted };
+        let (requester, is_introduced) = (Requester { address, user }, introduction.is_some());
+        let caller = Self { client, requester, sight, is_encrypted, is_introduced };
         let rights = &caller.sight.rights;
         let (is_allowed, right) = match (needs, resource) {
             (Need::Nothing, _) => (true, Right::See),

@@ -25,7 +25,7 @@ const BATCH: usize = 64;
 
 /// `GET /events`
 pub(super) fn subscribe(call: &Call<'_>) -> Answer {
-    let wanted = Wanted::parse(&Query::of(call.request.target))?;
+    let wanted = Wanted::parse(&call.request.target.query())?;
     let last = call.request.headers.only("Last-Event-ID")?;
     let last = last.map(|id| {
         // What is no number is not among those that are kept.
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     fn wanted(query: &str) -> Result<Wanted, Problem> {
-        Wanted::parse(&Query::of(&format!("/events?{query}")))
+        Wanted::parse(&Query::new(query))
     }
 
     #[test]

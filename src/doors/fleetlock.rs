@@ -5,14 +5,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use humantime::format_rfc3339_seconds;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::acquire::acquire;
+use super::acquire::{Untold, acquire};
 use super::caller::SOMEBODY;
 use super::refusals::{invalid, refused};
 use super::rights::Right;
@@ -87,9 +86,8 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
                 refusal => refused(refusal),
             }
         })?;
-    let (locks, resource, id) = (Arc::clone(&call.service.locks), node.resource, grant.id);
     let success = answer(Status::Ok, "success", &format!("{} may reboot", node.id));
-    Ok(success.on_undelivered(move || locks.abandon(&resource, id)))
+    Ok(Untold::new(call, node.resource).unless_told(success, grant.id))
 }
 
 /// `POST /v1/steady-state`: the node is up, and gives back the slot that it may have.

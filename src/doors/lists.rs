@@ -170,7 +170,7 @@ struct Listing {
 
 impl Listing {
     fn of(call: &Call<'_>) -> Result<Self, Problem> {
-        Self::parse(&Query::of(call.request.target))
+        Self::parse(&call.request.target.query())
     }
 
     fn parse(query: &Query<'_>) -> Result<Self, Problem> {
@@ -362,7 +362,7 @@ mod tests {
     use crate::doors::tests::Broken;
 
     fn listing(query: &str) -> Result<Listing, Problem> {
-        Listing::parse(&Query::of(&format!("/status?{query}")))
+        Listing::parse(&Query::new(query))
     }
 
     #[test]

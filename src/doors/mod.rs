@@ -38,16 +38,18 @@ use log::{Level, debug, log_enabled};
 use smol_str::SmolStr;
 
 use crate::http::departures::Client;
-use crate::http::{Problem, Request, Response, Status, Unreadable};
-use crate::lock::{LockManager, Pending, Refusal};
+use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
+use crate::lock::{LockManager, Pending, Reason, Refusal};
 use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
+pub use acquire::IF_UNDELIVERED;
 use caller::Caller;
 pub use fleetlock::Slots;
 use gzip::Gzip;
 pub use introduction::Introduction;
 use origin::Site;
+pub(crate) use refusals::refused;
 use routes::{Need, Route};
 use subscribers::Subscribers;
 use users::Users;
@@ -156,7 +158,7 @@ impl Service {
         introduction: Option<&Introduction>,
     ) -> Pending<Response> {
         let began = Instant::now();
-        let route = Route::parse(request.target);
+        let route = Route::parse(&request.target);
         let error = error(&route);
         let account = Account::open(self, request, kind(&route, request.method), began);
         let answer = || {
@@ -174,7 +176,7 @@ impl Service {
     /// The response to a request whatever its body is, if its head alone has a mistake.
     pub fn answer_to_head(&self, request: &Request<'_>, client: Client<'_>) -> Option<Response> {
         let began = Instant::now();
-        let route = Route::parse(request.target);
+        let route = Route::parse(&request.target);
         let error = error(&route);
         let account = Account::open(self, request, kind(&route, request.method), began);
         let problem = self.admit(route, request, client).err()?;
@@ -191,13 +193,49 @@ impl Service {
         client: Client<'_>,
     ) -> Result<Introduction, Response> {
         let began = Instant::now();
-        let route = Route::parse(request.target);
+        let route = Route::parse(&request.target);
         let error = error(&route);
         let account = Account::open(self, request, kind(&route, request.method), began);
         let introduction = self
             .admit(route, request, client)
             .and_then(|route| Introduction::of(self, &route, request, client));
         introduction.map_err(|problem| account.close(error(problem)))
+    }
+
+    /// Counts a request that was refused for this reason before it came to its door.
+    pub fn count_refused(&self, request: &Request<'_>, reason: Reason) {
+        let kind = kind(&Route::parse(&request.target), request.method);
+        match (kind, request.method) {
+            (Kind::Acquire, _) | (Kind::Terraform, "LOCK") => {
+                self.metrics.acquisition(Err(reason), Duration::ZERO);
+            }
+            (Kind::Fleetlock, _) if request.target.path() == routes::PRE_REBOOT => {
+                self.metrics.acquisition(Err(reason), Duration::ZERO);
+            }
+            (Kind::Renew, _) => match body::change(request.body, self.settings.limits) {
+                Ok(body::Change::Renewal(_)) => self.metrics.renewal_failed(reason),
+                Ok(body::Change::Conversion(_)) => self.metrics.conversion(Err(reason)),
+                Err(_) => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// Counts a renewal that was made, and is answered as unknown. What else is done is counted by
+    /// that: by the grant, for example, which is given back.
+    pub fn count_withheld(&self, request: &Request<'_>) {
+        if let Ok(body::Change::Renewal(_)) = body::change(request.body, self.settings.limits)
+            && request.method == "PATCH"
+        {
+            self.metrics.renewal_failed(Reason::OutcomeUnknown);
+        }
+    }
+
+    /// Gives back the lock that a target names, whose client was not told of it.
+    pub fn give_back(&self, target: &Target<'_>) {
+        if let Ok(Route::OfLock(_, resource, id)) = Route::parse(target) {
+            self.locks.abandon(&resource, id);
+        }
     }
 
     /// The response to what could not be read.
@@ -281,7 +319,7 @@ struct Account {
 
 impl Account {
     fn open(service: &Service, request: &Request<'_>, kind: Kind, began: Instant) -> Self {
-        let show = || format!("{} {}", request.method, request.target.escape_debug());
+        let show = || format!("{} {}", request.method, request.target.as_str().escape_debug());
         let shown = log_enabled!(Level::Debug).then(show);
         Self { metrics: Arc::clone(&service.metrics), kind, began, shown }
     }
@@ -297,7 +335,7 @@ impl Account {
 
 /// What is answered if a request ends in a panic.
 fn panicked(request: &Request<'_>) -> impl FnOnce() -> Answer + Send + 'static {
-    let request = format!("{} {:?}", request.method, request.target);
+    let request = format!("{} {:?}", request.method, request.target.as_str());
     move || {
         log::error!("a request ended in a panic: {request}");
         let detail = "the server failed at this request";
@@ -458,7 +496,7 @@ mod tests {
     fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {
         Request {
             method,
-            target,
+            target: Target::parse(target),
             host: Singleton::One("locks.example:8888"),
             body: br#"{"title":"t","wait":0,"lifetime":1}"#,
             ..Request::UNREADABLE

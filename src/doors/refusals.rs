@@ -11,7 +11,7 @@ pub(super) fn invalid(error: impl Display) -> Problem {
 }
 
 /// A refusal of the lock core.
-pub(super) fn refused(refusal: Refusal) -> Problem {
+pub(crate) fn refused(refusal: Refusal) -> Problem {
     let status = match &refusal {
         Refusal::TimedOut | Refusal::Departed => Status::RequestTimeout,
         Refusal::Deleted

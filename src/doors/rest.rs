@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use super::acquire::{acquire, convert};
+use super::acquire::{Untold, acquire, convert};
 use super::refusals::{invalid, refused};
 use super::{Answer, Call, Later, body, hal};
 use crate::http::{Problem, Request, Response, Singleton, Status};
-use crate::lock::{Grant, IdempotencyKey, LockId, LockManager, Refusal, ResourceName};
+use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 
 /// `POST /locks/{resource}`: returns when the wait is over.
 pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Later {
@@ -56,7 +56,9 @@ pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) 
         body::Change::Renewal(lifetime) => {
             let metrics = Arc::clone(&call.service.metrics);
             let renewed = call.service.locks.renew(resource, id, lifetime);
-            renewed.map(move |grant| grant.inspect_err(|refusal| metrics.renewal_failed(refusal)))
+            renewed.map(move |grant| {
+                grant.inspect_err(|refusal| metrics.renewal_failed(refusal.reason()))
+            })
         }
         body::Change::Conversion(conversion) => convert(call, resource, id, conversion).into(),
     };
@@ -79,8 +81,7 @@ fn released(released: Result<(), Refusal>) -> Answer {
 
 /// How a client is told of the lock that it gets.
 struct Created {
-    locks: Arc<dyn LockManager>,
-    resource: ResourceName,
+    untold: Untold,
     /// What precedes the paths of links.
     prefix: SmolStr,
     /// What precedes the path in a Location.
@@ -89,19 +90,17 @@ struct Created {
 
 impl Created {
     fn for_client(call: &Call<'_>, resource: &ResourceName) -> Self {
-        let (locks, resource) = (Arc::clone(&call.service.locks), resource.clone());
-        let (prefix, base) = (call.service.prefix.clone(), base_url(call));
-        Self { locks, resource, prefix, base }
+        let untold = Untold::new(call, resource.clone());
+        Self { untold, prefix: call.service.prefix.clone(), base: base_url(call) }
     }
 
     fn response(self, grant: &Grant) -> Response {
-        let Self { locks, resource, prefix, base } = self;
-        let id = grant.id;
-        let location = format!("{base}{}", hal::Path::Lock(&resource, id));
-        hal::held(Status::Created, &prefix, &resource, grant)
+        let Self { untold, prefix, base } = self;
+        let location = format!("{base}{}", hal::Path::Lock(&untold.resource, grant.id));
+        let response = hal::held(Status::Created, &prefix, &untold.resource, grant)
             .header("Location", location)
-            .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
-            .on_undelivered(move || locks.abandon(&resource, id))
+            .header("RDLM-Fencing-Token", grant.fencing_token.to_string());
+        untold.unless_told(response, grant.id)
     }
 }
 

@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 use super::refusals::invalid;
 use super::rights::Right;
 use super::{Answer, Call, Later, admin, events, fleetlock, health, lists, page, rest, terraform};
-use crate::http::{Problem, Status};
+use crate::http::{Problem, Status, Target};
 use crate::lock::{LockId, ResourceName};
 use crate::metrics::Kind;
 
@@ -76,9 +76,11 @@ const PLAIN: [(&str, &[Operation<Plain>]); 7] = [
     ),
 ];
 
+pub(super) const PRE_REBOOT: &str = "/v1/pre-reboot";
+
 /// The protocol of FleetLock: what a node asks for before and after it reboots.
 const FLEETLOCK: [(&str, &[Operation<Plain>]); 2] = [
-    ("/v1/pre-reboot", &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::pre_reboot)]),
+    (PRE_REBOOT, &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::pre_reboot)]),
     ("/v1/steady-state", &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::steady_state)]),
 ];
 
@@ -140,10 +142,13 @@ impl Found<'_> {
 }
 
 impl Route {
-    /// Takes a target in origin-form, absolute-form or asterisk-form (RFC 9112, section
-    /// 3.2). A query string is none of its business.
-    pub(super) fn parse(target: &str) -> Result<Self, Problem> {
-        let path = path(target)?;
+    /// What the path of a target names.
+    pub(super) fn parse(target: &Target<'_>) -> Result<Self, Problem> {
+        let path = target.path();
+        if path.is_empty() {
+            let detail = "the request target is not a path that begins with /";
+            return Err(Problem::bad_request(detail));
+        }
         if path == "*" {
             return Ok(Self::Server);
         }
@@ -243,20 +248,6 @@ fn allow<H>(all: &[Operation<H>]) -> String {
     allow + "OPTIONS"
 }
 
-fn path(target: &str) -> Result<&str, Problem> {
-    let target = target.split(['?', '#']).next().unwrap_or_default();
-    if target.starts_with('/') || target == "*" {
-        return Ok(target);
-    }
-    let after_scheme = target
-        .split_once("://")
-        .filter(|(scheme, _)| ["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)));
-    match after_scheme {
-        Some((_, rest)) => Ok(rest.find('/').map_or("/", |at| &rest[at..])),
-        None => Err(Problem::bad_request("the request target is not a path that begins with /")),
-    }
-}
-
 fn name(segment: &str) -> Result<ResourceName, Problem> {
     if segment.is_empty() {
         return Err(not_found());
@@ -299,7 +290,7 @@ mod tests {
             let documented =
                 paths[path].as_object().unwrap().keys().filter(|key| *key != "parameters");
             let documented: BTreeSet<_> = documented.map(|method| method.to_uppercase()).collect();
-            let allow = Route::parse(target).unwrap().allow();
+            let allow = Route::parse(&Target::parse(target)).unwrap().allow();
             let methods = allow.split(", ").filter(has_room);
             let methods: BTreeSet<_> = methods.map(str::to_string).collect();
             assert_eq!(documented, methods, "{path}");
@@ -311,12 +302,12 @@ mod tests {
         for target in
             ["/", "/?a/b", "/health", "http://h", "http://h/health?x", "*", "/locks/a%2Db"]
         {
-            assert!(Route::parse(target).is_ok(), "{target}");
+            assert!(Route::parse(&Target::parse(target)).is_ok(), "{target}");
         }
         for target in
             ["", "health", "//", "/locks", "/locks/", "/locks/a/b/c", "/resources/a/b", "/health/"]
         {
-            assert!(Route::parse(target).is_err(), "{target}");
+            assert!(Route::parse(&Target::parse(target)).is_err(), "{target}");
         }
     }
 }

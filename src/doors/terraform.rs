@@ -2,7 +2,6 @@
 //! object that has an ID (internal/backend/remote-state/http and internal/states/statemgr in
 //! their sources). A request is known by its ID, so it may be repeated.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use humantime::format_rfc3339;
@@ -10,13 +9,12 @@ use log::{info, warn};
 use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
-use super::acquire::acquire;
+use super::acquire::{Untold, acquire};
 use super::body::MAX_TITLE;
 use super::caller::SOMEBODY;
 use super::refusals::refused;
 use super::rights::Right;
 use super::{Answer, Call, RequestLimits};
-use crate::http::query::Query;
 use crate::http::{Problem, Response, Status};
 use crate::lock::{
     Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, Mode, Refusal,
@@ -67,17 +65,16 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
                 refusal => refused(refusal),
             },
         )?;
-    let (locks, resource, id) = (Arc::clone(&call.service.locks), resource.clone(), grant.id);
     let body = Value::Object(shown(&info.id, &grant, None)).to_string();
-    Ok(Response::new(Status::Ok)
+    let response = Response::new(Status::Ok)
         .body("application/json", body.into_bytes())
-        .header("RDLM-Fencing-Token", grant.fencing_token.to_string())
-        .on_undelivered(move || locks.abandon(&resource, id)))
+        .header("RDLM-Fencing-Token", grant.fencing_token.to_string());
+    Ok(Untold::new(call, resource.clone()).unless_told(response, grant.id))
 }
 
 /// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.
 fn times(call: &Call<'_>) -> Result<(Duration, Lifetime), Problem> {
-    let (query, limits) = (Query::of(call.request.target), call.service.settings.limits);
+    let (query, limits) = (call.request.target.query(), call.service.settings.limits);
     let parsed = |name, shortest, longest| {
         let parsed = query.parsed(name, |text| seconds(text, shortest, longest));
         parsed.map_err(|problem| limits.shown_in(problem))

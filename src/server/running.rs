@@ -30,9 +30,6 @@ use crate::wall_clock;
 /// How long requests in flight may take to end when the server shuts down.
 const DRAIN: Duration = Duration::from_millis(900);
 
-/// Descriptors that a connection takes.
-const DESCRIPTORS_EACH: u64 = 1;
-
 /// A server that listens.
 pub(super) struct Running {
     server: Arc<Server>,
@@ -59,7 +56,9 @@ impl Running {
         let users = options.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
         let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
         let certificates = certificates.map(Arc::new);
-        let capacity = Capacity::of_system(&options, DESCRIPTORS_EACH);
+        let descriptors_each =
+            options.cluster.as_ref().map_or(1, |cluster| cluster.descriptors_per_connection());
+        let capacity = Capacity::of_system(&options, descriptors_each);
         let lock_limits = Limits { waiting: capacity.waiters, ..options.lock_limits };
         let listener = Arc::new(bind(&options)?);
         let (metrics, cluster_metrics) = Metrics::with_cluster_if(options.cluster.is_some());

@@ -120,6 +120,6 @@ impl Drop for Etcd {
 }
 
 /// etcd has to be told its port: one that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

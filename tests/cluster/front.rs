@@ -74,7 +74,19 @@ fn health_says_who_is_active() {
     assert_eq!(health(&active)["role"], "active");
     assert_eq!(health(&standby)["role"], "standby");
     assert_eq!(active.get("/health?role=active").status, 200);
-    standby.get("/health?role=active").detail(503);
+    for target in [
+        "/health?role=active",
+        "/health?role=%61ctive",
+        "/health?a&role=active",
+        "http://localhost/health?role=active",
+        "HTTP://localhost/health?role=active",
+    ] {
+        standby.get(target).detail(503);
+        assert_eq!(active.get(target).status, 200, "{target}");
+    }
+    // What is about the server that is asked is not passed on, either.
+    assert_eq!(standby.get("http://localhost/health").json()["role"], "standby");
+    assert!(standby.get("http://localhost/metrics").text().contains("rdlm_active 0"));
     for (server, is_active) in [(&active, 1.0), (&standby, 0.0)] {
         assert_eq!(super::metric(server, "rdlm_active "), is_active);
     }
@@ -110,9 +122,11 @@ fn a_standby_that_redirects_says_where_the_active_server_is() {
     let (active, _standby) = two(&etcd);
     let other = join_by(&etcd.endpoints(), &["--standby", "redirect"]);
     wait_until("it knows", || health(&other)["active"] == url(&active).as_str());
-    let response = other.acquire("a", 0.0, 600.0);
-    assert_eq!(response.status, 307);
-    assert_eq!(response.header("Location"), Some(&*format!("{}/locks/a", url(&active))));
+    for target in ["/locks/a?b=c", "http://localhost/locks/a?b=c"] {
+        let response = other.request("POST", target, &lock_body(0, 600));
+        assert_eq!(response.status, 307);
+        assert_eq!(response.header("Location"), Some(&*format!("{}/locks/a?b=c", url(&active))));
+    }
 }
 
 #[test]

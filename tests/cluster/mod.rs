@@ -1,12 +1,14 @@
 //! Several servers on a real etcd. Without one installed, each test says that it was skipped.
 
 mod credentials;
+mod departures;
 mod doors;
 pub(crate) mod etcd;
 mod failover;
 mod faults;
 mod front;
 mod proxy;
+mod refusals;
 mod start;
 mod tls;
 mod users;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{PATIENCE, Response, Server, wait_until};
-use etcd::Etcd;
+use etcd::{Etcd, free_port};
 
 /// Skips the test where etcd is not installed.
 macro_rules! etcd_or_skip {
@@ -36,6 +38,9 @@ pub(crate) use etcd_or_skip;
 /// `--failover-after` of the tests: as short as it goes.
 const FAILOVER: Duration = Duration::from_secs(1);
 
+/// The options of tests in which nobody is to be replaced, however busy the machine is.
+const CALM: [&str; 2] = ["--failover-after", "10"];
+
 /// A server on this etcd, by way of these endpoints.
 fn join_by(endpoints: &str, options: &[&str]) -> Server {
     join_on(0, endpoints, options)
@@ -43,7 +48,10 @@ fn join_by(endpoints: &str, options: &[&str]) -> Server {
 
 fn join_on(port: u16, endpoints: &str, options: &[&str]) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
-    command.args(["serve", "--bind", "127.0.0.1", "--etcd", endpoints, "--failover-after", "1"]);
+    command.args(["serve", "--bind", "127.0.0.1", "--etcd", endpoints]);
+    if !options.contains(&CALM[0]) {
+        command.args(["--failover-after", "1"]);
+    }
     Server::start_command_on(port, command.args(options))
 }
 

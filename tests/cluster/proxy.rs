@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 /// Passes bytes on, both ways.
@@ -22,6 +22,8 @@ struct Faults {
     has_swallowed: AtomicBool,
     /// Answers with a status of 4xx are lost, each with its connection.
     hang_up_on_refusals: AtomicBool,
+    /// Whoever passes an answer on needs this.
+    answers: Mutex<()>,
 }
 
 impl Proxy {
@@ -61,6 +63,11 @@ impl Proxy {
         self.faults.hang_up_on_refusals.store(true, Ordering::SeqCst);
     }
 
+    /// No answer passes as long as the result lives.
+    pub(crate) fn hold_answers(&self) -> MutexGuard<'_, ()> {
+        self.faults.answers.lock().unwrap()
+    }
+
     pub(crate) fn swallow(&self, swallow: bool) {
         self.faults.has_swallowed.store(false, Ordering::SeqCst);
         self.faults.swallow.store(swallow, Ordering::SeqCst);
@@ -72,9 +79,16 @@ impl Proxy {
     }
 }
 
+/// Passes on what one side sends, until it ends that.
 fn pass(mut from: TcpStream, mut to: TcpStream, faults: &Faults, is_answer: bool) {
     let mut buffer = [0; 16 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(read @ 1..) => read,
+            // The other side may go on.
+            Ok(0) => return drop(to.shutdown(Shutdown::Write)),
+            Err(_) => break,
+        };
         if faults.swallow.load(Ordering::SeqCst) {
             faults.has_swallowed.fetch_or(!is_answer, Ordering::SeqCst);
             continue;
@@ -88,6 +102,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, faults: &Faults, is_answer: bool
         if is_refusal && faults.hang_up_on_refusals.load(Ordering::SeqCst) {
             break;
         }
+        let _held = is_answer.then(|| faults.answers.lock().unwrap());
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }

@@ -1,9 +1,11 @@
 //! Servers that speak TLS with each other.
 
 use std::fs;
-use std::time::Instant;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use socket2::SockRef;
 
 use super::etcd::Etcd;
 use super::start::refusal;
@@ -38,12 +40,17 @@ fn two(etcd: &Etcd, authority: &Authority) -> (Server, Server) {
 }
 
 fn waiting(authority: &Authority, server: &Server) -> usize {
+    metric(authority, server, "rdlm_locks{state=\"waiting\"} ")
+}
+
+fn abandoned(authority: &Authority, server: &Server) -> usize {
+    metric(authority, server, "rdlm_abandoned_grants_total ")
+}
+
+fn metric(authority: &Authority, server: &Server, series: &str) -> usize {
     let mut client = authority.connect(server, None);
     let response = client.request("GET", "/metrics", "");
-    let line = response
-        .text()
-        .lines()
-        .find_map(|line| line.strip_prefix("rdlm_locks{state=\"waiting\"} "));
+    let line = response.text().lines().find_map(|line| line.strip_prefix(series));
     line.unwrap().parse().unwrap()
 }
 
@@ -69,8 +76,19 @@ fn a_standby_passes_requests_on_by_tls() {
     let mut leaves = authority.connect(&standby, None);
     leaves.send_acquire("a", 600.0, 600.0);
     wait_until("both wait", || waiting(&authority, &active) == 2);
+    leaves.stream().sock.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(leaves.response().status, 408);
+    assert_eq!(waiting(&authority, &active), 1);
+    // So does who resets before the response comes, and keeps nothing.
+    let mut leaves = authority.connect(&standby, None);
+    assert_eq!(leaves.request("GET", "/health", "").status, 200);
+    standby.signal("-STOP");
+    leaves.send_acquire("b", 0.0, 600.0);
+    SockRef::from(&leaves.stream().sock).set_linger(Some(Duration::ZERO)).unwrap();
     drop(leaves);
-    wait_until("one has left", || waiting(&authority, &active) == 1);
+    standby.signal("-CONT");
+    wait_until("it is given back", || abandoned(&authority, &active) == 1);
+    assert_eq!(client.acquire("b", 0.0, 600.0).status, 201);
     assert_eq!(client.request("DELETE", lock, "").status, 204);
     assert_eq!(stays.response().status, 201);
     // The connection that is kept ends with the active server, and what is asked next is held.

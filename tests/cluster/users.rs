@@ -146,15 +146,21 @@ fn whoever_comes_to_a_server_is_judged_by_its_file() {
     let direct = ask(&mut world.active.connect(), "new:new", "POST", "/locks/new", &lock);
     assert_eq!(direct.status, 401);
     // A stream ends with the rules that it was begun by: with the next event, it would be.
-    let mut events = world.standby.connect();
-    events.send_with_headers("GET", "/events", &headers("new:new"), "");
-    assert_eq!(events.head().status, 200);
+    let targets = ["/events", "http://localhost/events", "HTTP://localhost/events?resource=new"];
+    let streams = targets.map(|target| {
+        let mut events = world.standby.connect();
+        events.send_with_headers("GET", target, &headers("new:new"), "");
+        assert_eq!(events.head().status, 200);
+        events
+    });
     fs::write(&world.files[1], new.replace("see new", "see none")).unwrap();
     wait_until("it is taken", || world.ask("new:new", "GET", "/resources/new", "").status == 403);
     assert_eq!(ask(&mut world.active.connect(), OPS, "DELETE", "/resources/new", "").status, 204);
-    let mut rest = String::new();
-    let ended = events.stream().read_to_string(&mut rest);
-    assert!(!rest.contains("event:"), "{ended:?} {rest}");
+    for (target, events) in targets.into_iter().zip(streams) {
+        let mut rest = String::new();
+        let ended = events.stream().read_to_string(&mut rest);
+        assert!(!rest.contains("event:"), "{target}: {ended:?} {rest}");
+    }
 }
 
 #[test]

@@ -310,7 +310,8 @@ impl Exchange<'_> {
         panic::catch_unwind(AssertUnwindSafe(send)).unwrap_or_else(|_| {
             error!(
                 "a response ended in a panic: {} {:?}",
-                self.request.method, self.request.target
+                self.request.method,
+                self.request.target.as_str()
             );
             Err(io::ErrorKind::Other.into())
         })

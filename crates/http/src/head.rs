@@ -5,6 +5,7 @@
 
 use super::headers::{Headers, elements};
 use super::request::{MAX_BODY, Request, Singleton, Unreadable};
+use super::target::Target;
 
 /// The longest request target, in bytes.
 pub const MAX_TARGET: usize = 8 * 1024;
@@ -112,7 +113,7 @@ impl<'a> Head<'a> {
 
 struct RequestLine<'a> {
     method: &'a str,
-    target: &'a str,
+    target: Target<'a>,
     http_1_0: bool,
 }
 
@@ -137,7 +138,7 @@ impl<'a> RequestLine<'a> {
         {
             return Err(Unreadable::RequestLine);
         }
-        Ok(Self { method, target, http_1_0: is_http_1_0(version)? })
+        Ok(Self { method, target: Target::parse(target), http_1_0: is_http_1_0(version)? })
     }
 }
 
@@ -216,7 +217,7 @@ impl<'a> Framing<'a> {
         // it must not be taken for a request.
         let unannounced = length.is_none() && has_body(line.method);
         let persistent = !self.close && (!line.http_1_0 || self.keep_alive);
-        let host = match (self.host, authority(line.target)) {
+        let host = match (self.host, line.target.authority()) {
             // RFC 9112, section 3.2.2: the target's authority is the one that counts.
             (Singleton::One(_), Some(authority)) => Singleton::One(authority),
             (host, _) => host,
@@ -266,15 +267,6 @@ fn transfer_coding(value: &str) -> Result<BodyLength, Unreadable> {
         }
         _ => Err(Unreadable::BodyLength),
     }
-}
-
-/// The authority of a target in absolute-form.
-fn authority(target: &str) -> Option<&str> {
-    if target.starts_with('/') {
-        return None;
-    }
-    let (_, rest) = target.split_once("://")?;
-    rest.split(['/', '?']).next()
 }
 
 fn has_body(method: &str) -> bool {

@@ -19,6 +19,7 @@ pub mod query;
 pub mod reloaded;
 pub mod request;
 pub mod response;
+pub mod target;
 mod tls;
 pub mod transport;
 
@@ -26,3 +27,4 @@ pub use outgoing::Outgoing;
 pub use problem::Problem;
 pub use request::{Request, Singleton, Unreadable};
 pub use response::{Body, Response, Status};
+pub use target::Target;

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::headers::Headers;
+use super::target::Target;
 
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -12,8 +13,8 @@ pub const MAX_BODY: usize = 64 * 1024;
 pub struct Request<'a> {
     /// What is to be done: a token, as it stands in the request line.
     pub method: &'a str,
-    /// The request target as it stands in the request line.
-    pub target: &'a str,
+    /// What it is about.
+    pub target: Target<'a>,
     /// Sent in HTTP/1.0 rather than 1.1.
     pub http_1_0: bool,
     /// The client will send more on this connection.
@@ -30,7 +31,7 @@ impl Request<'_> {
     /// Stands for a request that could not be read: its response is the last one.
     pub const UNREADABLE: Self = Self {
         method: "",
-        target: "",
+        target: Target::NONE,
         http_1_0: false,
         keep_alive: false,
         host: Singleton::None,

@@ -38,6 +38,6 @@ pub use names::{
     IdempotencyKey, InvalidIdempotencyKey, InvalidLockId, InvalidResourceName, LockId, ResourceName,
 };
 pub use pending::{Pending, Then};
-pub use refusal::{NotWritten, Refusal};
+pub use refusal::{NotWritten, Reason, Refusal};
 pub use stored::StoredLock;
 pub use table::{Limits, LockTable};

@@ -41,61 +41,75 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The names of what can become of a request for a lock that is not granted.
-    pub const OF_ACQUISITIONS: [&str; 11] = [
-        Self::TimedOut.name(),
-        Self::Deleted.name(),
-        Self::Departed.name(),
-        Self::Superseded.name(),
-        Self::OtherMode(Mode::EXCLUSIVE).name(),
-        Self::TooManyWaiting.name(),
-        Self::TooManyLocks.name(),
-        "not_written",
-        "outcome_unknown",
-        "not_active",
-        Self::ShuttingDown.name(),
-    ];
-
-    /// The names of the reasons for which a renewal is refused.
-    pub const OF_RENEWALS: [&str; 3] =
-        [Self::NoSuchLock.name(), Self::StillWaiting.name(), "not_written"];
-
-    /// The names of what can become of a conversion that is not made.
-    pub const OF_CONVERSIONS: [&str; 13] = [
-        Self::TimedOut.name(),
-        Self::Departed.name(),
-        Self::OtherLimit(Limit::ONE).name(),
-        Self::TooManyWaiting.name(),
-        "not_written",
-        "outcome_unknown",
-        "not_active",
-        Self::ShuttingDown.name(),
-        Self::NoSuchLock.name(),
-        Self::StillWaiting.name(),
-        Self::Converting.name(),
-        Self::Deadlock.name(),
-        Self::NotConvertible.name(),
-    ];
-
-    /// A short name, for the label of a metric.
-    pub const fn name(&self) -> &'static str {
+    /// Why, without what differs from case to case.
+    pub const fn reason(&self) -> Reason {
         match self {
-            Self::TimedOut => "timed_out",
-            Self::Deleted => "deleted",
-            Self::Departed => "departed",
-            Self::Superseded => "superseded",
-            Self::OtherLimit(_) | Self::OtherMode(_) => "mismatch",
-            Self::TooManyWaiting => "too_many_waiting",
-            Self::TooManyLocks => "too_many_locks",
-            Self::NotWritten(why) => why.name(),
-            Self::ShuttingDown => "shutting_down",
-            Self::NoSuchLock => "no_such_lock",
-            Self::StillWaiting => "still_waiting",
-            Self::Converting => "converting",
-            Self::Deadlock => "deadlock",
-            Self::NotConvertible => "not_convertible",
+            Self::TimedOut => Reason::TimedOut,
+            Self::Deleted => Reason::Deleted,
+            Self::Departed => Reason::Departed,
+            Self::Superseded => Reason::Superseded,
+            Self::OtherLimit(_) | Self::OtherMode(_) => Reason::Mismatch,
+            Self::TooManyWaiting => Reason::TooManyWaiting,
+            Self::TooManyLocks => Reason::TooManyLocks,
+            Self::NotWritten(NotWritten::Refused(_)) => Reason::NotWritten,
+            Self::NotWritten(NotWritten::Unknown) => Reason::OutcomeUnknown,
+            Self::NotWritten(NotWritten::Deposed) => Reason::NotActive,
+            Self::ShuttingDown => Reason::ShuttingDown,
+            Self::NoSuchLock => Reason::NoSuchLock,
+            Self::StillWaiting => Reason::StillWaiting,
+            Self::Converting => Reason::Converting,
+            Self::Deadlock => Reason::Deadlock,
+            Self::NotConvertible => Reason::NotConvertible,
         }
     }
+
+    /// A short name, for programs.
+    pub const fn name(&self) -> &'static str {
+        self.reason().name()
+    }
+}
+
+/// One list, so that whatever goes through all of them misses none.
+macro_rules! reasons {
+    ($($variant:ident $name:literal,)*) => {
+        /// Why a request was not done, for programs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "Refusal and NotWritten say what they are")]
+        pub enum Reason {
+            $($variant,)*
+        }
+
+        impl Reason {
+            /// All of them, in their order.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
+
+            /// A short name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    TimedOut "timed_out",
+    Deleted "deleted",
+    Departed "departed",
+    Superseded "superseded",
+    Mismatch "mismatch",
+    TooManyWaiting "too_many_waiting",
+    TooManyLocks "too_many_locks",
+    NotWritten "not_written",
+    OutcomeUnknown "outcome_unknown",
+    NotActive "not_active",
+    ShuttingDown "shutting_down",
+    NoSuchLock "no_such_lock",
+    StillWaiting "still_waiting",
+    Converting "converting",
+    Deadlock "deadlock",
+    NotConvertible "not_convertible",
 }
 
 impl fmt::Display for Refusal {
@@ -158,17 +172,6 @@ pub enum NotWritten {
     Unknown,
     /// Another server has taken over, or is about to, and has not found the change.
     Deposed,
-}
-
-impl NotWritten {
-    /// A short name, for the label of a metric.
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Refused(_) => "not_written",
-            Self::Unknown => "outcome_unknown",
-            Self::Deposed => "not_active",
-        }
-    }
 }
 
 impl fmt::Display for NotWritten {

@@ -8,9 +8,9 @@ use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::DefaultConnector;
 
-use super::names::Names;
 use crate::client::own_certificate;
 use crate::cluster::Options;
+use crate::cluster::names::Names;
 use crate::http::reloaded::{self, Reloaded, Source};
 
 /// How often the files are looked at, at most, unless a signal asks for it.

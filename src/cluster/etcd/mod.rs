@@ -2,7 +2,6 @@
 
 mod files;
 mod login;
-mod names;
 pub(super) mod wire;
 
 use std::fmt;
@@ -14,9 +13,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::Options;
+use super::names::Names;
 use files::{Agents, TlsFiles};
 use login::{Login, Session};
-use names::Names;
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
 /// The longest answer in bytes. Rows that take more are asked for again, fewer at a time.
@@ -263,7 +262,7 @@ impl Etcd {
         }
         let request = request.config().timeout_global(Some(within)).build();
         let failed = |error| {
-            self.names.forget();
+            self.names.refresh();
             match error {
                 ureq::Error::Timeout(_) => Failure::Timeout,
                 ureq::Error::Io(error) if is_end(&error) => Failure::Ended(error.to_string()),
