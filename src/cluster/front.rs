@@ -80,10 +80,14 @@ impl Member {
                         None => continue,
                     }
                 }
-                View::Standby(_) if from_server.is_some() => {
+                View::Refusing(_) if from_server.is_none() => {
+                    return Answered::Response(refusing());
+                }
+                View::Standby(_) | View::Refusing(_) if from_server.is_some() => {
                     return Answered::Response(not_active().header(NOT_DONE, "1"));
                 }
                 View::Standby(peer) => peer,
+                View::Refusing(_) => None,
             };
             if self.standby == Standby::Redirect
                 && let Some(peer) = &peer
@@ -247,6 +251,10 @@ impl Member {
             View::Active(tenancy) if tenancy.may_answer() => ("active", Some(self.url.clone())),
             View::Active(_) => ("unconfirmed", None),
             View::Standby(peer) => ("standby", peer.map(|peer| peer.url.clone())),
+            View::Refusing(refused) => {
+                let problem = Problem::new(Status::ServiceUnavailable, refused.detail.clone());
+                return problem.because("not_active").into();
+            }
         };
         let query = request.target.split_once('?').map_or("", |(_, query)| query);
         if query.split('&').any(|pair| pair == "role=active") && role != "active" {
@@ -332,6 +340,13 @@ fn unreachable() -> Response {
 
 fn nobody() -> Response {
     refusal("there is no active server for now, and nothing was done").into()
+}
+
+fn refusing() -> Response {
+    refusal(
+        "no lock is granted until an operator has acted, and nothing was done: /health says why",
+    )
+    .into()
 }
 
 fn refusal(detail: &'static str) -> Problem {

@@ -61,6 +61,8 @@ pub(super) enum View {
     Active(Arc<Tenancy>),
     /// Another one, or nobody.
     Standby(Option<Arc<Peer>>),
+    /// Nobody, and this server does not become active either.
+    Refusing(Arc<Refused>),
 }
 
 /// Another server, which is active.
@@ -69,6 +71,21 @@ pub(super) struct Peer {
     pub(super) by: String,
     pub(super) url: String,
     pub(super) secret: String,
+}
+
+/// Why what is in etcd cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// For the label of a metric.
+    pub(super) kind: &'static str,
+    /// For the operator.
+    pub(super) why: String,
+    /// For everybody: without the names of resources.
+    pub(super) detail: String,
+}
+
+impl Refused {
+    pub(super) const KINDS: [&'static str; 3] = ["restored", "unreadable", "thread"];
 }
 
 /// The locks, and the time for which this server has them.
@@ -143,7 +160,7 @@ impl Member {
             left,
         });
         member.show_in_metrics(&etcd);
-        let role = Loop::new(Arc::clone(&member), etcd, &options.prefix, tables, leaving, leaves);
+        let role = Loop::new(Arc::clone(&member), etcd, options, tables, leaving, leaves);
         let run = move || {
             let Err(why) = role.run();
             // Fails only when the process is about to end anyway.
@@ -237,10 +254,17 @@ impl Member {
     fn show_in_metrics(self: &Arc<Self>, etcd: &Arc<Etcd>) {
         let (member, etcd) = (Arc::downgrade(self), Arc::clone(etcd));
         self.metrics.read_from(move || {
-            let active = member.upgrade().and_then(|member| member.active());
-            let unconfirmed = active.map(|active| active.tenure.unconfirmed_for());
+            let (mut unconfirmed, mut refused) = (None, None);
+            match member.upgrade().map(|member| member.view()) {
+                Some(View::Active(active)) => {
+                    unconfirmed = Some(active.tenure.unconfirmed_for());
+                }
+                Some(View::Refusing(why)) => refused = Some(why.kind),
+                Some(View::Standby(_)) | None => {}
+            }
+            let refused = Refused::KINDS.map(|kind| (kind, refused == Some(kind))).into();
             let etcd_errors = Failure::NAMES.into_iter().zip(etcd.errors()).collect();
-            ClusterState { unconfirmed, etcd_errors }
+            ClusterState { unconfirmed, refused, etcd_errors }
         });
     }
 
@@ -252,7 +276,7 @@ impl Member {
     fn active(&self) -> Option<Arc<Tenancy>> {
         match self.view() {
             View::Active(tenancy) => Some(tenancy),
-            View::Standby(_) => None,
+            View::Standby(_) | View::Refusing(_) => None,
         }
     }
 

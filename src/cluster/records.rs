@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use super::history::Version;
 use crate::lock::{
     Grant, Held, IdempotencyKey, KeptPlace, Lifetime, Limit, LockId, LockRequest, Mode, Requester,
     ResourceName,
@@ -12,6 +13,13 @@ use crate::lock::{
 
 /// Of this and no other format are the values that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
+
+/// Fencing tokens, arrivals and the numbers of heads are smaller: a larger one would leave no room
+/// to count on from.
+const MAX_NUMBER: u64 = 1 << 53;
+
+/// No time in a row is longer: a tenfold of what a request may ask for.
+const LONGEST: Duration = Duration::from_secs(10_000_000_000);
 
 /// The keys, all below one prefix.
 #[derive(Debug, Clone)]
@@ -42,6 +50,14 @@ impl Keys {
     /// What the keys of all places in line begin with.
     pub(crate) fn places(&self) -> String {
         format!("{}wait/", self.0)
+    }
+
+    /// Whether this version may have written the key.
+    pub(crate) fn is_ours(&self, key: &[u8]) -> bool {
+        let below = [self.locks(), self.places()];
+        let alone = [self.head(), self.tenure()];
+        below.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
+            || alone.iter().any(|ours| ours.as_bytes() == key)
     }
 
     pub(crate) fn place(&self, resource: &ResourceName, arrival: u64) -> String {
@@ -82,6 +98,20 @@ pub(crate) struct Head {
     pub(crate) clock: Duration,
 }
 
+impl Head {
+    /// The head that this is the value of, if a server has written it.
+    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+        let head: Self = serde_json::from_slice(value).ok()?;
+        let is_possible = head.number.max(head.last_token) < MAX_NUMBER;
+        is_possible.then_some(head)
+    }
+
+    /// Identifies it, written at this revision.
+    pub(crate) fn version(&self, revision: i64) -> Version {
+        Version { number: self.number, revision, id: self.id.clone() }
+    }
+}
+
 /// Who is active. Written when a server takes over, and when it steps down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TenureRecord {
@@ -92,6 +122,9 @@ pub(crate) struct TenureRecord {
     pub(crate) secret: String,
     /// It has stepped down: nobody is active.
     pub(crate) vacant: bool,
+    /// Its `--failover-after`, by which it answers. 1.0.0 does not say, and ignores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failover_after: Option<Duration>,
 }
 
 /// A lock that is held.
@@ -141,6 +174,11 @@ impl Row {
 
     /// The lock, which lives for `remaining`; `None` if no server has written such a row.
     pub(crate) fn lock(&self, remaining: Option<Duration>) -> Option<(ResourceName, Held)> {
+        let times = [self.wait, self.since, self.lifetime.unwrap_or_default()];
+        let is_possible = self.token < MAX_NUMBER && times.iter().all(|time| *time <= LONGEST);
+        if !is_possible || self.end.is_some() != self.lifetime.is_some() {
+            return None;
+        }
         let mode = mode(&self.mode, self.limit)?;
         let since = UNIX_EPOCH.checked_add(self.since)?;
         let grant = Grant {
@@ -209,6 +247,10 @@ impl PlaceRow {
 
     /// The place; `None` if no server has written such a row.
     pub(crate) fn place(&self) -> Option<KeptPlace> {
+        let times = [self.wait, self.since, self.lifetime.unwrap_or_default()];
+        if self.arrival >= MAX_NUMBER || times.iter().any(|time| *time > LONGEST) {
+            return None;
+        }
         let request = LockRequest {
             title: SmolStr::new(&self.title),
             client: requester(&self.client, self.user.as_deref()),
