@@ -350,6 +350,52 @@ pub(crate) mod tests {
         }
     }
 
+    /// As 1.0.0 reads it.
+    #[test]
+    fn a_tenure_can_be_read_by_1_0_0() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Of100 {
+            by: String,
+            url: String,
+            secret: String,
+            vacant: bool,
+        }
+        let text = |it: &str| it.to_string();
+        let failover_after = Some(Duration::from_millis(1500));
+        let (by, url, secret) = (text("b"), text("http://a:1"), text("s"));
+        let ours = TenureRecord { by, url, secret, vacant: true, failover_after };
+        let (by, url, secret) = (text("b"), text("http://a:1"), text("s"));
+        let theirs = Of100 { by, url, secret, vacant: true };
+        assert_eq!(serde_json::from_slice::<Of100>(&bytes(&ours)).unwrap(), theirs);
+        assert_eq!(serde_json::from_slice::<TenureRecord>(&bytes(&ours)).unwrap(), ours);
+    }
+
+    /// Each number and time is as large as it goes.
+    #[test]
+    fn what_leaves_no_room_to_count_on_is_of_no_server() {
+        let resource: ResourceName = "a".parse().unwrap();
+        let held = held(Mode::EXCLUSIVE, Some("k"), 7);
+        let row = Row::new(&resource, &held, Some(Duration::from_secs(9)));
+        assert!(row.lock(None).is_some());
+        for wrong in [
+            Row { token: MAX_NUMBER, ..row.clone() },
+            Row { wait: Duration::MAX, ..row.clone() },
+            Row { since: Duration::MAX, ..row.clone() },
+            Row { lifetime: Some(Duration::MAX), ..row.clone() },
+            Row { lifetime: None, ..row.clone() },
+            Row { end: None, ..row.clone() },
+        ] {
+            assert!(wrong.lock(None).is_none(), "{wrong:?}");
+        }
+        let head = |number: u64, last_token: u64| {
+            let (id, by, clock) = (String::new(), String::new(), Duration::MAX);
+            let head = Head { format: FORMAT, number, id, by, last_token, clock };
+            Head::read(&bytes(&head)).is_some()
+        };
+        assert!(head(MAX_NUMBER - 1, MAX_NUMBER - 1));
+        assert!(!head(MAX_NUMBER, 1) && !head(1, u64::MAX));
+    }
+
     #[test]
     fn a_range_ends_behind_the_last_key_of_its_prefix() {
         for (prefix, end) in [("/rdlm/lock/", "/rdlm/lock0"), ("a", "b"), ("", "\0")] {

@@ -312,6 +312,8 @@ mod tests {
         assert_eq!(clock.at(s(20.0)), s(500.0));
         assert_eq!(clock.at(s(25.5)), s(505.5));
         assert_eq!(clock.at(s(10.0)), s(500.0));
+        let last = ClusterClock::taken_over(Duration::MAX, s(1.0));
+        assert_eq!(last.at(s(2.0)), Duration::MAX);
     }
 
     #[test]
