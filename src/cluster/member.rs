@@ -432,7 +432,11 @@ impl LockManager for Member {
 
     /// That of a standby is the business of the active server.
     fn writable(&self) -> Result<(), NotWritten> {
-        self.active().map_or(Ok(()), |active| active.table.writable())
+        match self.view() {
+            View::Active(active) => active.table.writable(),
+            View::Refusing(refused) => Err(NotWritten::Refused(refused.detail.as_str().into())),
+            View::Standby(_) => Ok(()),
+        }
     }
 
     /// Leaving does.

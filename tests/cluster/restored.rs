@@ -68,6 +68,7 @@ fn assert_refusing(server: &Server) {
     server.get("/resources").detail(503);
     server.get("/health?role=active").detail(503);
     assert_eq!(metric(server, REFUSED), 1.0);
+    assert_eq!(metric(server, "rdlm_writable "), 0.0);
     assert_eq!(metric(server, r#"rdlm_etcd_errors_total{kind="other_cluster"} "#), 0.0);
     // A probe that restarts what does not live asks this.
     assert_eq!(server.get("/").status, 200);
