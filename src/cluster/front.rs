@@ -80,14 +80,16 @@ impl Member {
                         None => continue,
                     }
                 }
-                View::Refusing(_) if from_server.is_none() => {
-                    return Answered::Response(refusing());
+                View::Refusing(_) => {
+                    return Answered::Response(match from_server {
+                        Some(_) => refusing().header(NOT_DONE, "1"),
+                        None => refusing(),
+                    });
                 }
-                View::Standby(_) | View::Refusing(_) if from_server.is_some() => {
+                View::Standby(_) if from_server.is_some() => {
                     return Answered::Response(not_active().header(NOT_DONE, "1"));
                 }
                 View::Standby(peer) => peer,
-                View::Refusing(_) => None,
             };
             if self.standby == Standby::Redirect
                 && let Some(peer) = &peer

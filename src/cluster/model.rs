@@ -5,13 +5,15 @@
 //! loaded; and while a server may answer, nobody else has become active. If the store loses what all
 //! servers have seen, none becomes active any more.
 
+mod parts;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::history::{History, Version};
-use super::tenure::{Answer, ClusterClock, Pace, Sighting, Silence, Verdict};
+use super::tenure::{Answer, ClusterClock, Pace, Sighting, Verdict};
+use parts::{Doing, InFlight, Message, Server, Store, Write};
 
 /// Seconds of `--failover-after`, the same for all.
 const SAME: [u64; SERVERS] = [10; SERVERS];
@@ -66,117 +68,6 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 const SERVERS: usize = 3;
-
-#[derive(Debug, Clone)]
-struct Write {
-    /// The `head` that it replaces.
-    expected: Option<Version>,
-    number: u64,
-    id: u64,
-    /// The `--failover-after` of the tenure.
-    failover_after: Duration,
-    /// The tenure.
-    by: u64,
-    clock: Duration,
-}
-
-#[derive(Debug, Clone)]
-enum Message {
-    Read { server: usize, number: u64 },
-    Shown { server: usize, number: u64, revision: i64, head: Option<Write> },
-    Swap { server: usize, write: Write, sent: Duration },
-    Answered { server: usize, id: u64, sent: Duration, answer: Answer },
-}
-
-impl Message {
-    fn server(&self) -> usize {
-        match self {
-            Self::Read { server, .. }
-            | Self::Shown { server, .. }
-            | Self::Swap { server, .. }
-            | Self::Answered { server, .. } => *server,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct InFlight {
-    write: Write,
-    first_sent: Duration,
-    latest_sent: Duration,
-}
-
-#[derive(Debug)]
-enum Doing {
-    Standby {
-        silence: Silence,
-        /// The number of the read that is awaited, and when it was sent.
-        awaited: Option<(u64, Duration)>,
-        /// The revision at which it has read the rows.
-        ahead: Option<i64>,
-    },
-    Active {
-        by: u64,
-        /// See above; `None`: it reads them when it has taken over.
-        ahead: Option<i64>,
-        /// The latest `head`.
-        stored: Option<Version>,
-        clock: ClusterClock,
-        confirmed: Option<Duration>,
-        in_flight: Option<InFlight>,
-    },
-}
-
-impl Write {
-    fn version(&self, revision: i64) -> Version {
-        Version { number: self.number, revision, id: self.id.to_string() }
-    }
-
-    fn after(expected: Option<Version>, id: u64, by: u64, pace: Pace, clock: Duration) -> Self {
-        let number = expected.as_ref().map_or(0, |expected| expected.number) + 1;
-        Self { expected, number, id, failover_after: pace.failover_after, by, clock }
-    }
-}
-
-#[derive(Debug)]
-struct Server {
-    /// Of its clock, in thousandths of the real rate.
-    rate: u32,
-    pace: Pace,
-    doing: Doing,
-    history: History,
-    /// What it has seen, which the real ones need not remember.
-    seen: BTreeSet<u64>,
-}
-
-impl Server {
-    fn standby(rate: u32, pace: Pace) -> Self {
-        let doing = Doing::standby(pace);
-        Self { rate, pace, doing, history: History::default(), seen: BTreeSet::new() }
-    }
-
-    fn local(&self, real: Duration) -> Duration {
-        real * self.rate / 1000
-    }
-}
-
-impl Doing {
-    fn standby(pace: Pace) -> Self {
-        Self::Standby { silence: Silence::new(pace), awaited: None, ahead: None }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Store {
-    /// The writes in order, each at a revision of its own.
-    history: Vec<Write>,
-}
-
-impl Store {
-    fn revision(&self) -> i64 {
-        i64::try_from(self.history.len()).unwrap()
-    }
-}
 
 #[derive(Debug)]
 struct World {
@@ -316,7 +207,7 @@ impl World {
             }
             Message::Swap { server, write, sent } => {
                 let id = write.id;
-                let answer = self.swap(write);
+                let answer = self.store.swap(write);
                 self.network.push(Message::Answered { server, id, sent, answer });
             }
             Message::Shown { server, number, revision, head } => {
@@ -326,15 +217,6 @@ impl World {
                 self.answered(server, id, sent, &answer);
             }
         }
-    }
-
-    fn swap(&mut self, write: Write) -> Answer {
-        let current = self.store.history.last().map(|head| head.version(self.store.revision()));
-        if current != write.expected {
-            return Answer::Other(current);
-        }
-        self.store.history.push(write);
-        Answer::Swapped(self.store.revision())
     }
 
     /// A standby sees `head`, and takes over if that has not changed for too long.

@@ -117,6 +117,15 @@ impl Etcd {
         self.replace_data(|member| fs::remove_dir_all(&member.data).unwrap());
     }
 
+    /// The data of one member is removed, and it is started as if nothing had happened: it may join
+    /// the others again, or end.
+    pub(crate) fn empty_member(&mut self, member: usize) {
+        let member = &mut self.members[member];
+        member.stop();
+        fs::remove_dir_all(&member.data).unwrap();
+        member.start();
+    }
+
     /// Writes what there is to a file.
     pub(crate) fn save_snapshot(&self) -> PathBuf {
         let file = self.dir.path().join("snapshot");

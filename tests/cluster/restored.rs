@@ -216,4 +216,6 @@ fn upkeep_of_etcd_stops_no_server() {
     }
     etcd.replace_member(2);
     goes_on("replaced");
+    etcd.empty_member(0);
+    goes_on("emptied");
 }
