@@ -38,12 +38,12 @@ pub(crate) struct History {
 #[derive(Debug, Default)]
 struct State {
     latest: Option<Version>,
-    lost: Option<Lost>,
+    lost: Option<Loss>,
 }
 
 /// etcd has lost writes. Only a restart ends that, for the operator has to decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lost {
+pub(crate) struct Loss {
     why: Why,
     /// The number of the `head` that etcd shows; 0: none.
     shown: u64,
@@ -70,7 +70,7 @@ impl History {
     }
 
     /// Why nothing that etcd shows may be believed any more.
-    pub(crate) fn lost(&self) -> Option<Lost> {
+    pub(crate) fn lost(&self) -> Option<Loss> {
         self.state().lost.clone()
     }
 
@@ -83,7 +83,7 @@ impl History {
         &self,
         known: Option<&Version>,
         shown: Option<&Version>,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), Loss> {
         let mut state = self.state();
         let number = shown.map_or(0, |shown| shown.number);
         let why = match known {
@@ -94,7 +94,7 @@ impl History {
             None => self.accepted.filter(|accepted| number < *accepted).map(Why::Accepted),
         };
         if let Some(why) = why {
-            state.lost.get_or_insert(Lost { why, shown: number });
+            state.lost.get_or_insert(Loss { why, shown: number });
         }
         if let Some(lost) = &state.lost {
             return Err(lost.clone());
@@ -110,11 +110,11 @@ impl History {
     ///
     /// # Errors
     /// The operator has not accepted that.
-    pub(crate) fn show_locks_without_head(&self) -> Result<(), Lost> {
+    pub(crate) fn show_locks_without_head(&self) -> Result<(), Loss> {
         if self.accepted == Some(0) {
             return Ok(());
         }
-        let lost = Lost { why: Why::NoHead, shown: 0 };
+        let lost = Loss { why: Why::NoHead, shown: 0 };
         Err(self.state().lost.get_or_insert(lost).clone())
     }
 
@@ -124,7 +124,7 @@ impl History {
     }
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = match self.shown {
             0 => "no head".to_string(),

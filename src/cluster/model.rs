@@ -282,7 +282,7 @@ impl World {
             // It has taken over: what it loads is what there is at that revision, or was at the one
             // before.
             let until = usize::try_from(ahead.unwrap_or(new_revision)).unwrap();
-            let found = self.store.history[..until].iter().map(|write| write.id).collect();
+            let found = self.store.history.iter().take(until).map(|write| write.id).collect();
             self.loaded.push((*by, found));
         } else {
             self.acknowledged.push(id);

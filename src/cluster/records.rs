@@ -21,6 +21,9 @@ const MAX_NUMBER: u64 = 1 << 53;
 /// No time in a row is longer: a tenfold of what a request may ask for.
 const LONGEST: Duration = Duration::from_secs(10_000_000_000);
 
+/// No server lets the others wait for longer, by far.
+const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
+
 /// The keys, all below one prefix.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys(String);
@@ -125,6 +128,15 @@ pub(crate) struct TenureRecord {
     /// Its `--failover-after`, by which it answers. 1.0.0 does not say, and ignores it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failover_after: Option<Duration>,
+}
+
+impl TenureRecord {
+    /// The record that this is the value of, if a server has written it.
+    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+        let record: Self = serde_json::from_slice(value).ok()?;
+        let is_possible = record.failover_after.is_none_or(|time| time <= LONGEST_SILENCE);
+        is_possible.then_some(record)
+    }
 }
 
 /// A lock that is held.
@@ -336,8 +348,8 @@ pub(crate) mod tests {
             key if key.contains("/wait/") => {
                 serde_json::from_str::<PlaceRow>(row).unwrap().place().is_some()
             }
-            key if key.ends_with("head") => serde_json::from_str::<Head>(row).is_ok(),
-            _ => serde_json::from_str::<TenureRecord>(row).is_ok(),
+            key if key.ends_with("head") => Head::read(row.as_bytes()).is_some(),
+            _ => TenureRecord::read(row.as_bytes()).is_some(),
         };
         for written in [
             include_str!("../../tests/fixtures/etcd-37c8086.txt"),
@@ -367,7 +379,9 @@ pub(crate) mod tests {
         let (by, url, secret) = (text("b"), text("http://a:1"), text("s"));
         let theirs = Of100 { by, url, secret, vacant: true };
         assert_eq!(serde_json::from_slice::<Of100>(&bytes(&ours)).unwrap(), theirs);
-        assert_eq!(serde_json::from_slice::<TenureRecord>(&bytes(&ours)).unwrap(), ours);
+        assert_eq!(TenureRecord::read(&bytes(&ours)).as_ref(), Some(&ours));
+        let endless = TenureRecord { failover_after: Some(Duration::MAX), ..ours };
+        assert_eq!(TenureRecord::read(&bytes(&endless)), None);
     }
 
     /// Each number and time is as large as it goes.

@@ -10,7 +10,7 @@ use log::{debug, error, info, warn};
 use super::Options;
 use super::chain::{Chain, Leaving, StoredHead, Tenure};
 use super::etcd::{Etcd, Failure, wire};
-use super::history::{History, Lost};
+use super::history::{History, Loss};
 use super::loading::Loading;
 use super::member::{Member, Peer, Refused, Tables, Tenancy, View};
 use super::records::{FORMAT, Head, Keys, TenureRecord, range_end};
@@ -161,8 +161,8 @@ impl Loop {
         match no_look {
             Look::Failed(failure) => self.note_failure(&failure),
             Look::Foreign(why) => self.refuse(unreadable(why)),
-            Look::Lost(lost) => {
-                let why = lost.to_string();
+            Look::Lost(loss) => {
+                let why = loss.to_string();
                 self.refuse(Refused { kind: "restored", detail: why.clone(), why });
             }
             Look::TooEarly => {}
@@ -311,8 +311,8 @@ impl Loop {
     }
 
     fn look(&self) -> Result<Seen, Look> {
-        if let Some(lost) = self.history.lost() {
-            return Err(Look::Lost(lost));
+        if let Some(loss) = self.history.lost() {
+            return Err(Look::Lost(loss));
         }
         let known = self.history.latest();
         let (head, tenure) = (self.keys.head(), self.keys.tenure());
@@ -338,8 +338,7 @@ impl Loop {
         }
         let tenure = match found_tenure {
             Some(found) => Some(
-                serde_json::from_slice(&found.value)
-                    .map_err(|_| Look::Foreign(foreign(&tenure)))?,
+                TenureRecord::read(&found.value).ok_or_else(|| Look::Foreign(foreign(&tenure)))?,
             ),
             None => None,
         };
@@ -401,7 +400,7 @@ enum Look {
     /// What is there is not what this version writes.
     Foreign(String),
     /// It shows that etcd has lost writes.
-    Lost(Lost),
+    Lost(Loss),
     /// It was overtaken by the first write of all.
     TooEarly,
 }
