@@ -208,6 +208,8 @@ impl World {
             Message::Swap { server, write, sent } => {
                 let id = write.id;
                 let answer = self.store.swap(write);
+                let is_done = matches!(answer, Answer::Swapped(_));
+                assert!(!(self.all_know && is_done), "it has seen what was lost, and goes on");
                 self.network.push(Message::Answered { server, id, sent, answer });
             }
             Message::Shown { server, number, revision, head } => {
@@ -243,7 +245,6 @@ impl World {
         if head.is_some() && !silence.is_over() {
             return;
         }
-        assert!(!self.all_know, "it has seen what was lost, and takes over");
         self.numbers += 1;
         let by = self.numbers;
         let clock = ClusterClock::taken_over(head.map_or(Duration::ZERO, |h| h.clock), first_seen);
