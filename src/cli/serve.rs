@@ -116,6 +116,9 @@ fn cluster(given: &mut Given) -> Result<Option<cluster::Options>, UsageError> {
         advertise_ca: given.optional("--advertise-ca", file)?,
         failover_after: given.value("--failover-after", failover_after)?,
         standby: given.value("--standby", standby)?,
+        accept_restored: given.optional("--etcd-accept-restored", |text| {
+            number(text, "the number of a head, which /health and the log say")
+        })?,
     };
     for (one, other) in [("--etcd-cert", "--etcd-key"), ("--etcd-user", "--etcd-password-file")] {
         if given.was_given(one) != given.was_given(other) {

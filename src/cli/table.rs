@@ -164,6 +164,13 @@ pub(super) static SEVERAL_SERVERS: Group = Group {
         Opt::new("--etcd-key", File, "private key of that certificate (PEM)"),
         Opt::new("--etcd-user", Text("USER"), "user to authenticate to etcd as"),
         Opt::new("--etcd-password-file", File, "file whose first line is that user's password"),
+        Opt::new(
+            "--etcd-accept-restored",
+            Text("NUMBER"),
+            "go on with an etcd that was emptied or restored from a snapshot and shows this head; \
+             /health and the log say the number",
+        )
+        .otherwise("refuse it"),
         Opt::new("--advertise-url", Text("URL"), "where the other servers reach this one")
             .otherwise("http://, or https:// with --tls-cert, and --bind or the host name"),
         Opt::new(

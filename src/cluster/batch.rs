@@ -66,7 +66,7 @@ pub(crate) fn transactions(
 ) -> Vec<Transaction> {
     let mut transactions = vec![Transaction::default()];
     for change in batch {
-        let ops = ops(change, keys, clock + grace);
+        let ops = ops(change, keys, clock.saturating_add(grace));
         let last_token = change.held.iter().map(|held| held.grant.fencing_token).max();
         for part in parts(ops) {
             if !transactions.last().is_some_and(|last| last.has_room_for(&part)) {

@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::batch::Op;
 use super::etcd::wire::{self, TxnAnswer};
 use super::etcd::{Etcd, Failure};
+use super::history::{History, Version};
 use super::records::{FORMAT, Head, Keys, TenureRecord, bytes};
-use super::tenure::{Answer, ClusterClock, Pace, Sighting, Verdict};
+use super::tenure::{Answer, ClusterClock, Pace, Verdict};
 use crate::lock::clock;
 
 /// How long to wait when no member has answered.
@@ -34,10 +35,15 @@ pub(super) struct Tenure {
 }
 
 impl Tenure {
-    fn new(pace: Pace, url: &str) -> Self {
+    pub(super) fn new(pace: Pace, url: &str) -> Self {
         let random = || Uuid::new_v4().simple().to_string();
-        let record =
-            TenureRecord { by: random(), url: url.into(), secret: random(), vacant: false };
+        let record = TenureRecord {
+            by: random(),
+            url: url.into(),
+            secret: random(),
+            vacant: false,
+            failover_after: Some(pace.failover_after),
+        };
         let (closed, over) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { pace, record, confirmed: AtomicU64::new(0), closed, over }
     }
@@ -67,7 +73,7 @@ impl Tenure {
         self.over.load(Ordering::SeqCst)
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
     }
 
@@ -85,56 +91,57 @@ impl Tenure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lost;
 
+/// A `head` as it is in etcd.
+pub(super) struct StoredHead {
+    pub(super) revision: i64,
+    /// What it consists of.
+    pub(super) value: Vec<u8>,
+    pub(super) head: Head,
+}
+
 /// The right to write, as long as nobody else does.
 pub(super) struct Chain {
     pub(super) etcd: Arc<Etcd>,
     pub(super) keys: Keys,
+    history: Arc<History>,
     pub(super) pace: Pace,
     pub(super) tenure: Arc<Tenure>,
     pub(super) clock: ClusterClock,
     leaving: Leaving,
-    /// Of the latest write.
-    head: Head,
-    revision: i64,
+    /// The latest one; `None`: there was none.
+    stored: Option<StoredHead>,
     sent: Duration,
     /// No member answers, and the log says so.
     failing: bool,
 }
 
 impl Chain {
-    /// Takes over from `head`, as it was seen.
+    /// Takes over from this `head`, as it was first seen then.
     ///
     /// # Errors
     /// Another server was faster.
     pub(super) fn take_over(
         etcd: Arc<Etcd>,
         keys: Keys,
-        pace: Pace,
-        url: &str,
-        sighting: Sighting,
-        head: Option<Head>,
+        history: Arc<History>,
+        tenure: Tenure,
+        stored: Option<StoredHead>,
+        first_seen: Duration,
         leaving: Leaving,
     ) -> Result<Self, Lost> {
-        let tenure = Arc::new(Tenure::new(pace, url));
-        let head = head.unwrap_or_else(|| Head {
-            format: FORMAT,
-            number: 0,
-            id: String::new(),
-            by: String::new(),
-            last_token: 0,
-            clock: Duration::ZERO,
-        });
-        let clock = ClusterClock::taken_over(head.clock, sighting.first_seen);
+        let clock = stored.as_ref().map_or(Duration::ZERO, |stored| stored.head.clock);
+        let clock = ClusterClock::taken_over(clock, first_seen);
+        let (pace, tenure) = (tenure.pace, Arc::new(tenure));
         let record = Op::Put(keys.tenure(), bytes(&tenure.record));
         let mut chain = Self {
             etcd,
             keys,
+            history,
             pace,
             tenure,
             clock,
             leaving,
-            head,
-            revision: sighting.revision,
+            stored,
             sent: Duration::ZERO,
             failing: false,
         };
@@ -144,13 +151,13 @@ impl Chain {
 
     /// The largest fencing token that was ever written.
     pub(super) fn last_token(&self) -> u64 {
-        self.head.last_token
+        self.stored.as_ref().map_or(0, |stored| stored.head.last_token)
     }
 
     /// The revision of the latest write. Nobody else has written since the take-over, so every
     /// row at this revision is true.
     pub(super) fn revision(&self) -> i64 {
-        self.revision
+        self.stored.as_ref().map_or(0, |stored| stored.revision)
     }
 
     /// How long ago the latest write was sent.
@@ -167,19 +174,25 @@ impl Chain {
             return Err(Lost);
         }
         let first_sent = clock::now();
+        let known = self.stored.as_ref();
         let head = Head {
             format: FORMAT,
-            number: self.head.number + 1,
+            number: known.map_or(0, |known| known.head.number).saturating_add(1),
             id: Uuid::new_v4().simple().to_string(),
             by: self.tenure.record.by.clone(),
-            last_token: self.head.last_token.max(last_token),
+            last_token: self.last_token().max(last_token),
             clock: self.clock.at(first_sent),
         };
-        let body = wire::compare_and_swap(&self.keys.head(), self.revision, &bytes(&head), ops);
-        let (revision, sent) = self.send(&body, &head.id, first_sent)?;
-        self.revision = revision;
+        let (value, revision) = (bytes(&head), self.revision());
+        let replaced = known.map(|known| &known.value[..]);
+        let body = wire::compare_and_swap(&self.keys.head(), revision, replaced, &value, ops);
+        let known = self.history.latest();
+        let (revision, sent) = self.send(&body, &head.id, first_sent, known.as_ref())?;
+        self.history
+            .show(known.as_ref(), Some(&head.version(revision)))
+            .map_err(|_| self.lost())?;
+        self.stored = Some(StoredHead { revision, value, head });
         self.sent = sent;
-        self.head = head;
         self.tenure.confirm(sent);
         Ok(())
     }
@@ -200,6 +213,7 @@ impl Chain {
         body: &[u8],
         id: &str,
         first_sent: Duration,
+        known: Option<&Version>,
     ) -> Result<(i64, Duration), Lost> {
         let mut attempts = 0;
         loop {
@@ -207,7 +221,8 @@ impl Chain {
             let answered = self.etcd.txn(body, self.pace.attempt());
             attempts += 1;
             let failure = answered.as_ref().err().cloned();
-            match Verdict::of(&answer(answered), id) {
+            let answer = answer(answered);
+            match Verdict::of(&answer, id) {
                 Verdict::Done(revision) => {
                     self.note_answer();
                     return Ok((revision, sent));
@@ -217,19 +232,26 @@ impl Chain {
                     return Ok((revision, first_sent));
                 }
                 Verdict::Deposed => {
-                    self.tenure.end();
-                    return Err(Lost);
+                    if let Answer::Other(shown) = &answer {
+                        // If that is no successor, the history remembers it.
+                        let _ = self.history.show(known, shown.as_ref());
+                    }
+                    return Err(self.lost());
                 }
                 Verdict::Unknown => {}
             }
             if attempts % self.etcd.members() == 0 {
                 self.note_failure(failure);
                 if !self.pause() && attempts >= 2 * self.etcd.members() {
-                    self.tenure.end();
-                    return Err(Lost);
+                    return Err(self.lost());
                 }
             }
         }
+    }
+
+    fn lost(&self) -> Lost {
+        self.tenure.end();
+        Lost
     }
 
     /// Waits a moment; whether the server stays.
@@ -263,12 +285,12 @@ fn answer(answered: Result<TxnAnswer, Failure>) -> Answer {
     match answered {
         Ok(answer) if answer.succeeded => Answer::Swapped(answer.header.revision),
         Ok(answer) => match answer.found().next() {
-            Some(Some(found)) => {
-                let head: Option<Head> = serde_json::from_slice(&found.value).ok();
-                Answer::Other(found.mod_revision, head.map(|head| head.id))
-            }
-            // It was deleted: nobody may write who believes it is there.
-            Some(None) => Answer::Other(0, None),
+            Some(Some(found)) => match Head::read(&found.value) {
+                Some(head) => Answer::Other(Some(head.version(found.mod_revision))),
+                None => Answer::Foreign,
+            },
+            // Nobody may write who believes that it is there.
+            Some(None) => Answer::Other(None),
             None => Answer::Unclear,
         },
         Err(_) => Answer::Unclear,

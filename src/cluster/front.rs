@@ -133,6 +133,7 @@ impl Member {
                     }
                 }
                 View::Namesake => return Err(refused.or(Refused::namesake(&self.url))),
+                View::Refusing(_) => return Err(refused.or(Refused::unusable())),
                 View::Standby(peer) => peer,
             };
             if self.standby == Standby::Redirect
@@ -257,7 +258,7 @@ impl Member {
                     true
                 }
                 View::Standby(Some(peer)) => self.tell_undelivered(&peer, lock),
-                View::Standby(None) | View::Namesake => false,
+                View::Standby(None) | View::Namesake | View::Refusing(_) => false,
             };
             if is_told {
                 return;
@@ -331,6 +332,10 @@ impl Member {
             View::Active(_) => ("unconfirmed", None),
             View::Standby(peer) => ("standby", peer.map(|peer| peer.url.clone())),
             View::Namesake => ("standby", None),
+            View::Refusing(refused) => {
+                let problem = Problem::new(Status::ServiceUnavailable, refused.detail.clone());
+                return problem.because("not_active").into();
+            }
         };
         let wanted = match request.target.query().only("role") {
             Ok(wanted) => wanted,

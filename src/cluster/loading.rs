@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use super::etcd::wire::{self, KeyValue, RangeAnswer};
 use super::etcd::{Etcd, Failure};
 use super::middle::Middle;
-use super::records::{Keys, PlaceRow, range_end};
+use super::records::{self, Keys, PlaceRow, range_end};
 use crate::lock::{Held, KeptPlace, ResourceName, StoredLock};
 
 /// How many rows are read at a time: at first, at most, and at least if that takes too long. Each
@@ -43,10 +43,12 @@ pub(super) struct Loading {
 pub(super) enum Loaded {
     Locks(Vec<LoadedLock>),
     Places(Vec<KeptPlace>),
+    /// The values of these keys are no places in line, which is no reason to lose a lock.
+    Skipped(Vec<String>),
     /// No member answers for now.
     Failing(Failure),
-    /// The value of this key is not one of rdlm.
-    Foreign(Vec<u8>),
+    /// The value of this key is no lock, so it is not known what is held.
+    Foreign(String),
     /// There are no more.
     All,
 }
@@ -107,10 +109,16 @@ struct GivenUp;
 impl Reader {
     fn run(&self, keys: &Keys) {
         let read = self
-            .read_all(&keys.locks(), |rows| understood(rows, lock).map(Loaded::Locks))
+            .read_all(&keys.locks(), |rows| {
+                let (locks, foreign) = understood(&rows, |row| lock(row, keys));
+                let foreign = foreign.into_iter().next().map(Loaded::Foreign);
+                vec![foreign.unwrap_or(Loaded::Locks(locks))]
+            })
             .and_then(|()| {
-                let understand = |rows| understood(rows, place).map(Loaded::Places);
-                self.read_all(&keys.places(), understand)
+                self.read_all(&keys.places(), |rows| {
+                    let (places, skipped) = understood(&rows, |row| place(row, keys));
+                    vec![Loaded::Places(places), Loaded::Skipped(skipped)]
+                })
             });
         if read.is_ok() {
             // Fails if nobody wants to know.
@@ -122,7 +130,7 @@ impl Reader {
     fn read_all(
         &self,
         prefix: &str,
-        understand: impl Fn(Vec<KeyValue>) -> Result<Loaded, Vec<u8>> + Sync,
+        understand: impl Fn(Vec<KeyValue>) -> Vec<Loaded> + Sync,
     ) -> Result<(), GivenUp> {
         let (end, mut size) = (range_end(prefix), FIRST_PAGE);
         let first = self.page(prefix.as_bytes(), &end, &mut size)?;
@@ -144,7 +152,7 @@ impl Reader {
         &self,
         from: &[u8],
         end: &[u8],
-        understand: &impl Fn(Vec<KeyValue>) -> Result<Loaded, Vec<u8>>,
+        understand: &impl Fn(Vec<KeyValue>) -> Vec<Loaded>,
     ) -> Result<(), GivenUp> {
         let mut size = 2 * FIRST_PAGE;
         let mut page = self.page(from, end, &mut size)?;
@@ -164,8 +172,8 @@ impl Reader {
         }
     }
 
-    fn pass_on(&self, loaded: Result<Loaded, Vec<u8>>) -> Result<(), GivenUp> {
-        self.loaded.send(loaded.unwrap_or_else(Loaded::Foreign)).map_err(|_| GivenUp)
+    fn pass_on(&self, loaded: Vec<Loaded>) -> Result<(), GivenUp> {
+        loaded.into_iter().try_for_each(|loaded| self.loaded.send(loaded).map_err(|_| GivenUp))
     }
 
     /// Where the `left` rows from `from` to before `end` can be cut into halves, if that is found
@@ -226,20 +234,30 @@ fn behind(page: &RangeAnswer) -> Option<Vec<u8>> {
     Some([&last.key[..], b"\0"].concat())
 }
 
-/// What these rows say; else the key of the one that no server has written.
+/// What these rows say, and the keys of those that no server has written.
 fn understood<T>(
-    rows: Vec<KeyValue>,
-    read: impl Fn(&[u8]) -> Option<T>,
-) -> Result<Vec<T>, Vec<u8>> {
-    rows.into_iter().map(|row| read(&row.value).ok_or(row.key)).collect()
+    rows: &[KeyValue],
+    read: impl Fn(&KeyValue) -> Option<T>,
+) -> (Vec<T>, Vec<String>) {
+    let (mut all, mut foreign) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in rows {
+        match read(row) {
+            Some(it) => all.push(it),
+            None => foreign.push(String::from_utf8_lossy(&row.key).into_owned()),
+        }
+    }
+    (all, foreign)
 }
 
-fn lock(value: &[u8]) -> Option<LoadedLock> {
-    let row: StoredLock<'_> = serde_json::from_slice(value).ok()?;
-    let (resource, held) = row.held(None)?;
-    Some(LoadedLock { resource, held, end: row.end })
+/// One at another key would come back after its release: that deletes its own key.
+fn lock(row: &KeyValue, keys: &Keys) -> Option<LoadedLock> {
+    let (value, key) = (serde_json::from_slice::<StoredLock<'_>>(&row.value).ok()?, &row.key);
+    let (resource, held) = records::lock(&value)?;
+    let is_own = keys.lock(&resource, value.token).as_bytes() == key;
+    is_own.then_some(LoadedLock { resource, held, end: value.end })
 }
 
-fn place(value: &[u8]) -> Option<KeptPlace> {
-    serde_json::from_slice::<PlaceRow<'_>>(value).ok()?.place()
+fn place(row: &KeyValue, keys: &Keys) -> Option<KeptPlace> {
+    let place = serde_json::from_slice::<PlaceRow<'_>>(&row.value).ok()?.place()?;
+    (keys.place(&place.resource, place.arrival).as_bytes() == row.key).then_some(place)
 }

@@ -67,6 +67,8 @@ pub(super) enum View {
     Standby(Option<Arc<Peer>>),
     /// Another one that is said to be reached at the URL of this one, and so cannot be.
     Namesake,
+    /// Nobody, and this server does not become active either.
+    Refusing(Arc<Unusable>),
 }
 
 /// Another server, which is active.
@@ -75,6 +77,21 @@ pub(super) struct Peer {
     pub(super) by: String,
     pub(super) url: String,
     pub(super) secret: String,
+}
+
+/// Why what is in etcd cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unusable {
+    /// For the label of a metric.
+    pub(super) kind: &'static str,
+    /// For the operator.
+    pub(super) why: String,
+    /// For everybody: without the names of resources.
+    pub(super) detail: String,
+}
+
+impl Unusable {
+    pub(super) const KINDS: [&'static str; 3] = ["restored", "unreadable", "thread"];
 }
 
 /// The locks, and the time for which this server has them.
@@ -151,7 +168,7 @@ impl Member {
             left,
         });
         member.show_in_metrics(&etcd);
-        let role = Loop::new(Arc::clone(&member), etcd, &options.prefix, tables, leaving, leaves);
+        let role = Loop::new(Arc::clone(&member), etcd, options, tables, leaving, leaves);
         let run = move || {
             let Err(why) = role.run();
             // Fails only when the process is about to end anyway.
@@ -246,10 +263,17 @@ impl Member {
     fn show_in_metrics(self: &Arc<Self>, etcd: &Arc<Etcd>) {
         let (member, etcd) = (Arc::downgrade(self), Arc::clone(etcd));
         self.metrics.read_from(move || {
-            let active = member.upgrade().and_then(|member| member.active());
-            let unconfirmed = active.map(|active| active.tenure.unconfirmed_for());
+            let (mut unconfirmed, mut refused) = (None, None);
+            match member.upgrade().map(|member| member.view()) {
+                Some(View::Active(active)) => {
+                    unconfirmed = Some(active.tenure.unconfirmed_for());
+                }
+                Some(View::Refusing(why)) => refused = Some(why.kind),
+                Some(View::Standby(_) | View::Namesake) | None => {}
+            }
+            let refused = Unusable::KINDS.map(|kind| (kind, refused == Some(kind))).into();
             let etcd_errors = Failure::NAMES.into_iter().zip(etcd.errors()).collect();
-            ClusterState { unconfirmed, etcd_errors }
+            ClusterState { unconfirmed, refused, etcd_errors }
         });
     }
 
@@ -261,7 +285,7 @@ impl Member {
     fn active(&self) -> Option<Arc<Tenancy>> {
         match self.view() {
             View::Active(tenancy) => Some(tenancy),
-            View::Standby(_) | View::Namesake => None,
+            View::Standby(_) | View::Namesake | View::Refusing(_) => None,
         }
     }
 
@@ -421,7 +445,11 @@ impl LockManager for Member {
 
     /// That of a standby is the business of the active server.
     fn writable(&self) -> Result<(), NotWritten> {
-        self.active().map_or(Ok(()), |active| active.table.writable())
+        match self.view() {
+            View::Active(active) => active.table.writable(),
+            View::Refusing(refused) => Err(NotWritten::Refused(refused.detail.as_str().into())),
+            View::Standby(_) | View::Namesake => Ok(()),
+        }
     }
 
     /// Leaving does.

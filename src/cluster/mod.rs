@@ -11,6 +11,7 @@ mod etcd;
 mod forward;
 mod framing;
 mod front;
+mod history;
 mod loading;
 mod member;
 mod middle;
@@ -60,6 +61,9 @@ pub struct Options {
     pub failover_after: Duration,
     /// What a standby does with requests.
     pub standby: Standby,
+    /// The number of the `head` that etcd shows after it was restored, which the operator has
+    /// accepted; 0: that there is none.
+    pub accept_restored: Option<u64>,
 }
 
 impl Options {

@@ -2,16 +2,21 @@
 //! drops, doubles, delays and reorders. They decide by the same functions as the real ones.
 //!
 //! Whatever happens: what was acknowledged is one history, which every later active server has
-//! loaded; and while a server may answer, nobody else has become active.
+//! loaded; and while a server may answer, nobody else has become active. If the store loses what all
+//! servers have seen, none becomes active any more.
+
+mod parts;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::tenure::{Answer, ClusterClock, Pace, Sighting, Silence, Verdict};
+use super::tenure::{Answer, ClusterClock, Pace, Sighting, Verdict};
+use parts::{Doing, InFlight, Message, Server, Store, Write};
 
-const PACE: Pace = Pace { failover_after: Duration::from_secs(10) };
+/// Seconds of `--failover-after`, the same for all.
+const SAME: [u64; SERVERS] = [10; SERVERS];
 const STEP: Duration = Duration::from_millis(250);
 
 /// What happens next.
@@ -33,6 +38,18 @@ enum Action {
     Dropped(prop::sample::Index),
     /// This server begins anew, knowing nothing.
     Restarted(usize),
+    /// The store has lost this many of its latest writes.
+    Restored(u8),
+}
+
+/// Servers that are restarted one after the other may differ in `--failover-after`.
+fn pace() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(2), Just(10), Just(30)]
+}
+
+/// The store is put back now and then, too.
+fn action_or_restore() -> impl Strategy<Value = Action> {
+    prop_oneof![12 => action(), 1 => (0..100u8).prop_map(Action::Restored)]
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -52,88 +69,6 @@ fn action() -> impl Strategy<Value = Action> {
 
 const SERVERS: usize = 3;
 
-#[derive(Debug, Clone)]
-struct Write {
-    expected: i64,
-    id: u64,
-    /// The tenure.
-    by: u64,
-    clock: Duration,
-}
-
-#[derive(Debug, Clone)]
-enum Message {
-    Read { server: usize, number: u64 },
-    Shown { server: usize, number: u64, revision: i64, head: Option<Write> },
-    Swap { server: usize, write: Write, sent: Duration },
-    Answered { server: usize, id: u64, sent: Duration, answer: Answer },
-}
-
-impl Message {
-    fn server(&self) -> usize {
-        match self {
-            Self::Read { server, .. }
-            | Self::Shown { server, .. }
-            | Self::Swap { server, .. }
-            | Self::Answered { server, .. } => *server,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct InFlight {
-    write: Write,
-    first_sent: Duration,
-    latest_sent: Duration,
-}
-
-#[derive(Debug)]
-enum Doing {
-    Standby {
-        silence: Silence,
-        /// The number of the read that is awaited, and when it was sent.
-        awaited: Option<(u64, Duration)>,
-        /// The revision at which it has read the rows.
-        ahead: Option<i64>,
-    },
-    Active {
-        by: u64,
-        /// See above; `None`: it reads them when it has taken over.
-        ahead: Option<i64>,
-        revision: i64,
-        clock: ClusterClock,
-        confirmed: Option<Duration>,
-        in_flight: Option<InFlight>,
-    },
-}
-
-impl Doing {
-    fn standby() -> Self {
-        Self::Standby { silence: Silence::new(PACE), awaited: None, ahead: None }
-    }
-}
-
-#[derive(Debug)]
-struct Server {
-    /// Of its clock, in thousandths of the real rate.
-    rate: u32,
-    doing: Doing,
-}
-
-impl Server {
-    fn local(&self, real: Duration) -> Duration {
-        real * self.rate / 1000
-    }
-}
-
-#[derive(Debug, Default)]
-struct Store {
-    revision: i64,
-    head: Option<(i64, Write)>,
-    /// The writes in order.
-    history: Vec<Write>,
-}
-
 #[derive(Debug)]
 struct World {
     real: Duration,
@@ -144,15 +79,21 @@ struct World {
     acknowledged: Vec<u64>,
     /// What each tenure has found.
     loaded: Vec<(u64, BTreeSet<u64>)>,
+    /// The store has lost writes.
+    restored: bool,
+    /// Each server has seen some of those.
+    all_know: bool,
 }
 
 impl World {
-    fn new(rates: [u32; SERVERS]) -> Self {
-        let standby = |rate| Server { rate, doing: Doing::standby() };
-        let servers = rates.into_iter().map(standby).collect();
+    fn new(rates: [u32; SERVERS], paces: [u64; SERVERS]) -> Self {
+        let pace = |seconds| Pace { failover_after: Duration::from_secs(seconds) };
+        let servers = rates.into_iter().zip(paces.map(pace));
         Self {
             real: Duration::ZERO,
-            servers,
+            restored: false,
+            all_know: false,
+            servers: servers.map(|(rate, pace)| Server::standby(rate, pace)).collect(),
             store: Store::default(),
             network: Vec::new(),
             numbers: 0,
@@ -179,11 +120,24 @@ impl World {
                 self.network.remove(index.index(self.network.len()));
             }
             Action::Restarted(server) => {
-                self.servers[*server].doing = Doing::standby();
+                let Server { rate, pace, .. } = self.servers[*server];
+                self.servers[*server] = Server::standby(rate, pace);
+                self.all_know = false;
             }
+            Action::Restored(lost) => self.restore((*lost).into()),
             Action::Doubled(_) | Action::Hurried(_) | Action::Dropped(_) => {}
         }
         self.check();
+    }
+
+    /// The store stops, loses its latest writes and all requests to it, and starts again.
+    fn restore(&mut self, lost: usize) {
+        let left = self.store.history.len().saturating_sub(lost);
+        let lost: BTreeSet<_> = self.store.history.drain(left..).map(|write| write.id).collect();
+        self.restored |= !lost.is_empty();
+        self.all_know |= self.servers.iter().all(|server| !server.seen.is_disjoint(&lost));
+        self.network
+            .retain(|message| matches!(message, Message::Shown { .. } | Message::Answered { .. }));
     }
 
     fn steps(&mut self, steps: u8, cut_off: Option<usize>, frozen: Option<usize>, deliver: bool) {
@@ -216,24 +170,24 @@ impl World {
         let now = self.servers[at].local(self.real);
         self.numbers += 1;
         let number = self.numbers;
+        let pace = self.servers[at].pace;
         match &mut self.servers[at].doing {
             Doing::Standby { silence, awaited, .. } => {
                 match awaited {
-                    Some((_, sent)) if now - *sent < PACE.attempt() => return,
+                    Some((_, sent)) if now - *sent < pace.attempt() => return,
                     Some(_) => silence.missed(),
                     None => {}
                 }
                 *awaited = Some((number, now));
                 self.network.push(Message::Read { server: at, number });
             }
-            Doing::Active { by, revision, clock, in_flight, .. } => {
+            Doing::Active { by, stored, clock, in_flight, .. } => {
                 match in_flight {
-                    Some(in_flight) if now - in_flight.latest_sent < PACE.attempt() => return,
+                    Some(in_flight) if now - in_flight.latest_sent < pace.attempt() => return,
                     // The same again.
                     Some(in_flight) => in_flight.latest_sent = now,
                     None => {
-                        let clock = clock.at(now);
-                        let write = Write { expected: *revision, id: number, by: *by, clock };
+                        let write = Write::after(stored.clone(), number, *by, pace, clock.at(now));
                         *in_flight = Some(InFlight { write, first_sent: now, latest_sent: now });
                     }
                 }
@@ -248,15 +202,14 @@ impl World {
     fn deliver(&mut self, message: Message) {
         match message {
             Message::Read { server, number } => {
-                let (revision, head) = match &self.store.head {
-                    Some((revision, head)) => (*revision, Some(head.clone())),
-                    None => (0, None),
-                };
+                let (revision, head) = (self.store.revision(), self.store.history.last().cloned());
                 self.network.push(Message::Shown { server, number, revision, head });
             }
             Message::Swap { server, write, sent } => {
                 let id = write.id;
-                let answer = self.swap(write);
+                let answer = self.store.swap(write);
+                let is_done = matches!(answer, Answer::Swapped(_));
+                assert!(!(self.all_know && is_done), "it has seen what was lost, and goes on");
                 self.network.push(Message::Answered { server, id, sent, answer });
             }
             Message::Shown { server, number, revision, head } => {
@@ -268,29 +221,25 @@ impl World {
         }
     }
 
-    fn swap(&mut self, write: Write) -> Answer {
-        let current = self.store.head.as_ref().map_or(0, |(revision, _)| *revision);
-        if current != write.expected {
-            let id = self.store.head.as_ref().map(|(_, head)| head.id.to_string());
-            return Answer::Other(current, id);
-        }
-        self.store.revision += 1;
-        self.store.history.push(write.clone());
-        self.store.head = Some((self.store.revision, write));
-        Answer::Swapped(self.store.revision)
-    }
-
     /// A standby sees `head`, and takes over if that has not changed for too long.
     fn shown(&mut self, at: usize, number: u64, revision: i64, head: Option<Write>) {
         let now = self.servers[at].local(self.real);
-        let Doing::Standby { silence, awaited, ahead } = &mut self.servers[at].doing else {
-            return;
-        };
+        let Server { pace, doing, history, seen, .. } = &mut self.servers[at];
+        let pace = *pace;
+        let Doing::Standby { silence, awaited, ahead } = doing else { return };
         if awaited.is_none_or(|(awaited, _)| awaited != number) {
             return;
         }
         *awaited = None;
-        let Sighting { first_seen, .. } = silence.saw(revision, now);
+        let version = head.as_ref().map(|head| head.version(revision));
+        // Since it was asked for, nothing else was seen.
+        if history.show(history.latest().as_ref(), version.as_ref()).is_err() {
+            silence.missed();
+            return;
+        }
+        seen.extend(head.as_ref().map(|head| head.id));
+        let theirs = head.as_ref().map(|head| head.failover_after);
+        let Sighting { first_seen, .. } = silence.saw(revision, theirs, now);
         *ahead = silence.may_read_ahead().then_some(ahead.unwrap_or(revision));
         let ahead = ahead.filter(|ahead| *ahead == revision);
         if head.is_some() && !silence.is_over() {
@@ -299,35 +248,42 @@ impl World {
         self.numbers += 1;
         let by = self.numbers;
         let clock = ClusterClock::taken_over(head.map_or(Duration::ZERO, |h| h.clock), first_seen);
-        let write = Write { expected: revision, id: by, by, clock: clock.at(now) };
+        let write = Write::after(version.clone(), by, by, pace, clock.at(now));
         let in_flight = Some(InFlight { write: write.clone(), first_sent: now, latest_sent: now });
         let confirmed = None;
-        self.servers[at].doing = Doing::Active { by, ahead, revision, clock, confirmed, in_flight };
+        let stored = version;
+        self.servers[at].doing = Doing::Active { by, ahead, stored, clock, confirmed, in_flight };
         self.network.push(Message::Swap { server: at, write, sent: now });
     }
 
     fn answered(&mut self, at: usize, id: u64, sent: Duration, answer: &Answer) {
-        let Doing::Active { by, ahead, revision, confirmed, in_flight, .. } =
-            &mut self.servers[at].doing
-        else {
-            return;
-        };
+        let Server { pace, doing, history, seen, .. } = &mut self.servers[at];
+        let Doing::Active { by, ahead, stored, confirmed, in_flight, .. } = doing else { return };
         let Some(write) = in_flight.take_if(|in_flight| in_flight.write.id == id) else { return };
         let (new_revision, sent) = match Verdict::of(answer, &id.to_string()) {
             Verdict::Done(revision) => (revision, sent),
             Verdict::DoneEarlier(revision) => (revision, write.first_sent),
             Verdict::Unknown => return,
             Verdict::Deposed => {
-                self.servers[at].doing = Doing::standby();
+                if let Answer::Other(shown) = answer {
+                    let _ = history.show(history.latest().as_ref(), shown.as_ref());
+                }
+                *doing = Doing::standby(*pace);
                 return;
             }
         };
-        (*revision, *confirmed) = (new_revision, Some(sent));
+        let version = write.write.version(new_revision);
+        if history.show(history.latest().as_ref(), Some(&version)).is_err() {
+            *doing = Doing::standby(*pace);
+            return;
+        }
+        (*stored, *confirmed) = (Some(version), Some(sent));
+        seen.insert(id);
         if id == *by {
             // It has taken over: what it loads is what there is at that revision, or was at the one
             // before.
             let until = usize::try_from(ahead.unwrap_or(new_revision)).unwrap();
-            let found = self.store.history[..until].iter().map(|write| write.id).collect();
+            let found = self.store.history.iter().take(until).map(|write| write.id).collect();
             self.loaded.push((*by, found));
         } else {
             self.acknowledged.push(id);
@@ -337,9 +293,10 @@ impl World {
     fn check(&self) {
         for server in &self.servers {
             if let Doing::Active { by, confirmed: Some(sent), .. } = &server.doing
-                && PACE.may_answer(*sent, server.local(self.real))
+                && server.pace.may_answer(*sent, server.local(self.real))
+                && !self.restored
             {
-                let (_, head) = self.store.head.as_ref().unwrap();
+                let head = self.store.history.last().unwrap();
                 assert_eq!(head.by, *by, "somebody else is active, and this one may answer");
             }
         }
@@ -374,13 +331,27 @@ proptest! {
     #[test]
     fn one_history_and_never_two_that_answer(
         rates in [910..1090u32, 910..1090u32, 910..1090u32],
+        paces in [pace(), pace(), pace()],
         actions in prop::collection::vec(action(), 1..60),
     ) {
-        let mut world = World::new(rates);
+        let mut world = World::new(rates, paces);
         for action in &actions {
             world.run(action);
         }
         world.check_history();
+        let lost = world.servers.iter().find_map(|server| server.history.lost());
+        prop_assert_eq!(lost, None, "nothing was");
+    }
+
+    #[test]
+    fn what_all_have_seen_and_the_store_has_lost_ends_all_tenures(
+        rates in [910..1090u32, 910..1090u32, 910..1090u32],
+        actions in prop::collection::vec(action_or_restore(), 1..60),
+    ) {
+        let mut world = World::new(rates, SAME);
+        for action in &actions {
+            world.run(action);
+        }
     }
 }
 
@@ -393,7 +364,7 @@ impl World {
 
 #[test]
 fn a_write_that_is_found_to_be_done_confirms_no_more_than_its_first_attempt() {
-    let mut world = World::new([1000; SERVERS]);
+    let mut world = World::new([1000; SERVERS], SAME);
     world.run(&Action::Calm(20));
     let active = world.active();
     world.run(&Action::Delayed(1));
@@ -413,7 +384,7 @@ fn a_write_that_is_found_to_be_done_confirms_no_more_than_its_first_attempt() {
 
 #[test]
 fn a_silent_server_is_taken_over_from_and_its_changes_are_loaded() {
-    let mut world = World::new([1000, 910, 1090]);
+    let mut world = World::new([1000, 910, 1090], SAME);
     world.run(&Action::Calm(20));
     assert!(!world.acknowledged.is_empty());
     let tenures = world.loaded.len();
@@ -423,4 +394,36 @@ fn a_silent_server_is_taken_over_from_and_its_changes_are_loaded() {
     world.run(&Action::Calm(4));
     assert!(matches!(world.servers[active].doing, Doing::Standby { .. }));
     world.check_history();
+}
+
+#[test]
+fn a_standby_with_a_shorter_time_does_not_replace_a_server_that_may_answer() {
+    let mut world = World::new([1000; SERVERS], [30, 2, 2]);
+    // The one with the longest time is active.
+    world.steps(1, None, None, false);
+    world.network.retain(|message| message.server() == 0);
+    world.run(&Action::Calm(4));
+    assert_eq!(world.active(), 0);
+    world.run(&Action::Frozen(0, 100));
+    assert_eq!(world.loaded.len(), 1, "{:?}", world.real);
+    world.run(&Action::Frozen(0, 40));
+    assert_eq!(world.loaded.len(), 2);
+    world.check_history();
+}
+
+#[test]
+fn an_emptied_store_has_no_active_server_until_one_is_restarted() {
+    for lost in [1, 5, 1_000] {
+        let mut world = World::new([1000; SERVERS], SAME);
+        world.run(&Action::Calm(40));
+        let written = world.store.history.len();
+        world.restore(lost);
+        assert!(world.all_know);
+        world.run(&Action::Calm(200));
+        assert_eq!(world.store.history.len(), written.saturating_sub(lost));
+        assert!(world.servers.iter().all(|server| server.history.lost().is_some()));
+        world.run(&Action::Restarted(1));
+        world.run(&Action::Calm(60));
+        assert_eq!(world.active(), 1, "the operator has accepted it");
+    }
 }

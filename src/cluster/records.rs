@@ -4,10 +4,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lock::{KeptPlace, ResourceName, StoredLock};
+use super::history::Version;
+use crate::lock::{Held, KeptPlace, ResourceName, StoredLock};
 
 /// Of this and no other format are the values that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
+
+/// Fencing tokens, arrivals and the numbers of heads are smaller: a larger one would leave no room
+/// to count on from.
+const MAX_NUMBER: u64 = 1 << 53;
+
+/// No server lets the others wait for longer, by far.
+const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
 
 /// The keys, all below one prefix.
 #[derive(Debug, Clone)]
@@ -38,6 +46,14 @@ impl Keys {
     /// What the keys of all places in line begin with.
     pub(crate) fn places(&self) -> String {
         format!("{}wait/", self.0)
+    }
+
+    /// Whether this version may have written the key.
+    pub(crate) fn is_ours(&self, key: &[u8]) -> bool {
+        let below = [self.locks(), self.places()];
+        let alone = [self.head(), self.tenure()];
+        below.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
+            || alone.iter().any(|ours| ours.as_bytes() == key)
     }
 
     pub(crate) fn place(&self, resource: &ResourceName, arrival: u64) -> String {
@@ -78,6 +94,20 @@ pub(crate) struct Head {
     pub(crate) clock: Duration,
 }
 
+impl Head {
+    /// The head that this is the value of, if a server has written it.
+    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+        let head: Self = serde_json::from_slice(value).ok()?;
+        let is_possible = head.number.max(head.last_token) < MAX_NUMBER;
+        is_possible.then_some(head)
+    }
+
+    /// Identifies it, written at this revision.
+    pub(crate) fn version(&self, revision: i64) -> Version {
+        Version { number: self.number, revision, id: self.id.clone() }
+    }
+}
+
 /// Who is active. Written when a server takes over, and when it steps down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TenureRecord {
@@ -88,6 +118,24 @@ pub(crate) struct TenureRecord {
     pub(crate) secret: String,
     /// It has stepped down: nobody is active.
     pub(crate) vacant: bool,
+    /// Its `--failover-after`, by which it answers. 1.0.0 does not say, and ignores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failover_after: Option<Duration>,
+}
+
+impl TenureRecord {
+    /// The record that this is the value of, if a server has written it.
+    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+        let record: Self = serde_json::from_slice(value).ok()?;
+        let is_possible = record.failover_after.is_none_or(|time| time <= LONGEST_SILENCE);
+        is_possible.then_some(record)
+    }
+}
+
+/// The lock of a row, whose remaining lifetime is still to be worked out; `None` if no server has
+/// written such a row.
+pub(crate) fn lock(row: &StoredLock<'_>) -> Option<(ResourceName, Held)> {
+    row.held(None).filter(|_| row.token < MAX_NUMBER)
 }
 
 /// The place in line of a request with a key, which is stored as the lock that it waits for.
@@ -105,7 +153,7 @@ impl<'a> PlaceRow<'a> {
 
     /// The place; `None` if no server has written such a row.
     pub(crate) fn place(&self) -> Option<KeptPlace> {
-        self.lock.place(self.arrival)
+        self.lock.place(self.arrival).filter(|_| self.arrival < MAX_NUMBER)
     }
 }
 
@@ -162,8 +210,8 @@ pub(crate) mod tests {
             key if key.contains("/wait/") => {
                 serde_json::from_str::<PlaceRow<'_>>(row).unwrap().place().is_some()
             }
-            key if key.ends_with("head") => serde_json::from_str::<Head>(row).is_ok(),
-            _ => serde_json::from_str::<TenureRecord>(row).is_ok(),
+            key if key.ends_with("head") => Head::read(row.as_bytes()).is_some(),
+            _ => TenureRecord::read(row.as_bytes()).is_some(),
         };
         for written in [
             include_str!("../../tests/fixtures/etcd-37c8086.txt"),
@@ -174,6 +222,54 @@ pub(crate) mod tests {
                 assert!(read(pair[0], pair[1]), "{pair:?}");
             }
         }
+    }
+
+    /// As 1.0.0 reads it.
+    #[test]
+    fn a_tenure_can_be_read_by_1_0_0() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Of100 {
+            by: String,
+            url: String,
+            secret: String,
+            vacant: bool,
+        }
+        let text = |it: &str| it.to_string();
+        let failover_after = Some(Duration::from_millis(1500));
+        let (by, url, secret) = (text("b"), text("http://a:1"), text("s"));
+        let ours = TenureRecord { by, url, secret, vacant: true, failover_after };
+        let (by, url, secret) = (text("b"), text("http://a:1"), text("s"));
+        let theirs = Of100 { by, url, secret, vacant: true };
+        assert_eq!(serde_json::from_slice::<Of100>(&bytes(&ours)).unwrap(), theirs);
+        assert_eq!(TenureRecord::read(&bytes(&ours)).as_ref(), Some(&ours));
+        let endless = TenureRecord { failover_after: Some(Duration::MAX), ..ours };
+        assert_eq!(TenureRecord::read(&bytes(&endless)), None);
+    }
+
+    /// Each number and time is as large as it goes.
+    #[test]
+    fn what_leaves_no_room_to_count_on_is_of_no_server() {
+        let resource: ResourceName = "a".parse().unwrap();
+        let held = held(Mode::EXCLUSIVE, Some("k"), 7);
+        let row = StoredLock::new(&resource, &held, Some(Duration::from_secs(9)));
+        assert!(lock(&row).is_some());
+        for wrong in [
+            StoredLock { token: MAX_NUMBER, ..row.clone() },
+            StoredLock { wait: Duration::MAX, ..row.clone() },
+            StoredLock { since: Duration::MAX, ..row.clone() },
+            StoredLock { lifetime: Some(Duration::MAX), ..row.clone() },
+            StoredLock { lifetime: None, ..row.clone() },
+            StoredLock { end: None, ..row.clone() },
+        ] {
+            assert!(lock(&wrong).is_none(), "{wrong:?}");
+        }
+        let head = |number: u64, last_token: u64| {
+            let (id, by, clock) = (String::new(), String::new(), Duration::MAX);
+            let head = Head { format: FORMAT, number, id, by, last_token, clock };
+            Head::read(&bytes(&head)).is_some()
+        };
+        assert!(head(MAX_NUMBER - 1, MAX_NUMBER - 1));
+        assert!(!head(MAX_NUMBER, 1) && !head(1, u64::MAX));
     }
 
     #[test]

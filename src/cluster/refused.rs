@@ -57,6 +57,12 @@ impl Refused {
         ))
     }
 
+    pub(super) fn unusable() -> Self {
+        Self::because(
+            "no lock is granted until an operator has acted, and nothing was done: /health says why",
+        )
+    }
+
     pub(super) fn unknown() -> Self {
         let detail = "the active server is gone, and it is not known whether this was done: look, \
                       or send it again with its Idempotency-Key";

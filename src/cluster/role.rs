@@ -7,15 +7,17 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use log::{debug, error, info, warn};
 
-use super::chain::{Chain, Leaving};
+use super::Options;
+use super::chain::{Chain, Leaving, StoredHead, Tenure};
 use super::etcd::{Etcd, Failure, wire};
+use super::history::{History, Loss};
 use super::loading::Loading;
-use super::member::{Member, Peer, Tables, Tenancy, View};
+use super::member::{Member, Peer, Tables, Tenancy, Unusable, View};
 use super::records::{FORMAT, Head, Keys, TenureRecord, range_end};
 use super::store::EtcdStore;
-use super::tenure::{Sighting, Silence};
+use super::tenure::Silence;
 use crate::lock::clock;
-use crate::lock::{LockManager, LockTable};
+use crate::lock::{LockManager, LockTable, OpenError};
 
 /// How long the requests in flight may take to end when this server leaves.
 const FAREWELL: Duration = Duration::from_millis(700);
@@ -32,8 +34,14 @@ pub(super) struct Loop {
     member: Arc<Member>,
     etcd: Arc<Etcd>,
     keys: Keys,
+    history: Arc<History>,
     tables: Tables,
     leaving: Leaving,
+    /// Something of this service, or nothing at all, was seen in etcd: from now on, what cannot be
+    /// read there is no reason to end.
+    begun: bool,
+    /// Why what is in etcd cannot be used, as the log says.
+    refused: Option<Arc<Unusable>>,
     /// Dropped when this server has left.
     leaves: Option<Sender<Infallible>>,
     /// What is known of etcd is that it does not answer, and the log says so.
@@ -46,14 +54,22 @@ pub(super) struct Loop {
 struct Seen {
     /// How far etcd was.
     revision: i64,
-    head: Option<(i64, Head)>,
+    head: Option<StoredHead>,
     tenure: Option<TenureRecord>,
+}
+
+impl Seen {
+    /// That of `head`; 0: there is none.
+    fn head_revision(&self) -> i64 {
+        self.head.as_ref().map_or(0, |stored| stored.revision)
+    }
 }
 
 /// Why a standby takes over.
 struct Chance {
-    sighting: Sighting,
-    head: Option<Head>,
+    head: Option<StoredHead>,
+    /// When that was first seen.
+    first_seen: Duration,
     why: String,
     /// What was read since that `head` was seen.
     ahead: Option<Loading>,
@@ -63,13 +79,24 @@ impl Loop {
     pub(super) fn new(
         member: Arc<Member>,
         etcd: Arc<Etcd>,
-        prefix: &str,
+        options: &Options,
         tables: Tables,
         leaving: Leaving,
         leaves: Sender<Infallible>,
     ) -> Self {
-        let (keys, leaves) = (Keys::new(prefix), Some(leaves));
-        Self { member, etcd, keys, tables, leaving, leaves, failing: false, warned: false }
+        Self {
+            member,
+            etcd,
+            keys: Keys::new(&options.prefix),
+            history: Arc::new(History::new(options.accept_restored)),
+            tables,
+            leaving,
+            begun: false,
+            refused: None,
+            leaves: Some(leaves),
+            failing: false,
+            warned: false,
+        }
     }
 
     /// The body of the thread. Ends with the process, or with the reason for which that has to
@@ -79,8 +106,9 @@ impl Loop {
             let chance = self.stand_by()?;
             info!("taking over: {}", chance.why);
             let began = clock::now();
-            match self.take_over(chance)? {
-                Some((tenancy, deposed, over)) => {
+            match self.take_over(chance) {
+                Ok(Some((tenancy, deposed, over))) => {
+                    self.refused = None;
                     let locks = tenancy.table.totals().active;
                     let took = clock::now().saturating_sub(began).as_millis();
                     info!(
@@ -89,7 +117,10 @@ impl Loop {
                     self.member.show(View::Active(tenancy));
                     self.be_active(&deposed, &over);
                 }
-                None => info!("another server was faster"),
+                Ok(None) if self.history.lost().is_none() => info!("another server was faster"),
+                // The next look at etcd says why.
+                Ok(None) => {}
+                Err(why) => self.refuse(why),
             }
         }
     }
@@ -99,24 +130,18 @@ impl Loop {
         let pace = self.member.pace;
         let mut silence = Silence::new(pace);
         let mut ahead = None;
-        let mut first = true;
         let mut own_url = OwnUrl::default();
         loop {
             self.etcd.look_now_and_then();
             match self.look() {
                 Ok(seen) => {
                     self.note_answer();
-                    if first && seen.head.is_none() && !self.is_empty()? {
-                        continue;
-                    }
-                    first = false;
-                    let (revision, head) = match seen.head {
-                        Some((revision, head)) => (revision, Some(head)),
-                        None => (0, None),
-                    };
-                    let sighting = silence.saw(revision, clock::now());
+                    self.begun = true;
+                    let revision = seen.head_revision();
+                    let theirs = seen.tenure.as_ref().and_then(|tenure| tenure.failover_after);
+                    let sighting = silence.saw(revision, theirs, clock::now());
                     self.read_ahead(&mut ahead, (revision, seen.revision), &silence);
-                    let why = self.reason(&seen.tenure, head.is_none(), silence.is_over());
+                    let why = reason(&seen, &silence);
                     let tenure = seen.tenure.filter(|tenure| !tenure.vacant);
                     let of_own_url = tenure.as_ref().filter(|tenure| tenure.url == self.member.url);
                     if own_url.is_in_use(of_own_url.map(|tenure| (&*tenure.by, revision))) {
@@ -125,17 +150,46 @@ impl Loop {
                         self.follow(tenure);
                     }
                     if let Some(why) = why.filter(|_| self.leaves.is_some()) {
-                        return Ok(Chance { sighting, head, why, ahead });
+                        let first_seen = sighting.first_seen;
+                        return Ok(Chance { head: seen.head, first_seen, why, ahead });
                     }
                 }
-                Err(Look::Foreign(why)) => return Err(why),
-                Err(Look::Failed(failure)) => {
+                Err(Look::Foreign(why)) if !self.begun => return Err(why),
+                Err(no_look) => {
                     silence.missed();
-                    self.note_failure(&failure);
+                    self.note(no_look);
                 }
             }
             self.pause(pace.poll());
         }
+    }
+
+    /// Why a look has shown nothing, for the log.
+    fn note(&mut self, no_look: Look) {
+        match no_look {
+            Look::Failed(failure) => self.note_failure(&failure),
+            Look::Foreign(why) => self.refuse(unreadable(why)),
+            Look::Lost(loss) => {
+                let why = loss.to_string();
+                self.refuse(Unusable { kind: "restored", detail: why.clone(), why });
+            }
+            Look::TooEarly => {}
+        }
+    }
+
+    /// Says why no lock is granted here, and grants none until there is an active server again.
+    fn refuse(&mut self, why: Unusable) {
+        let refused = match self.refused.take().filter(|known| **known == why) {
+            Some(known) => known,
+            None => {
+                error!("{}", why.why);
+                Arc::new(why)
+            }
+        };
+        if !matches!(self.member.view(), View::Refusing(known) if known == refused) {
+            self.member.show(View::Refusing(Arc::clone(&refused)));
+        }
+        self.refused = Some(refused);
     }
 
     /// Reads the locks as long as the `head` of this revision, which is what etcd has at another
@@ -152,24 +206,6 @@ impl Loop {
             debug!("reading the locks ahead, at revision {seen_at}");
             // Without a thread it is done later, or not at all.
             *ahead = Loading::start(Arc::clone(&self.etcd), &self.keys, head, seen_at).ok();
-        }
-    }
-
-    fn reason(
-        &self,
-        tenure: &Option<TenureRecord>,
-        empty: bool,
-        silence_is_over: bool,
-    ) -> Option<String> {
-        match tenure {
-            _ if empty => Some("there was no active server yet".into()),
-            None => Some("nobody is active".into()),
-            Some(tenure) if tenure.vacant => Some(format!("{} has stepped down", tenure.url)),
-            Some(tenure) if silence_is_over => {
-                let seconds = self.member.pace.failover_after.as_secs_f64();
-                Some(format!("{} has been silent for {seconds} s", tenure.url))
-            }
-            Some(_) => None,
         }
     }
 
@@ -190,12 +226,14 @@ impl Loop {
         // An earlier process at this server's own place is not there any more.
         let other = tenure.filter(|tenure| tenure.url != self.member.url);
         let peer = other.map(|TenureRecord { by, url, secret, .. }| Peer { by, url, secret });
-        let known = match self.member.view() {
-            View::Active(_) => return,
-            View::Standby(known) => Some(known),
-            View::Namesake => None,
+        let is_news = match self.member.view() {
+            View::Active(_) => false,
+            View::Standby(known) => known.as_deref() != peer.as_ref(),
+            View::Namesake => true,
+            // The reason stands while nobody is active.
+            View::Refusing(_) => peer.is_some(),
         };
-        if known.is_none_or(|known| known.as_deref() != peer.as_ref()) {
+        if is_news {
             match &peer {
                 Some(peer) => info!("standby: {} is active", peer.url),
                 None => info!("standby: nobody is active"),
@@ -209,14 +247,21 @@ impl Loop {
     fn take_over(
         &self,
         chance: Chance,
-    ) -> Result<Option<(Arc<Tenancy>, Receiver<()>, Receiver<Infallible>)>, String> {
-        let Chance { sighting, head, ahead, .. } = chance;
+    ) -> Result<Option<(Arc<Tenancy>, Receiver<()>, Receiver<Infallible>)>, Unusable> {
+        let Chance { head, first_seen, ahead, .. } = chance;
         // What was taken over from is exactly what was seen.
-        let ahead = ahead.filter(|ahead| ahead.is_of(sighting.revision));
-        let (etcd, keys, leaving) =
-            (Arc::clone(&self.etcd), self.keys.clone(), self.leaving.clone());
-        let Member { pace, url, .. } = &*self.member;
-        let Ok(chain) = Chain::take_over(etcd, keys, *pace, url, sighting, head, leaving) else {
+        let revision = head.as_ref().map_or(0, |stored| stored.revision);
+        let ahead = ahead.filter(|ahead| ahead.is_of(revision));
+        let tenure = Tenure::new(self.member.pace, &self.member.url);
+        let Ok(chain) = Chain::take_over(
+            Arc::clone(&self.etcd),
+            self.keys.clone(),
+            Arc::clone(&self.history),
+            tenure,
+            head,
+            first_seen,
+            self.leaving.clone(),
+        ) else {
             return Ok(None);
         };
         self.member.metrics.tenure();
@@ -234,7 +279,11 @@ impl Loop {
                 Ok(Some((Arc::new(tenancy), deposed, over)))
             }
             Err(_) if tenure.is_over() || self.member.leaving_since().is_some() => Ok(None),
-            Err(error) => Err(format!("--etcd: {error}")),
+            Err(error) => {
+                // It writes no more, so that another server may try.
+                tenure.end();
+                Err(cannot_take_over(&error))
+            }
         }
     }
 
@@ -252,7 +301,7 @@ impl Loop {
         let View::Active(tenancy) = self.member.view() else { return };
         if leaves {
             info!("stepping down");
-        } else {
+        } else if self.history.lost().is_none() {
             warn!("another server has taken over: this one is a standby from now on");
         }
         // Whoever comes from now on is not served here, and whoever is just looking sees nothing.
@@ -284,6 +333,10 @@ impl Loop {
     }
 
     fn look(&self) -> Result<Seen, Look> {
+        if let Some(loss) = self.history.lost() {
+            return Err(Look::Lost(loss));
+        }
+        let known = self.history.latest();
         let (head, tenure) = (self.keys.head(), self.keys.tenure());
         let body = wire::look(&[&head, &tenure]);
         let answer = self.etcd.txn(&body, self.member.pace.attempt()).map_err(Look::Failed)?;
@@ -293,33 +346,44 @@ impl Loop {
             return Err(Look::Failed(Failure::Unreadable));
         };
         let head = match found_head {
-            Some(found) => Some((found.mod_revision, read_head(&head, &found.value)?)),
+            Some(found) => Some(StoredHead {
+                revision: found.mod_revision,
+                head: read_head(&head, &found.value)?,
+                value: found.value,
+            }),
             None => None,
         };
+        let version = head.as_ref().map(|stored| stored.head.version(stored.revision));
+        self.history.show(known.as_ref(), version.as_ref()).map_err(Look::Lost)?;
+        if head.is_none() && !self.begun {
+            self.look_below_prefix()?;
+        }
         let tenure = match found_tenure {
             Some(found) => Some(
-                serde_json::from_slice(&found.value)
-                    .map_err(|_| Look::Foreign(foreign(&tenure)))?,
+                TenureRecord::read(&found.value).ok_or_else(|| Look::Foreign(foreign(&tenure)))?,
             ),
             None => None,
         };
         Ok(Seen { revision, head, tenure })
     }
 
-    /// Whether it is certain that there is nothing below the prefix: nothing is written beside
-    /// what somebody else keeps there.
-    fn is_empty(&self) -> Result<bool, String> {
+    /// There is no `head`, so nothing else may be below the prefix: nothing is written beside what
+    /// somebody else keeps there, nor beside locks whose `head` was lost.
+    fn look_below_prefix(&self) -> Result<(), Look> {
         let prefix = self.keys.prefix();
         let body = wire::range(prefix.as_bytes(), &range_end(prefix), 2);
-        let Ok(found) = self.etcd.range(&body, self.member.pace.attempt()) else {
-            return Ok(false);
-        };
-        // Another server may have begun meanwhile.
-        let ours = [self.keys.head(), self.keys.tenure()];
-        let mut keys = found.kvs.into_iter().map(|found| found.key);
-        match keys.find(|key| !ours.iter().any(|ours| ours.as_bytes() == key)) {
-            Some(key) => Err(foreign(&String::from_utf8_lossy(&key))),
-            None => Ok(true),
+        let found = self.etcd.range(&body, self.member.pace.attempt()).map_err(Look::Failed)?;
+        let keys: Vec<_> = found.kvs.into_iter().map(|found| found.key).collect();
+        if let Some(key) = keys.iter().find(|key| !self.keys.is_ours(key)) {
+            return Err(Look::Foreign(foreign(&String::from_utf8_lossy(key))));
+        }
+        if keys.iter().any(|key| *key == self.keys.head().as_bytes()) {
+            // Another server has begun meanwhile.
+            return Err(Look::TooEarly);
+        }
+        match keys.is_empty() {
+            true => Ok(()),
+            false => self.history.show_locks_without_head().map_err(Look::Lost),
         }
     }
 
@@ -381,6 +445,24 @@ enum Look {
     Failed(Failure),
     /// What is there is not what this version writes.
     Foreign(String),
+    /// It shows that etcd has lost writes.
+    Lost(Loss),
+    /// It was overtaken by the first write of all.
+    TooEarly,
+}
+
+/// Why a standby takes over that has seen this.
+fn reason(seen: &Seen, silence: &Silence) -> Option<String> {
+    match &seen.tenure {
+        _ if seen.head.is_none() => Some("there was no active server yet".into()),
+        None => Some("nobody is active".into()),
+        Some(tenure) if tenure.vacant => Some(format!("{} has stepped down", tenure.url)),
+        Some(tenure) if silence.is_over() => {
+            let seconds = silence.patience().as_secs_f64();
+            Some(format!("{} has been silent for {seconds} s", tenure.url))
+        }
+        Some(_) => None,
+    }
 }
 
 fn read_head(key: &str, value: &[u8]) -> Result<Head, Look> {
@@ -398,7 +480,21 @@ fn read_head(key: &str, value: &[u8]) -> Result<Head, Look> {
         }
         Err(_) => return Err(Look::Foreign(foreign(key))),
     }
-    serde_json::from_slice(value).map_err(|_| Look::Foreign(foreign(key)))
+    Head::read(value).ok_or_else(|| Look::Foreign(foreign(key)))
+}
+
+/// Because of a value that this version does not write.
+fn unreadable(why: String) -> Unusable {
+    let detail = "a value in etcd is not one of this version of rdlm: the log names its key";
+    Unusable { kind: "unreadable", why, detail: detail.into() }
+}
+
+fn cannot_take_over(error: &OpenError) -> Unusable {
+    let why = format!("cannot take over: {error}");
+    match error {
+        OpenError::Thread(_) => Unusable { kind: "thread", detail: why.clone(), why },
+        _ => unreadable(why),
+    }
 }
 
 fn foreign(key: &str) -> String {

@@ -1,6 +1,6 @@
 //! etcd as what the journal writes to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,10 +82,44 @@ impl EtcdStore {
         }
     }
 
+    /// Places in line at these keys are not taken over: their clients start over.
+    fn skip(&self, keys: &[String]) {
+        let Some(first) = keys.first() else { return };
+        self.metrics.bad_rows("place", keys.len());
+        warn!(
+            "places in line that are passed over, because they are not of this version of rdlm: \
+             {}, the first at {first}",
+            keys.len()
+        );
+    }
+
+    /// Passes over places of an id or a key that has one already.
+    fn skip_repeated(&mut self) {
+        let (mut ids, mut keys, mut repeated) = (HashSet::new(), HashSet::new(), Vec::new());
+        self.kept.retain(|place| {
+            let resource = &place.resource;
+            let is_new = ids.insert(place.id) && keys.insert((resource.clone(), place.key.clone()));
+            if !is_new {
+                repeated.push(self.chain.keys.place(resource, place.arrival));
+            }
+            is_new
+        });
+        self.skip(&repeated);
+    }
+
+    fn foreign(&self, key: &str) -> OpenError {
+        self.metrics.bad_rows("lock", 1);
+        OpenError::Lost(format!("the value of {key} in etcd is not one of this rdlm").into())
+    }
+
     fn restore(&self, lock: LoadedLock, restore: &dyn Restore) {
         let LoadedLock { resource, mut held, end } = lock;
         let now = self.chain.clock.at(crate::lock::clock::now());
-        held.remaining = end.map(|end| end.saturating_sub(now));
+        // Without a `head`, the clock begins again: then the lifetime does, too.
+        let longest =
+            held.grant.terms.lifetime.duration().map(|lifetime| lifetime.saturating_add(GRACE));
+        let remaining = end.map(|end| end.saturating_sub(now));
+        held.remaining = remaining.map(|time| time.min(longest.unwrap_or(time)));
         restore.restore(Restored { resource, held });
     }
 }
@@ -98,19 +132,25 @@ impl Store for EtcdStore {
             Some(ahead) => ahead,
             None => start().map_err(OpenError::Thread)?,
         };
+        // Larger only in an etcd that has lost its `head`.
+        let mut last_token = self.chain.last_token();
         loop {
             match self.next(&loading)? {
                 Loaded::Locks(locks) => {
                     self.chain.note_answer();
+                    let tokens = locks.iter().map(|lock| lock.held.grant.fencing_token);
+                    last_token = tokens.fold(last_token, u64::max);
                     locks.into_iter().for_each(|lock| self.restore(lock, restore));
                 }
                 Loaded::Places(places) => self.kept.extend(places),
+                Loaded::Skipped(keys) => self.skip(&keys),
                 Loaded::Failing(failure) => self.chain.note_failure(Some(failure)),
-                Loaded::Foreign(key) => return Err(foreign(&String::from_utf8_lossy(&key))),
+                Loaded::Foreign(key) => return Err(self.foreign(&key)),
                 Loaded::All => {
+                    self.skip_repeated();
                     let lock = |it: Misfit| self.chain.keys.lock(&it.resource, it.token);
-                    restore.complete().map_err(|misfit| foreign(&lock(misfit)))?;
-                    return Ok(self.chain.last_token());
+                    restore.complete().map_err(|misfit| self.foreign(&lock(misfit)))?;
+                    return Ok(last_token);
                 }
             }
         }
@@ -193,8 +233,4 @@ impl Store for EtcdStore {
 
 fn lost() -> OpenError {
     OpenError::Lost("another server has taken over".into())
-}
-
-fn foreign(key: &str) -> OpenError {
-    OpenError::Lost(format!("the value of {key} in etcd is not one of this rdlm").into())
 }

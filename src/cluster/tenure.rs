@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use super::history::Version;
+
 /// An attempt at etcd that takes longer has failed.
 const ATTEMPT: Duration = Duration::from_millis(1500);
 
@@ -69,6 +71,8 @@ pub(crate) struct Sighting {
 #[derive(Debug)]
 pub(crate) struct Silence {
     pace: Pace,
+    /// How long the active server may be silent.
+    patience: Duration,
     sighting: Option<Sighting>,
     /// The latest look, if it succeeded.
     latest: Option<Duration>,
@@ -77,11 +81,19 @@ pub(crate) struct Silence {
 
 impl Silence {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self { pace, sighting: None, latest: None, silent: Duration::ZERO }
+        let patience = pace.failover_after;
+        Self { pace, patience, sighting: None, latest: None, silent: Duration::ZERO }
     }
 
-    /// A look at `now` has shown a `head` of this revision.
-    pub(crate) fn saw(&mut self, revision: i64, now: Duration) -> Sighting {
+    /// A look at `now` has shown a `head` of this revision, and `theirs`: the `--failover-after`
+    /// of the active server, if it says so. That one answers by its own.
+    pub(crate) fn saw(
+        &mut self,
+        revision: i64,
+        theirs: Option<Duration>,
+        now: Duration,
+    ) -> Sighting {
+        self.patience = theirs.unwrap_or_default().max(self.pace.failover_after);
         match self.sighting {
             Some(sighting) if sighting.revision == revision => {
                 if let Some(latest) = self.latest {
@@ -107,12 +119,17 @@ impl Silence {
     /// whoever takes over does so from the very `head` that it has seen all the while, so they
     /// are what is there then.
     pub(crate) fn may_read_ahead(&self) -> bool {
-        self.silent * 5 >= self.pace.failover_after * 2
+        self.silent >= self.patience / 5 * 2
     }
 
     /// Whether the active server has been silent for so long that another may take over.
     pub(crate) fn is_over(&self) -> bool {
-        self.silent >= self.pace.failover_after
+        self.silent >= self.patience
+    }
+
+    /// How long that is.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 }
 
@@ -132,7 +149,7 @@ impl ClusterClock {
     }
 
     pub(crate) fn at(self, now: Duration) -> Duration {
-        self.at_first + now.saturating_sub(self.since)
+        self.at_first.saturating_add(now.saturating_sub(self.since))
     }
 }
 
@@ -141,8 +158,10 @@ impl ClusterClock {
 pub(crate) enum Answer {
     /// It was done, at this revision.
     Swapped(i64),
-    /// It was not, because `head` is another one: that of this revision and write.
-    Other(i64, Option<String>),
+    /// It was not, because `head` is another one, or there is none.
+    Other(Option<Version>),
+    /// It was not, because something else is in its place.
+    Foreign,
     /// Anything else.
     Unclear,
 }
@@ -154,7 +173,7 @@ pub(crate) enum Verdict {
     Done(i64),
     /// It was done by an earlier attempt.
     DoneEarlier(i64),
-    /// Somebody else has written `head`.
+    /// Somebody else has written `head`, or deleted it.
     Deposed,
     /// Nothing: the same bytes have to be sent again.
     Unknown,
@@ -165,8 +184,8 @@ impl Verdict {
     pub(crate) fn of(answer: &Answer, id: &str) -> Self {
         match answer {
             Answer::Swapped(revision) => Self::Done(*revision),
-            Answer::Other(revision, Some(other)) if other == id => Self::DoneEarlier(*revision),
-            Answer::Other(..) => Self::Deposed,
+            Answer::Other(Some(other)) if other.id == id => Self::DoneEarlier(other.revision),
+            Answer::Other(_) | Answer::Foreign => Self::Deposed,
             Answer::Unclear => Self::Unknown,
         }
     }
@@ -189,7 +208,7 @@ mod tests {
         for (at, seen, over) in looks {
             match seen {
                 Some(revision) => {
-                    silence.saw(*revision, s(*at));
+                    silence.saw(*revision, None, s(*at));
                 }
                 None => silence.missed(),
             }
@@ -209,8 +228,33 @@ mod tests {
         for (at, revision, may) in
             [(0.0, 7, false), (2.0, 7, false), (3.9, 7, false), (4.1, 7, true), (6.0, 8, false)]
         {
-            silence.saw(revision, s(at));
+            silence.saw(revision, None, s(at));
             assert_eq!(silence.may_read_ahead(), may, "at {at}");
+        }
+    }
+
+    #[test]
+    fn a_standby_waits_for_the_larger_of_its_own_time_and_that_of_the_active_server() {
+        for (theirs, patience) in
+            [(None, 10), (Some(2), 10), (Some(60), 60), (Some(u64::MAX), u64::MAX)]
+        {
+            let mut silence = Silence::new(PACE);
+            let theirs = theirs.map(Duration::from_secs);
+            let look = |silence: &mut Silence, at: u64| {
+                silence.saw(7, theirs, Duration::from_secs(at));
+                silence.is_over()
+            };
+            let is_over: Vec<_> = (0..100).filter(|at| look(&mut silence, *at)).collect();
+            assert_eq!(is_over.first(), (patience < 100).then_some(&patience), "{theirs:?}");
+            assert_eq!(silence.may_read_ahead(), patience < 100);
+        }
+        // One that is replaced by another, which says something else.
+        let mut silence = Silence::new(PACE);
+        for (at, revision, theirs, over) in
+            [(0, 7, 2, false), (9, 7, 2, false), (11, 8, 60, false), (13, 8, 60, false)]
+        {
+            silence.saw(revision, Some(Duration::from_secs(theirs)), Duration::from_secs(at));
+            assert_eq!(silence.is_over(), over);
         }
     }
 
@@ -268,16 +312,20 @@ mod tests {
         assert_eq!(clock.at(s(20.0)), s(500.0));
         assert_eq!(clock.at(s(25.5)), s(505.5));
         assert_eq!(clock.at(s(10.0)), s(500.0));
+        let last = ClusterClock::taken_over(Duration::MAX, s(1.0));
+        assert_eq!(last.at(s(2.0)), Duration::MAX);
     }
 
     #[test]
     fn only_a_comparison_decides() {
-        let other = |id: Option<&str>| Answer::Other(9, id.map(String::from));
+        let version = |id: &str| Version { number: 4, revision: 9, id: id.into() };
+        let other = |id: Option<&str>| Answer::Other(id.map(version));
         for (answer, verdict) in [
             (Answer::Swapped(8), Verdict::Done(8)),
             (other(Some("mine")), Verdict::DoneEarlier(9)),
             (other(Some("theirs")), Verdict::Deposed),
             (other(None), Verdict::Deposed),
+            (Answer::Foreign, Verdict::Deposed),
             (Answer::Unclear, Verdict::Unknown),
         ] {
             assert_eq!(Verdict::of(&answer, "mine"), verdict);

@@ -19,6 +19,8 @@ pub struct ClusterMetrics {
     tenures: Counter,
     commit: Times,
     unconfirmed: Gauge<f64, std::sync::atomic::AtomicU64>,
+    refused: Family<KindLabel, Gauge>,
+    bad_rows: Family<KindLabel, Counter>,
     etcd_errors: Family<KindLabel, Counter>,
     source: Source,
 }
@@ -28,6 +30,8 @@ pub struct ClusterMetrics {
 pub struct ClusterState {
     /// How long ago the active server knew that it is; `None`: this is a standby.
     pub unconfirmed: Option<Duration>,
+    /// For each kind of reason, whether this server refuses what is in etcd.
+    pub refused: Vec<(&'static str, bool)>,
     /// How many attempts at etcd have failed, by kind.
     pub etcd_errors: Vec<(&'static str, u64)>,
 }
@@ -53,10 +57,21 @@ impl ClusterMetrics {
         registry.register_with_unit("rdlm_commit", help, Unit::Seconds, commit.clone());
         let help = "How long ago the active server was last confirmed by etcd; 0 on a standby";
         registry.register_with_unit("rdlm_unconfirmed", help, Unit::Seconds, unconfirmed.clone());
+        let refused = Family::default();
+        let help = "Whether what etcd contains cannot be used, by why";
+        registry.register("rdlm_etcd_refused", help, Family::clone(&refused));
+        let bad_rows = Family::<KindLabel, Counter>::default();
+        let help = "Rows in etcd that are not of this version: places in line, which are skipped, \
+                    and locks, which are refused";
+        registry.register("rdlm_etcd_bad_rows", help, bad_rows.clone());
+        for kind in ["lock", "place"] {
+            let _ = bad_rows.get_or_create_owned(&KindLabel { kind });
+        }
         let etcd_errors = Family::<KindLabel, Counter>::default();
         let help = "Attempts at etcd that have failed, by how";
         registry.register("rdlm_etcd_errors", help, etcd_errors.clone());
-        Self { active, tenures, commit, unconfirmed, etcd_errors, source: Source::default() }
+        let source = Source::default();
+        Self { active, tenures, commit, unconfirmed, refused, bad_rows, etcd_errors, source }
     }
 
     /// Where the state comes from. Only the first one counts.
@@ -74,11 +89,20 @@ impl ClusterMetrics {
         self.commit.observe(took);
     }
 
+    /// So many rows of this kind (`lock`, `place`) could not be read.
+    pub fn bad_rows(&self, kind: &'static str, count: usize) {
+        self.bad_rows.get_or_create_owned(&KindLabel { kind }).inc_by(count as u64);
+    }
+
     pub(super) fn refresh(&self) {
         let Some(source) = self.source.0.get() else { return };
-        let ClusterState { unconfirmed, etcd_errors } = source();
+        let ClusterState { unconfirmed, refused, etcd_errors } = source();
         self.active.set(i64::from(unconfirmed.is_some()));
         self.unconfirmed.set(unconfirmed.unwrap_or_default().as_secs_f64());
+        for (kind, is_refused) in refused {
+            let gauge = self.refused.get_or_create_owned(&KindLabel { kind });
+            gauge.set(i64::from(is_refused));
+        }
         for (kind, count) in etcd_errors {
             let counter = self.etcd_errors.get_or_create_owned(&KindLabel { kind });
             counter.inner().store(count, Ordering::Relaxed);

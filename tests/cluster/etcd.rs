@@ -1,6 +1,8 @@
 //! An etcd of one member or more, on free ports, which ends with the test.
 
+use std::fs;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,13 +12,27 @@ use tempfile::TempDir;
 /// A cluster.
 pub(crate) struct Etcd {
     members: Vec<Member>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 struct Member {
     process: Child,
     command: Command,
     port: u16,
+    data: PathBuf,
+    /// Who it is, as `etcd` and `etcdctl snapshot restore` take it.
+    identity: Vec<String>,
+}
+
+impl Member {
+    fn stop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn start(&mut self) {
+        self.process = self.command.spawn().unwrap();
+    }
 }
 
 impl Etcd {
@@ -28,12 +44,21 @@ impl Etcd {
     /// With more options for each member.
     pub(crate) fn start_with(count: usize, options: &[&str]) -> Option<Self> {
         let etcd = Self::start_scheme("http", count, options)?;
+        etcd.wait_until_healthy();
+        Some(etcd)
+    }
+
+    fn wait_until_healthy(&self) {
+        self.insist(&["endpoint", "health"]);
+    }
+
+    /// Until it succeeds: etcd takes no new member before the others have been there for 5 s.
+    fn insist(&self, args: &[&str]) {
         let end = Instant::now() + Duration::from_secs(60);
-        while etcd.ctl(&["endpoint", "health"]).is_none() {
-            assert!(Instant::now() < end, "etcd does not answer");
+        while self.ctl(args).is_none() {
+            assert!(Instant::now() < end, "etcd does not: {args:?}");
             thread::sleep(Duration::from_millis(20));
         }
-        Some(etcd)
     }
 
     /// One member that clients speak TLS with.
@@ -51,32 +76,101 @@ impl Etcd {
         let members = ports.iter().enumerate().map(|(n, (port, peer))| {
             let client = format!("{scheme}://127.0.0.1:{port}");
             let peer = format!("http://127.0.0.1:{peer}");
+            let data = dir.path().join(n.to_string());
+            let name = format!("m{n}");
+            let identity = [
+                "--name",
+                &name,
+                "--initial-cluster",
+                &peers,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ];
             let mut command = Command::new("etcd");
             command
-                .args(["--name", &format!("m{n}"), "--initial-cluster", &peers])
+                .args(identity)
                 .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-                .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+                .args(["--listen-peer-urls", &peer])
                 .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
                 .args(["--logger", "zap", "--log-level", "fatal"])
                 .arg("--data-dir")
-                .arg(dir.path().join(n.to_string()))
+                .arg(&data)
                 .args(options)
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
-            Member { process: command.spawn().unwrap(), command, port: *port }
+            let identity = identity.map(String::from).into();
+            Member { process: command.spawn().unwrap(), command, port: *port, data, identity }
         });
-        Some(Self { members: members.collect(), _dir: dir })
+        Some(Self { members: members.collect(), dir })
     }
 
     pub(crate) fn kill(&mut self, member: usize) {
-        let process = &mut self.members[member].process;
-        process.kill().unwrap();
-        process.wait().unwrap();
+        self.members[member].stop();
     }
 
     pub(crate) fn start_again(&mut self, member: usize) {
+        self.members[member].start();
+    }
+
+    /// The data of all members is removed. They are the same cluster afterwards, by its id.
+    pub(crate) fn empty(&mut self) {
+        self.replace_data(|member| fs::remove_dir_all(&member.data).unwrap());
+    }
+
+    /// The data of one member is removed, and it is started as if nothing had happened: it may join
+    /// the others again, or end.
+    pub(crate) fn empty_member(&mut self, member: usize) {
         let member = &mut self.members[member];
-        member.process = member.command.spawn().unwrap();
+        member.stop();
+        fs::remove_dir_all(&member.data).unwrap();
+        member.start();
+    }
+
+    /// Writes what there is to a file.
+    pub(crate) fn save_snapshot(&self) -> PathBuf {
+        let file = self.dir.path().join("snapshot");
+        let endpoint = format!("http://127.0.0.1:{}", self.port());
+        let mut save = Command::new("etcdctl");
+        save.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "snapshot", "save"]);
+        assert!(save.arg(&file).output().unwrap().status.success());
+        file
+    }
+
+    /// All members go back to the snapshot. They are the same cluster afterwards, by its id.
+    pub(crate) fn restore_snapshot(&mut self, snapshot: &Path) {
+        self.replace_data(|member| {
+            fs::remove_dir_all(&member.data).unwrap();
+            let mut restore = Command::new("etcdctl");
+            restore.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot);
+            restore.args(&member.identity).arg("--data-dir").arg(&member.data);
+            assert!(restore.output().unwrap().status.success());
+        });
+    }
+
+    fn replace_data(&mut self, replace: impl Fn(&Member)) {
+        self.members.iter_mut().for_each(Member::stop);
+        for member in &mut self.members {
+            replace(member);
+            member.start();
+        }
+        self.wait_until_healthy();
+    }
+
+    /// The member leaves the cluster, and a new one without data takes its place.
+    pub(crate) fn replace_member(&mut self, member: usize) {
+        let list = self.ctl(&["member", "list"]).unwrap();
+        let name = format!("m{member}");
+        let is_it = |line: &&str| line.split(", ").nth(2) == Some(&name);
+        let id = list.lines().find(is_it).unwrap().split(", ").next().unwrap().to_string();
+        self.kill(member);
+        self.insist(&["member", "remove", &id]);
+        let peer = self.members[member].identity.last().unwrap().clone();
+        self.insist(&["member", "add", &name, &format!("--peer-urls={peer}")]);
+        let member = &mut self.members[member];
+        fs::remove_dir_all(&member.data).unwrap();
+        member.command.args(["--initial-cluster-state", "existing"]);
+        member.start();
+        self.wait_until_healthy();
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -41,6 +41,8 @@ fn wrong_options_are_refused_in_one_line() {
         (&[&etcd[..], &["--etcd-cert", "c"]].concat(), "go together"),
         (&[&etcd[..], &["--etcd-user", "u"]].concat(), "go together"),
         (&["--failover-after", "5"], "goes with --etcd"),
+        (&["--etcd-accept-restored", "5"], "goes with --etcd"),
+        (&[&etcd[..], &["--etcd-accept-restored", "-1"]].concat(), "the number of a head"),
     ] {
         let (error, code) = refusal(options);
         assert!(error.contains(text) && error.lines().count() == 1, "{options:?}: {error}");

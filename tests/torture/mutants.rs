@@ -374,15 +374,42 @@ enum By {
 }
 
 const TENURE: &str = "src/cluster/tenure.rs";
+const WIRE: &str = "src/cluster/etcd/wire.rs";
 
 const OF_SEVERAL: &[OfSeveral] = &[
     OfSeveral {
         name: "a write compares nothing",
         by: By::Run(&[FaultKind::StopServerForLong, FaultKind::CutOffFromEtcd]),
+        edits: &[
+            edit(
+                WIRE,
+                r#""result":"EQUAL","mod_revision":"{revision}""#,
+                r#""result":"GREATER","mod_revision":"-1""#,
+            ),
+            edit(WIRE, "Some(known) = known {", "Some(known) = known.filter(|_| false) {"),
+        ],
+    },
+    OfSeveral {
+        name: "a write knows what it replaces by its revision alone",
+        by: By::Tests(&["--test", "tests", "another_head_of_the_same_revision"]),
+        edits: &[edit(WIRE, "Some(known) = known {", "Some(known) = known.filter(|_| false) {")],
+    },
+    OfSeveral {
+        name: "an older head is believed",
+        by: By::Tests(&["--lib", "cluster::model"]),
         edits: &[edit(
-            "src/cluster/etcd/wire.rs",
-            r#""result":"EQUAL","mod_revision":"{revision}""#,
-            r#""result":"GREATER","mod_revision":"-1""#,
+            "src/cluster/history.rs",
+            "!shown.is_some_and(|shown| shown.continues(known))",
+            "shown.is_some_and(|shown| shown.number == u64::MAX)",
+        )],
+    },
+    OfSeveral {
+        name: "a standby goes by its own time alone",
+        by: By::Tests(&["--lib", "cluster::model"]),
+        edits: &[edit(
+            TENURE,
+            "theirs.unwrap_or_default().max(self.pace.failover_after)",
+            "theirs.map_or(self.pace.failover_after, |_| self.pace.failover_after)",
         )],
     },
     OfSeveral {
@@ -399,8 +426,8 @@ const OF_SEVERAL: &[OfSeveral] = &[
         by: By::Tests(&["--lib", "cluster::model"]),
         edits: &[edit(
             TENURE,
-            "self.silent >= self.pace.failover_after",
-            "self.silent * 10 >= self.pace.failover_after * 3",
+            "        self.silent >= self.patience\n",
+            "        self.silent * 10 >= self.patience * 3\n",
         )],
     },
     OfSeveral {
@@ -422,7 +449,7 @@ const OF_SEVERAL: &[OfSeveral] = &[
             ),
             edit(
                 "src/cluster/role.rs",
-                "ahead.filter(|ahead| ahead.is_of(sighting.revision));",
+                "ahead.filter(|ahead| ahead.is_of(revision));",
                 "ahead.filter(|ahead| !ahead.is_of(0));",
             ),
         ],
@@ -432,8 +459,8 @@ const OF_SEVERAL: &[OfSeveral] = &[
         by: By::Tests(&["--test", "tests", "a_lost_answer_of_etcd"]),
         edits: &[edit(
             TENURE,
-            "Some(other)) if other == id",
-            "Some(other)) if other.len() == id.len() + 1",
+            "Some(other)) if other.id == id",
+            "Some(other)) if other.id.len() == id.len() + 1",
         )],
     },
     OfSeveral {

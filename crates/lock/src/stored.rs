@@ -22,6 +22,9 @@ use smol_str::SmolStr;
 use crate::journal::store::{Held, KeptPlace};
 use crate::{Grant, IdempotencyKey, Lifetime, Limit, LockId, Mode, Requester, ResourceName, Terms};
 
+/// Longer than any time of a lock, and short enough to count on from any other.
+const LONGEST: Duration = Duration::from_secs(10_000_000_000);
+
 /// A held lock as it is stored, with texts of whoever it was made of. The names of the fields are
 /// those of the JSON in etcd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +102,9 @@ impl<'a> StoredLock<'a> {
 
     /// The lock, which lives for `remaining`; `None` if no server has stored such a one.
     pub fn held(&self, remaining: Option<Duration>) -> Option<(ResourceName, Held)> {
+        if self.end.is_some() != self.lifetime.is_some() {
+            return None;
+        }
         let since = UNIX_EPOCH.checked_add(self.since)?;
         let expires = match self.lifetime {
             Some(lifetime) => Some(since.checked_add(lifetime)?),
@@ -126,6 +132,10 @@ impl<'a> StoredLock<'a> {
     }
 
     fn terms(&self) -> Option<Terms> {
+        let times = [self.wait, self.since, self.lifetime.unwrap_or_default()];
+        if times.iter().any(|time| *time > LONGEST) {
+            return None;
+        }
         let mode = match Mode::named(&self.mode.0)? {
             Mode::Exclusive { .. } => Mode::Exclusive { limit: Limit::new(self.limit?)? },
             mode => mode,

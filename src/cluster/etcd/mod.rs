@@ -336,6 +336,7 @@ mod tests {
             advertise_ca: None,
             failover_after: Duration::from_secs(5),
             standby: Standby::Forward,
+            accept_restored: None,
         };
         Etcd::new(&options).unwrap().range(b"{}", Duration::from_secs(60))
     }

@@ -125,13 +125,28 @@ impl TxnAnswer {
     }
 }
 
-/// Replaces `head` if it was written at `revision` (0: if there is none), and writes the rest
-/// with it; else shows it.
-pub(crate) fn compare_and_swap(head: &str, revision: i64, value: &[u8], ops: &[Op]) -> Vec<u8> {
+/// Replaces `head` if it was written at `revision` (0: if there is none) and is `known`, and writes
+/// the rest with it; else shows it. After a restore, another value may have the same revision.
+pub(crate) fn compare_and_swap(
+    head: &str,
+    revision: i64,
+    known: Option<&[u8]>,
+    value: &[u8],
+    ops: &[Op],
+) -> Vec<u8> {
     let key = BASE64.encode(head);
     let mut out = format!(
-        r#"{{"compare":[{{"key":"{key}","target":"MOD","result":"EQUAL","mod_revision":"{revision}"}}],"success":["#
+        r#"{{"compare":[{{"key":"{key}","target":"MOD","result":"EQUAL","mod_revision":"{revision}"}}"#
     );
+    if let Some(known) = known {
+        let known = BASE64.encode(known);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            out,
+            r#",{{"key":"{key}","target":"VALUE","result":"EQUAL","value":"{known}"}}"#
+        );
+    }
+    out.push_str(r#"],"success":["#);
     push_op(&mut out, &Op::Put(head.into(), value.into()));
     for ops in ops.chunks(MAX_OPS) {
         out.push_str(r#",{"request_txn":{"success":["#);
@@ -143,7 +158,6 @@ pub(crate) fn compare_and_swap(head: &str, revision: i64, value: &[u8], ops: &[O
         }
         out.push_str("]}}");
     }
-    // Writing to a String cannot fail.
     let _ = write!(out, r#"],"failure":[{{"request_range":{{"key":"{key}"}}}}]}}"#);
     out.into_bytes()
 }
@@ -223,10 +237,14 @@ mod tests {
     #[test]
     fn a_swap_has_its_rows_in_nested_transactions() {
         let ops: Vec<_> = (0..70).map(|n| Op::Delete(format!("k{n}"))).collect();
-        let made = compare_and_swap("/rdlm/head", 22, b"{}", &ops);
+        let made = compare_and_swap("/rdlm/head", 22, Some(b"[]"), b"{}", &ops);
         let made: Value = serde_json::from_slice(&made).unwrap();
         assert_eq!(made["compare"][0]["key"], "L3JkbG0vaGVhZA==");
         assert_eq!(made["compare"][0]["mod_revision"], "22");
+        assert_eq!(
+            (&made["compare"][1]["target"], &made["compare"][1]["value"]),
+            (&"VALUE".into(), &"W10=".into())
+        );
         assert_eq!(made["success"][0]["request_put"]["value"], "e30=");
         let nested = |n: usize| made["success"][n]["request_txn"]["success"].as_array().unwrap();
         assert_eq!((nested(1).len(), nested(2).len()), (64, 6));
