@@ -22,7 +22,6 @@ use rustix::system::uname;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::clock;
 use crate::cluster::{self, Answered, Forwarding, Member, Tables};
 use crate::doors::access::{Access, UserFileError};
 use crate::doors::event_log::EventLog;
@@ -32,6 +31,7 @@ use crate::http::Status;
 use crate::http::certificates::{CertificateError, CertificateFiles, Certificates};
 use crate::http::connection::{Connection, Exchange, Next, NotEncrypted};
 use crate::http::listener::Listener;
+use crate::lock::clock;
 use crate::lock::{
     End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Pending, Store,
 };
