@@ -38,7 +38,7 @@ use std::time::Duration;
 pub(crate) use answer::{Answer, Failure};
 pub use api::Client;
 pub(crate) use api::LockPath;
-pub(crate) use deadline::Deadline;
+pub(crate) use deadline::{Deadline, Wait};
 pub(crate) use events::Event;
 pub(crate) use guard::GIVE_UP;
 pub use guard::{Guard, Lost};
