@@ -1,12 +1,7 @@
 //! What every answer says, whoever makes it, and however it gets to the client.
 
-use std::fs;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-
-use tempfile::TempDir;
-
-use crate::harness::{Client, Response, Server, lock_body, wait_until};
+use crate::harness::{Client, Response, Server, lock_body};
+use crate::nginx::Nginx;
 
 /// The answer to these bytes. [`Client::response`] asserts that it says that it is rdlm's.
 pub(crate) fn answer(server: &Server, bytes: &str) -> Response {
@@ -92,60 +87,18 @@ fn a_problem_has_the_type_of_its_reason_or_of_its_status() {
     }
 }
 
-/// An nginx with nothing configured but where to pass requests on to.
-struct Nginx {
-    process: Child,
-    port: u16,
-    _dir: TempDir,
-}
-
-impl Nginx {
-    fn before(server: &Server) -> Self {
-        let dir = TempDir::new().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (path, there) = (dir.path().display(), server.port());
-        let configuration = format!(
-            "daemon off; pid {path}/pid; error_log {path}/error.log;
-            events {{}}
-            http {{
-                access_log off;
-                client_body_temp_path {path}/a; proxy_temp_path {path}/b; fastcgi_temp_path {path}/c;
-                uwsgi_temp_path {path}/d; scgi_temp_path {path}/e;
-                server {{
-                    listen 127.0.0.1:{port};
-                    location / {{ proxy_pass http://127.0.0.1:{there}; }}
-                }}
-            }}"
-        );
-        let file = dir.path().join("nginx.conf");
-        fs::write(&file, configuration).unwrap();
-        let mut command = Command::new("nginx");
-        command.arg("-e").arg(dir.path().join("error.log")).arg("-c").arg(file);
-        let process = command.stdout(Stdio::null()).spawn().expect("nginx has to be installed");
-        wait_until("nginx listens", || Client::try_connect(port).is_some());
-        Self { process, port, _dir: dir }
-    }
-
-    fn ask(&self, request: &str) -> (Client, Response) {
-        let mut client = Client::try_connect(self.port).unwrap();
-        client.send(request);
-        let head = client.try_head().unwrap();
-        (client, head)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
-    }
+fn ask(nginx: &Nginx, request: &str) -> (Client, Response) {
+    let mut client = Client::try_connect(nginx.port).unwrap();
+    client.send(request);
+    let head = client.try_head().unwrap();
+    (client, head)
 }
 
 #[test]
 fn behind_nginx_as_it_is_installed_events_arrive_at_once_and_answers_are_known_as_rdlm_s() {
     let server = Server::start();
     let nginx = Nginx::before(&server);
-    let (mut client, head) = nginx.ask("GET /events HTTP/1.1\r\nHost: h\r\n\r\n");
+    let (mut client, head) = ask(&nginx, "GET /events HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(head.status, 200);
     assert!(head.header("Server").unwrap().starts_with("nginx"));
     assert_eq!(head.header("RDLM-Version"), Some(env!("CARGO_PKG_VERSION")));
@@ -153,6 +106,6 @@ fn behind_nginx_as_it_is_installed_events_arrive_at_once_and_answers_are_known_a
     assert_eq!(next(), ": events\n\n");
     server.hold("a");
     assert!(next().contains("event: granted\n"), "while the stream goes on");
-    let (_, problem) = nginx.ask("GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n");
+    let (_, problem) = ask(&nginx, "GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(problem.header("RDLM-Version"), Some(env!("CARGO_PKG_VERSION")));
 }

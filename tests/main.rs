@@ -30,6 +30,7 @@ mod lists;
 mod locks;
 mod metrics;
 mod modes;
+mod nginx;
 mod packaged_tls;
 mod packaging;
 mod page;

@@ -10,7 +10,9 @@ use signal_hook::consts::{SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU};
 use super::acquire::{Acquired, acquire};
 use super::child::{Child, Event};
 use super::{Ending, Error, say, signals, terminal};
-use crate::client::{self, Client, Deadline, GIVE_UP, Guard, LockOptions, LockPath, Lost, who};
+use crate::client::{
+    self, Client, Deadline, GIVE_UP, Guard, LockOptions, LockPath, Lost, Wait, who,
+};
 
 /// How long it may take to release all locks when the command has ended.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -76,15 +78,15 @@ fn take(
     signals: &Receiver<i32>,
     lost: &Receiver<Lost>,
 ) -> Result<Taken, Error> {
-    let until = Instant::now() + run.options.wait;
+    let wait = Wait::of(run.options.wait);
     let title = run.options.title.clone().unwrap_or_else(|| {
         let program = run.command.first().map(|program| program.to_string_lossy());
         who(program.as_deref())
     });
     let mut guards = Vec::new();
     for resource in &run.resources {
-        let wait = until.saturating_duration_since(Instant::now());
-        let options = LockOptions { title: Some(title.clone()), wait, ..run.options.clone() };
+        let (title, wait) = (Some(title.clone()), wait.left());
+        let options = LockOptions { title, wait, ..run.options.clone() };
         let (by, result) = match acquire(client, resource, &options, !run.quiet, signals, lost) {
             Ok(Acquired::Granted(guard)) => {
                 guards.push(guard);

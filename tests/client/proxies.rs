@@ -1,15 +1,11 @@
 //! Proxies that answer in place of the server, or that replace its headers.
 
-use std::fs;
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use super::fakes::{Fake, Then};
-use super::{Running, complaint, free_port, is_there, output, printed, rdlm};
+use super::{Running, complaint, output, printed, rdlm};
 use crate::harness::{Server, wait_until};
+use crate::nginx::Nginx;
 
 /// A page for maintenance, as a gateway may answer whatever it is asked.
 fn maintenance(status: &str) -> Then {
@@ -79,72 +75,22 @@ fn a_gateway_that_is_maintained_is_asked_again_or_another_one() {
     }
 }
 
-/// nginx as it is installed: it replaces `Server` by its own.
-struct Nginx {
-    process: Child,
-    port: u16,
-    _directory: TempDir,
-}
-
-impl Nginx {
-    fn before(server: &Server) -> Self {
-        let directory = TempDir::new().unwrap();
-        let at = directory.path().display();
-        let (own, port) = (free_port(), server.port());
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|name| format!("{name}_temp_path {at}/{name};"))
-            .concat();
-        let configuration = format!(
-            "daemon off; pid {at}/pid; error_log {at}/errors; events {{}}\n\
-             http {{ access_log off; {temporary}\n\
-             server {{ listen 127.0.0.1:{own};\n\
-             location / {{ proxy_pass http://127.0.0.1:{port}; }} }} }}\n"
-        );
-        let file = directory.path().join("nginx.conf");
-        fs::write(&file, configuration).unwrap();
-        let process = Command::new("nginx")
-            .args(["-e", "errors", "-p"])
-            .arg(directory.path())
-            .arg("-c")
-            .arg(&file)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", own)).is_ok());
-        Self { process, port: own, _directory: directory }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let pid = self.process.id().to_string();
-        let _ = Command::new("kill").args(["-QUIT", &pid]).status();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn a_lock_that_is_deleted_is_noticed_through_nginx_with_its_defaults() {
-    if !is_there("nginx") {
-        return;
-    }
     let server = Server::start();
     let nginx = Nginx::before(&server);
-    let args = ["run", "--lifetime", "60", "foo", "--", "sh", "-c", "echo ready; exec sleep 100"];
+    let args = ["run", "--lifetime", "30", "foo", "--", "sh", "-c", "echo ready; exec sleep 100"];
     let mut run = Running::start(&mut rdlm(nginx.port, &args));
     assert_eq!(run.line(), "ready");
     let began = Instant::now();
     assert_eq!(server.delete("/resources/foo").status, 204);
     assert_eq!(run.end().0, Some(74));
     // With the next renewal, and not at the end of the lifetime.
-    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
 }
 
 #[test]
 fn refusals_are_understood_through_nginx_with_its_defaults() {
-    if !is_there("nginx") {
-        return;
-    }
     let server = Server::start();
     let nginx = Nginx::before(&server);
     let path = server.hold("foo");

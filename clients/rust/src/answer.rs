@@ -35,8 +35,10 @@ pub(super) enum Expected<'a> {
     NewLock,
     /// 200 with the lock that has this uid.
     Lock(&'a str),
-    /// 200 with a list there (a JSON pointer).
-    List(&'static str),
+    /// 200 with the resource that has this name.
+    Resource(&'a str),
+    /// 200 with a list of resources.
+    Resources,
     /// 200 that says that the server is well.
     Health,
     /// 204.
@@ -151,9 +153,8 @@ impl Asked<'_> {
                 new.is_some()
             }
             Expected::Lock(lock) => status == 200 && uid == Some(lock),
-            Expected::List(pointer) => {
-                status == 200 && json.pointer(pointer).is_some_and(Value::is_array)
-            }
+            Expected::Resource(name) => status == 200 && json["name"] == name,
+            Expected::Resources => status == 200 && json["resources"].is_array(),
             Expected::Health => status == 200 && json["status"] == "ok",
             Expected::NoContent => status == 204,
             Expected::Events => false,

@@ -249,7 +249,7 @@ impl Client {
 
     /// All resources with all their locks.
     pub fn status(&self) -> Result<Answer, Failure> {
-        let expected = Expected::List("/resources");
+        let expected = Expected::Resources;
         self.retry(&Call::new(http::Method::GET, "/status", expected).by_administrator())
     }
 
@@ -272,13 +272,13 @@ impl Client {
     /// The locks of a resource.
     pub fn locks(&self, resource: &str) -> Result<Answer, Failure> {
         let path = path_of(resource);
-        self.retry(&list_of_locks(&path))
+        self.retry(&list_of_locks(&path, resource))
     }
 
     /// The same, for a message that can do without.
     pub fn locks_at_once(&self, resource: &str) -> Result<Answer, Failure> {
         let (path, by) = (path_of(resource), Deadline::after(AT_ONCE));
-        self.send(&Call { by, ..list_of_locks(&path) })
+        self.send(&Call { by, ..list_of_locks(&path, resource) })
     }
 
     /// Deletes the locks of a resource, or all locks.
@@ -389,6 +389,6 @@ fn path_of(resource: &str) -> String {
     format!("/resources/{}", utf8_percent_encode(resource, IN_PATH))
 }
 
-fn list_of_locks(path: &str) -> Call<'_> {
-    Call::new(http::Method::GET, path, Expected::List("/_embedded/locks")).by_administrator()
+fn list_of_locks<'a>(path: &'a str, resource: &'a str) -> Call<'a> {
+    Call::new(http::Method::GET, path, Expected::Resource(resource)).by_administrator()
 }

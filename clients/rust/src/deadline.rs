@@ -33,18 +33,18 @@ impl Deadline {
 
 /// How long a server may wait before it answers, over all repetitions of a request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wait {
+pub struct Wait {
     limit: Duration,
     until: Deadline,
 }
 
 impl Wait {
-    pub(super) fn of(limit: Duration) -> Self {
+    pub fn of(limit: Duration) -> Self {
         Self { limit, until: Deadline::after(limit) }
     }
 
     /// What is left of it. One without an end is told as such in repetitions, too.
-    pub(super) fn left(self) -> Duration {
+    pub fn left(self) -> Duration {
         if self.limit >= LockOptions::FOR_EVER { self.limit } else { self.until.left() }
     }
 

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 pub use answer::{Answer, Failure};
 pub use api::{Client, LockPath};
-pub use deadline::Deadline;
+pub use deadline::{Deadline, Wait};
 pub use events::Event;
 pub use guard::{GIVE_UP, Guard, Lost};
 pub use request::Pending;

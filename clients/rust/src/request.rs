@@ -96,9 +96,7 @@ impl Pending {
         let ended = |_| Err(Error::System("the thread that asks has ended".into()));
         answer.unwrap_or_else(ended)
     }
-}
 
-impl Pending {
     /// Withdraws the request, by a deadline that is shared with what is given up beside it.
     pub fn withdraw(mut self, by: Deadline) {
         self.go_on = None;
@@ -182,8 +180,11 @@ impl Request {
             }
             match answers.recv_timeout(TAKE_OVER.min(by.left())) {
                 Err(RecvTimeoutError::Timeout) => {}
-                // A lock is released as it is dropped.
-                Ok(_) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Ok(guard)) => {
+                    let _ = guard.release_by(by);
+                    return;
+                }
+                Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }

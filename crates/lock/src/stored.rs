@@ -224,4 +224,18 @@ mod tests {
                 + r#""end":{"secs":7,"nanos":0},"other_limits":true}"#
         );
     }
+
+    #[test]
+    fn a_time_that_leaves_no_room_to_count_on_is_of_no_server() {
+        assert!(lock().held(None).is_some());
+        for wrong in [
+            StoredLock { wait: Duration::MAX, ..lock() },
+            StoredLock { since: Duration::MAX, ..lock() },
+            StoredLock { lifetime: Some(Duration::MAX), ..lock() },
+            StoredLock { lifetime: None, ..lock() },
+            StoredLock { end: None, ..lock() },
+        ] {
+            assert!(wrong.held(None).is_none(), "{wrong:?}");
+        }
+    }
 }
