@@ -56,7 +56,11 @@ class Chain(contextlib.ExitStack):
         self.url = f"http://127.0.0.1:{self.port}"
         self.server = self.enter_context(Server(binary))
         self.direct = f"http://127.0.0.1:{self.server.port}"
-        self.callback(proxies.end, proxies.start(proxy, self, {}))
+        try:
+            self.callback(proxies.end, proxies.start(proxy, self, {}))
+        except BaseException:
+            self.close()
+            raise
 
     def client(self, **options):
         return Client(self.url, **options)
