@@ -5,12 +5,12 @@ The Python client and rdlm's commands must tell the server's answers from the pr
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -40,12 +40,8 @@ def checks(binary, tools, skipped):
             skipped(name, f"{proxy.programs[0]} is not installed")
             continue
         for check in [told, lost, withdrawn, commands, *proxy.more]:
-            yield f"{name}: {check.__doc__}", lambda c=check, p=proxy: attempt(c, p, binary)
-
-
-def attempt(check, proxy, binary):
-    with tempfile.TemporaryDirectory() as directory, Chain(proxy, binary, Path(directory)) as chain:
-        check(chain)
+            run_it = functools.partial(proxies.attempt, check, Chain, proxy, binary)
+            yield f"{name}: {check.__doc__}", run_it
 
 
 class Chain(contextlib.ExitStack):
@@ -60,7 +56,11 @@ class Chain(contextlib.ExitStack):
         self.url = f"http://127.0.0.1:{self.port}"
         self.server = self.enter_context(Server(binary))
         self.direct = f"http://127.0.0.1:{self.server.port}"
-        self.callback(proxies.end, proxies.start(proxy, self, {}))
+        try:
+            self.callback(proxies.end, proxies.start(proxy, self, {}))
+        except BaseException:
+            self.close()
+            raise
 
     def client(self, **options):
         return Client(self.url, **options)

@@ -33,12 +33,12 @@ def checks(binary, directory, skipped):
         else:
             for check in [through, kept, too_short, leaving]:
                 name = f"{proxy.name}: {check.__doc__}"
-                yield name, lambda check=check, proxy=proxy: attempt(check, proxy, binary)
+                yield name, lambda check=check, proxy=proxy: attempt(check, Chain, proxy, binary)
 
 
-def attempt(check, proxy, binary):
-    with tempfile.TemporaryDirectory() as directory, Chain(proxy, binary, Path(directory)) as chain:
-        check(chain)
+def attempt(check, chain, proxy, binary):
+    with tempfile.TemporaryDirectory() as directory, chain(proxy, binary, Path(directory)) as built:
+        check(built)
 
 
 class Chain(contextlib.ExitStack):
