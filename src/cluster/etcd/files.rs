@@ -9,9 +9,9 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::names::Names;
+use crate::client::own_certificate;
 use crate::cluster::Options;
-use crate::own_certificate;
-use crate::reloaded::{self, Reloaded, Source};
+use crate::http::reloaded::{self, Reloaded, Source};
 
 /// How often the files are looked at, at most, unless a signal asks for it.
 const LOOK: Duration = Duration::from_secs(5);
