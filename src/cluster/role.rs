@@ -16,7 +16,7 @@ use super::member::{Member, Peer, Refused, Tables, Tenancy, View};
 use super::records::{FORMAT, Head, Keys, TenureRecord, range_end};
 use super::store::EtcdStore;
 use super::tenure::Silence;
-use crate::clock;
+use crate::lock::clock;
 use crate::lock::{LockManager, LockTable, OpenError};
 
 /// How long the requests in flight may take to end when this server leaves.
