@@ -24,7 +24,7 @@ use crate::doors::{Service, Settings};
 use crate::http::certificates::CertificateFiles;
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, Store};
-use crate::metrics::Metrics;
+use crate::metrics::{ClusterMetrics, Metrics};
 use crate::wall_clock;
 
 /// How long requests in flight may take to end when the server shuts down.
@@ -66,18 +66,13 @@ impl Running {
         let (failed, failure) = unbounded();
         let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
         let (lost, loss) = unbounded();
-        let member = match (&options.cluster, cluster_metrics) {
-            (Some(cluster), Some(metrics)) => {
-                let own = options.certificates.clone();
-                let url = cluster.url(listener.local_addr(), own.is_some());
-                let reconnect_grace = options.reconnect_grace;
-                let tables =
-                    Tables { limits: lock_limits, reconnect_grace, observer: observer.clone() };
-                let member = Member::start(cluster, url, own, tables, metrics, lost);
-                Some(member.map_err(Error::Cluster)?)
-            }
-            _ => None,
-        };
+        let reconnect_grace = options.reconnect_grace;
+        let tables = Tables { limits: lock_limits, reconnect_grace, observer: observer.clone() };
+        let own_address = listener.local_addr();
+        let member = cluster_metrics
+            .map(|metrics| start_member(&options, own_address, tables, metrics, lost))
+            .transpose()?
+            .flatten();
         let loss = if member.is_some() { loss } else { never() };
         let locks: Arc<dyn LockManager> = match &member {
             Some(member) => Arc::clone(member) as Arc<dyn LockManager>,
@@ -169,6 +164,20 @@ impl Running {
         info!("stopped");
         Ok(())
     }
+}
+
+/// Joins the other servers, if there are any.
+fn start_member(
+    options: &Options,
+    own_address: SocketAddr,
+    tables: Tables,
+    metrics: Arc<ClusterMetrics>,
+    lost: Sender<String>,
+) -> Result<Option<Arc<Member>>, Error> {
+    let Some(cluster) = &options.cluster else { return Ok(None) };
+    let own = options.certificates.clone();
+    let url = cluster.url(own_address, own.is_some());
+    Member::start(cluster, url, own, tables, metrics, lost).map(Some).map_err(Error::Cluster)
 }
 
 /// The locks of a server that shares them with no other.

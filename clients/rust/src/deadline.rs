@@ -39,6 +39,7 @@ pub struct Wait {
 }
 
 impl Wait {
+    /// One that ends so long from now.
     pub fn of(limit: Duration) -> Self {
         Self { limit, until: Deadline::after(limit) }
     }
