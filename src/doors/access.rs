@@ -11,9 +11,9 @@ use log::error;
 use smol_str::SmolStr;
 use subtle::ConstantTimeEq;
 
+use crate::http::reloaded;
 use crate::http::{Problem, Status};
 use crate::passwords::{self, Passwords, Verdict, is_bcrypt};
-use crate::reloaded;
 
 /// The rule for administrative requests.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::Options;
-use crate::own_certificate;
+use crate::client::own_certificate;
 use names::Names;
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
