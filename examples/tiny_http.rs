@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use rdlm::doors::access::Access;
 use rdlm::doors::{RequestLimits, Service, Settings};
-use rdlm::http::connection::Connection;
-use rdlm::http::departures::Departures;
-use rdlm::http::transport::{Memory, Transport};
-use rdlm::lock::{Limits, LockTable};
+use rdlm_http::connection::Connection;
+use rdlm_http::departures::Departures;
+use rdlm_http::transport::{Memory, Transport};
+use rdlm_lock::{Limits, LockTable};
 
 const LIMITS: Limits = Limits { locks: 1_000_000, waiting: 10_000, waiting_per_resource: 10_000 };
 const GRACE: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use rdlm::client::{Client, LockOptions};
+use rdlm_client::{Client, LockOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let resource = env::args().nth(1).ok_or("expected the name of a resource")?;

@@ -11,9 +11,9 @@ use signal_hook::consts::SIGKILL;
 use signal_hook::low_level::emulate_default_handler;
 
 use rdlm::cli::{self, Command};
-use rdlm::client;
 use rdlm::commands::{self, Become, Ending};
 use rdlm::{logging, server};
+use rdlm_client as client;
 
 const USAGE: u8 = 2;
 const FAILURE: u8 = 1;

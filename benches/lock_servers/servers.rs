@@ -5,9 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use rdlm::http::connection::Next;
-use rdlm::http::listener::Listener;
-use rdlm::http::{Response, Status};
+use rdlm_http::connection::Next;
+use rdlm_http::listener::Listener;
+use rdlm_http::{Response, Status};
 use tempfile::TempDir;
 
 /// The argument that makes this program a server that does nothing.

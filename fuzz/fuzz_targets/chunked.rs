@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rdlm::http::chunked::ChunkedBody;
-use rdlm::http::request::{MAX_BODY, Unreadable};
+use rdlm_http::chunked::ChunkedBody;
+use rdlm_http::request::{MAX_BODY, Unreadable};
 
 fuzz_target!(|input: &[u8]| {
     let whole = decode(&[input]);

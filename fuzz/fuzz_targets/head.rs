@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rdlm::http::head::{Head, HeadScan, MAX_FIELD_SECTION, MAX_TARGET};
+use rdlm_http::head::{Head, HeadScan, MAX_FIELD_SECTION, MAX_TARGET};
 
 fuzz_target!(|input: &[u8]| {
     let whole = HeadScan::default().find_end(input);

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rdlm::http::query::Query;
+use rdlm_http::query::Query;
 
 fuzz_target!(|text: &str| {
     let query = Query::new(text);

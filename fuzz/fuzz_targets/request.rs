@@ -12,10 +12,10 @@ use libfuzzer_sys::fuzz_target;
 use rdlm::doors::access::Access;
 use rdlm::doors::users::UserFile;
 use rdlm::doors::{RequestLimits, Service, Settings};
-use rdlm::http::connection::{Connection, Next};
-use rdlm::http::departures::Departures;
-use rdlm::http::transport::{Memory, Transport};
-use rdlm::lock::{Limits, LockTable};
+use rdlm_http::connection::{Connection, Next};
+use rdlm_http::departures::Departures;
+use rdlm_http::transport::{Memory, Transport};
+use rdlm_lock::{Limits, LockTable};
 
 struct World {
     service: Service,

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use rdlm::doors::users::UserFile;
-use rdlm::reloaded::Source;
+use rdlm_http::reloaded::Source;
 
 fuzz_target!(|input: &[u8]| {
     let understood = UserFile("users.toml".into()).understand(&[input.to_vec()]);

@@ -9,6 +9,7 @@ use log::LevelFilter;
 
 use super::given::{Given, number, seconds};
 use super::{Command, UsageError, table};
+use crate::client::url;
 use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
 use crate::doors::users::UserFile;
@@ -18,7 +19,6 @@ use crate::http::request::is_host;
 use crate::lock::Limits;
 use crate::logging::{self, Format};
 use crate::server;
-use crate::url;
 
 pub(super) fn parse(mut given: Given) -> Result<Command, UsageError> {
     let log = logging::Options {

@@ -15,7 +15,7 @@ use super::etcd::wire::{self, TxnAnswer};
 use super::etcd::{Etcd, Failure};
 use super::records::{FORMAT, Head, Keys, TenureRecord, bytes};
 use super::tenure::{Answer, ClusterClock, Pace, Sighting, Verdict};
-use crate::clock;
+use crate::lock::clock;
 
 /// How long to wait when no member has answered.
 const PAUSE: Duration = Duration::from_millis(50);

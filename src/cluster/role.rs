@@ -14,7 +14,7 @@ use super::member::{Member, Peer, Tables, Tenancy, View};
 use super::records::{FORMAT, Head, Keys, TenureRecord, range_end};
 use super::store::EtcdStore;
 use super::tenure::{Sighting, Silence};
-use crate::clock;
+use crate::lock::clock;
 use crate::lock::{LockManager, LockTable};
 
 /// How long the requests in flight may take to end when this server leaves.

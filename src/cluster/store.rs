@@ -83,7 +83,7 @@ impl EtcdStore {
 
     fn restore(&self, lock: StoredLock, restore: &dyn Restore) {
         let StoredLock { resource, mut held, end } = lock;
-        let now = self.chain.clock.at(crate::clock::now());
+        let now = self.chain.clock.at(crate::lock::clock::now());
         held.remaining = end.map(|end| end.saturating_sub(now));
         restore.restore(Restored { resource, held });
     }
@@ -149,11 +149,11 @@ impl Store for EtcdStore {
     }
 
     fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
-        let began = crate::clock::now();
+        let began = crate::lock::clock::now();
         let clock = self.chain.clock.at(began);
         let transactions = transactions(batch, &self.chain.keys, clock, grace);
         self.write(transactions).map_err(|Lost| self.deposed())?;
-        self.metrics.commit(crate::clock::now().saturating_sub(began));
+        self.metrics.commit(crate::lock::clock::now().saturating_sub(began));
         Ok(())
     }
 

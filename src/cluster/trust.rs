@@ -11,7 +11,7 @@ use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::http::certificates::{self, CertificateError, CertificateFiles};
-use crate::reloaded::{Reloaded, Source};
+use crate::http::reloaded::{Reloaded, Source};
 
 /// How often a new connection looks whether the files have changed.
 const LOOK: Duration = Duration::from_secs(5);

@@ -16,8 +16,8 @@ use toml::Spanned;
 
 use super::access::is_unknown_hash;
 use super::rights::Rights;
+use crate::http::reloaded::{self, Reloaded, Source};
 use crate::passwords;
-use crate::reloaded::{self, Reloaded, Source};
 
 /// How often a request looks whether the file has changed, at most.
 const LOOK: Duration = Duration::from_millis(200);

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
-use rdlm::client::{Client, Error, LockOptions};
+use rdlm_client::{Client, Error, LockOptions};
 
 use super::fakes::{Fake, Then};
 use crate::harness::{PATIENCE, Server, wait_until};

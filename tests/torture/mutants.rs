@@ -32,16 +32,16 @@ struct Edit {
     replacement: &'static str,
 }
 
-const COMPATIBILITY: &str = "src/lock/resource/compatibility.rs";
-const DECISION: &str = "src/lock/resource/decision.rs";
-const HOLDERS: &str = "src/lock/resource/holders.rs";
-const RESOURCE: &str = "src/lock/resource.rs";
-const TABLE: &str = "src/lock/table.rs";
-const CHANGE: &str = "src/lock/table/change.rs";
-const WRITER: &str = "src/lock/journal/writer.rs";
-const DEADLINES: &str = "src/lock/deadlines.rs";
+const COMPATIBILITY: &str = "crates/lock/src/resource/compatibility.rs";
+const DECISION: &str = "crates/lock/src/resource/decision.rs";
+const HOLDERS: &str = "crates/lock/src/resource/holders.rs";
+const RESOURCE: &str = "crates/lock/src/resource.rs";
+const TABLE: &str = "crates/lock/src/table.rs";
+const CHANGE: &str = "crates/lock/src/table/change.rs";
+const WRITER: &str = "crates/lock/src/journal/writer.rs";
+const DEADLINES: &str = "crates/lock/src/deadlines.rs";
 const LOCKS: &str = "src/doors/acquire.rs";
-const DEPARTURES: &str = "src/http/departures.rs";
+const DEPARTURES: &str = "crates/http/src/departures.rs";
 
 /// In memory and without faults, with one edit, unless it says otherwise.
 const fn mutant(name: &'static str, rule: Rule, edits: &'static [Edit]) -> Mutant {
@@ -451,7 +451,7 @@ const OF_SEVERAL: &[OfSeveral] = &[
         name: "lifetimes end by the wall clock",
         by: By::Tests(&["--lib", "clock::tests"]),
         edits: &[edit(
-            "src/clock.rs",
+            "crates/lock/src/clock.rs",
             "    read(ClockId::CLOCK_BOOTTIME)",
             "    read(ClockId::CLOCK_REALTIME)",
         )],

@@ -16,7 +16,7 @@ use ureq::unversioned::transport::DefaultConnector;
 
 use super::Options;
 use super::names::Names;
-use crate::own_certificate;
+use crate::client::own_certificate;
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
 /// The longest answer in bytes. Rows that take more are asked for again, fewer at a time.

@@ -1,0 +1,33 @@
+//! The URL that the paths of the API are behind, as client and server are told it.
+
+/// Understands such a URL, which is returned without a slash at its end.
+///
+/// # Errors
+/// What was expected instead.
+pub fn base(text: &str) -> Result<String, String> {
+    let url = text.trim_end_matches('/');
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let legal = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte);
+    match rest {
+        Some(rest) if has_host(rest) && rest.bytes().all(legal) => Ok(url.into()),
+        _ => Err("a URL such as https://locks.example.com, without a query".into()),
+    }
+}
+
+/// For messages: without what stands between `://` and `@`.
+pub fn without_password(text: &str) -> String {
+    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (_, host))) => format!("{scheme}://{host}"),
+        None => text.into(),
+    }
+}
+
+/// Whether a URL without its scheme begins with a host, and a port that can be.
+fn has_host(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
+    !host.is_empty()
+        && !host.starts_with(':')
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
+}

@@ -1,0 +1,75 @@
+//! The entries of a record that is to be written.
+
+use std::time::Duration;
+
+use super::record::{Entry, NO_END, Row};
+use crate::journal::store::Change;
+
+/// Entries, as bytes, and what they change in the index.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) bytes: Vec<u8>,
+    pub(super) effects: Vec<Effect>,
+    /// The largest fencing token among them.
+    pub(super) last_token: u64,
+}
+
+/// What an entry changes in the index.
+pub(super) enum Effect {
+    /// The row of the lock is at this place among the entries.
+    Held {
+        token: u64,
+        at: usize,
+        len: usize,
+    },
+    Ended(u64),
+}
+
+impl Draft {
+    /// Adds some changes, made when the journal's clock shows `now`.
+    pub(super) fn changes(
+        &mut self,
+        batch: &[Change],
+        now: Duration,
+        grace: Duration,
+    ) -> Option<()> {
+        for change in batch {
+            for token in &change.ended {
+                self.entry(&Entry::Ended(*token))?;
+            }
+            for held in &change.held {
+                let end = held.remaining.map_or(NO_END, |remaining| {
+                    now.saturating_add(remaining).saturating_add(grace)
+                });
+                self.entry(&Entry::Held(Row::new(&change.resource, held, end)))?;
+            }
+        }
+        Some(())
+    }
+
+    /// Adds what is in another draft.
+    pub(super) fn extend(&mut self, other: Self) {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
+        self.effects.extend(other.effects.into_iter().map(|effect| match effect {
+            Effect::Held { token, at, len } => Effect::Held { token, at: begin + at, len },
+            ended @ Effect::Ended(_) => ended,
+        }));
+        self.last_token = self.last_token.max(other.last_token);
+    }
+
+    pub(super) fn entry(&mut self, entry: &Entry<'_>) -> Option<()> {
+        let at = self.bytes.len();
+        entry.append(&mut self.bytes)?;
+        match entry {
+            Entry::Held(row) => {
+                let len = self.bytes.len() - at;
+                self.effects.push(Effect::Held { token: row.token, at, len });
+                self.last_token = self.last_token.max(row.token);
+            }
+            Entry::Ended(token) => self.effects.push(Effect::Ended(*token)),
+            Entry::Restarted(_) | Entry::Continued => {}
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,117 @@
+//! A store in memory, for tests: it does what it is told to, and lies about nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::store::{Change, Held, OpenError, Restore, Restored, Store, StoreError};
+use crate::ResourceName;
+use crate::resource::can_be_held_together;
+use crate::sync::{Condvar, Mutex, locked, poisoned};
+
+/// All copies are one store.
+#[derive(Clone, Default)]
+pub(crate) struct Memory(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    contents: Mutex<Contents>,
+    stuck: Condvar,
+    unstuck: Condvar,
+}
+
+#[derive(Default)]
+struct Contents {
+    rows: BTreeMap<(ResourceName, u64), Held>,
+    /// How many commits there were.
+    commits: usize,
+    refused: Vec<usize>,
+    stuck: Option<usize>,
+    is_stuck: bool,
+    lost: Option<usize>,
+}
+
+impl Memory {
+    /// Refuses the commits of these numbers, from 1.
+    pub(crate) fn refuse(&self, commits: &[usize]) {
+        locked(&self.0.contents).refused = commits.to_vec();
+    }
+
+    /// Does not come back from the commit of this number before [`Memory::unstick`].
+    pub(crate) fn stick(&self, commit: usize) {
+        locked(&self.0.contents).stuck = Some(commit);
+    }
+
+    /// Returns when that commit has come.
+    pub(crate) fn wait_until_stuck(&self) {
+        let mut contents = locked(&self.0.contents);
+        while !contents.is_stuck {
+            contents = self.0.stuck.wait(contents).unwrap_or_else(|_| poisoned());
+        }
+        drop(contents);
+        // For the next one who waits.
+        self.0.stuck.notify_one();
+    }
+
+    pub(crate) fn unstick(&self) {
+        locked(&self.0.contents).stuck = None;
+        self.0.unstuck.notify_one();
+    }
+
+    /// Makes the commit of this number, and does not know that it has.
+    pub(crate) fn lose_answer(&self, commit: usize) {
+        locked(&self.0.contents).lost = Some(commit);
+    }
+
+    /// How many locks it has.
+    pub(crate) fn len(&self) -> usize {
+        locked(&self.0.contents).rows.len()
+    }
+}
+
+impl Store for Memory {
+    fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
+        let contents = locked(&self.0.contents);
+        for ((resource, _), held) in &contents.rows {
+            let (resource, held) = (resource.clone(), held.clone());
+            restore.restore(Restored { resource, held });
+        }
+        assert_eq!(restore.complete(), Ok(()));
+        Ok(contents.rows.keys().map(|(_, token)| *token).max().unwrap_or(0))
+    }
+
+    fn commit(&mut self, batch: &[Change], _: Duration) -> Result<(), StoreError> {
+        let mut contents = locked(&self.0.contents);
+        contents.commits += 1;
+        let number = contents.commits;
+        while contents.stuck == Some(number) {
+            contents.is_stuck = true;
+            self.0.stuck.notify_one();
+            contents = self.0.unstuck.wait(contents).unwrap_or_else(|_| poisoned());
+        }
+        if contents.refused.contains(&number) {
+            return Err(StoreError::Refused("the disk is full".into()));
+        }
+        for change in batch {
+            for token in &change.ended {
+                let row = contents.rows.remove(&(change.resource.clone(), *token));
+                assert!(row.is_some(), "a lock ended that was not held");
+            }
+            for held in &change.held {
+                let key = (change.resource.clone(), held.grant.fencing_token);
+                let row = contents.rows.insert(key, held.clone());
+                assert!(row.is_none(), "a lock was granted twice");
+            }
+            let rows = contents.rows.iter().filter(|((name, _), _)| *name == change.resource);
+            assert!(can_be_held_together(rows.map(|(_, held)| held.grant.mode)), "two holders");
+        }
+        if contents.lost == Some(number) {
+            return Err(StoreError::Unknown("the answer was lost".into()));
+        }
+        Ok(())
+    }
+
+    fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,362 @@
+//! The locks of one resource that are held.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::time::{Duration, SystemTime};
+
+use super::Now;
+use super::compatibility::Counts;
+use super::request::Request;
+use crate::nanos::{Instant, Span, WallTime};
+use crate::{Grant, IdempotencyKey, Lifetime, Limit, LockId};
+
+/// A lock lives this much longer than its lifetime. Its holder counts from the answer, which
+/// takes a moment to reach it: the lock must not pass to another before.
+const ANSWER_GRACE: Duration = Duration::from_millis(1);
+
+/// A lock that is held: a [`Grant`], in less memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder {
+    pub(crate) id: LockId,
+    pub(crate) request: Request,
+    pub(crate) fencing_token: u64,
+    since: WallTime,
+    /// `None`: without an end.
+    term: Option<Term>,
+    /// Most holders have none, and one pointer is what that costs them.
+    answers: Option<Box<Answers>>,
+}
+
+/// How long a lock lives.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    lifetime: Span,
+    ends: Instant,
+    /// When it ends for its client, for display.
+    expires: WallTime,
+}
+
+/// How the client of a lock hears of it, if it sent a key or if an answer to it was lost.
+#[derive(Debug, Clone)]
+struct Answers {
+    key: Option<IdempotencyKey>,
+    /// How many answers tell of the grant and have not failed. One may have been read: as long
+    /// as there is one, the client knows that it holds the lock.
+    count: u32,
+    /// No answer is left. The lock goes at this time, unless the request is sent again.
+    unclaimed_until: Option<Instant>,
+}
+
+impl Answers {
+    fn one(key: Option<IdempotencyKey>) -> Box<Self> {
+        Box::new(Self { key, count: 1, unclaimed_until: None })
+    }
+}
+
+impl Term {
+    /// It lives for `remaining` from now.
+    fn new(lifetime: Duration, remaining: Duration, now: Now<'_>) -> Self {
+        let expires = (now.wall + remaining).into();
+        Self { lifetime: lifetime.into(), ends: now.instant + remaining + ANSWER_GRACE, expires }
+    }
+}
+
+impl Holder {
+    /// A lock that one answer tells of. It lives for `remaining` from now, or without an end,
+    /// whatever the grant says.
+    pub(super) fn new(
+        grant: Grant,
+        remaining: Option<Duration>,
+        key: Option<IdempotencyKey>,
+        now: Now<'_>,
+    ) -> Self {
+        let Grant { id, title, client, mode, wait, lifetime, since, expires: _, fencing_token } =
+            grant;
+        let term = remaining
+            .map(|remaining| Term::new(lifetime.duration().unwrap_or(remaining), remaining, now));
+        let answers = key.map(|key| Answers::one(Some(key)));
+        let request = Request::new(mode, wait, &title, &client);
+        Self { id, request, fencing_token, since: since.into(), term, answers }
+    }
+
+    /// What its client is told of it.
+    pub(crate) fn grant(&self) -> Grant {
+        Grant {
+            id: self.id,
+            title: self.request.title(),
+            client: self.request.client(),
+            mode: self.request.mode,
+            wait: self.request.wait(),
+            lifetime: self.lifetime(),
+            since: self.since(),
+            expires: self.term.map(|term| term.expires.into()),
+            fencing_token: self.fencing_token,
+        }
+    }
+
+    pub(super) fn lifetime(&self) -> Lifetime {
+        self.term.map_or(Lifetime::Endless, |term| Lifetime::For(term.lifetime.into()))
+    }
+
+    /// When it was granted, for display.
+    pub(super) fn since(&self) -> SystemTime {
+        self.since.into()
+    }
+
+    /// A lifetime begins now, because its client hears of it only now.
+    pub(super) fn begin(&mut self, lifetime: Lifetime, now: Now<'_>) {
+        self.term = lifetime.duration().map(|lifetime| Term::new(lifetime, lifetime, now));
+    }
+
+    /// How long it lives from now on, as its client may count on; `None`: without an end.
+    pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.term.map(|term| term.ends.saturating_duration_since(now + ANSWER_GRACE))
+    }
+
+    /// One more answer tells of the lock.
+    pub(super) fn add_answer(&mut self) {
+        if let Some(answers) = &mut self.answers {
+            answers.count = answers.count.saturating_add(1);
+            answers.unclaimed_until = None;
+        }
+    }
+
+    /// Whether only one answer tells of the lock.
+    pub(super) fn has_one_answer(&self) -> bool {
+        self.answers.as_ref().is_none_or(|answers| answers.count <= 1)
+    }
+
+    /// An answer could not be delivered. If it was the last, the lock goes at `until`.
+    pub(super) fn lose_answer(&mut self, until: Instant) {
+        let answers = self.answers.get_or_insert_with(|| Answers::one(None));
+        answers.count = answers.count.saturating_sub(1);
+        answers.unclaimed_until = (answers.count == 0).then_some(until);
+    }
+
+    pub(crate) fn key(&self) -> Option<&IdempotencyKey> {
+        self.answers.as_ref()?.key.as_ref()
+    }
+
+    /// Whether its lifetime is over.
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        self.term.is_some_and(|term| term.ends <= now)
+    }
+
+    /// When the lock ends by itself, if it does.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let unclaimed_until = self.answers.as_ref().and_then(|answers| answers.unclaimed_until);
+        unclaimed_until.into_iter().chain(self.term.map(|term| term.ends)).min()
+    }
+
+    /// Whether it has ended by itself.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due().is_some_and(|due| due <= now)
+    }
+}
+
+/// All holders of a resource. Nothing here takes longer the more there are.
+///
+/// Most resources have one at a time, which needs no index.
+#[derive(Debug, Default)]
+pub(super) enum Holders {
+    #[default]
+    None,
+    One(Holder),
+    Many(Box<Crowd>),
+}
+
+/// Not empty.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    by_id: HashMap<LockId, Holder>,
+    by_key: HashMap<IdempotencyKey, LockId>,
+    by_token: BTreeMap<u64, LockId>,
+    by_due: BTreeSet<(Instant, LockId)>,
+    counts: Counts,
+    /// That of the latest in the mode EX; it says nothing when there is none any more.
+    limit: Option<Limit>,
+}
+
+impl Holders {
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(_) => 1,
+            Self::Many(crowd) => crowd.by_id.len(),
+        }
+    }
+
+    pub(super) fn get(&self, id: LockId) -> Option<&Holder> {
+        match self {
+            Self::None => None,
+            Self::One(holder) => Some(holder).filter(|holder| holder.id == id),
+            Self::Many(crowd) => crowd.by_id.get(&id),
+        }
+    }
+
+    pub(super) fn of_key(&self, key: &IdempotencyKey) -> Option<&Holder> {
+        match self {
+            Self::None => None,
+            Self::One(holder) => Some(holder).filter(|holder| holder.key() == Some(key)),
+            Self::Many(crowd) => crowd.by_id.get(crowd.by_key.get(key)?),
+        }
+    }
+
+    /// Whether all can be held at a time.
+    pub(super) fn fit_together(&self) -> bool {
+        let limits = self.iter().filter_map(|holder| holder.request.mode.limit());
+        self.counts().fit_together(limits.map(Limit::get).max().unwrap_or(0))
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        match self {
+            Self::None => Counts::default(),
+            Self::One(holder) => {
+                let mut counts = Counts::default();
+                counts.add(holder.request.mode);
+                counts
+            }
+            Self::Many(crowd) => crowd.counts,
+        }
+    }
+
+    /// The limit of those that hold in the mode EX.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::None => None,
+            Self::One(holder) => holder.request.mode.limit(),
+            Self::Many(crowd) => crowd.limit.filter(|_| crowd.counts.exclusive() > 0),
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        match self {
+            Self::None => None,
+            Self::One(holder) => holder.due(),
+            Self::Many(crowd) => crowd.by_due.first().map(|(due, _)| *due),
+        }
+    }
+
+    /// Those that are due at `now`, the earliest first.
+    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = &Holder> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(holder) => (Some(holder).filter(|holder| holder.is_due(now)), None),
+            Self::Many(crowd) => (None, Some(crowd)),
+        };
+        let many = many.into_iter().flat_map(move |crowd| {
+            let due = crowd.by_due.iter().take_while(move |(due, _)| *due <= now);
+            due.filter_map(|(_, id)| crowd.by_id.get(id))
+        });
+        one.into_iter().chain(many)
+    }
+
+    /// In no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Holder> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(holder) => (Some(holder), None),
+            Self::Many(crowd) => (None, Some(crowd.by_id.values())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    /// In the order of their grants.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &Holder> {
+        self.behind(None)
+    }
+
+    /// Those with larger fencing tokens, in the order of their grants.
+    pub(super) fn behind(&self, token: Option<u64>) -> impl Iterator<Item = &Holder> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(holder) => (Some(holder), None),
+            Self::Many(crowd) => (None, Some(crowd)),
+        };
+        let one = one.filter(move |holder| token.is_none_or(|t| holder.fencing_token > t));
+        let from = token.map_or(Bound::Unbounded, Bound::Excluded);
+        let many = many.into_iter().flat_map(move |crowd| {
+            let behind = crowd.by_token.range((from, Bound::Unbounded));
+            behind.filter_map(|(_, id)| crowd.by_id.get(id))
+        });
+        one.into_iter().chain(many)
+    }
+
+    pub(super) fn insert(&mut self, holder: Holder) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(holder),
+            Self::One(first) => {
+                let mut crowd = Box::<Crowd>::default();
+                crowd.insert(first);
+                crowd.insert(holder);
+                Self::Many(crowd)
+            }
+            Self::Many(mut crowd) => {
+                crowd.insert(holder);
+                Self::Many(crowd)
+            }
+        };
+    }
+
+    pub(super) fn remove(&mut self, id: LockId) -> Option<Holder> {
+        match self {
+            Self::Many(crowd) => {
+                let removed = crowd.remove(id)?;
+                if crowd.by_id.is_empty() {
+                    *self = Self::None;
+                }
+                Some(removed)
+            }
+            Self::One(holder) if holder.id == id => match std::mem::take(self) {
+                Self::One(holder) => Some(holder),
+                _ => None,
+            },
+            Self::None | Self::One(_) => None,
+        }
+    }
+
+    /// Changes one, and returns it as it is then.
+    pub(super) fn update(
+        &mut self,
+        id: LockId,
+        change: impl FnOnce(&mut Holder),
+    ) -> Option<&Holder> {
+        let mut holder = self.remove(id)?;
+        change(&mut holder);
+        self.insert(holder);
+        self.get(id)
+    }
+}
+
+impl Crowd {
+    fn insert(&mut self, holder: Holder) {
+        let id = holder.id;
+        let mode = holder.request.mode;
+        self.counts.add(mode);
+        self.limit = mode.limit().or(self.limit);
+        self.by_due.extend(holder.due().map(|due| (due, id)));
+        self.by_token.insert(holder.fencing_token, id);
+        if let Some(key) = holder.key() {
+            self.by_key.insert(key.clone(), id);
+        }
+        let earlier = self.by_id.insert(id, holder);
+        debug_assert!(earlier.is_none(), "{id} is held already");
+    }
+
+    fn remove(&mut self, id: LockId) -> Option<Holder> {
+        let holder = self.by_id.remove(&id)?;
+        self.counts.remove(holder.request.mode);
+        if let Some(due) = holder.due() {
+            self.by_due.remove(&(due, id));
+        }
+        self.by_token.remove(&holder.fencing_token);
+        if let Some(key) = holder.key() {
+            self.by_key.remove(key);
+        }
+        Some(holder)
+    }
+}

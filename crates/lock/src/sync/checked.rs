@@ -1,0 +1,178 @@
+//! Mutexes, condition variables and a clock for the model checker.
+//!
+//! The checker has no time-outs of its own: a wait until a deadline ends when the clock, which
+//! only [`advance`] moves, has come to it. A wait that nobody ends is a deadlock, which the
+//! checker reports.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::LockResult;
+use std::time::Duration;
+
+pub(crate) use shuttle::sync::atomic;
+pub(crate) use shuttle::thread;
+
+use crate::nanos::Instant;
+
+/// A mutex whose guard knows it, so that a wait can take it again.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+pub(crate) struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    inner: shuttle::sync::MutexGuard<'a, T>,
+}
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(shuttle::sync::Mutex::new(value))
+    }
+
+    /// A panic ends the whole run, so no mutex is ever poisoned.
+    pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+        Ok(MutexGuard { mutex: self, inner: self.0.lock().unwrap() })
+    }
+
+    pub(crate) fn into_inner(self) -> LockResult<T> {
+        Ok(self.0.into_inner().unwrap())
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+/// A condition variable that wakes exactly one for each call of `notify_one`.
+#[derive(Debug, Default)]
+pub(crate) struct Condvar {
+    /// So that each has an address of its own, which tells it from the others.
+    _size: u8,
+}
+
+impl Condvar {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn notify_one(&self) {
+        let mut clock = CLOCK.state.lock().unwrap();
+        let mut sleepers = clock.sleepers.iter_mut();
+        if let Some(sleeper) = sleepers.find(|s| s.condvar == self.address() && !s.woken) {
+            sleeper.woken = true;
+            CLOCK.changed.notify_all();
+        }
+    }
+
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        Ok(self.sleep(guard, None))
+    }
+
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> LockResult<(MutexGuard<'a, T>, ())> {
+        Ok((self.sleep(guard, Some(timeout)), ()))
+    }
+
+    pub(crate) fn wait_timeout_while<'a, T>(
+        &self,
+        mut guard: MutexGuard<'a, T>,
+        timeout: Duration,
+        mut condition: impl FnMut(&mut T) -> bool,
+    ) -> LockResult<(MutexGuard<'a, T>, ())> {
+        let end = now() + timeout;
+        while condition(&mut guard) && now() < end {
+            guard = self.sleep(guard, Some(end.saturating_duration_since(now())));
+        }
+        Ok((guard, ()))
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Whoever sleeps is on the list before it gives the mutex up: nobody who takes the mutex
+    /// after it can wake it in vain.
+    fn sleep<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Option<Duration>,
+    ) -> MutexGuard<'a, T> {
+        let mutex = guard.mutex;
+        let mut clock = CLOCK.state.lock().unwrap();
+        let number = clock.next_sleeper;
+        clock.next_sleeper += 1;
+        clock.sleepers.push(Sleeper { number, condvar: self.address(), woken: false });
+        // The time-out was counted from when this thread last looked at the clock. In the world
+        // time goes on, so that it does not matter; here it may never move again.
+        let looked = LOOKED.with(|looked| *looked.borrow());
+        let end = timeout.map(|timeout| looked + timeout);
+        drop(guard);
+        let sleeps = |clock: &State| {
+            let sleeper = clock.sleepers.iter().find(|sleeper| sleeper.number == number);
+            sleeper.is_some_and(|sleeper| !sleeper.woken)
+                && end.is_none_or(|end| clock.elapsed < end)
+        };
+        while sleeps(&clock) {
+            clock = CLOCK.changed.wait(clock).unwrap();
+        }
+        clock.sleepers.retain(|sleeper| sleeper.number != number);
+        drop(clock);
+        mutex.lock().unwrap()
+    }
+}
+
+/// The time, as far as it has passed.
+pub fn now() -> Instant {
+    let elapsed = CLOCK.state.lock().unwrap().elapsed;
+    LOOKED.with(|looked| *looked.borrow_mut() = elapsed);
+    Instant::since_start(elapsed)
+}
+
+/// Lets time pass.
+pub(crate) fn advance(time: Duration) {
+    CLOCK.state.lock().unwrap().elapsed += time;
+    CLOCK.changed.notify_all();
+}
+
+/// One for all condition variables.
+struct Clock {
+    state: shuttle::sync::Mutex<State>,
+    changed: shuttle::sync::Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    elapsed: Duration,
+    sleepers: Vec<Sleeper>,
+    next_sleeper: u64,
+}
+
+struct Sleeper {
+    number: u64,
+    condvar: usize,
+    woken: bool,
+}
+
+shuttle::thread_local! {
+    /// What this thread saw on the clock.
+    static LOOKED: RefCell<Duration> = RefCell::new(Duration::ZERO);
+}
+
+shuttle::lazy_static! {
+    static ref CLOCK: Clock = Clock {
+        state: shuttle::sync::Mutex::new(State::default()),
+        changed: shuttle::sync::Condvar::new(),
+    };
+}
