@@ -67,7 +67,7 @@ pub(crate) fn transactions(
     let mut transactions = vec![Transaction::default()];
     for change in batch {
         let ops = ops(change, keys, clock.saturating_add(grace));
-        let last_token = change.held.iter().map(|held| held.grant.fencing_token).max();
+        let last_token = change.added.iter().map(|held| held.grant.fencing_token).max();
         for part in parts(ops) {
             if !transactions.last().is_some_and(|last| last.has_room_for(&part)) {
                 transactions.push(Transaction::default());
@@ -94,11 +94,11 @@ pub(crate) fn fill(transactions: &mut [Transaction], rows: &mut BTreeMap<String,
 
 /// What a change writes: no key twice, and what ends before what begins.
 fn ops(change: &Change, keys: &Keys, clock: Duration) -> Vec<Op> {
-    let Change { resource, ended, held } = change;
-    let begun: BTreeSet<_> = held.iter().map(|held| held.grant.fencing_token).collect();
-    let ended = ended.iter().filter(|token| !begun.contains(token));
+    let Change { resource, removed, added } = change;
+    let begun: BTreeSet<_> = added.iter().map(|held| held.grant.fencing_token).collect();
+    let ended = removed.iter().filter(|token| !begun.contains(token));
     let ended = ended.map(|token| Op::Delete(keys.lock(resource, *token)));
-    let held = held.iter().map(|held| {
+    let held = added.iter().map(|held| {
         let end = held.remaining.map(|remaining| clock.saturating_add(remaining));
         let row = StoredLock::new(resource, held, end);
         Op::Put(keys.lock(resource, held.grant.fencing_token), bytes(&row))
@@ -133,8 +133,8 @@ mod tests {
     const GRACE: Duration = Duration::from_millis(200);
 
     fn change(resource: &str, ended: &[u64], granted: &[u64]) -> Change {
-        let held = granted.iter().map(|token| held(Mode::EXCLUSIVE, None, *token)).collect();
-        Change { resource: resource.parse().unwrap(), ended: ended.to_vec(), held }
+        let added = granted.iter().map(|token| held(Mode::EXCLUSIVE, None, *token)).collect();
+        Change { resource: resource.parse().unwrap(), removed: ended.to_vec(), added }
     }
 
     fn made(batch: &[Change]) -> Vec<Transaction> {

@@ -12,7 +12,7 @@ use super::chain::{Chain, Lost};
 use super::loading::{Loaded, LoadedLock, Loading};
 use super::records::{PlaceRow, bytes};
 use crate::lock::{
-    Change, KeptPlace, Misfit, OpenError, PlaceNote, Reachable, Restore, Restored, Store,
+    Change, Conflict, KeptPlace, OpenError, PlaceNote, Reachable, Restore, RestoredLock, Store,
     StoreError,
 };
 use crate::metrics::ClusterMetrics;
@@ -120,7 +120,7 @@ impl EtcdStore {
             held.grant.terms.lifetime.duration().map(|lifetime| lifetime.saturating_add(GRACE));
         let remaining = end.map(|end| end.saturating_sub(now));
         held.remaining = remaining.map(|time| time.min(longest.unwrap_or(time)));
-        restore.restore(Restored { resource, held });
+        restore.restore(RestoredLock { resource, held });
     }
 }
 
@@ -148,8 +148,8 @@ impl Store for EtcdStore {
                 Loaded::Foreign(key) => return Err(self.foreign(&key)),
                 Loaded::All => {
                     self.skip_repeated();
-                    let lock = |it: Misfit| self.chain.keys.lock(&it.resource, it.token);
-                    restore.complete().map_err(|misfit| self.foreign(&lock(misfit)))?;
+                    let lock = |it: Conflict| self.chain.keys.lock(&it.resource, it.token);
+                    restore.complete().map_err(|conflict| self.foreign(&lock(conflict)))?;
                     return Ok(last_token);
                 }
             }

@@ -152,7 +152,7 @@ const MUTANTS: &[Mutant] = &[
         &[edit(
             CHANGE,
             "Change::of(&plan, resource, now.instant));",
-            "Change::of(&plan, resource, now.instant)).filter(|change| !change.ended.is_empty());",
+            "Change::of(&plan, resource, now.instant)).filter(|change| !change.removed.is_empty());",
         )],
     ),
     on_disk(

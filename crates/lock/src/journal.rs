@@ -409,7 +409,7 @@ mod tests {
 
         fn submit(&self, by: By) -> Option<Own<()>> {
             let resource = "r".parse().unwrap();
-            let change = Change { resource, ended: vec![1], held: Vec::new() };
+            let change = Change { resource, removed: vec![1], added: Vec::new() };
             self.journal.submit((change, ()), by)
         }
 
@@ -448,7 +448,7 @@ mod tests {
         let journal = Journal::<usize>::new(None);
         let change = || {
             let resource = "r".parse().unwrap();
-            Change { resource, ended: vec![1], held: Vec::new() }
+            Change { resource, removed: vec![1], added: Vec::new() }
         };
         for number in 0..MAX_QUEUED {
             assert_eq!(journal.admits(), Ok(()));

@@ -28,8 +28,8 @@ pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
 pub use grant::{Conversion, Grant, Lock, Requester, Terms, Waiting};
 pub use journal::FileStore;
 pub use journal::store::{
-    Change, Held, KeptPlace, Misfit, OpenError, PlaceNote, Reachable, Restore, Restored, Store,
-    StoreError,
+    Change, Conflict, HeldLock, KeptPlace, OpenError, PlaceNote, Reachable, Restore, RestoredLock,
+    Store, StoreError,
 };
 pub use lifetime::Lifetime;
 pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smol_str::SmolStr;
 
-use crate::journal::store::{Held, KeptPlace};
+use crate::journal::store::{HeldLock, KeptPlace};
 use crate::{Grant, IdempotencyKey, Lifetime, Limit, LockId, Mode, Requester, ResourceName, Terms};
 
 /// Longer than any time of a lock, and short enough to count on from any other.
@@ -55,8 +55,8 @@ pub struct StoredLock<'a> {
 
 impl<'a> StoredLock<'a> {
     /// A lock that ends at `end`.
-    pub fn new(resource: &'a ResourceName, held: &'a Held, end: Option<Duration>) -> Self {
-        let Held { grant, key, remaining: _ } = held;
+    pub fn new(resource: &'a ResourceName, held: &'a HeldLock, end: Option<Duration>) -> Self {
+        let HeldLock { grant, key, remaining: _ } = held;
         let Grant { id, terms, since, expires: _, fencing_token } = grant;
         let lock = Self::of(resource, *id, key.as_ref(), terms, *since);
         Self { token: *fencing_token, end, ..lock }
@@ -101,7 +101,7 @@ impl<'a> StoredLock<'a> {
     }
 
     /// The lock, which lives for `remaining`; `None` if no server has stored such a one.
-    pub fn held(&self, remaining: Option<Duration>) -> Option<(ResourceName, Held)> {
+    pub fn held(&self, remaining: Option<Duration>) -> Option<(ResourceName, HeldLock)> {
         if self.end.is_some() != self.lifetime.is_some() {
             return None;
         }
@@ -116,7 +116,7 @@ impl<'a> StoredLock<'a> {
             Some(key) => Some(IdempotencyKey::stored(&key.0)?),
             None => None,
         };
-        Some((self.resource.0.parse().ok()?, Held { grant, key, remaining }))
+        Some((self.resource.0.parse().ok()?, HeldLock { grant, key, remaining }))
     }
 
     /// The place in line with this arrival; `None` if no server has stored such a one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::store::{Change, Held, OpenError, Restore, Restored, Store, StoreError};
+use super::store::{Change, HeldLock, OpenError, Restore, RestoredLock, Store, StoreError};
 use crate::ResourceName;
 use crate::resource::can_be_held_together;
 use crate::sync::{Condvar, Mutex, locked, poisoned};
@@ -22,7 +22,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Contents {
-    rows: BTreeMap<(ResourceName, u64), Held>,
+    rows: BTreeMap<(ResourceName, u64), HeldLock>,
     /// How many commits there were.
     commits: usize,
     refused: Vec<usize>,
@@ -82,7 +82,7 @@ impl Store for Memory {
         let contents = locked(&self.0.contents);
         for ((resource, _), held) in &contents.rows {
             let (resource, held) = (resource.clone(), held.clone());
-            restore.restore(Restored { resource, held });
+            restore.restore(RestoredLock { resource, held });
         }
         assert_eq!(restore.complete(), Ok(()));
         Ok(contents.rows.keys().map(|(_, token)| *token).max().unwrap_or(0))
@@ -101,11 +101,11 @@ impl Store for Memory {
             return Err(StoreError::Refused("the disk is full".into()));
         }
         for change in batch {
-            for token in &change.ended {
+            for token in &change.removed {
                 let row = contents.rows.remove(&(change.resource.clone(), *token));
                 assert!(row.is_some(), "a lock ended that was not held");
             }
-            for held in &change.held {
+            for held in &change.added {
                 let key = (change.resource.clone(), held.grant.fencing_token);
                 let row = contents.rows.insert(key, held.clone());
                 assert!(row.is_none(), "a lock was granted twice");

@@ -108,27 +108,27 @@ pub type Reachable = Arc<dyn Fn() -> bool + Send + Sync>;
 /// Takes locks over from a store.
 pub trait Restore: Sync {
     /// Takes one over. Several threads may call it, in any order of the locks.
-    fn restore(&self, lock: Restored);
+    fn restore(&self, lock: RestoredLock);
 
     /// All that there are were taken over. Called once, last.
     ///
     /// # Errors
     /// One cannot be held beside others.
-    fn complete(&self) -> Result<(), Misfit>;
+    fn complete(&self) -> Result<(), Conflict>;
 }
 
 /// A lock that has been held since before the restart.
 #[derive(Debug, Clone)]
-pub struct Restored {
+pub struct RestoredLock {
     /// On which resource.
     pub resource: ResourceName,
     /// The lock.
-    pub held: Held,
+    pub held: HeldLock,
 }
 
 /// A lock that cannot be held beside others that were restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misfit {
+pub struct Conflict {
     /// On which resource.
     pub resource: ResourceName,
     /// Its fencing token.
@@ -142,14 +142,14 @@ pub struct Change {
     /// The resource.
     pub resource: ResourceName,
     /// The fencing tokens of those that are held no more.
-    pub ended: Vec<u64>,
+    pub removed: Vec<u64>,
     /// Those that are held from now on.
-    pub held: Vec<Held>,
+    pub added: Vec<HeldLock>,
 }
 
 /// What is kept of a lock that is held.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub struct HeldLock {
     /// The lock.
     pub grant: Grant,
     /// The key that it was asked for with.
@@ -187,19 +187,19 @@ pub enum PlaceNote {
 impl Change {
     /// `None` if the plan is not about locks that are held.
     pub(crate) fn of(plan: &Plan, resource: &ResourceName, now: Instant) -> Option<Self> {
-        let held: Vec<_> = plan.holders().map(|holder| Held::of(holder, now)).collect();
-        let ended: Vec<_> = plan.ended_tokens().collect();
-        let nothing = ended.is_empty() && held.is_empty();
-        (!nothing).then(|| Self { resource: resource.clone(), ended, held })
+        let added: Vec<_> = plan.holders().map(|holder| HeldLock::of(holder, now)).collect();
+        let removed: Vec<_> = plan.ended_tokens().collect();
+        let nothing = removed.is_empty() && added.is_empty();
+        (!nothing).then(|| Self { resource: resource.clone(), removed, added })
     }
 
     /// Whether no more is held after it than before.
     pub(crate) fn makes_room(&self) -> bool {
-        self.held.len() <= self.ended.len()
+        self.added.len() <= self.removed.len()
     }
 }
 
-impl Held {
+impl HeldLock {
     fn of(holder: &Holder, now: Instant) -> Self {
         let (grant, key) = (holder.grant(), holder.key().cloned());
         Self { grant, key, remaining: holder.remaining(now) }

@@ -157,7 +157,7 @@ impl Writer {
         let mut began = now_by_clock();
         let written = refusal(self.store.commit(batch, grace))?;
         self.latest_try = now();
-        let begins_lifetimes = batch.iter().any(|change| !change.held.is_empty());
+        let begins_lifetimes = batch.iter().any(|change| !change.added.is_empty());
         if written.is_ok() && begins_lifetimes {
             while now_by_clock().saturating_duration_since(began) > grace {
                 grace = now_by_clock().saturating_duration_since(began).saturating_mul(4);
@@ -214,7 +214,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::journal::store::{Held, OpenError, Restore};
+    use crate::journal::store::{HeldLock, OpenError, Restore};
     use crate::{Grant, LockId, Terms};
 
     thread_local! {
@@ -257,8 +257,8 @@ mod tests {
             expires: None,
             fencing_token: 1,
         };
-        let held = vec![Held { grant, key: None, remaining: Some(Duration::from_secs(60)) }];
-        Change { resource: "r".parse().unwrap(), ended: Vec::new(), held }
+        let added = vec![HeldLock { grant, key: None, remaining: Some(Duration::from_secs(60)) }];
+        Change { resource: "r".parse().unwrap(), removed: Vec::new(), added }
     }
 
     /// Its holder counts from the answer, which comes after the host has woken up.

@@ -34,10 +34,10 @@ impl Draft {
         grace: Duration,
     ) -> Option<()> {
         for change in batch {
-            for token in &change.ended {
+            for token in &change.removed {
                 self.entry(&Entry::Ended(*token))?;
             }
-            for held in &change.held {
+            for held in &change.added {
                 let end = held
                     .remaining
                     .map(|remaining| now.saturating_add(remaining).saturating_add(grace));

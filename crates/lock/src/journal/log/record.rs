@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::time::Lifetime;
 use super::v1::RowV1;
 use crate::ResourceName;
-use crate::journal::store::Held;
+use crate::journal::store::HeldLock;
 use crate::stored::StoredLock;
 
 /// The beginning of each record.
@@ -83,7 +83,11 @@ pub(super) struct Found<'a> {
 
 impl<'a> Row<'a> {
     /// A lock that ends at `end`.
-    pub(super) fn new(resource: &'a ResourceName, held: &'a Held, end: Option<Duration>) -> Self {
+    pub(super) fn new(
+        resource: &'a ResourceName,
+        held: &'a HeldLock,
+        end: Option<Duration>,
+    ) -> Self {
         Self { graced: false, lock: StoredLock::new(resource, held, end) }
     }
 
@@ -175,7 +179,7 @@ pub(super) mod tests {
             user in prop::option::of(".{1,40}"), mode in mode(), token: u64,
             wait in 0..1_000_000_000_000_000_000u64, lifetime in 1..1_000_000_000_000_000_000u64,
             since in 0..4_000_000_000_000_000_000u64, other_limits: bool,
-        ) -> (ResourceName, Held) {
+        ) -> (ResourceName, HeldLock) {
             let since = UNIX_EPOCH + Duration::from_nanos(since);
             let lifetime = Duration::from_nanos(lifetime);
             let terms = Terms {
@@ -190,7 +194,7 @@ pub(super) mod tests {
             let grant = Grant { id, terms, since, expires, fencing_token: token };
             let key = key.map(|key| key.parse().unwrap());
             let remaining = Some(lifetime);
-            (resource.parse().unwrap(), Held { grant, key, remaining })
+            (resource.parse().unwrap(), HeldLock { grant, key, remaining })
         }
     }
 

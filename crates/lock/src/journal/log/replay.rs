@@ -14,7 +14,7 @@ use super::rows::Rows;
 use super::segment::{MAX_TOKEN, SEGMENT_BYTES, Segment, make_spare};
 use super::time::{Clock, Restart};
 use super::writer::{SPARES, Writer};
-use crate::journal::store::{Misfit, OpenError, Restore, Restored};
+use crate::journal::store::{Conflict, OpenError, Restore, RestoredLock};
 use crate::parallel::share;
 use crate::sync::{Mutex, locked, poisoned};
 
@@ -131,7 +131,7 @@ fn hand_over(
     let HandOver { changed, ended, .. } = hand_over;
     let ended = ended.into_inner().unwrap_or_else(|_| poisoned());
     ended.into_iter().for_each(|token| log.rows.end(token));
-    restore.complete().map_err(|Misfit { resource, .. }| {
+    restore.complete().map_err(|Conflict { resource, .. }| {
         let why = format!("it has locks on {resource} that cannot be held together");
         OpenError::Damaged(directory.path().into(), why.into())
     })?;
@@ -171,6 +171,6 @@ impl HandOver<'_> {
         let ends_sometime = remaining.is_none_or(|remaining| remaining <= MAX_REMAINING);
         let (resource, held) = row.lock.held(remaining)?;
         let makes_sense = ends_sometime && row.lock.token <= MAX_TOKEN;
-        makes_sense.then(|| self.restore.restore(Restored { resource, held }))
+        makes_sense.then(|| self.restore.restore(RestoredLock { resource, held }))
     }
 }

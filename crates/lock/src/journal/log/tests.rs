@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::segment::{BEGIN, SEGMENT_BYTES};
 use super::*;
-use crate::journal::store::{Held, Misfit, Restore, Restored};
+use crate::journal::store::{Conflict, HeldLock, Restore, RestoredLock};
 use crate::{Grant, LockId, Mode, Terms};
 
 const GRACE: Duration = Duration::from_secs(1);
@@ -32,17 +32,17 @@ struct Host {
 /// Takes locks over.
 #[derive(Default)]
 struct Locks {
-    restored: Mutex<Vec<Restored>>,
-    misfit: Option<Misfit>,
+    restored: Mutex<Vec<RestoredLock>>,
+    conflict: Option<Conflict>,
 }
 
 impl Restore for Locks {
-    fn restore(&self, lock: Restored) {
+    fn restore(&self, lock: RestoredLock) {
         self.restored.lock().unwrap().push(lock);
     }
 
-    fn complete(&self) -> Result<(), Misfit> {
-        self.misfit.clone().map_or(Ok(()), Err)
+    fn complete(&self) -> Result<(), Conflict> {
+        self.conflict.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -69,11 +69,14 @@ impl Host {
         *clock = Uptime { boot: clock.boot + 1, uptime: seconds(3) };
     }
 
-    fn start(&self) -> Result<(FileStore, Vec<Restored>), OpenError> {
+    fn start(&self) -> Result<(FileStore, Vec<RestoredLock>), OpenError> {
         self.start_with(RESTART_GRACE)
     }
 
-    fn start_with(&self, restart_grace: Duration) -> Result<(FileStore, Vec<Restored>), OpenError> {
+    fn start_with(
+        &self,
+        restart_grace: Duration,
+    ) -> Result<(FileStore, Vec<RestoredLock>), OpenError> {
         let clock = Arc::clone(&self.clock);
         let host = Box::new(move || *clock.lock().unwrap());
         let mut store = FileStore::with_clock(&self.dir(), restart_grace, host)?;
@@ -114,25 +117,26 @@ fn grant(resource: &str, fencing_token: u64) -> Change {
         expires: None,
         fencing_token,
     };
-    let held = Held { grant, key: Some("a-key".parse().unwrap()), remaining: Some(seconds(3600)) };
-    Change { resource: resource.parse().unwrap(), ended: vec![], held: vec![held] }
+    let held =
+        HeldLock { grant, key: Some("a-key".parse().unwrap()), remaining: Some(seconds(3600)) };
+    Change { resource: resource.parse().unwrap(), removed: vec![], added: vec![held] }
 }
 
 /// A lock with a long title, and a lifetime.
 fn long(fencing_token: u64, lifetime: Duration) -> Change {
     let mut change = grant(&format!("r{fencing_token}"), fencing_token);
-    change.held[0].grant.terms.title = "x".repeat(1_000).into();
-    change.held[0].grant.terms.lifetime = lifetime.into();
-    change.held[0].remaining = Some(lifetime);
+    change.added[0].grant.terms.title = "x".repeat(1_000).into();
+    change.added[0].grant.terms.lifetime = lifetime.into();
+    change.added[0].remaining = Some(lifetime);
     change
 }
 
 fn release(of: &Change) -> Change {
-    let ended = of.held.iter().map(|held| held.grant.fencing_token).collect();
-    Change { resource: of.resource.clone(), ended, held: vec![] }
+    let removed = of.added.iter().map(|held| held.grant.fencing_token).collect();
+    Change { resource: of.resource.clone(), removed, added: vec![] }
 }
 
-fn tokens(restored: &[Restored]) -> Vec<u64> {
+fn tokens(restored: &[RestoredLock]) -> Vec<u64> {
     restored.iter().map(|lock| lock.held.grant.fencing_token).collect()
 }
 
@@ -306,8 +310,8 @@ fn what_was_committed_is_there_after_the_next_start() {
     store.commit(&grants, GRACE).unwrap();
     // A release and the grant that it causes are one change, and so is a renewal.
     let next = grant("a", 9);
-    let hand_over = Change { ended: vec![5], ..next };
-    let renewal = Change { ended: vec![7], ..grant("b", 7) };
+    let hand_over = Change { removed: vec![5], ..next };
+    let renewal = Change { removed: vec![7], ..grant("b", 7) };
     store.commit(&[hand_over, renewal], GRACE).unwrap();
     store.commit(&[release(&grants[1])], GRACE).unwrap();
     drop(store);
@@ -332,8 +336,8 @@ fn locks_that_cannot_be_held_together_are_damage() {
     some_locks(&host);
     let files = host.files();
     let mut store = FileStore::open(&host.dir(), RESTART_GRACE).unwrap();
-    let misfit = Misfit { resource: "r21".parse().unwrap(), token: 21 };
-    let locks = Locks { misfit: Some(misfit), ..Locks::default() };
+    let conflict = Conflict { resource: "r21".parse().unwrap(), token: 21 };
+    let locks = Locks { conflict: Some(conflict), ..Locks::default() };
     let error = store.load(&locks).unwrap_err();
     assert!(error.to_string().contains("locks on r21 that cannot be held together"), "{error}");
     assert!(host.files() == files, "refused, yet changed");
@@ -367,8 +371,8 @@ fn a_lock_that_is_written_again_in_the_middle_of_its_lifetime_has_what_was_left(
     store.commit(&[long(1, seconds(600))], GRACE).unwrap();
     host.passes(seconds(500));
     let mut converted = long(1, seconds(600));
-    (converted.ended, converted.held[0].remaining) = (vec![1], Some(seconds(100)));
-    converted.held[0].grant.terms.mode = Mode::ProtectedRead;
+    (converted.removed, converted.added[0].remaining) = (vec![1], Some(seconds(100)));
+    converted.added[0].grant.terms.mode = Mode::ProtectedRead;
     store.commit(&[converted], GRACE).unwrap();
     drop(store);
     let (_, restored) = host.start().unwrap();
@@ -529,7 +533,7 @@ proptest! {
                 },
                 Step::Renew(index, lifetime) => if let Some(token) = nth(&model, index) {
                     model.insert(token, (now + lifetime + 1, false));
-                    let renewal = Change { ended: vec![token], ..long(token, seconds(lifetime)) };
+                    let renewal = Change { removed: vec![token], ..long(token, seconds(lifetime)) };
                     store.commit(&[renewal], GRACE).unwrap();
                     written = now;
                 },
