@@ -1,6 +1,7 @@
 //! etcd as what the journal writes to.
 
 use std::collections::{BTreeMap, HashSet};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use super::chain::{Chain, Lost};
 use super::loading::{Loaded, LoadedLock, Loading};
 use super::records::{PlaceRow, bytes};
 use crate::lock::{
-    Change, Conflict, KeptPlace, OpenError, PlaceNote, Reachable, Restore, RestoredLock, Store,
-    StoreError,
+    Change, Conflict, KeptPlace, Latency, OpenError, PlaceNote, PlaceStore, Properties, Remote,
+    Restore, RestoredLock, Store, StoreError,
 };
 use crate::metrics::ClusterMetrics;
 
@@ -60,7 +61,7 @@ impl EtcdStore {
     fn deposed(&self) -> StoreError {
         // Whoever heard it already does not listen any more.
         let _ = self.deposed.send(());
-        StoreError::Deposed
+        StoreError::Fenced
     }
 
     /// What has been read next. It may take longer than other servers wait for a sign of life.
@@ -125,6 +126,14 @@ impl EtcdStore {
 }
 
 impl Store for EtcdStore {
+    fn properties(&self) -> Properties {
+        let tenure = Arc::clone(&self.chain.tenure);
+        // That another server has taken over is known without etcd.
+        let reachable = Arc::new(move || tenure.is_over() || tenure.may_answer());
+        let remote = Remote { patience: self.chain.pace.failover_after, reachable };
+        Properties { grace: GRACE, max_batch: MAX_ROWS, latency: Latency::Unbounded(remote) }
+    }
+
     fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
         let (Chain { etcd, keys, .. }, revision) = (&self.chain, self.chain.revision());
         let start = || Loading::start(Arc::clone(etcd), keys, revision, revision);
@@ -156,50 +165,6 @@ impl Store for EtcdStore {
         }
     }
 
-    fn load_places(&mut self) -> Result<Vec<KeptPlace>, OpenError> {
-        Ok(std::mem::take(&mut self.kept))
-    }
-
-    fn keeps_places(&self) -> bool {
-        true
-    }
-
-    fn note(&mut self, notes: Vec<PlaceNote>) {
-        for note in notes {
-            let (key, op) = match note {
-                PlaceNote::Joined(place) => {
-                    let key = self.chain.keys.place(&place.resource, place.arrival);
-                    (key.clone(), Op::Put(key, bytes(&PlaceRow::new(&place))))
-                }
-                PlaceNote::Left(resource, arrival) => {
-                    let key = self.chain.keys.place(&resource, arrival);
-                    // One that has come and gone meanwhile was never written, or will be gone.
-                    (key.clone(), Op::Delete(key))
-                }
-            };
-            self.places.insert(key, op);
-        }
-    }
-
-    fn grace(&self) -> Duration {
-        GRACE
-    }
-
-    fn patience(&self) -> Option<Duration> {
-        Some(self.chain.pace.failover_after)
-    }
-
-    /// Of about one transaction.
-    fn max_batch(&self) -> usize {
-        MAX_ROWS
-    }
-
-    fn reachable(&self) -> Option<Reachable> {
-        let tenure = Arc::clone(&self.chain.tenure);
-        // That another server has taken over is known without it.
-        Some(Arc::new(move || tenure.is_over() || tenure.may_answer()))
-    }
-
     fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
         let began = crate::lock::clock::now();
         let clock = self.chain.clock.at(began);
@@ -207,10 +172,6 @@ impl Store for EtcdStore {
         self.write(transactions).map_err(|Lost| self.deposed())?;
         self.metrics.commit(crate::lock::clock::now().saturating_sub(began));
         Ok(())
-    }
-
-    fn repeat(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
-        self.commit(batch, grace)
     }
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
@@ -224,6 +185,10 @@ impl Store for EtcdStore {
         Some(self.chain.pace.beat())
     }
 
+    fn places(&mut self) -> Option<&mut dyn PlaceStore> {
+        Some(self)
+    }
+
     fn close(&mut self) {
         if !self.chain.tenure.is_over() && self.chain.step_down().is_err() {
             warn!("the other servers wait, because etcd was not told that this one is leaving");
@@ -231,6 +196,32 @@ impl Store for EtcdStore {
     }
 }
 
+impl PlaceStore for EtcdStore {
+    fn load(&mut self) -> Vec<KeptPlace> {
+        mem::take(&mut self.kept)
+    }
+
+    fn note(&mut self, notes: Vec<PlaceNote>) {
+        for note in notes {
+            let (key, op) = match note {
+                PlaceNote::Joined(place) => {
+                    let key = self.chain.keys.place(&place.resource, place.arrival);
+                    (key.clone(), Op::Put(key, bytes(&PlaceRow::new(&place))))
+                }
+                PlaceNote::Left(resource, arrival) => {
+                    let key = self.chain.keys.place(&resource, arrival);
+                    // Replaces the note that it has joined, which may be written already.
+                    (key.clone(), Op::Delete(key))
+                }
+            };
+            self.places.insert(key, op);
+        }
+    }
+}
+
 fn lost() -> OpenError {
     OpenError::Lost("another server has taken over".into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::store::{Change, HeldLock, OpenError, Restore, RestoredLock, Store, StoreError};
+use super::store::{
+    Change, HeldLock, Latency, OpenError, Properties, Remote, Restore, RestoredLock, Store,
+    StoreError,
+};
 use crate::ResourceName;
 use crate::resource::can_be_held_together;
 use crate::sync::{Condvar, Mutex, locked, poisoned};
@@ -29,11 +32,13 @@ struct Contents {
     stuck: Option<usize>,
     is_stuck: bool,
     lost: Option<usize>,
+    last_token: u64,
     patience: Option<Duration>,
 }
 
+#[cfg_attr(not(shuttle), expect(dead_code, reason = "the races use it"))]
 impl Memory {
-    /// One whose commits nobody waits for any longer than this.
+    /// A remote one, for whose commits clients wait this long.
     pub(crate) fn with_patience(patience: Duration) -> Self {
         let memory = Self::default();
         locked(&memory.0.contents).patience = Some(patience);
@@ -78,6 +83,13 @@ impl Memory {
 }
 
 impl Store for Memory {
+    fn properties(&self) -> Properties {
+        let remote = |patience| Remote { patience, reachable: Arc::new(|| true) };
+        let patience = locked(&self.0.contents).patience;
+        let latency = patience.map_or(Latency::Bounded, |it| Latency::Unbounded(remote(it)));
+        Properties { latency, ..Properties::default() }
+    }
+
     fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
         let contents = locked(&self.0.contents);
         for ((resource, _), held) in &contents.rows {
@@ -85,7 +97,7 @@ impl Store for Memory {
             restore.restore(RestoredLock { resource, held });
         }
         assert_eq!(restore.complete(), Ok(()));
-        Ok(contents.rows.keys().map(|(_, token)| *token).max().unwrap_or(0))
+        Ok(contents.last_token)
     }
 
     fn commit(&mut self, batch: &[Change], _: Duration) -> Result<(), StoreError> {
@@ -107,6 +119,7 @@ impl Store for Memory {
             }
             for held in &change.added {
                 let key = (change.resource.clone(), held.grant.fencing_token);
+                contents.last_token = contents.last_token.max(key.1);
                 let row = contents.rows.insert(key, held.clone());
                 assert!(row.is_none(), "a lock was granted twice");
             }
@@ -122,11 +135,19 @@ impl Store for Memory {
         Ok(())
     }
 
-    fn patience(&self) -> Option<Duration> {
-        locked(&self.0.contents).patience
-    }
-
     fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_in_memory_keeps_the_contract_of_a_store() {
+        let memory = Memory::default();
+        crate::journal::contract::store_contract(|| Box::new(memory.clone()));
     }
 }

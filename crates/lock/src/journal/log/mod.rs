@@ -83,21 +83,12 @@ impl Store for FileStore {
         writer.commit(directory, batch, grace)
     }
 
-    fn repeat(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
-        self.commit(batch, grace)
-    }
-
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         let (directory, writer) = self.writer()?;
         if writer.is_empty() || writer.idle() < CHECKPOINT / 2 {
             return Ok(());
         }
         writer.write(directory, true, |_| Some(()))
-    }
-
-    fn probe(&mut self) -> Result<(), StoreError> {
-        let (directory, writer) = self.writer()?;
-        writer.write(directory, false, |_| Some(()))
     }
 
     fn next_checkpoint(&self) -> Option<Duration> {

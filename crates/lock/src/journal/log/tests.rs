@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::segment::{BEGIN, SEGMENT_BYTES};
 use super::*;
+use crate::journal::contract::store_contract;
 use crate::journal::store::{Conflict, HeldLock, Restore, RestoredLock};
 use crate::{Grant, LockId, Mode, Terms};
 
@@ -317,6 +318,12 @@ fn what_was_committed_is_there_after_the_next_start() {
     drop(store);
     let (_, restored) = host.start().unwrap();
     assert_eq!(tokens(&restored), [9]);
+}
+
+#[test]
+fn the_log_keeps_the_contract_of_a_store() {
+    let host = Host::new();
+    store_contract(|| Box::new(FileStore::open(&host.dir(), RESTART_GRACE).unwrap()));
 }
 
 #[test]

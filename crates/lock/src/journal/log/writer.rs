@@ -105,9 +105,8 @@ impl Writer {
         grace: Duration,
     ) -> Result<(), StoreError> {
         let now = self.now();
-        self.write(directory, batch.iter().all(Change::makes_room), |draft| {
-            draft.changes(batch, now, grace)
-        })
+        let frees_space = !batch.is_empty() && batch.iter().all(Change::frees_space);
+        self.write(directory, frees_space, |draft| draft.changes(batch, now, grace))
     }
 
     /// Writes one record, and with it some rows of the oldest segment. One that does not make
@@ -115,13 +114,13 @@ impl Writer {
     pub(super) fn write(
         &mut self,
         directory: &Directory,
-        makes_room: bool,
+        frees_space: bool,
         entries: impl FnOnce(&mut Draft) -> Option<()>,
     ) -> Result<(), StoreError> {
         if let Some(why) = &self.unknown {
             return Err(StoreError::Unknown(Arc::clone(why)));
         }
-        let written = self.try_write(directory, makes_room, entries);
+        let written = self.try_write(directory, frees_space, entries);
         if let Err(StoreError::Unknown(why)) = &written {
             self.unknown = Some(Arc::clone(why));
         }
@@ -131,16 +130,16 @@ impl Writer {
     fn try_write(
         &mut self,
         directory: &Directory,
-        makes_room: bool,
+        frees_space: bool,
         entries: impl FnOnce(&mut Draft) -> Option<()>,
     ) -> Result<(), StoreError> {
         let mut own = Draft::default();
         entries(&mut own).ok_or_else(too_large)?;
         let needed =
-            own.bytes.len() as u64 + if makes_room { self.needed_for_oldest() } else { RESERVE };
+            own.bytes.len() as u64 + if frees_space { self.needed_for_oldest() } else { RESERVE };
         if self.room() < needed && self.fill_spares(directory).is_err() {
             self.reclaim(directory)?;
-            if self.room() < needed && !makes_room {
+            if self.room() < needed && !frees_space {
                 self.fill_spares(directory).map_err(refused)?;
             }
         }
