@@ -1,9 +1,18 @@
 //! The journal: makes changes durable before they are applied.
 //!
-//! Changes queue up, and whoever has the [`Committer`] commits them as one batch (group commit).
-//! That is the journal's thread, in [`run`]. As long as changes come one at a time, it is the thread
-//! that submits one, which saves a switch of threads. Requests that wait are not kept: their
-//! connections end with the server.
+//! Changes queue up, and the thread that has the [`Committer`] commits all of them as one batch with
+//! one sync. That is the journal's thread, in [`run`]. The reaper and the deletion of all locks
+//! submit many changes before they wait for the first, so these share commits, too. While changes
+//! come one at a time, the thread that submits one commits it itself, which saves a switch of
+//! threads, until something has queued up meanwhile.
+//!
+//! A write can fail in two ways. *Refused*: the change has not happened. *Unknown*: nothing may be
+//! answered any more, and the process ends. A batch that took so long that its lifetimes would end
+//! early after a restart is written once more; if that fails, the outcome is unknown. If there is no
+//! space for a batch, those of its changes that free space are tried alone.
+//!
+//! Requests that wait are not kept, except in a store that keeps places: their connections end with
+//! the server.
 
 mod clock;
 mod committer;

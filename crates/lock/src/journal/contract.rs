@@ -143,7 +143,9 @@ impl<F: FnMut() -> Box<dyn Store>> Contract<F> {
         let converted = grant("order", begin + 2, Mode::Null);
         let conversion = Change { removed: vec![begin + 2], ..converted };
         let then_granted = third;
-        self.commit(store, &[first, hand_over, renewal, conversion, then_granted]);
+        for change in [first, hand_over, renewal, conversion, then_granted] {
+            self.commit(store, &[change]);
+        }
     }
 
     fn an_empty_batch_and_a_checkpoint_change_nothing(&mut self, store: &mut dyn Store) {

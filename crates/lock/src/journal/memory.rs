@@ -1,4 +1,4 @@
-//! A store in memory, for tests: it does what it is told to, and lies about nothing.
+//! A store in memory, for tests, which fails when it is told to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ struct Shared {
 #[derive(Default)]
 struct Contents {
     rows: BTreeMap<(ResourceName, u64), HeldLock>,
-    /// How many commits there were.
+    /// How many commits there have been.
     commits: usize,
     refused: Vec<usize>,
     stuck: Option<usize>,
@@ -45,24 +45,24 @@ impl Memory {
         memory
     }
 
-    /// Refuses the commits of these numbers, from 1.
+    /// Refuses the commits with these numbers, which begin at 1.
     pub(crate) fn refuse(&self, commits: &[usize]) {
         locked(&self.0.contents).refused = commits.to_vec();
     }
 
-    /// Does not come back from the commit of this number before [`Memory::unstick`].
+    /// Blocks the commit with this number until [`Memory::unstick`].
     pub(crate) fn stick(&self, commit: usize) {
         locked(&self.0.contents).stuck = Some(commit);
     }
 
-    /// Returns when that commit has come.
+    /// Returns once that commit is blocked.
     pub(crate) fn wait_until_stuck(&self) {
         let mut contents = locked(&self.0.contents);
         while !contents.is_stuck {
             contents = self.0.stuck.wait(contents).unwrap_or_else(|_| poisoned());
         }
         drop(contents);
-        // For the next one who waits.
+        // For the next thread that waits.
         self.0.stuck.notify_one();
     }
 
@@ -71,12 +71,12 @@ impl Memory {
         self.0.unstuck.notify_one();
     }
 
-    /// Makes the commit of this number, and does not know that it has.
+    /// Makes the commit with this number, but reports an unknown outcome.
     pub(crate) fn lose_answer(&self, commit: usize) {
         locked(&self.0.contents).lost = Some(commit);
     }
 
-    /// How many locks it has.
+    /// How many locks are held.
     pub(crate) fn len(&self) -> usize {
         locked(&self.0.contents).rows.len()
     }

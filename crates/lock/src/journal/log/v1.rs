@@ -1,4 +1,4 @@
-//! Rows of rdlm 1.0, which are only read. Pure.
+//! The rows of rdlm 1.0, which are read but not written. Pure.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use super::record::Row;
 use crate::LockId;
 use crate::stored::{StoredLock, Text};
 
-/// A lock that is held. The order of the fields is the format.
+/// A held lock. The order of the fields is the format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RowV1<'a> {
     token: u64,
-    /// When it ends, by the journal's clock, or the longest duration: without an end.
+    /// When it ends, by the journal's clock; the longest duration: never.
     end: Duration,
     graced: bool,
     resource: &'a str,
@@ -21,10 +21,10 @@ pub(super) struct RowV1<'a> {
     title: &'a str,
     client: &'a str,
     mode: &'a str,
-    /// Of a semaphore; 0 in the other modes.
+    /// 0 unless it is a semaphore.
     limit: u32,
     wait: Duration,
-    /// Zero: without an end.
+    /// Zero: endless.
     lifetime: Duration,
     since: Duration,
     user: Option<&'a str>,
