@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::time::Expiry;
+use super::time::{Expiry, Uptime};
 use super::v1::RowV1;
 use crate::ResourceName;
 use crate::journal::store::HeldLock;
@@ -105,6 +105,11 @@ impl<'a> Row<'a> {
 }
 
 impl RecordHeader {
+    /// The host's clock when the record was written.
+    pub(super) fn host(&self) -> Uptime {
+        Uptime { boot: self.boot, uptime: self.uptime }
+    }
+
     pub(super) fn append(&self, out: &mut Vec<u8>) -> Option<()> {
         append(self, out)
     }
@@ -123,7 +128,9 @@ impl<'a> LogEntry<'a> {
     /// Decodes the first entry, and returns the bytes behind it.
     fn take(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Unreadable> {
         match postcard::take_from_bytes(bytes) {
-            Ok((Self::HeldV1(row), rest)) => Ok((Self::Held(row.into()), rest)),
+            Ok((Self::HeldV1(row), rest)) => {
+                Ok((Self::Held(Row { graced: row.graced, lock: row.into() }), rest))
+            }
             Ok(taken) => Ok(taken),
             Err(_) => Err(match postcard::take_from_bytes::<u32>(bytes) {
                 Ok((variant, _)) if variant > LAST_ENTRY => Unreadable::Newer,

@@ -39,7 +39,7 @@ pub(super) fn recover(
     };
     let mut log = LogState::read(directory, *last)?;
     let at = host();
-    let clock = Clock::resumed(&log.latest, at);
+    let clock = Clock::resumed(log.latest.clock, log.latest.host(), at);
     let LastSegment { number, header, ref scan } = log.last;
     let (now, next, end) = (clock.read(at.uptime), scan.next, scan.end as u64);
     log.restarts.push(Restart { record: next, clock: now, grace: restart_grace });
@@ -70,7 +70,8 @@ fn begin(directory: &Directory, host: HostClock) -> io::Result<Appender> {
     directory.sync()?;
     let mut rows = LiveRows::new();
     rows.add_segment(1, segment.header.bytes);
-    let clock = Clock::resumed(&RecordHeader::default(), host());
+    let at = host();
+    let clock = Clock::resumed(Duration::ZERO, at, at);
     let tail = Tail { rows, restarts: Restarts::default(), segment, next: 1, last_token: 0 };
     Ok(Appender::new(host, clock, tail))
 }

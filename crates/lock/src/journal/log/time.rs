@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use super::record::RecordHeader;
-
 /// A time of the host's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Uptime {
@@ -25,12 +23,11 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Continues from the latest record.
-    pub(super) fn resumed(latest: &RecordHeader, at: Uptime) -> Self {
-        let same_boot = latest.boot == at.boot;
-        let passed =
-            if same_boot { at.uptime.saturating_sub(latest.uptime) } else { Duration::ZERO };
-        Self { started: latest.clock.saturating_add(passed), at }
+    /// Continues from `clock`, which was read at `then`.
+    pub(super) fn resumed(clock: Duration, then: Uptime, at: Uptime) -> Self {
+        let same_boot = then.boot == at.boot;
+        let passed = if same_boot { at.uptime.saturating_sub(then.uptime) } else { Duration::ZERO };
+        Self { started: clock.saturating_add(passed), at }
     }
 
     /// Converts a time of the host's clock.
@@ -107,28 +104,19 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn stamp(clock: u64, boot: u128, uptime: u64) -> RecordHeader {
-        RecordHeader {
-            clock: seconds(clock),
-            boot,
-            uptime: seconds(uptime),
-            ..RecordHeader::default()
-        }
-    }
-
     #[test]
     fn the_clock_goes_on_while_the_host_is_up_and_stands_still_while_it_is_not() {
         let at = |boot, uptime| Uptime { boot, uptime: seconds(uptime) };
-        let clock = Clock::resumed(&stamp(100, 1, 1_000), at(1, 1_030));
+        let clock = Clock::resumed(seconds(100), at(1, 1_000), at(1, 1_030));
         assert_eq!(clock.read(seconds(1_030)), seconds(130));
         assert_eq!(clock.read(seconds(1_050)), seconds(150));
         for uptime in [10, 5_000] {
-            let clock = Clock::resumed(&stamp(100, 1, 1_000), at(2, uptime));
+            let clock = Clock::resumed(seconds(100), at(1, 1_000), at(2, uptime));
             assert_eq!(clock.read(seconds(uptime)), seconds(100));
             assert_eq!(clock.read(seconds(uptime + 7)), seconds(107));
         }
         // If the host's clock went back, which it must not, no lock would end early.
-        let clock = Clock::resumed(&stamp(100, 1, 1_000), at(1, 900));
+        let clock = Clock::resumed(seconds(100), at(1, 1_000), at(1, 900));
         assert_eq!(clock.read(seconds(800)), seconds(100));
     }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Row;
 use crate::LockId;
 use crate::stored::{StoredLock, Text};
 
@@ -14,7 +13,7 @@ pub(super) struct RowV1<'a> {
     token: u64,
     /// When it ends, by the journal's clock; the longest duration: never.
     end: Duration,
-    graced: bool,
+    pub(super) graced: bool,
     resource: &'a str,
     id: [u8; 16],
     key: Option<&'a str>,
@@ -30,9 +29,9 @@ pub(super) struct RowV1<'a> {
     user: Option<&'a str>,
 }
 
-impl<'a> From<RowV1<'a>> for Row<'a> {
+impl<'a> From<RowV1<'a>> for StoredLock<'a> {
     fn from(row: RowV1<'a>) -> Self {
-        let lock = StoredLock {
+        Self {
             resource: row.resource.into(),
             token: row.token,
             id: LockId::from_u128(u128::from_be_bytes(row.id)),
@@ -47,7 +46,6 @@ impl<'a> From<RowV1<'a>> for Row<'a> {
             since: row.since,
             end: Some(row.end).filter(|end| *end != Duration::MAX),
             other_limits: false,
-        };
-        Self { graced: row.graced, lock }
+        }
     }
 }
