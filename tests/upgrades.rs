@@ -95,6 +95,64 @@ fn a_log_of_before_1_0_is_refused_with_what_to_do_and_left_as_it_is() {
     }
 }
 
+/// CRC-32C, bit by bit, continued from another one.
+fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!seed, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
+/// A frame of the log: checksum, length, number, body.
+fn frame(salt: u32, number: u64, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+    let checked = [&length[..], &number.to_le_bytes(), body].concat();
+    [&crc32c(salt, &checked).to_le_bytes()[..], &checked].concat()
+}
+
+/// The body and the number of the frame at `at`.
+fn frame_at(bytes: &[u8], at: usize) -> (&[u8], u64) {
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let number = u64::from_le_bytes(bytes[at + 8..at + 16].try_into().unwrap());
+    (&bytes[at + 16..at + 16 + word(at + 4) as usize], number)
+}
+
+#[test]
+fn a_log_of_a_newer_version_is_refused_by_name_and_left_as_it_is() {
+    let host = Host::new();
+    let written = put("log-1.0.0.gz", &host.file());
+    // Its salt is the first number of the header, seven bits in each byte.
+    let (header, _) = frame_at(&written, 16);
+    let digits = header.iter().position(|byte| byte & 0x80 == 0).unwrap();
+    let salt =
+        header[..=digits].iter().rev().fold(0, |salt, byte| salt << 7 | u32::from(byte & 0x7f));
+    // The records are behind an acknowledgement of 16 bytes each.
+    let (mut at, mut record) = (4096 + 16, Vec::new());
+    let mut next = 1;
+    while let (body, number) = frame_at(&written, at)
+        && number == next
+        && frame(salt, number, body) == written[at..at + 16 + body.len()]
+    {
+        (at, next, record) = (at + 16 + body.len() + 16, number + 1, body.to_vec());
+    }
+    assert!(next > 2, "its records were not found");
+    let refused = |but: &[u8], at: usize| {
+        let mut newer = written.clone();
+        newer[at..at + but.len()].copy_from_slice(but);
+        fs::write(host.file(), &newer).unwrap();
+        let text = host.refused();
+        assert!(text.contains("00000001.log was written by a newer rdlm than this one"), "{text}");
+        assert!(text.contains("start that version again"), "{text}");
+        assert_eq!(fs::read(host.file()).unwrap(), newer);
+    };
+    // A kind of entry that there is not yet, as the last one of one more record.
+    record.extend(b"\x63what a newer version knows");
+    refused(&frame(salt, next, &record), at);
+    // Another format of the whole file.
+    let header = [&b"rdlm locks v3\r\n\0"[..], &frame(3, 1, b"whatever")].concat();
+    refused(&header, 0);
+    fs::write(host.file(), &written).unwrap();
+    assert_held(&host.start(), &locks("log-1.0.0.json"));
+}
+
 #[test]
 fn a_database_of_before_1_0_is_refused_with_what_to_do_and_left_as_it_is() {
     for name in ["redb-e7c9d58.gz", "redb-855443c.gz"] {

@@ -1,4 +1,4 @@
-//! From changes to transactions that etcd takes. Pure.
+//! Turns changes into transactions of a size that etcd accepts. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,15 +6,15 @@ use std::time::Duration;
 use super::records::{Keys, bytes};
 use crate::lock::{Change, StoredLock};
 
-/// How many rows one transaction has at most, and how many bytes: etcd takes requests of up to
-/// 1.5 MiB.
+/// The most rows in one transaction, which is more than one change has, and the most bytes. etcd
+/// accepts requests of up to 1.5 MiB.
 pub(crate) const MAX_ROWS: usize = 500;
 const MAX_BYTES: usize = 512 * 1024;
 
-/// What a row takes beside its key and value.
+/// The bytes of a row besides its key and value.
 const ROW_OVERHEAD: usize = 64;
 
-/// One row that is written.
+/// A write of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
     Put(String, Vec<u8>),
@@ -27,12 +27,12 @@ impl Op {
             Self::Put(key, value) => key.len() + value.len(),
             Self::Delete(key) => key.len(),
         };
-        // Base64 makes three bytes four.
+        // Base64 turns three bytes into four.
         len * 4 / 3 + ROW_OVERHEAD
     }
 }
 
-/// The rows of one transaction, and the largest fencing token in it.
+/// The rows of one transaction, and the largest fencing token among them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transaction {
     pub(crate) ops: Vec<Op>,
@@ -53,11 +53,11 @@ impl Transaction {
     }
 }
 
-/// The transactions that write these changes, in order. A lock that is granted or renewed by
-/// them lives so long after `clock` as its lifetime and `grace` say.
+/// The transactions that write these changes, in order. The lifetimes of their locks begin at
+/// `clock`, and are longer by `grace`.
 ///
-/// A change is in one transaction, unless it is wider than any; then locks end before others
-/// begin.
+/// A change is cut only if it alone has too many bytes (240 locks with the longest titles have).
+/// A server that takes over between two transactions finds no locks that exclude each other.
 pub(crate) fn transactions(
     batch: &[Change],
     keys: &Keys,
@@ -67,7 +67,7 @@ pub(crate) fn transactions(
     let mut transactions = vec![Transaction::default()];
     for change in batch {
         let ops = ops(change, keys, clock.saturating_add(grace));
-        let last_token = change.held.iter().map(|held| held.grant.fencing_token).max();
+        let last_token = change.added.iter().map(|held| held.grant.fencing_token).max();
         for part in parts(ops) {
             if !transactions.last().is_some_and(|last| last.has_room_for(&part)) {
                 transactions.push(Transaction::default());
@@ -80,7 +80,7 @@ pub(crate) fn transactions(
     transactions
 }
 
-/// Adds as many of these rows to the last transaction as it has room for, and takes them out.
+/// Moves as many of these rows to the last transaction as fit.
 pub(crate) fn fill(transactions: &mut [Transaction], rows: &mut BTreeMap<String, Op>) {
     let Some(last) = transactions.last_mut() else { return };
     while let Some((key, op)) = rows.pop_first() {
@@ -92,13 +92,16 @@ pub(crate) fn fill(transactions: &mut [Transaction], rows: &mut BTreeMap<String,
     }
 }
 
-/// What a change writes: no key twice, and what ends before what begins.
+/// The rows of a change, each key once, in an order in which they can be cut: locks that end make
+/// room for conversions, and both for new locks.
 fn ops(change: &Change, keys: &Keys, clock: Duration) -> Vec<Op> {
-    let Change { resource, ended, held } = change;
-    let begun: BTreeSet<_> = held.iter().map(|held| held.grant.fencing_token).collect();
-    let ended = ended.iter().filter(|token| !begun.contains(token));
-    let ended = ended.map(|token| Op::Delete(keys.lock(resource, *token)));
-    let held = held.iter().map(|held| {
+    let Change { resource, removed, added } = change;
+    let before: BTreeSet<_> = removed.iter().copied().collect();
+    let after: BTreeSet<_> = added.iter().map(|held| held.grant.fencing_token).collect();
+    let ended = before.difference(&after).map(|token| Op::Delete(keys.lock(resource, *token)));
+    let (changed, granted): (Vec<_>, Vec<_>) =
+        added.iter().partition(|held| before.contains(&held.grant.fencing_token));
+    let held = changed.into_iter().chain(granted).map(|held| {
         let end = held.remaining.map(|remaining| clock.saturating_add(remaining));
         let row = StoredLock::new(resource, held, end);
         Op::Put(keys.lock(resource, held.grant.fencing_token), bytes(&row))
@@ -106,7 +109,7 @@ fn ops(change: &Change, keys: &Keys, clock: Duration) -> Vec<Op> {
     ended.chain(held).collect()
 }
 
-/// The rows in parts that fit into a transaction each.
+/// Cuts the rows into parts that fit into one transaction each.
 fn parts(ops: Vec<Op>) -> Vec<Vec<Op>> {
     let mut parts = vec![Vec::new()];
     let mut current = Transaction::default();
@@ -133,15 +136,15 @@ mod tests {
     const GRACE: Duration = Duration::from_millis(200);
 
     fn change(resource: &str, ended: &[u64], granted: &[u64]) -> Change {
-        let held = granted.iter().map(|token| held(Mode::EXCLUSIVE, None, *token)).collect();
-        Change { resource: resource.parse().unwrap(), ended: ended.to_vec(), held }
+        let added = granted.iter().map(|token| held(Mode::EXCLUSIVE, None, *token)).collect();
+        Change { resource: resource.parse().unwrap(), removed: ended.to_vec(), added }
     }
 
     fn made(batch: &[Change]) -> Vec<Transaction> {
         transactions(batch, &Keys::new("/rdlm/"), CLOCK, GRACE)
     }
 
-    /// As text: `-` ended, `+` begun.
+    /// As text: `-` deleted, `+` put.
     fn shown(transaction: &Transaction) -> Vec<String> {
         let show = |op: &Op| match op {
             Op::Put(key, _) => format!("+{key}"),
@@ -165,6 +168,14 @@ mod tests {
         assert_eq!(made[0].last_token, 16);
     }
 
+    /// A lock that makes room by its conversion does so before those that it makes room for.
+    #[test]
+    fn conversions_are_written_before_grants() {
+        let made = made(&[change("a", &[5, 7], &[16, 7])]);
+        let (row, all) = ("/rdlm/lock/a/00000000000000", shown(&made[0]));
+        assert_eq!(all, [format!("-{row}05"), format!("+{row}07"), format!("+{row}10")]);
+    }
+
     #[test]
     fn a_renewal_writes_its_row_once_with_the_new_end() {
         let made = made(&[change("a", &[5], &[5])]);
@@ -174,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_split_between_transactions_and_never_within_one() {
+    fn a_batch_is_split_between_changes() {
         let batch: Vec<_> = (0..400).map(|n| change(&format!("r{n}"), &[1], &[2])).collect();
         let made = made(&batch);
         assert_eq!(made.iter().map(|made| made.ops.len()).sum::<usize>(), 800);
@@ -185,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_is_wider_than_a_transaction_ends_locks_before_it_grants() {
+    fn a_change_that_is_too_large_for_a_transaction_ends_locks_before_it_grants() {
         let ended: Vec<_> = (1..=1200).collect();
         let made = made(&[change("a", &ended, &[2000])]);
         assert_eq!(made.iter().map(|made| made.ops.len()).collect::<Vec<_>>(), [500, 500, 201]);
@@ -193,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_waits_for_the_next_transaction() {
+    fn rows_that_do_not_fit_wait_for_the_next_transaction() {
         let op = |n: usize| (format!("{n:04}"), Op::Delete(format!("{n:04}")));
         let mut rows: BTreeMap<_, _> = (0..600).map(op).collect();
         let mut made = made(&[change("a", &[5], &[6])]);
@@ -204,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_by_one_transaction_without_rows() {
+    fn an_empty_batch_is_one_transaction_without_rows() {
         assert_eq!(made(&[]), [Transaction::default()]);
     }
 }

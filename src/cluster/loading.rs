@@ -15,7 +15,7 @@ use super::etcd::wire::{self, KeyValue, RangeAnswer};
 use super::etcd::{Etcd, Failure};
 use super::middle::Middle;
 use super::records::{self, Keys, PlaceRow, range_end};
-use crate::lock::{Held, KeptPlace, ResourceName, StoredLock};
+use crate::lock::{HeldLock, KeptPlace, ResourceName, StoredLock};
 
 /// How many rows are read at a time: at first, at most, and at least if that takes too long. Each
 /// page costs etcd a look at all keys that are left.
@@ -57,7 +57,7 @@ pub(super) enum Loaded {
 pub(super) struct LoadedLock {
     pub(super) resource: ResourceName,
     /// Without the time that is left.
-    pub(super) held: Held,
+    pub(super) held: HeldLock,
     /// When it ends, by the cluster clock.
     pub(super) end: Option<Duration>,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::history::Version;
-use crate::lock::{Held, KeptPlace, ResourceName, StoredLock};
+use crate::lock::{HeldLock, KeptPlace, ResourceName, StoredLock};
 
 /// Of this and no other format are the values that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -134,7 +134,7 @@ impl TenureRecord {
 
 /// The lock of a row, whose remaining lifetime is still to be worked out; `None` if no server has
 /// written such a row.
-pub(crate) fn lock(row: &StoredLock<'_>) -> Option<(ResourceName, Held)> {
+pub(crate) fn lock(row: &StoredLock<'_>) -> Option<(ResourceName, HeldLock)> {
     row.held(None).filter(|_| row.token < MAX_NUMBER)
 }
 
@@ -167,9 +167,9 @@ pub(crate) mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::lock::{Grant, Held, Limit, LockId, Mode, Terms};
+    use crate::lock::{Grant, HeldLock, Limit, LockId, Mode, Terms};
 
-    pub(crate) fn held(mode: Mode, key: Option<&str>, token: u64) -> Held {
+    pub(crate) fn held(mode: Mode, key: Option<&str>, token: u64) -> HeldLock {
         let since = UNIX_EPOCH + Duration::from_nanos(1_795_582_118_265_849_001);
         let terms = Terms {
             title: "\"a\" \u{1f512}".into(),
@@ -182,7 +182,7 @@ pub(crate) mod tests {
         let expires = Some(since + Duration::from_nanos(1));
         let grant = Grant { id: LockId::random(), terms, since, expires, fencing_token: token };
         let remaining = grant.terms.lifetime.duration();
-        Held { grant, key: key.map(|key| key.parse().unwrap()), remaining }
+        HeldLock { grant, key: key.map(|key| key.parse().unwrap()), remaining }
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! etcd as what the journal writes to.
+//! The store in etcd: each commit is one or more transactions of the chain.
 
 use std::collections::{BTreeMap, HashSet};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,39 +13,39 @@ use super::chain::{Chain, Lost};
 use super::loading::{Loaded, LoadedLock, Loading};
 use super::records::{PlaceRow, bytes};
 use crate::lock::{
-    Change, KeptPlace, Misfit, OpenError, PlaceNote, Reachable, Restore, Restored, Store,
-    StoreError,
+    Change, Conflict, KeptPlace, Latency, OpenError, PlaceNote, PlaceStore, Properties, Remote,
+    Restore, RestoredLock, Store, StoreError,
 };
 use crate::metrics::ClusterMetrics;
 
-/// How much longer than its lifetime a lock lives after a failover; a commit that takes longer
-/// is written again.
+/// How much longer than its lifetime a lock lives after a failover. A commit that takes longer is
+/// repeated.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// The locks in etcd, as long as this server is the active one.
+/// The locks in etcd, while this server is active.
 pub(super) struct EtcdStore {
     chain: Chain,
     metrics: Arc<ClusterMetrics>,
-    /// Hears when another server has taken over.
-    deposed: Sender<()>,
-    /// What was read before this server took over, or is still being read.
+    /// Signalled when another server has taken over.
+    fenced: Sender<()>,
+    /// The rows that are read ahead of the take-over.
     loading: Option<Loading>,
-    /// Places in line that were there before.
-    kept: Vec<KeptPlace>,
-    /// Places in line that have come or gone, and are not written yet.
-    places: BTreeMap<String, Op>,
+    /// Places in line that were restored.
+    restored: Vec<KeptPlace>,
+    /// Rows of places in line that are not written yet, by their keys.
+    unwritten: BTreeMap<String, Op>,
 }
 
 impl EtcdStore {
-    /// `ahead` has been reading at the revision that `chain` has taken over from.
+    /// `ahead` reads at the revision that `chain` has taken over from.
     pub(super) fn new(
         chain: Chain,
         ahead: Option<Loading>,
         metrics: Arc<ClusterMetrics>,
-        deposed: Sender<()>,
+        fenced: Sender<()>,
     ) -> Self {
-        let (kept, places) = (Vec::new(), BTreeMap::new());
-        Self { chain, metrics, deposed, loading: ahead, kept, places }
+        let (restored, unwritten) = (Vec::new(), BTreeMap::new());
+        Self { chain, metrics, fenced, loading: ahead, restored, unwritten }
     }
 
     fn beat(&mut self) -> Result<(), Lost> {
@@ -52,25 +53,25 @@ impl EtcdStore {
     }
 
     fn write(&mut self, mut transactions: Vec<Transaction>) -> Result<(), Lost> {
-        fill(&mut transactions, &mut self.places);
+        fill(&mut transactions, &mut self.unwritten);
         let mut transactions = transactions.iter();
         transactions.try_for_each(|made| self.chain.write(made.last_token, &made.ops))
     }
 
-    fn deposed(&self) -> StoreError {
-        // Whoever heard it already does not listen any more.
-        let _ = self.deposed.send(());
-        StoreError::Deposed
+    fn fenced(&self) -> StoreError {
+        // Fails if the receiver knows already.
+        let _ = self.fenced.send(());
+        StoreError::Fenced
     }
 
-    /// What has been read next. It may take longer than other servers wait for a sign of life.
+    /// The next rows. Writes `head` meanwhile, so that no other server takes over.
     fn next(&mut self, loading: &Loading) -> Result<Loaded, OpenError> {
         loop {
             let idle = self.chain.idle();
             let beat = self.chain.pace.beat();
             if idle >= beat {
                 self.beat().map_err(|Lost| lost())?;
-                // It has changed no row.
+                // That has changed no row.
                 loading.stays_until(self.chain.revision());
                 continue;
             }
@@ -82,7 +83,7 @@ impl EtcdStore {
         }
     }
 
-    /// Places in line at these keys are not taken over: their clients start over.
+    /// Logs that the places at these keys are not restored. Their clients lose them.
     fn skip(&self, keys: &[String]) {
         let Some(first) = keys.first() else { return };
         self.metrics.bad_rows("place", keys.len());
@@ -93,10 +94,10 @@ impl EtcdStore {
         );
     }
 
-    /// Passes over places of an id or a key that has one already.
+    /// Drops places whose id or Idempotency-Key another place has.
     fn skip_repeated(&mut self) {
         let (mut ids, mut keys, mut repeated) = (HashSet::new(), HashSet::new(), Vec::new());
-        self.kept.retain(|place| {
+        self.restored.retain(|place| {
             let resource = &place.resource;
             let is_new = ids.insert(place.id) && keys.insert((resource.clone(), place.key.clone()));
             if !is_new {
@@ -115,16 +116,24 @@ impl EtcdStore {
     fn restore(&self, lock: LoadedLock, restore: &dyn Restore) {
         let LoadedLock { resource, mut held, end } = lock;
         let now = self.chain.clock.at(crate::lock::clock::now());
-        // Without a `head`, the clock begins again: then the lifetime does, too.
+        // If `head` was lost, the clock restarts at zero, and so do the lifetimes.
         let longest =
             held.grant.terms.lifetime.duration().map(|lifetime| lifetime.saturating_add(GRACE));
         let remaining = end.map(|end| end.saturating_sub(now));
         held.remaining = remaining.map(|time| time.min(longest.unwrap_or(time)));
-        restore.restore(Restored { resource, held });
+        restore.restore(RestoredLock { resource, held });
     }
 }
 
 impl Store for EtcdStore {
+    fn properties(&self) -> Properties {
+        let tenure = Arc::clone(&self.chain.tenure);
+        // That another server has taken over is known without etcd.
+        let reachable = Arc::new(move || tenure.is_over() || tenure.may_answer());
+        let remote = Remote { patience: self.chain.pace.failover_after, reachable };
+        Properties { grace: GRACE, max_batch: MAX_ROWS, latency: Latency::Unbounded(remote) }
+    }
+
     fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
         let (Chain { etcd, keys, .. }, revision) = (&self.chain, self.chain.revision());
         let start = || Loading::start(Arc::clone(etcd), keys, revision, revision);
@@ -132,7 +141,7 @@ impl Store for EtcdStore {
             Some(ahead) => ahead,
             None => start().map_err(OpenError::Thread)?,
         };
-        // Larger only in an etcd that has lost its `head`.
+        // A lock has a larger one only if `head` was lost.
         let mut last_token = self.chain.last_token();
         loop {
             match self.next(&loading)? {
@@ -142,26 +151,54 @@ impl Store for EtcdStore {
                     last_token = tokens.fold(last_token, u64::max);
                     locks.into_iter().for_each(|lock| self.restore(lock, restore));
                 }
-                Loaded::Places(places) => self.kept.extend(places),
+                Loaded::Places(places) => self.restored.extend(places),
                 Loaded::Skipped(keys) => self.skip(&keys),
                 Loaded::Failing(failure) => self.chain.note_failure(Some(failure)),
                 Loaded::Foreign(key) => return Err(self.foreign(&key)),
                 Loaded::All => {
                     self.skip_repeated();
-                    let lock = |it: Misfit| self.chain.keys.lock(&it.resource, it.token);
-                    restore.complete().map_err(|misfit| self.foreign(&lock(misfit)))?;
+                    let lock = |it: Conflict| self.chain.keys.lock(&it.resource, it.token);
+                    restore.complete().map_err(|conflict| self.foreign(&lock(conflict)))?;
                     return Ok(last_token);
                 }
             }
         }
     }
 
-    fn load_places(&mut self) -> Result<Vec<KeptPlace>, OpenError> {
-        Ok(std::mem::take(&mut self.kept))
+    fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
+        let began = crate::lock::clock::now();
+        let clock = self.chain.clock.at(began);
+        let transactions = transactions(batch, &self.chain.keys, clock, grace);
+        self.write(transactions).map_err(|Lost| self.fenced())?;
+        self.metrics.commit(crate::lock::clock::now().saturating_sub(began));
+        Ok(())
     }
 
-    fn keeps_places(&self) -> bool {
-        true
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        if self.chain.idle() < self.chain.pace.beat() / 2 {
+            return Ok(());
+        }
+        self.beat().map_err(|Lost| self.fenced())
+    }
+
+    fn next_checkpoint(&self) -> Option<Duration> {
+        Some(self.chain.pace.beat())
+    }
+
+    fn places(&mut self) -> Option<&mut dyn PlaceStore> {
+        Some(self)
+    }
+
+    fn close(&mut self) {
+        if !self.chain.tenure.is_over() && self.chain.step_down().is_err() {
+            warn!("the other servers wait, because etcd was not told that this one is leaving");
+        }
+    }
+}
+
+impl PlaceStore for EtcdStore {
+    fn load(&mut self) -> Vec<KeptPlace> {
+        mem::take(&mut self.restored)
     }
 
     fn note(&mut self, notes: Vec<PlaceNote>) {
@@ -173,60 +210,11 @@ impl Store for EtcdStore {
                 }
                 PlaceNote::Left(resource, arrival) => {
                     let key = self.chain.keys.place(&resource, arrival);
-                    // One that has come and gone meanwhile was never written, or will be gone.
+                    // Replaces the note that it has joined, which may be written already.
                     (key.clone(), Op::Delete(key))
                 }
             };
-            self.places.insert(key, op);
-        }
-    }
-
-    fn grace(&self) -> Duration {
-        GRACE
-    }
-
-    fn patience(&self) -> Option<Duration> {
-        Some(self.chain.pace.failover_after)
-    }
-
-    /// Of about one transaction.
-    fn max_batch(&self) -> usize {
-        MAX_ROWS
-    }
-
-    fn reachable(&self) -> Option<Reachable> {
-        let tenure = Arc::clone(&self.chain.tenure);
-        // That another server has taken over is known without it.
-        Some(Arc::new(move || tenure.is_over() || tenure.may_answer()))
-    }
-
-    fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
-        let began = crate::lock::clock::now();
-        let clock = self.chain.clock.at(began);
-        let transactions = transactions(batch, &self.chain.keys, clock, grace);
-        self.write(transactions).map_err(|Lost| self.deposed())?;
-        self.metrics.commit(crate::lock::clock::now().saturating_sub(began));
-        Ok(())
-    }
-
-    fn repeat(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
-        self.commit(batch, grace)
-    }
-
-    fn checkpoint(&mut self) -> Result<(), StoreError> {
-        if self.chain.idle() < self.chain.pace.beat() / 2 {
-            return Ok(());
-        }
-        self.beat().map_err(|Lost| self.deposed())
-    }
-
-    fn next_checkpoint(&self) -> Option<Duration> {
-        Some(self.chain.pace.beat())
-    }
-
-    fn close(&mut self) {
-        if !self.chain.tenure.is_over() && self.chain.step_down().is_err() {
-            warn!("the other servers wait, because etcd was not told that this one is leaving");
+            self.unwritten.insert(key, op);
         }
     }
 }
@@ -234,3 +222,6 @@ impl Store for EtcdStore {
 fn lost() -> OpenError {
     OpenError::Lost("another server has taken over".into())
 }
+
+#[cfg(test)]
+mod tests;

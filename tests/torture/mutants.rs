@@ -38,7 +38,7 @@ const HOLDERS: &str = "crates/lock/src/resource/holders.rs";
 const RESOURCE: &str = "crates/lock/src/resource.rs";
 const TABLE: &str = "crates/lock/src/table.rs";
 const CHANGE: &str = "crates/lock/src/table/change.rs";
-const WRITER: &str = "crates/lock/src/journal/writer.rs";
+const WRITER: &str = "crates/lock/src/journal/committer.rs";
 const DEADLINES: &str = "crates/lock/src/deadlines.rs";
 const LOCKS: &str = "src/doors/acquire.rs";
 const DEPARTURES: &str = "crates/http/src/departures.rs";
@@ -152,7 +152,7 @@ const MUTANTS: &[Mutant] = &[
         &[edit(
             CHANGE,
             "Change::of(&plan, resource, now.instant));",
-            "Change::of(&plan, resource, now.instant)).filter(|change| !change.ended.is_empty());",
+            "Change::of(&plan, resource, now.instant)).filter(|change| !change.removed.is_empty());",
         )],
     ),
     on_disk(

@@ -1,19 +1,32 @@
-//! What survives a crash: who holds which lock.
+//! The journal: makes changes durable before they are applied.
 //!
-//! A [`Journal`] is a queue of changes. Whoever has its [`Writer`] has all that have queued up
-//! written as one batch (group commit), and then finishes each of them. That is the journal's
-//! thread, which is in [`run`]; or, as long as changes come one at a time, the thread that has
-//! submitted one, which then has to wait for nobody. Requests that wait are not kept: their
-//! connections end with the server.
+//! Changes queue up, and the thread that has the [`Committer`] commits all of them as one batch with
+//! one sync. That is the journal's thread, in [`run`]. The reaper and the deletion of all locks
+//! submit many changes before they wait for the first, so these share commits, too. While changes
+//! come one at a time, the thread that submits one commits it itself, which saves a switch of
+//! threads, until something has queued up meanwhile.
+//!
+//! A write can fail in two ways. *Refused*: the change has not happened. *Unknown*: nothing may be
+//! answered any more, and the process ends. A batch that took so long that its lifetimes would end
+//! early after a restart is written once more; if that fails, the outcome is unknown. If there is no
+//! space for a batch, those of its changes that free space are tried alone.
+//!
+//! Requests that wait are not kept, except in a store that keeps places: their connections end with
+//! the server.
 
 mod clock;
+mod committer;
+#[cfg(any(test, feature = "contract"))]
+pub(super) mod contract;
 mod log;
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
 pub(super) mod memory;
+mod queue;
 pub(super) mod store;
-mod writer;
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;
 
-use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
@@ -21,110 +34,107 @@ use super::NotWritten;
 use super::nanos::Instant;
 use super::sync::atomic::{AtomicUsize, Ordering};
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
+use crate::ResourceName;
+use committer::{Committer, LastRefusal, Written};
 pub use log::FileStore;
-use store::{Change, PlaceNote, Reachable, Store};
-use writer::{Trouble, Writer};
+use queue::Queue;
+use store::{Change, PlaceNote, Remote, Store};
 
-/// How many changes wait to be written, at most, when clients ask for more.
+/// With more changes in the queue than this, clients are refused.
 const MAX_QUEUED: usize = 16_384;
 
-/// How many notes of places wait to be written at most.
+/// The most notes of places in memory.
 const MAX_NOTES: usize = 65_536;
 
-/// The changes that are to be written, each with a `T` by which it is finished. A resource has
-/// one of them at most.
+/// A queue of changes, at most one for each resource. Each has a ticket `T`, which identifies the
+/// resource whose change has been written.
 pub(super) struct Journal<T> {
-    queue: Mutex<Queue<T>>,
-    /// Signalled when the journal's thread has something to do.
-    filled: Condvar,
-    /// Signalled when everything is written that was submitted.
+    state: Mutex<State<T>>,
+    /// Signalled when the journal's thread has work.
+    work: Condvar,
+    /// Signalled when everything submitted has been written.
     settled: Condvar,
-    trouble: Arc<Trouble>,
-    /// How many changes were submitted and not handed to the store yet.
+    last_refusal: Arc<LastRefusal>,
+    /// The length of the queue.
     queued: AtomicUsize,
-    /// `None`: what is written to is always there.
-    reachable: Option<Reachable>,
+    /// `None`: the store is on a local disk.
+    remote: Option<Remote>,
 }
 
-struct Queue<T> {
-    submitted: VecDeque<Submitted<T>>,
-    /// What may be written with the next changes.
+struct State<T> {
+    queue: Queue<T>,
+    /// To be written along with the next changes.
     notes: Vec<PlaceNote>,
-    /// `None` while somebody writes.
-    writer: Option<Box<Writer>>,
-    /// The latest change was written by itself, and nothing came meanwhile.
+    /// `None` while a thread writes.
+    committer: Option<Box<Committer>>,
+    /// The latest batch was a single change, and none came meanwhile.
     quiet: bool,
-    /// Until when the journal's thread sleeps if nobody wakes it.
+    /// Until when the journal's thread sleeps unless it is woken.
     sleeps_until: Option<Instant>,
     closed: bool,
-    /// What is written is not known: the writer does not come back.
+    /// It is unknown what has been written. The committer does not come back.
     broken: bool,
 }
 
-/// A change, and how it is finished.
+/// A change and its ticket.
 pub(super) type Submitted<T> = (Change, T);
 
-/// How changes that were submitted with a `T` are finished.
+/// Completes changes with a ticket `T`.
 pub(super) trait Finish<T> {
-    /// What there is to tell of a change.
+    /// What others have to be told about a change.
     type News;
 
-    /// Finishes a change of which it is known what became of it. Returns the change that follows
-    /// from that on the same resource, if one does.
-    fn finish(
-        &self,
-        ticket: T,
-        written: Result<(), NotWritten>,
-    ) -> (Option<Submitted<T>>, Self::News);
+    /// Completes a change whose outcome is known. Returns the next change of the same resource, if
+    /// there is one.
+    fn finish(&self, ticket: T, written: Written) -> (Option<Submitted<T>>, Self::News);
 
-    /// Tells of it when the whole batch is finished: lifetimes begin at that, and are not to wait
-    /// for what others are told.
+    /// Called when the whole batch is finished: lifetimes begin with that, and must not be delayed
+    /// by wake-ups.
     fn tell(&self, news: Self::News);
 }
 
-/// A change that its own thread writes: see [`Journal::write_own`].
+/// A change that the submitting thread has to write: see [`Journal::write_own`].
 #[must_use]
-pub(super) struct Own<T>(Box<Writer>, Submitted<T>);
+pub(super) struct OwnChange<T>(Box<Committer>, Submitted<T>);
 
 /// Who may write a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
     /// Only the journal's thread.
     Journal,
-    /// Also the thread that submits it, which does nothing else until it is written.
+    /// Also the thread that submits it, which is blocked until it is written.
     Submitter,
 }
 
 impl<T> Journal<T> {
-    pub(super) fn new(reachable: Option<Reachable>) -> Self {
-        let queue = Queue {
-            submitted: VecDeque::new(),
+    pub(super) fn new(remote: Option<Remote>) -> Self {
+        let state = State {
+            queue: Queue::new(),
             notes: Vec::new(),
-            writer: None,
+            committer: None,
             quiet: false,
             sleeps_until: None,
             closed: false,
             broken: false,
         };
         Self {
-            queue: Mutex::new(queue),
-            filled: Condvar::new(),
+            state: Mutex::new(state),
+            work: Condvar::new(),
             settled: Condvar::new(),
-            trouble: Arc::default(),
+            last_refusal: Arc::default(),
             queued: AtomicUsize::new(0),
-            reachable,
+            remote,
         }
     }
 
     /// Whether changes can be written, as far as is known.
-    pub(super) fn writable(&self) -> Result<(), NotWritten> {
-        self.trouble.writable()
+    pub(super) fn writable(&self) -> Written {
+        self.last_refusal.writable()
     }
 
-    /// Whether a change that a client asks for is taken: it would be written soon, and not too many
-    /// wait for that.
-    pub(super) fn admits(&self) -> Result<(), NotWritten> {
-        if self.reachable.as_ref().is_some_and(|reachable| !reachable()) {
+    /// Whether a client's change is accepted: it can be expected to be written soon.
+    pub(super) fn admits(&self) -> Written {
+        if self.remote.as_ref().is_some_and(|remote| !(remote.reachable)()) {
             return Err(NotWritten::Refused("what they are written to does not answer".into()));
         }
         if self.queued.load(Ordering::Relaxed) >= MAX_QUEUED {
@@ -134,167 +144,164 @@ impl<T> Journal<T> {
         Ok(())
     }
 
-    /// Has a change written, after all that were submitted before. `Some`: the caller has to
-    /// write it, since changes come one at a time. Where they do not, the journal's thread has
-    /// the next batch sooner than whoever would have to wake it.
-    pub(super) fn submit(&self, submitted: Submitted<T>, by: By) -> Option<Own<T>> {
-        let mut queue = locked(&self.queue);
+    /// Submits a change, to be written after all earlier ones. `Some`: the caller has to write it,
+    /// because changes come one at a time. If they do not, the journal's thread takes the next
+    /// batch sooner than a waiting thread could be woken.
+    pub(super) fn submit(&self, submitted: Submitted<T>, by: By) -> Option<OwnChange<T>> {
+        let mut state = locked(&self.state);
         if by == By::Submitter
-            && queue.quiet
-            && queue.submitted.is_empty()
-            && let Some(writer) = queue.writer.take_if(|writer| !writer.is_due())
+            && state.quiet
+            && state.queue.is_empty()
+            && let Some(committer) = state.committer.take_if(|committer| !committer.is_due())
         {
-            return Some(Own(writer, submitted));
+            return Some(OwnChange(committer, submitted));
         }
-        queue.submitted.push_back(submitted);
-        self.count(&queue);
-        // Whoever writes looks for more.
-        let wake = queue.writer.is_some() && queue.submitted.len() == 1;
-        drop(queue);
+        state.queue.push(submitted);
+        self.count(&state);
+        // A thread that is writing looks at the queue again by itself.
+        let wake = state.committer.is_some() && state.queue.len() == 1;
+        drop(state);
         if wake {
-            self.filled.notify_one();
+            self.work.notify_one();
         }
         None
     }
 
-    /// Takes a change back that has not been handed to the store, so that it never will be. The
-    /// caller has to finish it.
-    pub(super) fn withdraw(&self, is_its: impl Fn(&T) -> bool) -> Option<T> {
-        let mut queue = locked(&self.queue);
-        // Those that have waited longest come first, and are given up first.
-        let at = queue.submitted.iter().position(|(_, ticket)| is_its(ticket))?;
-        let withdrawn = queue.submitted.remove(at);
-        self.count(&queue);
-        let settled = queue.writer.is_some() && queue.submitted.is_empty();
-        drop(queue);
+    /// Takes back the change of a resource, unless it was handed to the store: it will not be
+    /// written. The caller has to finish it.
+    pub(super) fn withdraw(&self, resource: &ResourceName) -> Option<T> {
+        let mut state = locked(&self.state);
+        let ticket = state.queue.withdraw(resource)?;
+        self.count(&state);
+        let settled = state.committer.is_some() && state.queue.is_empty();
+        drop(state);
         if settled {
             self.settled.notify_one();
         }
-        withdrawn.map(|(_, ticket)| ticket)
+        Some(ticket)
     }
 
-    fn count(&self, queue: &Queue<T>) {
-        self.queued.store(queue.submitted.len(), Ordering::Relaxed);
+    fn count(&self, state: &State<T>) {
+        self.queued.store(state.queue.len(), Ordering::Relaxed);
     }
 
     /// Writes a change and finishes it.
     ///
     /// # Errors
-    /// It is not known whether it was written. It is not finished, and nothing is written any
+    /// It is unknown whether it was written. It is not finished, and nothing may be written any
     /// more: call [`Journal::break_off`].
     pub(super) fn write_own(
         &self,
-        Own(mut writer, submitted): Own<T>,
+        OwnChange(mut committer, submitted): OwnChange<T>,
         finish: &impl Finish<T>,
     ) -> Result<(), Arc<str>> {
-        let following = self.write(&mut writer, vec![submitted], finish)?;
-        if self.give_back(writer, following) {
-            self.filled.notify_one();
+        let following = self.write(&mut committer, vec![submitted], finish)?;
+        if self.give_back(committer, following) {
+            self.work.notify_one();
         }
         Ok(())
     }
 
-    /// Has these noted with what is written next. If they are too many, they are forgotten: a
-    /// client whose place is not known asks anew.
+    /// Has these written along with the next changes. Beyond the limit they are dropped, and the
+    /// clients lose their places.
     pub(super) fn note(&self, notes: impl Iterator<Item = PlaceNote>) {
-        let mut queue = locked(&self.queue);
-        let room = MAX_NOTES.saturating_sub(queue.notes.len());
-        queue.notes.extend(notes.take(room));
+        let mut state = locked(&self.state);
+        let room = MAX_NOTES.saturating_sub(state.notes.len());
+        state.notes.extend(notes.take(room));
     }
 
     fn take_notes(&self) -> Vec<PlaceNote> {
-        mem::take(&mut locked(&self.queue).notes)
+        mem::take(&mut locked(&self.state).notes)
     }
 
-    /// Waits until everything is written that was submitted, with what follows from it. For one
-    /// thread.
+    /// Blocks until everything submitted has been written, and what follows from it. Only one
+    /// thread may call this at a time.
     pub(super) fn settle(&self) {
-        let mut queue = locked(&self.queue);
-        while !queue.broken && (queue.writer.is_none() || !queue.submitted.is_empty()) {
-            queue = self.settled.wait(queue).unwrap_or_else(|_| poisoned());
+        let mut state = locked(&self.state);
+        while !state.broken && (state.committer.is_none() || !state.queue.is_empty()) {
+            state = self.settled.wait(state).unwrap_or_else(|_| poisoned());
         }
     }
 
-    /// Ends [`run`] when all that was submitted is finished.
+    /// Ends [`run`] when everything submitted is finished.
     pub(super) fn close(&self) {
-        locked(&self.queue).closed = true;
-        self.filled.notify_one();
+        locked(&self.state).closed = true;
+        self.work.notify_one();
     }
 
-    /// Ends [`run`] at once: whoever had the writer does not give it back.
+    /// Ends [`run`] at once. The committer is not given back.
     pub(super) fn break_off(&self) {
-        locked(&self.queue).broken = true;
-        self.filled.notify_one();
+        locked(&self.state).broken = true;
+        self.work.notify_one();
         self.settled.notify_one();
     }
 
-    /// Sleeps until there is something to write or to do, and nobody else writes; `None` when the
-    /// queue is empty and closed, or broken.
-    fn take(&self) -> Option<(Box<Writer>, Vec<Submitted<T>>)> {
-        let mut queue = locked(&self.queue);
+    /// Sleeps until there is a batch to write or something is due, and no other thread writes.
+    /// `None`: the queue is empty and closed, or broken.
+    fn take(&self) -> Option<(Box<Committer>, Vec<Submitted<T>>)> {
+        let mut state = locked(&self.state);
         loop {
-            if queue.broken {
+            if state.broken {
                 return None;
             }
-            let has_come = !queue.submitted.is_empty();
-            if let Some(writer) = queue.writer.take_if(|writer| has_come || writer.is_due()) {
-                let batch = queue.submitted.len().min(writer.max_batch());
-                let batch = queue.submitted.drain(..batch).collect();
-                self.count(&queue);
-                return Some((writer, batch));
+            let has_changes = !state.queue.is_empty();
+            let ready = |committer: &mut Box<Committer>| has_changes || committer.is_due();
+            if let Some(committer) = state.committer.take_if(ready) {
+                let batch = state.queue.take(committer.max_batch());
+                self.count(&state);
+                return Some((committer, batch));
             }
-            if queue.closed && queue.writer.is_some() {
+            if state.closed && state.committer.is_some() {
                 return None;
             }
-            // Whoever writes wakes this thread if there is anything left to do.
-            let due = queue.writer.as_ref().and_then(|writer| writer.due());
-            queue.sleeps_until = due;
-            queue = match due {
-                None => self.filled.wait(queue).unwrap_or_else(|_| poisoned()),
+            // A thread that is writing wakes this one if it leaves work.
+            let due = state.committer.as_ref().and_then(|committer| committer.due());
+            state.sleeps_until = due;
+            state = match due {
+                None => self.work.wait(state).unwrap_or_else(|_| poisoned()),
                 Some(due) => {
                     let left = due.saturating_duration_since(now());
-                    self.filled.wait_timeout(queue, left).unwrap_or_else(|_| poisoned()).0
+                    self.work.wait_timeout(state, left).unwrap_or_else(|_| poisoned()).0
                 }
             };
         }
     }
 
-    /// Lets others write again. What follows is written after what came before it, so that nobody
-    /// waits for ever. Returns whether the journal's thread has something to do, or sleeps too
-    /// long.
-    fn give_back(&self, writer: Box<Writer>, following: Vec<Submitted<T>>) -> bool {
-        let (due, latest_batch) = (writer.due(), writer.latest_batch());
-        let mut queue = locked(&self.queue);
-        queue.submitted.extend(following);
-        self.count(&queue);
-        queue.writer = Some(writer);
-        let settled = queue.submitted.is_empty();
-        queue.quiet = settled && latest_batch == 1;
-        let sleeps_until = queue.sleeps_until;
+    /// Lets other threads write again. Changes that follow from the batch go to the end of the
+    /// queue, so that no resource starves. Returns whether the journal's thread has to be woken.
+    fn give_back(&self, committer: Box<Committer>, following: Vec<Submitted<T>>) -> bool {
+        let (due, latest_batch) = (committer.due(), committer.latest_batch());
+        let mut state = locked(&self.state);
+        following.into_iter().for_each(|submitted| state.queue.push(submitted));
+        self.count(&state);
+        state.committer = Some(committer);
+        let settled = state.queue.is_empty();
+        state.quiet = settled && latest_batch == 1;
+        let sleeps_until = state.sleeps_until;
         let sooner = due.is_some_and(|due| sleeps_until.is_none_or(|until| due < until));
-        let closed = queue.closed;
-        drop(queue);
+        let closed = state.closed;
+        drop(state);
         if settled {
             self.settled.notify_one();
         }
         !settled || closed || sooner
     }
 
-    /// Writes a batch, and finishes it. Returns what follows from it.
+    /// Writes and finishes a batch. Returns the changes that follow from it.
     fn write(
         &self,
-        writer: &mut Writer,
+        committer: &mut Committer,
         submitted: Vec<Submitted<T>>,
         finish: &impl Finish<T>,
     ) -> Result<Vec<Submitted<T>>, Arc<str>> {
-        if writer.keeps_places() {
-            writer.note(self.take_notes());
+        if committer.keeps_places() {
+            committer.note(self.take_notes());
         }
         if submitted.is_empty() {
             return Ok(Vec::new());
         }
         let (batch, tickets): (Vec<_>, Vec<_>) = submitted.into_iter().unzip();
-        let outcomes = writer.write(&batch)?;
+        let outcomes = committer.write(&batch)?;
         let finished = tickets.into_iter().zip(outcomes);
         let (next, news): (Vec<_>, Vec<_>) =
             finished.map(|(ticket, written)| finish.finish(ticket, written)).unzip();
@@ -306,194 +313,20 @@ impl<T> Journal<T> {
 /// The body of the journal's thread. Returns when the journal is closed.
 ///
 /// # Errors
-/// It is not known whether the latest changes were written. They are not finished.
+/// It is unknown whether the latest changes were written. They are not finished.
 pub(super) fn run<T>(
     journal: &Journal<T>,
     store: Box<dyn Store>,
     finish: &impl Finish<T>,
 ) -> Result<(), Arc<str>> {
-    let writer = Writer::new(store, Arc::clone(&journal.trouble));
-    journal.give_back(Box::new(writer), Vec::new());
-    while let Some((mut writer, submitted)) = journal.take() {
-        let following = journal.write(&mut writer, submitted, finish)?;
-        writer.do_what_is_due()?;
-        journal.give_back(writer, following);
+    let committer = Committer::new(store, Arc::clone(&journal.last_refusal));
+    journal.give_back(Box::new(committer), Vec::new());
+    while let Some((mut committer, submitted)) = journal.take() {
+        let following = journal.write(&mut committer, submitted, finish)?;
+        committer.do_what_is_due()?;
+        journal.give_back(committer, following);
     }
-    let writer = locked(&journal.queue).writer.take();
-    writer.into_iter().for_each(|writer| writer.close());
+    let committer = locked(&journal.state).committer.take();
+    committer.into_iter().for_each(|committer| committer.close());
     Ok(())
-}
-
-#[cfg(test)]
-#[cfg(not(shuttle))]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::thread;
-    use std::time::Duration;
-
-    use store::{OpenError, Restore, StoreError};
-
-    const PATIENCE: Duration = Duration::from_secs(60);
-
-    /// A store that says what is asked of it.
-    struct Told {
-        /// How large a batch is that is to be written.
-        batches: Sender<usize>,
-        /// When it may be.
-        go_on: Receiver<()>,
-        checkpoints: Sender<()>,
-        commits: usize,
-    }
-
-    impl Store for Told {
-        fn load(&mut self, _: &dyn Restore) -> Result<u64, OpenError> {
-            Ok(0)
-        }
-
-        fn commit(&mut self, batch: &[Change], _: Duration) -> Result<(), StoreError> {
-            self.commits += 1;
-            self.batches.send(batch.len()).unwrap();
-            self.go_on.recv_timeout(PATIENCE).unwrap();
-            Ok(())
-        }
-
-        fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn checkpoint(&mut self) -> Result<(), StoreError> {
-            let _ = self.checkpoints.send(());
-            Ok(())
-        }
-
-        fn next_checkpoint(&self) -> Option<Duration> {
-            (self.commits > 1).then_some(Duration::from_millis(10))
-        }
-    }
-
-    struct Nothing;
-
-    impl Finish<()> for Nothing {
-        type News = ();
-
-        fn finish(&self, (): (), _: Result<(), NotWritten>) -> (Option<Submitted<()>>, ()) {
-            (None, ())
-        }
-
-        fn tell(&self, (): ()) {}
-    }
-
-    /// A journal whose thread runs, and what its store says and hears.
-    struct Running {
-        journal: Arc<Journal<()>>,
-        batches: Receiver<usize>,
-        go_on: Sender<()>,
-        checkpoints: Receiver<()>,
-        ended: Receiver<()>,
-    }
-
-    impl Running {
-        fn new() -> Self {
-            let ((batch, batches), (go_on, going)) = (channel(), channel());
-            let ((checkpoint, checkpoints), (end, ended)) = (channel(), channel());
-            let store = Told { batches: batch, go_on: going, checkpoints: checkpoint, commits: 0 };
-            let journal = Arc::new(Journal::new(None));
-            let run_by = Arc::clone(&journal);
-            thread::spawn(move || {
-                run(&run_by, Box::new(store), &Nothing).unwrap();
-                end.send(()).unwrap();
-            });
-            Self { journal, batches, go_on, checkpoints, ended }
-        }
-
-        fn submit(&self, by: By) -> Option<Own<()>> {
-            let resource = "r".parse().unwrap();
-            let change = Change { resource, ended: vec![1], held: Vec::new() };
-            self.journal.submit((change, ()), by)
-        }
-
-        /// Has one written by the journal's thread, so that the next may be by another.
-        fn write_one(&self) {
-            assert!(self.submit(By::Journal).is_none());
-            self.go_on.send(()).unwrap();
-            self.journal.settle();
-            assert_eq!(self.batches.recv_timeout(PATIENCE).unwrap(), 1);
-        }
-
-        /// Has one more written by a thread of its own, and returns while it is being written.
-        fn write_own(&self) -> thread::JoinHandle<()> {
-            self.write_one();
-            let (journal, own) = (Arc::clone(&self.journal), self.submit(By::Submitter).unwrap());
-            let writer = thread::spawn(move || journal.write_own(own, &Nothing).unwrap());
-            assert_eq!(self.batches.recv_timeout(PATIENCE).unwrap(), 1);
-            writer
-        }
-    }
-
-    #[test]
-    fn places_that_are_too_many_are_forgotten() {
-        let journal = Journal::<()>::new(None);
-        let resource: crate::ResourceName = "r".parse().unwrap();
-        let notes = |count: u64| (0..count).map(|n| PlaceNote::Left(resource.clone(), n));
-        journal.note(notes(MAX_NOTES as u64 - 1));
-        journal.note(notes(10));
-        assert_eq!(journal.take_notes().len(), MAX_NOTES);
-        journal.note(notes(1));
-        assert_eq!(journal.take_notes().len(), 1, "there is room again");
-    }
-
-    #[test]
-    fn changes_that_wait_to_be_written_are_limited() {
-        let journal = Journal::<usize>::new(None);
-        let change = || {
-            let resource = "r".parse().unwrap();
-            Change { resource, ended: vec![1], held: Vec::new() }
-        };
-        for number in 0..MAX_QUEUED {
-            assert_eq!(journal.admits(), Ok(()));
-            assert!(journal.submit((change(), number), By::Submitter).is_none());
-        }
-        assert!(matches!(journal.admits(), Err(NotWritten::Refused(_))));
-        assert_eq!(journal.withdraw(|number| *number == 7), Some(7));
-        assert_eq!(journal.withdraw(|number| *number == 7), None);
-        assert_eq!(journal.admits(), Ok(()), "there is room again");
-    }
-
-    #[test]
-    fn what_comes_while_a_thread_writes_its_own_is_one_batch_of_the_journal_s() {
-        let running = Running::new();
-        let own = running.write_own();
-        assert!(running.submit(By::Submitter).is_none());
-        assert!(running.submit(By::Submitter).is_none());
-        running.go_on.send(()).unwrap();
-        own.join().unwrap();
-        assert_eq!(running.batches.recv_timeout(PATIENCE).unwrap(), 2);
-        running.go_on.send(()).unwrap();
-        running.journal.settle();
-        assert!(running.submit(By::Submitter).is_none(), "there were two of late");
-    }
-
-    #[test]
-    fn a_checkpoint_is_made_also_when_all_is_written_by_others() {
-        // The journal's thread sleeps, or is about to, when the other begins to write.
-        for _ in 0..20 {
-            let running = Running::new();
-            let own = running.write_own();
-            running.go_on.send(()).unwrap();
-            own.join().unwrap();
-            assert!(running.checkpoints.recv_timeout(PATIENCE).is_ok());
-        }
-    }
-
-    #[test]
-    fn a_journal_that_is_closed_ends_when_it_is_written_what_was_submitted() {
-        let running = Running::new();
-        let own = running.write_own();
-        running.journal.close();
-        assert!(running.ended.try_recv().is_err());
-        running.go_on.send(()).unwrap();
-        own.join().unwrap();
-        assert!(running.ended.recv_timeout(PATIENCE).is_ok());
-    }
 }

@@ -27,9 +27,11 @@ mod table;
 pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
 pub use grant::{Conversion, Grant, Lock, Requester, Terms, Waiting};
 pub use journal::FileStore;
+#[cfg(any(test, feature = "contract"))]
+pub use journal::contract::store_contract;
 pub use journal::store::{
-    Change, Held, KeptPlace, Misfit, OpenError, PlaceNote, Reachable, Restore, Restored, Store,
-    StoreError,
+    Change, Conflict, HeldLock, KeptPlace, Latency, OpenError, PlaceNote, PlaceStore, Properties,
+    Remote, Restore, RestoredLock, Store, StoreError,
 };
 pub use lifetime::Lifetime;
 pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};

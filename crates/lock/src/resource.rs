@@ -24,7 +24,7 @@ use super::{
     Conversion, Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, Page, Refusal,
     Terms,
 };
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
 pub(super) use compatibility::can_be_held_together;
 use conversions::Conversions;
 pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};

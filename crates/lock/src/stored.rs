@@ -1,17 +1,19 @@
-//! A held lock as it is stored, on disk and in etcd.
+//! A held lock in its stored form, for the disk and for etcd.
 //!
 //! # How it grows
-//! On disk the fields are one behind the other without their names, so a change of them is another
-//! format. To store something more of a lock:
-//! 1. Add the field at the end of [`StoredLock`] with `#[serde(default)]`, and set and read it in
-//!    [`StoredLock::new`] and [`StoredLock::held`]. In etcd, rows without it then read as before.
-//! 2. In `journal/log/record.rs`, keep today's fields as a struct that is only read (as `RowV1` is),
-//!    give it a variant of its own in `Entry`, and write a new variant at the end.
-//! 3. Raise `FORMAT` in the records of etcd: an older server stops at a format that it does not
+//! On disk the fields follow each other without names, so another field is another format. To store
+//! something more of a lock:
+//! 1. Add the field at the end of [`StoredLock`] with `#[serde(default)]`, set it in
+//!    [`StoredLock::of`], and read it in [`StoredLock::terms`]. Rows in etcd that lack it get the
+//!    default.
+//! 2. In `journal/log`, keep the present fields as a struct that is only read, in a file like
+//!    `v1.rs`. In `record.rs`, let the variant `LogEntry::Held` read that, add a variant for the
+//!    new rows at the end, and raise `LAST_ENTRY`.
+//! 3. Raise `FORMAT` in the records of etcd. An older server stops at a format that it does not
 //!    know, instead of losing the field.
 //!
-//! Never remove or reorder fields or variants. A newer format is refused as such, not as damage.
-//! The test `the_layout_of_a_row_is_frozen` fails if the fields change without a new version.
+//! Never remove or reorder fields or variants. A newer format is refused by name, not as damage. The
+//! test `the_layout_of_a_row_is_frozen` fails if the fields change.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,14 +21,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smol_str::SmolStr;
 
-use crate::journal::store::{Held, KeptPlace};
+use crate::journal::store::{HeldLock, KeptPlace};
 use crate::{Grant, IdempotencyKey, Lifetime, Limit, LockId, Mode, Requester, ResourceName, Terms};
 
-/// Longer than any time of a lock, and short enough to count on from any other.
+/// Longer than any time of a lock. The sum of several does not overflow.
 const LONGEST: Duration = Duration::from_secs(10_000_000_000);
 
-/// A held lock as it is stored, with texts of whoever it was made of. The names of the fields are
-/// those of the JSON in etcd.
+/// A held lock, with borrowed texts. The names of the fields are those of the JSON in etcd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredLock<'a> {
     #[serde(borrow)]
@@ -43,26 +44,26 @@ pub struct StoredLock<'a> {
     pub(crate) mode: Text<'a>,
     pub(crate) limit: Option<u32>,
     pub(crate) wait: Duration,
-    /// `None`: without an end.
+    /// `None`: endless.
     pub(crate) lifetime: Option<Duration>,
     /// When it was granted, or joined the line, since the epoch; for display.
     pub(crate) since: Duration,
-    /// When it ends, by the clock of the store; `None`: when it is released.
+    /// When it expires, by the clock of the store; `None`: never.
     pub end: Option<Duration>,
     #[serde(default)]
     pub(crate) other_limits: bool,
 }
 
 impl<'a> StoredLock<'a> {
-    /// A lock that ends at `end`.
-    pub fn new(resource: &'a ResourceName, held: &'a Held, end: Option<Duration>) -> Self {
-        let Held { grant, key, remaining: _ } = held;
+    /// A lock that expires at `end`.
+    pub fn new(resource: &'a ResourceName, held: &'a HeldLock, end: Option<Duration>) -> Self {
+        let HeldLock { grant, key, remaining: _ } = held;
         let Grant { id, terms, since, expires: _, fencing_token } = grant;
         let lock = Self::of(resource, *id, key.as_ref(), terms, *since);
         Self { token: *fencing_token, end, ..lock }
     }
 
-    /// What a place in line waits for: a lock without a token and an end.
+    /// The lock that a place in line waits for, without a token and an end.
     pub fn waiting(place: &'a KeptPlace) -> Self {
         let KeptPlace { id, resource, terms, key, arrival: _, since } = place;
         Self::of(resource, *id, Some(key), terms, *since)
@@ -100,8 +101,8 @@ impl<'a> StoredLock<'a> {
         Self { end, ..self }
     }
 
-    /// The lock, which lives for `remaining`; `None` if no server has stored such a one.
-    pub fn held(&self, remaining: Option<Duration>) -> Option<(ResourceName, Held)> {
+    /// The lock, which lives for `remaining`. `None`: rdlm does not store such a lock.
+    pub fn held(&self, remaining: Option<Duration>) -> Option<(ResourceName, HeldLock)> {
         if self.end.is_some() != self.lifetime.is_some() {
             return None;
         }
@@ -116,10 +117,10 @@ impl<'a> StoredLock<'a> {
             Some(key) => Some(IdempotencyKey::stored(&key.0)?),
             None => None,
         };
-        Some((self.resource.0.parse().ok()?, Held { grant, key, remaining }))
+        Some((self.resource.0.parse().ok()?, HeldLock { grant, key, remaining }))
     }
 
-    /// The place in line with this arrival; `None` if no server has stored such a one.
+    /// The place in line with this arrival. `None`: rdlm does not store such a place.
     pub fn place(&self, arrival: u64) -> Option<KeptPlace> {
         Some(KeptPlace {
             id: self.id,
@@ -152,8 +153,7 @@ impl<'a> StoredLock<'a> {
     }
 }
 
-/// Text that is borrowed where the bytes that it is read from have it as it is: serde does so for
-/// a `Cow`, but not inside of an `Option`.
+/// Text, borrowed unless JSON escapes it. A plain `Cow` would not be borrowed inside an `Option`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -163,7 +163,7 @@ impl<'a> From<&'a str> for Text<'a> {
     }
 }
 
-/// Hex digits in text, bytes on disk.
+/// An id: hex digits in JSON, bytes on disk.
 mod id {
     use super::*;
 
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// If this fails, the format has changed: what to do stands at the top of this file.
+    /// If this fails, the format has changed: the top of this file says what to do.
     #[test]
     fn the_layout_of_a_row_is_frozen() {
         let bytes = postcard::to_extend(&lock(), Vec::new()).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_leaves_no_room_to_count_on_is_of_no_server() {
+    fn a_time_that_could_overflow_is_refused() {
         assert!(lock().held(None).is_some());
         for wrong in [
             StoredLock { wait: Duration::MAX, ..lock() },

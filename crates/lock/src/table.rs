@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use log::warn;
 
 use super::deadlines::{Deadlines, Due};
-use super::journal::store::{KeptPlace, OpenError, PlaceNote, Store};
+use super::journal::store::{KeptPlace, OpenError, PlaceNote, PlaceStore, Store};
 use super::journal::{self, Journal};
 use super::nanos::Instant;
 use super::numbers::Numbers;
@@ -82,29 +82,30 @@ impl LockTable {
     pub fn with_events(
         limits: Limits,
         reconnect_grace: Duration,
-        store: Option<Box<dyn Store>>,
+        mut store: Option<Box<dyn Store>>,
         observer: Arc<dyn Observer>,
         events: Arc<Events>,
     ) -> Result<Self, OpenError> {
         let resources = Sharded::default();
+        let remote = store.as_ref().and_then(|store| store.properties().latency.remote().cloned());
         let mut shared = Shared {
             deadlines: Deadlines::like(&resources),
             resources,
-            journal: store.as_ref().map(|store| Journal::new(store.reachable())),
+            journal: store.as_ref().map(|_| Journal::new(remote.clone())),
             numbers: first_numbers(0),
             counts: Counts::default(),
             events,
             limits,
             reconnect_grace,
-            patience: store.as_ref().and_then(|store| store.patience()),
-            keeps_places: store.as_ref().is_some_and(|store| store.keeps_places()),
+            patience: remote.map(|remote| remote.patience),
+            keeps_places: store.as_mut().is_some_and(|store| store.places().is_some()),
             observer,
             shutting_down: AtomicBool::new(false),
         };
         let store = match store {
             Some(mut store) => {
                 let last_token = store.load(&Restoring::new(&shared))?;
-                let places = store.load_places()?;
+                let places = store.places().map(PlaceStore::load).unwrap_or_default();
                 let arrivals = places.iter().map(|place| place.arrival);
                 let last_token = arrivals.max().unwrap_or(0).max(last_token);
                 shared.numbers = first_numbers(last_token);

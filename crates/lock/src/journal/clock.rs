@@ -1,4 +1,4 @@
-//! Time that goes on over a restart of the server, but not over a restart of the host.
+//! Time that continues over a restart of the server, but not over a restart of the host.
 
 use std::fs;
 use std::io;
@@ -8,16 +8,15 @@ use uuid::Uuid;
 
 use crate::clock;
 
-/// CLOCK_BOOTTIME of one boot of the host. It also counts while the host is suspended, and
-/// nobody sets it.
+/// CLOCK_BOOTTIME of one boot of the host. It counts while the host is suspended, and cannot be set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BootClock {
     boot: u128,
 }
 
 impl BootClock {
-    /// Where the kernel does not tell the boot or its clock (without /proc), each start of the
-    /// server counts as one: locks then live longer, never shorter.
+    /// Without /proc, each start of the server counts as a boot: then locks live longer, never
+    /// shorter.
     pub(super) fn of_this_boot() -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
         let offsets = match fs::read_to_string("/proc/self/timens_offsets") {
@@ -40,8 +39,7 @@ impl BootClock {
     }
 }
 
-/// The boot id; and in a time namespace, which has a clock of its own, another one for each offset
-/// of that clock.
+/// The boot id. In a time namespace, combined with the offset of its clock.
 fn identity(boot_id: &str, offsets: &str) -> Option<u128> {
     let boot = Uuid::try_parse(boot_id.trim()).ok()?.as_u128();
     let mut lines = offsets.lines().map(str::split_whitespace);

@@ -1,4 +1,8 @@
-//! What a journal writes to: a file, or whatever else keeps what it is given.
+//! The store behind the journal: the trait, what it is given, and how it fails.
+//!
+//! To write another store: implement [`Store`] in a file of its own, give `store_contract` (with
+//! the feature `contract`) a function that opens it, and choose it where the server starts: an
+//! option of the command line, and the place that opens a store.
 
 use std::fmt;
 use std::io;
@@ -10,196 +14,214 @@ use crate::nanos::Instant;
 use crate::resource::{Holder, Plan};
 use crate::{Grant, IdempotencyKey, LockId, ResourceName, Terms};
 
-/// Keeps the locks that are held. One thread calls it at a time.
+/// Keeps held locks beyond the end of the process. One thread at a time calls it.
 pub trait Store: Send {
-    /// Hands the locks that are still held to `restore`, and returns the largest fencing token
-    /// that was ever written. Called once, before everything else.
+    /// What the journal has to know about this store. Called once, before [`Store::load`].
+    fn properties(&self) -> Properties {
+        Properties::default()
+    }
+
+    /// Hands every lock that is still held to `restore`, and returns the largest fencing token
+    /// ever written. Called once, before anything is written.
     ///
     /// # Errors
-    /// What is there cannot be used, and is left as it is.
+    /// The contents cannot be used, and were not modified.
     fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError>;
 
-    /// Returns the places in line that were kept, after the locks. They are kept for a while.
+    /// Makes the changes durable, in order, at most one for each resource. After a restart, a lock that they add lives for what
+    /// remains of its lifetime, counted from now, and for `grace`. An empty batch changes nothing,
+    /// and fails if a change that needs space would.
     ///
     /// # Errors
-    /// See [`Store::load`].
-    fn load_places(&mut self) -> Result<Vec<KeptPlace>, OpenError> {
-        Ok(Vec::new())
+    /// [`StoreError::Refused`]: none of the changes was made. Otherwise a restart may find the
+    /// first few of them, or all. It never finds two locks that exclude each other.
+    fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError>;
+
+    /// Commits the latest batch once more, because that took longer than its grace.
+    ///
+    /// # Errors
+    /// The batch stays committed, but after a restart, its locks may end too early.
+    fn repeat(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
+        self.commit(batch, grace)
     }
 
-    /// Whether [`Store::note`] is of use.
-    fn keeps_places(&self) -> bool {
-        false
-    }
-
-    /// Takes note of places in line that have come or gone, in order, to be written when there is
-    /// an opportunity: nobody waits for that.
-    fn note(&mut self, _: Vec<PlaceNote>) {}
-
-    /// How much longer than its lifetime a lock lives after a restart: its holder counts from the
-    /// answer, which is sent when the lock is written.
-    fn grace(&self) -> Duration {
-        Duration::from_secs(1)
-    }
-
-    /// Writes these changes, in order, all of them or none. After a restart, a lock that is
-    /// granted or renewed by them lives `grace` longer than its lifetime, counted from now.
+    /// Does periodic work, briefly. Changes no lock.
     ///
     /// # Errors
     /// See [`StoreError`].
-    fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError>;
-
-    /// Writes a batch again that took longer than its grace. It has been written: whatever
-    /// goes wrong here undoes nothing.
-    ///
-    /// # Errors
-    /// After a restart, its locks may live shorter than their holders think, if they hear of
-    /// them now.
-    fn repeat(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError>;
-
-    /// Does some of what has to be done now and then, so little that nobody waits for it.
-    ///
-    /// # Errors
-    /// See [`StoreError`]; what is kept is as it was.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Writes something that says nothing, to see whether a change would be written for which
-    /// room is needed.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn probe(&mut self) -> Result<(), StoreError> {
-        self.commit(&[], Duration::ZERO)
-    }
-
-    /// How many changes a batch has at most. Those that are not in it yet can be withdrawn.
-    fn max_batch(&self) -> usize {
-        4_096
-    }
-
-    /// How long a client waits for its change. One that has not been handed to [`Store::commit`]
-    /// by then is withdrawn; of one that has been, the client is told that nobody knows. `None`:
-    /// however long it takes.
-    fn patience(&self) -> Option<Duration> {
-        None
-    }
-
-    /// `None`: changes can always be written, as far as is known before it is tried.
-    fn reachable(&self) -> Option<Reachable> {
-        None
-    }
-
-    /// Called last, when all that was to be written is.
-    fn close(&mut self) {}
-
-    /// How long after the latest call [`Store::checkpoint`] wants the next one; `None`: not
-    /// before the next commit.
+    /// How long after one checkpoint the next is due; `None`: not before the next commit.
     fn next_checkpoint(&self) -> Option<Duration> {
         None
     }
+
+    /// `Some` if the store also keeps places in line.
+    fn places(&mut self) -> Option<&mut dyn PlaceStore> {
+        None
+    }
+
+    /// Called last, after the final commit.
+    fn close(&mut self) {}
 }
 
-/// Tells any thread, without waiting for anything, whether changes can be written for now. If not,
-/// clients that ask for some are refused at once.
-pub type Reachable = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Keeps the places in line of requests with a key. None of this has to be durable: a client
+/// whose place is lost goes to the end of the line.
+pub trait PlaceStore {
+    /// Returns the places that were kept. Called once, after [`Store::load`].
+    fn load(&mut self) -> Vec<KeptPlace>;
 
-/// Takes locks over from a store.
+    /// Notes places that were taken or given up, in order. They are written along with later
+    /// commits.
+    fn note(&mut self, notes: Vec<PlaceNote>);
+}
+
+/// What the journal has to know about a store.
+#[derive(Clone)]
+pub struct Properties {
+    /// How much longer than its lifetime a lock lives after a restart: the holder counts from the
+    /// answer, which is sent after the write. A commit that takes longer is repeated.
+    pub grace: Duration,
+    /// The most changes in one batch. Only changes that are not in a batch yet can be withdrawn.
+    pub max_batch: usize,
+    /// How long a commit can take.
+    pub latency: Latency,
+}
+
+impl Default for Properties {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(1), max_batch: 4_096, latency: Latency::Bounded }
+    }
+}
+
+/// How long a commit can take.
+#[derive(Clone)]
+pub enum Latency {
+    /// It succeeds or fails soon, as on a local disk. So any thread may wait for it.
+    Bounded,
+    /// As long as something else cannot be reached.
+    Unbounded(Remote),
+}
+
+/// What a store writes to over a network.
+#[derive(Clone)]
+pub struct Remote {
+    /// How long a client waits for its change. Then a change that was not handed to
+    /// [`Store::commit`] is withdrawn, and of any other the client learns that its outcome is
+    /// unknown.
+    pub patience: Duration,
+    /// Tells any thread, without blocking, whether changes can be written for now. If not, clients
+    /// are refused at once.
+    pub reachable: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Latency {
+    /// The remote that a commit may have to wait for.
+    pub(crate) fn remote(&self) -> Option<&Remote> {
+        match self {
+            Self::Bounded => None,
+            Self::Unbounded(remote) => Some(remote),
+        }
+    }
+}
+
+/// Receives the locks of a store at the start.
 pub trait Restore: Sync {
-    /// Takes one over. Several threads may call it, in any order of the locks.
-    fn restore(&self, lock: Restored);
+    /// Receives one lock. Several threads may call this, with the locks in any order.
+    fn restore(&self, lock: RestoredLock);
 
-    /// All that there are were taken over. Called once, last.
+    /// Called once, after all locks.
     ///
     /// # Errors
-    /// One cannot be held beside others.
-    fn complete(&self) -> Result<(), Misfit>;
+    /// Two of them exclude each other.
+    fn complete(&self) -> Result<(), Conflict>;
 }
 
-/// A lock that has been held since before the restart.
+/// A lock that was held before the restart.
 #[derive(Debug, Clone)]
-pub struct Restored {
-    /// On which resource.
+pub struct RestoredLock {
+    /// The resource.
     pub resource: ResourceName,
     /// The lock.
-    pub held: Held,
+    pub held: HeldLock,
 }
 
-/// A lock that cannot be held beside others that were restored.
+/// A restored lock that excludes another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misfit {
-    /// On which resource.
+pub struct Conflict {
+    /// The resource.
     pub resource: ResourceName,
     /// Its fencing token.
     pub token: u64,
 }
 
-/// Some locks on a resource are held no more, others are from now on. A lock that is renewed
-/// or converted is one of both.
+/// Locks on one resource that end, and others that begin. A lock that is renewed or converted is
+/// both removed and added.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The resource.
     pub resource: ResourceName,
-    /// The fencing tokens of those that are held no more.
-    pub ended: Vec<u64>,
-    /// Those that are held from now on.
-    pub held: Vec<Held>,
+    /// The fencing tokens of the locks that end.
+    pub removed: Vec<u64>,
+    /// The locks that are held from now on.
+    pub added: Vec<HeldLock>,
 }
 
-/// What is kept of a lock that is held.
+/// A held lock.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub struct HeldLock {
     /// The lock.
     pub grant: Grant,
-    /// The key that it was asked for with.
+    /// The key of its request.
     pub key: Option<IdempotencyKey>,
     /// How long it lives from now on; `None`: until it is released.
     pub remaining: Option<Duration>,
 }
 
-/// The place in line of a request with a key, which is the client's again when it asks again.
+/// The place in line of a request with a key. A client that repeats the request gets it back.
 #[derive(Debug, Clone)]
 pub struct KeptPlace {
     /// The id of the lock, once it is granted.
     pub id: LockId,
-    /// In which line.
+    /// The resource.
     pub resource: ResourceName,
     /// What was asked for.
     pub terms: Terms,
-    /// The key that it was asked for with.
+    /// The key of the request.
     pub key: IdempotencyKey,
-    /// Smaller than that of every request that came later.
+    /// Smaller than that of every later request.
     pub arrival: u64,
     /// When it joined the line, for display.
     pub since: SystemTime,
 }
 
-/// A place in line has come or gone.
+/// A change of the line.
 #[derive(Debug, Clone)]
 pub enum PlaceNote {
-    /// Of a request with a key.
+    /// A request with a key has joined.
     Joined(Box<KeptPlace>),
-    /// The one of this arrival.
+    /// The request with this arrival has left.
     Left(ResourceName, u64),
 }
 
 impl Change {
-    /// `None` if the plan is not about locks that are held.
+    /// `None` if the plan changes no held lock.
     pub(crate) fn of(plan: &Plan, resource: &ResourceName, now: Instant) -> Option<Self> {
-        let held: Vec<_> = plan.holders().map(|holder| Held::of(holder, now)).collect();
-        let ended: Vec<_> = plan.ended_tokens().collect();
-        let nothing = ended.is_empty() && held.is_empty();
-        (!nothing).then(|| Self { resource: resource.clone(), ended, held })
+        let added: Vec<_> = plan.holders().map(|holder| HeldLock::of(holder, now)).collect();
+        let removed: Vec<_> = plan.ended_tokens().collect();
+        let nothing = removed.is_empty() && added.is_empty();
+        (!nothing).then(|| Self { resource: resource.clone(), removed, added })
     }
 
-    /// Whether no more is held after it than before.
-    pub(crate) fn makes_room(&self) -> bool {
-        self.held.len() <= self.ended.len()
+    /// Whether there are no more locks afterwards than before.
+    pub(crate) fn frees_space(&self) -> bool {
+        self.added.len() <= self.removed.len()
     }
 }
 
-impl Held {
+impl HeldLock {
     fn of(holder: &Holder, now: Instant) -> Self {
         let (grant, key) = (holder.grant(), holder.key().cloned());
         Self { grant, key, remaining: holder.remaining(now) }
@@ -209,40 +231,40 @@ impl Held {
 /// Why a batch was not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreError {
-    /// Nothing of it was written, and nothing will be found after a restart.
+    /// No change was made, and a restart will find none.
     Refused(Arc<str>),
-    /// It may or may not be found after a restart: nothing may be answered any more.
+    /// A restart may find the batch or not: nothing may be answered any more.
     Unknown(Arc<str>),
-    /// Another server has taken over. It may have found this batch, and finds nothing that
-    /// comes after it.
-    Deposed,
+    /// Another server owns the store now. It may have found this batch, and will find no later
+    /// one.
+    Fenced,
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) | Self::Unknown(why) => f.write_str(why),
-            Self::Deposed => f.write_str("another server has taken over"),
+            Self::Fenced => f.write_str("another server has taken over"),
         }
     }
 }
 
 impl std::error::Error for StoreError {}
 
-/// Why the locks of an earlier run cannot be had.
+/// Why the locks of an earlier run cannot be restored.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The directory or the file cannot be used.
+    /// The operating system refuses the directory or the file.
     Unusable(PathBuf, io::Error),
     /// Another server uses the directory.
     InUse(PathBuf),
-    /// The file is damaged, or not one of this server's.
+    /// The file is damaged, or rdlm has not written it.
     Damaged(PathBuf, Arc<str>),
-    /// The file is one of an earlier version, which kept locks in another way.
+    /// The file is in the format of a version before 1.0.
     Outdated(PathBuf),
-    /// A newer version has written the file, with something that this one does not know.
+    /// A newer version has written the file, in a format that this one cannot read.
     Newer(PathBuf),
-    /// What keeps the locks cannot be read, or has been taken over by another server.
+    /// A remote store cannot be used, or another server has taken it over.
     Lost(Arc<str>),
     /// A thread could not be started.
     Thread(io::Error),

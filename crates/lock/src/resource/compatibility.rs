@@ -63,7 +63,7 @@ impl Counts {
 }
 
 /// Whether locks of these modes can all be held at a time.
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
 pub(crate) fn can_be_held_together(modes: impl Iterator<Item = Mode>) -> bool {
     let mut held = Counts::default();
     modes.into_iter().all(|mode| {

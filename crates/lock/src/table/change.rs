@@ -115,8 +115,8 @@ impl Shared {
         let (Some(change), Some(journal)) = (change, &self.journal) else {
             return Ok((begun, rest));
         };
-        // Who has heard its answer, or waits for somebody else, does not wait for the store; nor
-        // does anybody for longer than it has patience.
+        // Only a request blocked on this write may commit it itself, and only if the store commits
+        // in bounded time.
         let by = match begun {
             Begun::Writing(_) if is_asked_for && self.patience.is_none() => By::Submitter,
             _ => By::Journal,

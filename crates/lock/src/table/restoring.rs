@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Shared;
 use super::slot::{Slot, State};
 use crate::ResourceName;
-use crate::journal::store::{Held, Misfit, Restore, Restored};
+use crate::journal::store::{Conflict, HeldLock, Restore, RestoredLock};
 use crate::nanos::Instant;
 use crate::parallel::share;
 use crate::resource::Tally;
@@ -50,7 +50,7 @@ impl<'a> Restoring<'a> {
     }
 
     /// Enters the locks of one shard, in which there are none yet.
-    fn enter(&self, shard: usize) -> Result<(), Misfit> {
+    fn enter(&self, shard: usize) -> Result<(), Conflict> {
         let mut locks = mem::take(&mut *locked(self.locks.shard(shard)));
         let held = locks.len();
         locks.sort_unstable_by(|one, other| {
@@ -63,8 +63,8 @@ impl<'a> Restoring<'a> {
             }
             is_same
         });
-        if let Some(misfit) = locks.iter().find(|lock| !lock.fits()) {
-            return Err(Misfit { resource: misfit.resource.clone(), token: misfit.token });
+        if let Some(conflict) = locks.iter().find(|lock| !lock.fits()) {
+            return Err(Conflict { resource: conflict.resource.clone(), token: conflict.token });
         }
         let Shared { resources, deadlines, counts, .. } = self.shared;
         let due = locks.iter().filter_map(|lock| Some((lock.due?, Arc::clone(&lock.slot))));
@@ -77,8 +77,8 @@ impl<'a> Restoring<'a> {
 }
 
 impl Restore for Restoring<'_> {
-    fn restore(&self, lock: Restored) {
-        let Restored { resource, held: Held { grant, key, remaining } } = lock;
+    fn restore(&self, lock: RestoredLock) {
+        let RestoredLock { resource, held: HeldLock { grant, key, remaining } } = lock;
         let token = grant.fencing_token;
         let state = State::restored(grant, key, remaining, self.shared.now());
         let due = state.next_due();
@@ -86,7 +86,7 @@ impl Restore for Restoring<'_> {
         locked(self.locks.of(&resource)).push(Found { resource, token, due, slot, fit: Fit::One });
     }
 
-    fn complete(&self) -> Result<(), Misfit> {
+    fn complete(&self) -> Result<(), Conflict> {
         share(0..self.locks.iter().count(), || |shard| self.enter(shard))
     }
 }
@@ -126,7 +126,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     /// A store in which these locks are held.
-    struct Kept(Vec<Restored>);
+    struct Kept(Vec<RestoredLock>);
 
     impl Store for Kept {
         fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
@@ -135,7 +135,7 @@ mod tests {
                     scope.spawn(|| locks.iter().cloned().for_each(|lock| restore.restore(lock)));
                 }
             });
-            let lost = |misfit: Misfit| OpenError::Lost(misfit.resource.as_str().into());
+            let lost = |conflict: Conflict| OpenError::Lost(conflict.resource.as_str().into());
             restore.complete().map_err(lost)?;
             Ok(self.0.iter().map(|lock| lock.held.grant.fencing_token).max().unwrap_or(0))
         }
@@ -149,7 +149,7 @@ mod tests {
         }
     }
 
-    fn lock(resource: &str, token: u64, mode: Mode, remaining: Option<Duration>) -> Restored {
+    fn lock(resource: &str, token: u64, mode: Mode, remaining: Option<Duration>) -> RestoredLock {
         let grant = Grant {
             id: LockId::random(),
             terms: Terms { mode, ..Terms::exclusive("test", LONG) },
@@ -158,7 +158,7 @@ mod tests {
             fencing_token: token,
         };
         let resource = resource.parse().unwrap();
-        Restored { resource, held: Held { grant, key: None, remaining } }
+        RestoredLock { resource, held: HeldLock { grant, key: None, remaining } }
     }
 
     /// Hears of the locks that end.
@@ -174,12 +174,12 @@ mod tests {
         }
     }
 
-    fn restored(locks: Vec<Restored>) -> Result<LockTable, OpenError> {
+    fn restored(locks: Vec<RestoredLock>) -> Result<LockTable, OpenError> {
         restored_with(locks, Arc::new(()))
     }
 
     fn restored_with(
-        locks: Vec<Restored>,
+        locks: Vec<RestoredLock>,
         observer: Arc<dyn Observer>,
     ) -> Result<LockTable, OpenError> {
         let limits = Limits { locks: 10_000, waiting: 10_000, waiting_per_resource: 10_000 };

@@ -459,7 +459,7 @@ fn a_grant_that_would_end_early_after_a_restart_is_not_answered() {
 #[test]
 fn an_expiry_that_is_refused_holds_up_no_other() {
     let stuck = |batch: &[Change]| {
-        let is_stuck = |c: &Change| c.resource.as_str() == "stuck" && !c.ended.is_empty();
+        let is_stuck = |c: &Change| c.resource.as_str() == "stuck" && !c.removed.is_empty();
         match batch.iter().all(is_stuck) {
             true => Err(StoreError::Refused("the disk is full".into())),
             false => Ok(()),

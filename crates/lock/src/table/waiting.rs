@@ -1,7 +1,6 @@
 //! How long the thread that caused an event waits for the result, and what happens if none comes in
 //! time.
 
-use std::ptr;
 use std::sync::Arc;
 
 use super::Shared;
@@ -67,7 +66,7 @@ impl Shared {
         };
         if writing.is_asked_for_by(asker)
             && let Some(journal) = &self.journal
-            && let Some(ticket) = journal.withdraw(|ticket| ptr::eq(&**ticket, slot))
+            && let Some(ticket) = journal.withdraw(slot.name())
         {
             // Nobody else can finish this change, so the gate stays closed until it is.
             drop(entry);

@@ -1,8 +1,7 @@
-//! The directory: one server at a time has it.
+//! The data directory, which one server at a time has locked.
 //!
-//! All files are reached through the descriptor that is locked, never by their paths: the
-//! directory may be moved away while the server runs, and another server may have made one in its
-//! place.
+//! All files are opened relative to the locked descriptor, never by their paths: the directory may be
+//! moved while a server uses it, and another server may create one in its place.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read};
@@ -14,7 +13,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::journal::store::OpenError;
 
-/// What versions before 1.0 kept locks in: a database.
+/// The database of versions before 1.0.
 const OUTDATED: &str = "locks.redb";
 
 /// The name of a file in the directory.
@@ -22,17 +21,17 @@ const OUTDATED: &str = "locks.redb";
 pub(super) struct Name(String);
 
 impl Name {
-    /// Of the segment of this number.
+    /// The name of this segment.
     pub(super) fn segment(number: u64) -> Self {
         Self(format!("{number:08}.log"))
     }
 
-    /// Of a file that is kept to become a segment.
+    /// The name of a file that will become a segment.
     pub(super) fn spare(number: usize) -> Self {
         Self(format!("{number}.spare"))
     }
 
-    /// The number of the segment that has this name.
+    /// The number of the segment with this name.
     fn segment_number(&self) -> Option<u64> {
         let number = self.0.strip_suffix(".log")?.parse().ok()?;
         (Self::segment(number) == *self).then_some(number)
@@ -43,15 +42,15 @@ impl Name {
     }
 }
 
-/// A directory that no second server may use meanwhile.
+/// A locked directory.
 pub(super) struct Directory {
-    /// Where it was when it was opened, for messages.
+    /// The path it was opened by, for messages.
     path: PathBuf,
     handle: File,
 }
 
 impl Directory {
-    /// Makes the directory if it is missing, and locks it.
+    /// Creates the directory if it is missing, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let unusable = |error| OpenError::Unusable(path.into(), error);
         match DirBuilder::new().mode(0o700).create(path) {
@@ -73,17 +72,17 @@ impl Directory {
         }
     }
 
-    /// Where it was when it was opened: to be shown.
+    /// The path it was opened by, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where a file was then: to be shown.
+    /// The path of a file, for messages.
     pub(super) fn path_of(&self, Name(name): &Name) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The numbers of the segments that there are, in order.
+    /// The numbers of all segments, in order.
     pub(super) fn segments(&self) -> io::Result<Vec<u64>> {
         let mut numbers: Vec<_> = self.names()?.iter().filter_map(Name::segment_number).collect();
         numbers.sort_unstable();
@@ -91,12 +90,12 @@ impl Directory {
         Ok(numbers)
     }
 
-    /// The files that are kept to become segments.
+    /// The spare files.
     pub(super) fn spares(&self) -> io::Result<Vec<Name>> {
         Ok(self.names()?.into_iter().filter(Name::is_spare).collect())
     }
 
-    /// The names of its files; none of rdlm's is anything but ASCII.
+    /// The names of its files, as far as they are UTF-8.
     fn names(&self) -> io::Result<Vec<Name>> {
         let name = |entry: Result<rustix::fs::DirEntry, Errno>| match entry {
             Ok(entry) => Ok(entry.file_name().to_str().ok().map(|name| Name(name.into()))),
@@ -105,17 +104,17 @@ impl Directory {
         Dir::read_from(&self.handle)?.filter_map(|entry| name(entry).transpose()).collect()
     }
 
-    /// Opens a file that there is, to be read.
+    /// Opens an existing file for reading.
     pub(super) fn open_to_read(&self, name: &Name) -> io::Result<File> {
         self.file(name, OFlags::RDONLY)
     }
 
-    /// Opens a file that there is, to be read and written.
+    /// Opens an existing file for reading and writing.
     pub(super) fn open_to_write(&self, name: &Name) -> io::Result<File> {
         self.file(name, OFlags::RDWR)
     }
 
-    /// Makes a file, or empties the one that has this name.
+    /// Creates a file, or truncates the one with this name.
     pub(super) fn create(&self, name: &Name) -> io::Result<File> {
         self.file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
     }
@@ -126,7 +125,7 @@ impl Directory {
         Ok(retry_on_intr(open)?.into())
     }
 
-    /// What a file has in it.
+    /// The contents of a file.
     pub(super) fn read(&self, name: &Name) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open_to_read(name)?.read_to_end(&mut bytes)?;
@@ -141,7 +140,7 @@ impl Directory {
         Ok(unlinkat(&self.handle, name.as_str(), AtFlags::empty())?)
     }
 
-    /// Has the names of the files written to the disk.
+    /// Syncs the names of the files.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
@@ -149,7 +148,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // A process that is just being started may hold the descriptor for a moment longer.
+        // Closing may not do: a child that is between fork and exec has the descriptor, too.
         let _ = self.handle.unlock();
     }
 }

@@ -1,27 +1,27 @@
-//! What frames a record in a segment: its length, its number and a checksum. Pure.
+//! The frame around a record: its length, its number and a checksum. Pure.
 //!
 //! ```text
 //! frame           = checksum (u32) length of the body (u32) number (u64) body; little-endian
 //! record          = a frame with a body
-//! acknowledgement = a frame without: the record of this number was acknowledged
+//! acknowledgement = a frame without one: the record with this number was acknowledged
 //! ```
-//! The checksum (CRC-32C) is over all that follows it, and starts from the salt of the segment:
-//! no text of a client's can look like a frame, nor can a frame of an earlier use of the file.
+//! The checksum (CRC-32C) is over everything behind it, and starts from the salt of the segment. So
+//! neither a client's text nor an earlier use of the file can look like a frame.
 
 use std::ops::Range;
 
-/// The bytes of a frame before its body, which are all of an acknowledgement.
-pub(super) const HEAD_BYTES: usize = 16;
+/// The bytes of a frame before its body: all bytes of an acknowledgement.
+pub(super) const HEADER_BYTES: usize = 16;
 
-/// A frame as it was read.
+/// A decoded frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) number: u64,
-    /// Where its body is.
+    /// The position of its body.
     pub(super) body: Range<usize>,
 }
 
-/// Appends a frame whose body is what `write` appends. `None` if that is over 4 GiB or failed.
+/// Appends a frame whose body `write` appends. `None` if that fails or is over 4 GiB.
 pub(super) fn append(
     out: &mut Vec<u8>,
     salt: u32,
@@ -29,10 +29,10 @@ pub(super) fn append(
     write: impl FnOnce(&mut Vec<u8>) -> Option<()>,
 ) -> Option<()> {
     let start = out.len();
-    out.extend_from_slice(&[0; HEAD_BYTES]);
+    out.extend_from_slice(&[0; HEADER_BYTES]);
     write(out)?;
     let frame = &mut out[start..];
-    let length = u32::try_from(frame.len() - HEAD_BYTES).ok()?;
+    let length = u32::try_from(frame.len() - HEADER_BYTES).ok()?;
     frame[4..8].copy_from_slice(&length.to_le_bytes());
     frame[8..16].copy_from_slice(&number.to_le_bytes());
     let checksum = crc32c::crc32c_append(salt, &frame[4..]);
@@ -42,28 +42,28 @@ pub(super) fn append(
 
 /// The acknowledgement of a record.
 pub(super) fn acknowledgement(salt: u32, number: u64) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(HEAD_BYTES);
-    // A body of nothing is neither too long nor fails.
+    let mut frame = Vec::with_capacity(HEADER_BYTES);
+    // An empty body cannot fail.
     let _ = append(&mut frame, salt, number, |_| Some(()));
     frame
 }
 
-/// The frame that begins at `at`; `None` if there is none.
+/// Decodes the frame at `at`; `None` if there is none.
 pub(super) fn read(bytes: &[u8], at: usize, salt: u32) -> Option<Frame> {
-    let head = bytes.get(at..at.checked_add(HEAD_BYTES)?)?;
+    let head = bytes.get(at..at.checked_add(HEADER_BYTES)?)?;
     let checksum = u32::from_le_bytes(head[..4].try_into().ok()?);
     let length = u32::from_le_bytes(head[4..8].try_into().ok()?);
     let number = u64::from_le_bytes(head[8..].try_into().ok()?);
-    let body = at + HEAD_BYTES..(at + HEAD_BYTES).checked_add(usize::try_from(length).ok()?)?;
+    let body = at + HEADER_BYTES..(at + HEADER_BYTES).checked_add(usize::try_from(length).ok()?)?;
     let checked = bytes.get(at + 4..body.end)?;
     (crc32c::crc32c_append(salt, checked) == checksum).then_some(Frame { number, body })
 }
 
-/// Whether a record with a number over this one was acknowledged, anywhere in these bytes.
+/// Whether there is an acknowledgement of a later record than this, anywhere in these bytes.
 pub(super) fn acknowledges_after(bytes: &[u8], salt: u32, number: u64) -> bool {
-    (0..bytes.len().saturating_sub(HEAD_BYTES - 1)).any(|at| {
-        let of_frame = <[u8; 8]>::try_from(&bytes[at + 8..at + HEAD_BYTES]);
-        // What was never written, and most of the rest, is no frame at the first look.
+    (0..bytes.len().saturating_sub(HEADER_BYTES - 1)).any(|at| {
+        let of_frame = <[u8; 8]>::try_from(&bytes[at + 8..at + HEADER_BYTES]);
+        // A cheap test that unused space fails, and most other bytes.
         of_frame.is_ok_and(|of_frame| u64::from_le_bytes(of_frame) > number)
             && bytes[at + 4..at + 8] == [0; 4]
             && read(bytes, at, salt).is_some()

@@ -1,42 +1,41 @@
-//! Where in the log each lock that is held has its row.
+//! Where the row of each held lock is in the log.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::iter;
 
-/// A map that has to grow stands still meanwhile. Many small ones stand still for less.
+/// A map blocks while it grows. Small ones block for a shorter time.
 const SHARDS: usize = 64;
 
-/// The row of a lock. Small, for there is one of each lock in memory.
+/// The position of a row. Small, because every lock has one in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The lower half of its segment's number: there are never so many at a time that it is
-    /// ambiguous ([`MAX_SEGMENTS`]).
+pub(super) struct Location {
+    /// The lower 16 bits of the segment's number, which are unambiguous: see [`MAX_SEGMENTS`].
     pub(super) segment: u16,
     pub(super) len: u16,
     /// In bytes from the beginning of the segment.
     pub(super) offset: u32,
 }
 
-/// How many segments there may be at a time.
+/// The most segments at a time.
 pub(super) const MAX_SEGMENTS: usize = 1 << 15;
 
-/// The place of each row that is true, by fencing token.
+/// The location of each live row, by fencing token.
 pub(super) struct Index {
     shards: Vec<Shard>,
 }
 
-type Shard = HashMap<u64, Place, BuildHasherDefault<TokenHasher>>;
+type Shard = HashMap<u64, Location, BuildHasherDefault<TokenHasher>>;
 
-/// Keeps tokens that were granted one after the other side by side: a start goes through them in
-/// about that order, and would spend half its time on memory that is not in the cache.
+/// Keeps consecutive tokens side by side: a start reads them in about that order, and would
+/// otherwise spend half its time on cache misses.
 #[derive(Default)]
 struct TokenHasher(u64);
 
 impl Hasher for TokenHasher {
     fn write_u64(&mut self, token: u64) {
         let nth_of_shard = token / SHARDS as u64;
-        // The map takes the bucket from the lowest bits, and seven more from the highest ones.
+        // The map uses the lowest bits as the bucket, and the highest seven beside it.
         self.0 = nth_of_shard ^ (nth_of_shard << 57);
     }
 
@@ -61,16 +60,16 @@ impl Index {
         self.shards.iter().map(Shard::len).sum()
     }
 
-    pub(super) fn get(&self, token: u64) -> Option<Place> {
+    pub(super) fn get(&self, token: u64) -> Option<Location> {
         self.shards[shard(token)].get(&token).copied()
     }
 
-    /// Notes the place of a row, and returns that of the row that is not true any more.
-    pub(super) fn insert(&mut self, token: u64, place: Place) -> Option<Place> {
-        self.shards[shard(token)].insert(token, place)
+    /// Sets the location of a lock's row, and returns the previous one.
+    pub(super) fn insert(&mut self, token: u64, location: Location) -> Option<Location> {
+        self.shards[shard(token)].insert(token, location)
     }
 
-    pub(super) fn remove(&mut self, token: u64) -> Option<Place> {
+    pub(super) fn remove(&mut self, token: u64) -> Option<Location> {
         self.shards[shard(token)].remove(&token)
     }
 }

@@ -1,4 +1,4 @@
-//! The segments of a directory, read one at a time.
+//! Reads segments, one at a time.
 
 use std::fs::File;
 use std::io;
@@ -6,30 +6,30 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::directory::{Directory, Name};
-use super::record::{Entry, Found, Row, Unreadable};
-use super::segment::{Head, Scan, ends_cleanly, scan};
+use super::record::{LogEntry, Row, ScannedEntry, Unreadable};
+use super::segment::{Scan, SegmentHeader, ends_cleanly, scan};
 use super::time::Restart;
 use crate::journal::store::OpenError;
 
-/// Reads into the same memory again and again.
+/// Reuses its buffer.
 pub(super) struct Reader<'a> {
     directory: &'a Directory,
-    /// The latest that was read.
+    /// The latest segment.
     bytes: Vec<u8>,
 }
 
-/// What a segment says.
-pub(super) struct SegmentContents {
-    pub(super) head: Head,
+/// What a segment contains, without its rows.
+pub(super) struct SegmentSummary {
+    pub(super) header: SegmentHeader,
     pub(super) scan: Scan,
-    /// In order: a lock by its fencing token and where its row is, or `None` if it has ended.
+    /// In order: a fencing token, and the position of the lock's row; `None`: the lock has ended.
     pub(super) locks: Vec<(u64, Option<Range<usize>>)>,
     pub(super) restarts: Vec<Restart>,
-    /// Nothing that was acknowledged is lost behind the last record.
+    /// No acknowledged record is missing behind the last one.
     pub(super) ends_cleanly: bool,
 }
 
-/// What is wrong with a segment.
+/// A segment is damaged.
 pub(super) fn damaged(directory: &Directory, number: u64, why: &str) -> OpenError {
     OpenError::Damaged(directory.path_of(&Name::segment(number)), why.into())
 }
@@ -39,38 +39,38 @@ impl<'a> Reader<'a> {
         Self { directory, bytes: Vec::new() }
     }
 
-    /// What a segment says, but for what its rows do.
-    pub(super) fn contents(&mut self, number: u64) -> Result<SegmentContents, OpenError> {
-        let head = self.read(number)?;
+    /// Reads a segment without its rows.
+    pub(super) fn summary(&mut self, number: u64) -> Result<SegmentSummary, OpenError> {
+        let header = self.read(number)?;
         let (mut locks, mut restarts) = (Vec::new(), Vec::new());
-        let scan = self.scan(number, &head, |found| match found.entry {
-            Entry::Held(row) => locks.push((row.lock.token, Some(found.at))),
-            Entry::Ended(token) => locks.push((token, None)),
-            Entry::Restarted(grace) => {
+        let scan = self.scan(number, &header, |found| match found.entry {
+            LogEntry::Held(row) => locks.push((row.lock.token, Some(found.at))),
+            LogEntry::Ended(token) => locks.push((token, None)),
+            LogEntry::Restarted(grace) => {
                 restarts.push(Restart { record: found.record, clock: found.clock, grace });
             }
-            Entry::HeldV1(_) | Entry::Continued => {}
+            _ => {}
         })?;
-        let ends_cleanly = ends_cleanly(&self.bytes, &head, &scan);
-        Ok(SegmentContents { head, scan, locks, restarts, ends_cleanly })
+        let ends_cleanly = ends_cleanly(&self.bytes, &header, &scan);
+        Ok(SegmentSummary { header, scan, locks, restarts, ends_cleanly })
     }
 
-    /// Calls `visit` for each row of a segment, with the number of its record and where it is.
+    /// Calls `visit` for each row of a segment, with the number of its record and its position.
     pub(super) fn rows(
         &mut self,
         number: u64,
         mut visit: impl FnMut(u64, &Range<usize>, &Row<'_>),
     ) -> Result<(), OpenError> {
-        let head = self.read(number)?;
-        let visit = |Found { record, at, entry, .. }: Found<'_>| {
-            if let Entry::Held(row) = entry {
+        let header = self.read(number)?;
+        let visit = |ScannedEntry { record, at, entry, .. }: ScannedEntry<'_>| {
+            if let LogEntry::Held(row) = entry {
                 visit(record, &at, &row);
             }
         };
-        self.scan(number, &head, visit).map(drop)
+        self.scan(number, &header, visit).map(drop)
     }
 
-    fn read(&mut self, number: u64) -> Result<Head, OpenError> {
+    fn read(&mut self, number: u64) -> Result<SegmentHeader, OpenError> {
         let damaged = |why| damaged(self.directory, number, why);
         let name = Name::segment(number);
         let read = self.directory.open_to_read(&name).and_then(|file| read(&file, &mut self.bytes));
@@ -78,23 +78,29 @@ impl<'a> Reader<'a> {
             io::ErrorKind::NotFound => damaged("it is missing"),
             _ => OpenError::Unusable(self.directory.path_of(&name), error),
         })?;
-        let head = Head::read(&self.bytes, number);
-        let head = head.ok_or_else(|| damaged("its head is not one of rdlm's"))?;
-        if head.bytes != self.bytes.len() as u64 {
+        let header = SegmentHeader::read(&self.bytes, number).map_err(|why| match why {
+            Unreadable::Newer => self.newer(number),
+            Unreadable::Senseless => damaged("its head is not one of rdlm's"),
+        })?;
+        if header.bytes != self.bytes.len() as u64 {
             return Err(damaged("it does not have the length it was created with"));
         }
-        Ok(head)
+        Ok(header)
     }
 
-    /// Calls `visit` for each entry of the segment that was read.
+    fn newer(&self, number: u64) -> OpenError {
+        OpenError::Newer(self.directory.path_of(&Name::segment(number)))
+    }
+
+    /// Calls `visit` for each entry of the latest segment.
     fn scan<'b>(
         &'b self,
         number: u64,
-        head: &Head,
-        visit: impl FnMut(Found<'b>),
+        header: &SegmentHeader,
+        visit: impl FnMut(ScannedEntry<'b>),
     ) -> Result<Scan, OpenError> {
-        scan(&self.bytes, head, visit).map_err(|why| match why {
-            Unreadable::Newer => OpenError::Newer(self.directory.path_of(&Name::segment(number))),
+        scan(&self.bytes, header, visit).map_err(|why| match why {
+            Unreadable::Newer => self.newer(number),
             Unreadable::Senseless => {
                 damaged(self.directory, number, "it has a record that makes no sense")
             }

@@ -1,7 +1,11 @@
-//! What a record says: the time, and what has changed. Pure.
+//! The contents of a record: a [`RecordHeader`], then each [`LogEntry`], encoded by
+//! [postcard](https://postcard.jamesmunns.com/wire-format). Pure.
 //!
-//! The bytes are [postcard](https://postcard.jamesmunns.com/wire-format)'s: a [`Stamp`], then
-//! each [`Entry`] one behind the other, in order.
+//! # How it grows
+//! - `stored.rs` says how a lock gets another field.
+//! - A new kind of entry is a new variant at the end of [`LogEntry`]; raise `LAST_ENTRY`.
+//! - [`RecordHeader`] has no version: another field is another format of the whole segment, for
+//!   which `segment.rs` has the rule.
 
 use std::mem;
 use std::ops::Range;
@@ -9,41 +13,39 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::time::Lifetime;
+use super::time::{Expiry, Uptime};
 use super::v1::RowV1;
 use crate::ResourceName;
-use crate::journal::store::Held;
+use crate::journal::store::HeldLock;
 use crate::stored::StoredLock;
 
-/// The beginning of each record.
+/// The beginning of each record. The order of the fields is the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Stamp {
-    /// What the journal's clock showed.
+pub(super) struct RecordHeader {
+    /// The journal's clock.
     pub(super) clock: Duration,
     /// The boot of the host, and how long it had been up.
     pub(super) boot: u128,
     pub(super) uptime: Duration,
     /// The largest fencing token so far.
     pub(super) last_token: u64,
-    /// The earliest segment that has something which is still true.
+    /// The earliest segment that is still needed.
     pub(super) first_segment: u64,
 }
 
-/// One thing that has changed. The variants are numbered as they stand here: a new one comes last.
-/// `stored.rs` says how rows grow.
+/// One change. The order of the variants is the format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Entry<'a> {
-    /// Of rdlm 1.0, only read: see [`Entry::Held`].
+pub(super) enum LogEntry<'a> {
+    /// As rdlm 1.0 wrote it. Read only, as [`LogEntry::Held`].
     #[serde(borrow)]
     HeldV1(RowV1<'a>),
-    /// The lock with this fencing token is held no more.
+    /// The lock with this fencing token has ended.
     Ended(u64),
-    /// The server was restarted: locks that had less than this left have so much from now on,
-    /// once.
+    /// The server was restarted: locks that had less than this left have this much left now, once.
     Restarted(Duration),
-    /// This is the last record of the segment, and there is a next one.
+    /// The last record of the segment: there is a next segment.
     Continued,
-    /// A lock is held. If it was before, this is what is true now.
+    /// A lock is held. Replaces an earlier row of the same lock.
     #[serde(borrow)]
     Held(Row<'a>),
 }
@@ -51,74 +53,84 @@ pub(super) enum Entry<'a> {
 /// The number of the last variant.
 const LAST_ENTRY: u32 = 4;
 
-/// A lock that is held.
+/// A held lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Row<'a> {
-    /// It was let live longer because of a restart; that happens once.
+    /// A restart has prolonged it, which happens once.
     pub(super) graced: bool,
-    /// Its end is counted by the journal's clock.
+    /// Its end is a time of the journal's clock.
     #[serde(borrow)]
     pub(super) lock: StoredLock<'a>,
 }
 
-/// Why an entry cannot be read.
+/// Why something cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// No server has written it.
+    /// No version of rdlm writes this.
     Senseless,
-    /// A newer server has written it.
+    /// A newer version has written it.
     Newer,
 }
 
-/// An entry that was found in a segment.
-pub(super) struct Found<'a> {
+/// An entry, and where it is.
+pub(super) struct ScannedEntry<'a> {
     /// The number of its record.
     pub(super) record: u64,
-    /// What the journal's clock showed.
+    /// The time of its record.
     pub(super) clock: Duration,
-    /// Where it is in the segment.
+    /// Its bytes in the segment.
     pub(super) at: Range<usize>,
-    pub(super) entry: Entry<'a>,
+    pub(super) entry: LogEntry<'a>,
 }
 
 impl<'a> Row<'a> {
     /// A lock that ends at `end`.
-    pub(super) fn new(resource: &'a ResourceName, held: &'a Held, end: Option<Duration>) -> Self {
+    pub(super) fn new(
+        resource: &'a ResourceName,
+        held: &'a HeldLock,
+        end: Option<Duration>,
+    ) -> Self {
         Self { graced: false, lock: StoredLock::new(resource, held, end) }
     }
 
-    pub(super) fn lifetime(&self) -> Lifetime {
-        Lifetime { end: self.lock.end, graced: self.graced }
+    pub(super) fn expiry(&self) -> Expiry {
+        Expiry { end: self.lock.end, graced: self.graced }
     }
 
-    /// The same lock with another lifetime.
-    pub(super) fn with(self, lifetime: Lifetime) -> Self {
-        let Lifetime { end, graced } = lifetime;
+    /// The same lock with another expiry.
+    pub(super) fn with(self, expiry: Expiry) -> Self {
+        let Expiry { end, graced } = expiry;
         Self { graced, lock: self.lock.with_end(end) }
     }
 }
 
-impl Stamp {
-    /// Appends the beginning of a record.
+impl RecordHeader {
+    /// The host's clock when the record was written.
+    pub(super) fn host(&self) -> Uptime {
+        Uptime { boot: self.boot, uptime: self.uptime }
+    }
+
     pub(super) fn append(&self, out: &mut Vec<u8>) -> Option<()> {
         append(self, out)
     }
 
-    /// The beginning of a record, and what follows it.
+    /// Decodes the beginning of a record, and returns the bytes behind it.
     pub(super) fn read(body: &[u8]) -> Option<(Self, &[u8])> {
         postcard::take_from_bytes(body).ok()
     }
 }
 
-impl<'a> Entry<'a> {
+impl<'a> LogEntry<'a> {
     pub(super) fn append(&self, out: &mut Vec<u8>) -> Option<()> {
         append(self, out)
     }
 
-    /// The first entry of these bytes, and what is behind it.
+    /// Decodes the first entry, and returns the bytes behind it.
     fn take(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Unreadable> {
         match postcard::take_from_bytes(bytes) {
-            Ok((Self::HeldV1(row), rest)) => Ok((Self::Held(row.into()), rest)),
+            Ok((Self::HeldV1(row), rest)) => {
+                Ok((Self::Held(Row { graced: row.graced, lock: row.into() }), rest))
+            }
             Ok(taken) => Ok(taken),
             Err(_) => Err(match postcard::take_from_bytes::<u32>(bytes) {
                 Ok((variant, _)) if variant > LAST_ENTRY => Unreadable::Newer,
@@ -128,22 +140,22 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Appends the bytes of a value; what was there is lost if there are none.
+/// Encodes a value behind other bytes, which are lost if that fails.
 pub(super) fn append(value: &impl Serialize, out: &mut Vec<u8>) -> Option<()> {
     *out = postcard::to_extend(value, mem::take(out)).ok()?;
     Some(())
 }
 
-/// The entries of a record in order, each with where in `bytes` it is; the record's are at `at`.
-/// One that cannot be read is the last one.
+/// Decodes the entries of a record, which are at `at` in `bytes`, each with its position there.
+/// Ends with the first one that cannot be decoded.
 pub(super) fn entries(
     bytes: &[u8],
     at: Range<usize>,
-) -> impl Iterator<Item = Result<(Range<usize>, Entry<'_>), Unreadable>> {
+) -> impl Iterator<Item = Result<(Range<usize>, LogEntry<'_>), Unreadable>> {
     let mut rest = Some(bytes.get(at.clone()).unwrap_or_default());
     std::iter::from_fn(move || {
         let begin = rest.filter(|rest| !rest.is_empty())?;
-        let taken = Entry::take(begin);
+        let taken = LogEntry::take(begin);
         rest = taken.as_ref().ok().map(|(_, rest)| *rest);
         let position = |left: &[u8]| at.end - left.len();
         Some(taken.map(|(entry, left)| (position(begin)..position(left), entry)))
@@ -175,7 +187,7 @@ pub(super) mod tests {
             user in prop::option::of(".{1,40}"), mode in mode(), token: u64,
             wait in 0..1_000_000_000_000_000_000u64, lifetime in 1..1_000_000_000_000_000_000u64,
             since in 0..4_000_000_000_000_000_000u64, other_limits: bool,
-        ) -> (ResourceName, Held) {
+        ) -> (ResourceName, HeldLock) {
             let since = UNIX_EPOCH + Duration::from_nanos(since);
             let lifetime = Duration::from_nanos(lifetime);
             let terms = Terms {
@@ -190,7 +202,7 @@ pub(super) mod tests {
             let grant = Grant { id, terms, since, expires, fencing_token: token };
             let key = key.map(|key| key.parse().unwrap());
             let remaining = Some(lifetime);
-            (resource.parse().unwrap(), Held { grant, key, remaining })
+            (resource.parse().unwrap(), HeldLock { grant, key, remaining })
         }
     }
 
@@ -200,17 +212,17 @@ pub(super) mod tests {
             locks in prop::collection::vec(lock(), 0..4), ended: Vec<u64>, clock: u64, boot: u128
         ) {
             let clock = Duration::from_nanos(clock);
-            let stamp = Stamp { clock, boot, uptime: clock, last_token: 7, first_segment: 8 };
-            let rows = locks.iter().map(|(name, held)| Entry::Held(Row::new(name, held, Some(clock))));
-            let ended = ended.into_iter().map(Entry::Ended);
-            let others = [Entry::Restarted(clock), Entry::Continued];
+            let stamp = RecordHeader { clock, boot, uptime: clock, last_token: 7, first_segment: 8 };
+            let rows = locks.iter().map(|(name, held)| LogEntry::Held(Row::new(name, held, Some(clock))));
+            let ended = ended.into_iter().map(LogEntry::Ended);
+            let others = [LogEntry::Restarted(clock), LogEntry::Continued];
             let written: Vec<_> = rows.chain(ended).chain(others).collect();
             let mut bytes = Vec::new();
             stamp.append(&mut bytes).unwrap();
             for entry in &written {
                 entry.append(&mut bytes).unwrap();
             }
-            let (read, rest) = Stamp::read(&bytes).unwrap();
+            let (read, rest) = RecordHeader::read(&bytes).unwrap();
             prop_assert_eq!(read, stamp);
             let begin = bytes.len() - rest.len();
             let read: Result<Vec<_>, _> = entries(&bytes, begin..bytes.len()).collect();
@@ -222,7 +234,7 @@ pub(super) mod tests {
             let read: Vec<_> = read.into_iter().map(|(_, entry)| entry).collect();
             prop_assert_eq!(&read, &written);
             for (entry, (resource, held)) in read.iter().zip(&locks) {
-                let Entry::Held(row) = entry else { panic!("{entry:?}") };
+                let LogEntry::Held(row) = entry else { panic!("{entry:?}") };
                 let (read_resource, read) = row.lock.held(held.remaining).unwrap();
                 prop_assert_eq!(&read_resource, resource);
                 prop_assert_eq!(format!("{read:?}"), format!("{held:?}"));
@@ -231,23 +243,22 @@ pub(super) mod tests {
 
         #[test]
         fn anything_can_be_read(bytes: Vec<u8>) {
-            let _ = Stamp::read(&bytes);
+            let _ = RecordHeader::read(&bytes);
             for (_, entry) in entries(&bytes, 0..bytes.len()).flatten() {
-                if let Entry::Held(row) = entry {
+                if let LogEntry::Held(row) = entry {
                     let _ = row.lock.held(None);
                 }
             }
         }
     }
 
-    /// What a later version would write.
     #[test]
-    fn a_variant_that_is_not_known_is_newer_and_no_damage() {
+    fn an_unknown_variant_is_newer_and_no_damage() {
         let newer =
             postcard::to_extend(&(LAST_ENTRY + 1, "what else there is"), Vec::new()).unwrap();
         assert_eq!(entries(&newer, 0..newer.len()).next(), Some(Err(Unreadable::Newer)));
         let mut cut = Vec::new();
-        Entry::Restarted(Duration::MAX).append(&mut cut).unwrap();
+        LogEntry::Restarted(Duration::MAX).append(&mut cut).unwrap();
         cut.pop();
         assert_eq!(entries(&cut, 0..cut.len()).next(), Some(Err(Unreadable::Senseless)));
     }

@@ -1,14 +1,12 @@
-//! The journal's clock, by which lifetimes end, and what a restart does to them. Pure.
+//! The journal's clock, which ends lifetimes, and how a restart prolongs them. Pure.
 //!
-//! The clock goes on while a server runs, and while none runs as long as the host is not
-//! restarted. Over a restart of the host it stands still: a lock has left what it had left when
-//! the journal was last written. So it is never ahead of the clocks of those who hold locks.
+//! The clock continues while no server runs, but stops while the host is down, as no clock measures
+//! that time. Then a lock has left what it had left at the last record. So the journal's clock is
+//! never ahead of the clocks of the holders.
 
 use std::time::Duration;
 
-use super::record::Stamp;
-
-/// What the host's clock shows: the boot, and how long ago it was.
+/// A time of the host's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Uptime {
     pub(super) boot: u128,
@@ -18,22 +16,21 @@ pub(super) struct Uptime {
 /// The journal's clock while a server runs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
-    /// What it showed when it was started.
+    /// What it showed at the start.
     started: Duration,
-    /// What the host's showed then.
+    /// What the host's clock showed then.
     at: Uptime,
 }
 
 impl Clock {
-    /// Goes on from the latest record.
-    pub(super) fn resumed(latest: &Stamp, at: Uptime) -> Self {
-        let same_boot = latest.boot == at.boot;
-        let passed =
-            if same_boot { at.uptime.saturating_sub(latest.uptime) } else { Duration::ZERO };
-        Self { started: latest.clock.saturating_add(passed), at }
+    /// Continues from `clock`, which was read at `then`.
+    pub(super) fn resumed(clock: Duration, then: Uptime, at: Uptime) -> Self {
+        let same_boot = then.boot == at.boot;
+        let passed = if same_boot { at.uptime.saturating_sub(then.uptime) } else { Duration::ZERO };
+        Self { started: clock.saturating_add(passed), at }
     }
 
-    /// What it shows when the host's clock shows this.
+    /// Converts a time of the host's clock.
     pub(super) fn read(&self, uptime: Duration) -> Duration {
         self.started.saturating_add(uptime.saturating_sub(self.at.uptime))
     }
@@ -44,35 +41,35 @@ impl Clock {
     }
 }
 
-/// A restart of the server that let locks live longer.
+/// A restart of the server, which prolongs lifetimes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Restart {
-    /// The record that tells of it.
+    /// Its record.
     pub(super) record: u64,
     /// What the journal's clock showed.
     pub(super) clock: Duration,
-    /// What each lock had left at least.
+    /// The least that a lock had left afterwards.
     pub(super) grace: Duration,
 }
 
-/// The restarts that the log tells of, in order.
+/// The restarts in the log, in order.
 #[derive(Debug, Default)]
 pub(super) struct Restarts {
     restarts: Vec<Restart>,
     longest_grace: Duration,
 }
 
-/// What the restarts since have made of a lifetime.
+/// The end of a lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lifetime {
-    /// When it ends, by the journal's clock; `None`: it has no end.
+pub(super) struct Expiry {
+    /// By the journal's clock; `None`: never.
     pub(super) end: Option<Duration>,
-    /// It was let live longer.
+    /// A restart has prolonged it.
     pub(super) graced: bool,
 }
 
-impl Lifetime {
-    /// What is left of it; `None`: it has no end.
+impl Expiry {
+    /// What is left of the lifetime; `None`: it is endless.
     pub(super) fn remaining(&self, now: Duration) -> Option<Duration> {
         self.end.map(|end| end.saturating_sub(now))
     }
@@ -84,16 +81,16 @@ impl Restarts {
         self.longest_grace = self.longest_grace.max(restart.grace);
     }
 
-    /// What is true now of a lifetime that was written in this record.
-    pub(super) fn lifetime(&self, record: u64, written: Lifetime) -> Lifetime {
+    /// The current expiry of a lock whose row is in this record.
+    pub(super) fn expiry(&self, record: u64, written: Expiry) -> Expiry {
         let Some(end) = written.end.filter(|_| !written.graced) else { return written };
-        // Of the many restarts that there may have been, few are looked at.
+        // Skips most of what may be many restarts.
         let later = self.restarts.partition_point(|restart| restart.record <= record);
         let near = |restart: &Restart| restart.clock.saturating_add(self.longest_grace) <= end;
         let from = later.max(self.restarts.partition_point(near));
         let at_least = |restart: &Restart| restart.clock.saturating_add(restart.grace);
         match self.restarts[from..].iter().map(at_least).find(|later| *later > end) {
-            Some(later) => Lifetime { end: Some(later), graced: true },
+            Some(later) => Expiry { end: Some(later), graced: true },
             None => written,
         }
     }
@@ -107,43 +104,39 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn stamp(clock: u64, boot: u128, uptime: u64) -> Stamp {
-        Stamp { clock: seconds(clock), boot, uptime: seconds(uptime), ..Stamp::default() }
-    }
-
     #[test]
     fn the_clock_goes_on_while_the_host_is_up_and_stands_still_while_it_is_not() {
         let at = |boot, uptime| Uptime { boot, uptime: seconds(uptime) };
-        let clock = Clock::resumed(&stamp(100, 1, 1_000), at(1, 1_030));
+        let clock = Clock::resumed(seconds(100), at(1, 1_000), at(1, 1_030));
         assert_eq!(clock.read(seconds(1_030)), seconds(130));
         assert_eq!(clock.read(seconds(1_050)), seconds(150));
         for uptime in [10, 5_000] {
-            let clock = Clock::resumed(&stamp(100, 1, 1_000), at(2, uptime));
+            let clock = Clock::resumed(seconds(100), at(1, 1_000), at(2, uptime));
             assert_eq!(clock.read(seconds(uptime)), seconds(100));
             assert_eq!(clock.read(seconds(uptime + 7)), seconds(107));
         }
-        // A clock of the host's that goes back, which it must not, makes no lock shorter.
-        let clock = Clock::resumed(&stamp(100, 1, 1_000), at(1, 900));
+        // If the host's clock went back, which it must not, no lock would end early.
+        let clock = Clock::resumed(seconds(100), at(1, 1_000), at(1, 900));
         assert_eq!(clock.read(seconds(800)), seconds(100));
     }
 
     #[test]
     fn a_lock_gets_the_grace_once_however_often_the_server_restarts() {
         let mut restarts = Restarts::default();
-        let written = Lifetime { end: Some(seconds(600)), graced: false };
+        let written = Expiry { end: Some(seconds(600)), graced: false };
         for (record, clock) in [(10, 100), (20, 500)] {
             restarts.push(Restart { record, clock: seconds(clock), grace: seconds(5) });
         }
-        assert_eq!(restarts.lifetime(5, written), written, "it has more than the grace left");
+        assert_eq!(restarts.expiry(5, written), written, "it has more than the grace left");
         restarts.push(Restart { record: 30, clock: seconds(598), grace: seconds(5) });
         restarts.push(Restart { record: 40, clock: seconds(601), grace: seconds(50) });
-        let graced = Lifetime { end: Some(seconds(603)), graced: true };
-        assert_eq!(restarts.lifetime(5, written), graced);
-        assert_eq!(restarts.lifetime(29, written), graced);
-        let next = Lifetime { end: Some(seconds(651)), graced: true };
-        assert_eq!(restarts.lifetime(30, written), next, "it was renewed since");
-        assert_eq!(restarts.lifetime(40, written), written);
-        assert_eq!(restarts.lifetime(5, graced), graced);
+        let graced = Expiry { end: Some(seconds(603)), graced: true };
+        assert_eq!(restarts.expiry(5, written), graced);
+        assert_eq!(restarts.expiry(29, written), graced);
+        let next = Expiry { end: Some(seconds(651)), graced: true };
+        assert_eq!(restarts.expiry(30, written), next, "it was renewed since");
+        assert_eq!(restarts.expiry(40, written), written);
+        assert_eq!(restarts.expiry(5, graced), graced);
     }
 
     #[test]
@@ -151,10 +144,7 @@ mod tests {
         let mut restarts = Restarts::default();
         restarts.push(Restart { record: 10, clock: seconds(700), grace: Duration::ZERO });
         restarts.push(Restart { record: 20, clock: seconds(701), grace: seconds(50) });
-        let written = Lifetime { end: Some(seconds(600)), graced: false };
-        assert_eq!(
-            restarts.lifetime(5, written),
-            Lifetime { end: Some(seconds(700)), graced: true }
-        );
+        let written = Expiry { end: Some(seconds(600)), graced: false };
+        assert_eq!(restarts.expiry(5, written), Expiry { end: Some(seconds(700)), graced: true });
     }
 }

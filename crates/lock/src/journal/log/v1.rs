@@ -1,38 +1,37 @@
-//! Rows of rdlm 1.0, which are only read. Pure.
+//! The rows of rdlm 1.0, which are read but not written. Pure.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Row;
 use crate::LockId;
 use crate::stored::{StoredLock, Text};
 
-/// A lock that is held. The order of the fields is the format.
+/// A held lock. The order of the fields is the format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RowV1<'a> {
     token: u64,
-    /// When it ends, by the journal's clock, or the longest duration: without an end.
+    /// When it ends, by the journal's clock; the longest duration: never.
     end: Duration,
-    graced: bool,
+    pub(super) graced: bool,
     resource: &'a str,
     id: [u8; 16],
     key: Option<&'a str>,
     title: &'a str,
     client: &'a str,
     mode: &'a str,
-    /// Of a semaphore; 0 in the other modes.
+    /// 0 unless it is a semaphore.
     limit: u32,
     wait: Duration,
-    /// Zero: without an end.
+    /// Zero: endless.
     lifetime: Duration,
     since: Duration,
     user: Option<&'a str>,
 }
 
-impl<'a> From<RowV1<'a>> for Row<'a> {
+impl<'a> From<RowV1<'a>> for StoredLock<'a> {
     fn from(row: RowV1<'a>) -> Self {
-        let lock = StoredLock {
+        Self {
             resource: row.resource.into(),
             token: row.token,
             id: LockId::from_u128(u128::from_be_bytes(row.id)),
@@ -47,7 +46,6 @@ impl<'a> From<RowV1<'a>> for Row<'a> {
             since: row.since,
             end: Some(row.end).filter(|end| *end != Duration::MAX),
             other_limits: false,
-        };
-        Self { graced: row.graced, lock }
+        }
     }
 }

@@ -26,8 +26,9 @@ impl Store for Told {
     }
 
     fn commit(&mut self, batch: &[Change], _: Duration) -> Result<(), StoreError> {
-        let told =
-            |change: &Change| (change.resource.to_string(), change.ended.len(), change.held.len());
+        let told = |change: &Change| {
+            (change.resource.to_string(), change.removed.len(), change.added.len())
+        };
         let _ = self.batches.send(batch.iter().map(told).collect());
         let _ = self.go_on.recv();
         Ok(())

@@ -1,50 +1,53 @@
-//! The start: reads what there is, changes nothing of it unless all of it is in order, and goes
-//! on from there.
+//! The start: reads the log, and continues it. Modifies nothing unless all of it is in order.
+//!
+//! Segments are read twice, by all processors: to find the live rows and check that nothing is
+//! damaged, and to hand over the locks of those rows. Keeping the rows in between would double the
+//! memory.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::HostClock;
-use super::contents::Contents;
+use super::appender::{Appender, SPARES, Tail};
 use super::directory::{Directory, Name};
+use super::live_rows::LiveRows;
+use super::log_state::{LastSegment, LogState};
 use super::reader::{Reader, damaged};
-use super::record::{Entry, Row, Stamp};
-use super::rows::Rows;
+use super::record::{LogEntry, RecordHeader, Row};
 use super::segment::{MAX_TOKEN, SEGMENT_BYTES, Segment, make_spare};
-use super::time::{Clock, Restart};
-use super::writer::{SPARES, Writer};
-use crate::journal::store::{Misfit, OpenError, Restore, Restored};
+use super::time::{Clock, Restart, Restarts};
+use crate::journal::store::{Conflict, OpenError, Restore, RestoredLock};
 use crate::parallel::share;
 use crate::sync::{Mutex, locked, poisoned};
 
-/// A lifetime is up to 10⁹ seconds, and so is what a restart may add to it.
+/// A lifetime has up to 10⁹ seconds, and a restart may add as many.
 const MAX_REMAINING: Duration = Duration::from_secs(4_000_000_000);
 
 /// Hands the locks that are still held to `restore`, and opens the log for appending.
-pub(super) fn open(
+pub(super) fn recover(
     directory: &Directory,
     host: HostClock,
     restart_grace: Duration,
     restore: &dyn Restore,
-) -> Result<Writer, OpenError> {
+) -> Result<Appender, OpenError> {
     let unusable = |error: io::Error| OpenError::Unusable(directory.path().into(), error);
     let numbers = directory.segments().map_err(unusable)?;
     let Some(last) = numbers.last() else {
-        let writer = begin(directory, host).map_err(unusable)?;
-        return started(directory, writer, None);
+        let appender = begin(directory, host).map_err(unusable)?;
+        return started(directory, appender, None);
     };
-    let mut log = Contents::read(directory, *last)?;
+    let mut log = LogState::read(directory, *last)?;
     let at = host();
-    let clock = Clock::resumed(&log.latest, at);
-    let (number, head, ref scanned) = log.end;
-    let (now, next, end) = (clock.read(at.uptime), scanned.next, scanned.end as u64);
+    let clock = Clock::resumed(log.latest.clock, log.latest.host(), at);
+    let LastSegment { number, header, ref scan } = log.last;
+    let (now, next, end) = (clock.read(at.uptime), scan.next, scan.end as u64);
     log.restarts.push(Restart { record: next, clock: now, grace: restart_grace });
-    let matters = hand_over(directory, &mut log, now, restore)?;
+    let prolonged = hand_over(directory, &mut log, now, restore)?;
 
-    let segment = Segment::open(directory, number, head, end).map_err(unusable)?;
-    // What was read may not be synced, if the server was killed: the last record, the end of the
-    // segment before, the names. It has to be before anything is removed because of it.
+    let segment = Segment::open(directory, number, header, end).map_err(unusable)?;
+    // If the server was killed, what was read may not be synced: the last record, the end of the
+    // segment before it, the names. That comes before anything is removed because of it.
     for number in number.saturating_sub(1).max(log.latest.first_segment)..=number {
         let synced =
             directory.open_to_read(&Name::segment(number)).and_then(|file| file.sync_data());
@@ -52,86 +55,89 @@ pub(super) fn open(
     }
     directory.sync().map_err(unusable)?;
     let needed = log.latest.first_segment..=number;
-    let mut writer = Writer::new(host, clock, log.rows, segment, next, log.latest.last_token);
-    writer.restarts = log.restarts;
-    tidy(directory, &mut writer, numbers.iter().filter(|number| !needed.contains(*number)));
-    started(directory, writer, matters.then_some(restart_grace))
+    let LogState { rows, restarts, latest: RecordHeader { last_token, .. }, .. } = log;
+    let tail = Tail { rows, restarts, segment, next, last_token };
+    let mut appender = Appender::new(host, clock, tail);
+    tidy(directory, &mut appender, numbers.iter().filter(|number| !needed.contains(*number)));
+    started(directory, appender, prolonged.then_some(restart_grace))
 }
 
-/// Makes the first segment.
-fn begin(directory: &Directory, host: HostClock) -> io::Result<Writer> {
+/// Creates the first segment.
+fn begin(directory: &Directory, host: HostClock) -> io::Result<Appender> {
     let spare = Name::spare(0);
     make_spare(directory, &spare, SEGMENT_BYTES)?;
     let segment = Segment::begin(directory, &spare, 1, 1)?;
     directory.sync()?;
-    let mut rows = Rows::new();
-    rows.add_segment(1, segment.head.bytes);
-    let clock = Clock::resumed(&Stamp::default(), host());
-    Ok(Writer::new(host, clock, rows, segment, 1, 0))
+    let mut rows = LiveRows::new();
+    rows.add_segment(1, segment.header.bytes);
+    let at = host();
+    let clock = Clock::resumed(Duration::ZERO, at, at);
+    let tail = Tail { rows, restarts: Restarts::default(), segment, next: 1, last_token: 0 };
+    Ok(Appender::new(host, clock, tail))
 }
 
-/// Notes that the server was started: with what is written now, all that was read is on disk.
+/// Writes the first record of this run, which syncs everything that was read.
 fn started(
     directory: &Directory,
-    mut writer: Writer,
+    mut appender: Appender,
     restarted: Option<Duration>,
-) -> Result<Writer, OpenError> {
-    let written = writer.write(directory, true, |draft| match restarted {
-        Some(grace) => draft.entry(&Entry::Restarted(grace)),
+) -> Result<Appender, OpenError> {
+    let written = appender.write(directory, true, |record| match restarted {
+        Some(grace) => record.entry(&LogEntry::Restarted(grace)),
         None => Some(()),
     });
     let path = directory.path();
     written.map_err(|error| OpenError::Unusable(path.into(), io::Error::other(error)))?;
-    // Without a reserve, the server can at least release.
-    let _ = writer.fill_spares(directory);
-    Ok(writer)
+    // Without a reserve, locks can at least be released.
+    let _ = appender.fill_spares(directory);
+    Ok(appender)
 }
 
-/// Files that an earlier server has left are in reserve from now on, or removed.
-fn tidy<'a>(directory: &Directory, writer: &mut Writer, unused: impl Iterator<Item = &'a u64>) {
-    // One that stays is not in the way.
+/// Keeps files of an earlier run as spares, or removes them.
+fn tidy<'a>(directory: &Directory, appender: &mut Appender, unused: impl Iterator<Item = &'a u64>) {
+    // One that cannot be removed does no harm.
     unused.for_each(|number| drop(directory.remove(&Name::segment(*number))));
     for name in directory.spares().unwrap_or_default() {
         let len = directory.open_to_read(&name).and_then(|file| Ok(file.metadata()?.len()));
-        if len.is_ok_and(|len| len == SEGMENT_BYTES) && writer.spares.len() < SPARES {
-            writer.spares.push(name);
+        if len.is_ok_and(|len| len == SEGMENT_BYTES) && appender.spares.len() < SPARES {
+            appender.spares.push(name);
         } else {
             let _ = directory.remove(&name);
         }
     }
 }
 
-/// The locks on their way out of the log.
+/// The second round.
 struct HandOver<'a> {
-    log: &'a Contents,
+    log: &'a LogState,
     now: Duration,
     restore: &'a dyn Restore,
-    /// By the latest restart, a lock lives longer or has ended.
+    /// This restart has prolonged a lock, or ended one.
     changed: AtomicBool,
     /// The fencing tokens of locks that have ended.
     ended: Mutex<Vec<u64>>,
 }
 
-/// Hands over what is held `now`. Returns whether, by the latest restart, a lock lives longer or
-/// has ended.
+/// Hands over the locks that are held at `now`. Returns whether this restart has prolonged a lock,
+/// or ended one.
 fn hand_over(
     directory: &Directory,
-    log: &mut Contents,
+    log: &mut LogState,
     now: Duration,
     restore: &dyn Restore,
 ) -> Result<bool, OpenError> {
     let Some(first) = log.rows.first_needed() else { return Ok(false) };
     let (changed, ended) = (AtomicBool::new(false), Mutex::default());
     let hand_over = HandOver { log, now, restore, changed, ended };
-    share(first.number..=log.end.0, || {
+    share(first.number..=log.last.number, || {
         let mut reader = Reader::new(directory);
         let hand_over = &hand_over;
         move |number| hand_over.segment(directory, &mut reader, number)
     })?;
     let HandOver { changed, ended, .. } = hand_over;
     let ended = ended.into_inner().unwrap_or_else(|_| poisoned());
-    ended.into_iter().for_each(|token| log.rows.end(token));
-    restore.complete().map_err(|Misfit { resource, .. }| {
+    ended.into_iter().for_each(|token| log.rows.remove(token));
+    restore.complete().map_err(|Conflict { resource, .. }| {
         let why = format!("it has locks on {resource} that cannot be held together");
         OpenError::Damaged(directory.path().into(), why.into())
     })?;
@@ -148,7 +154,7 @@ impl HandOver<'_> {
     ) -> Result<(), OpenError> {
         let mut makes_sense = true;
         reader.rows(number, |record, at, row| {
-            if self.log.rows.is_true(row.lock.token, number, at) {
+            if self.log.rows.is_live(row.lock.token, number, at) {
                 makes_sense &= self.row(record, row).is_some();
             }
         })?;
@@ -156,14 +162,14 @@ impl HandOver<'_> {
         if makes_sense { Ok(()) } else { Err(senseless()) }
     }
 
-    /// Hands over the lock of a row that is true; `None` if no server has written such a row.
+    /// Hands over the lock of a live row; `None` if rdlm does not write such a row.
     fn row(&self, record: u64, row: &Row<'_>) -> Option<()> {
-        let written = row.lifetime();
-        let lifetime = self.log.restarts.lifetime(record, written);
-        if lifetime != written {
+        let written = row.expiry();
+        let expiry = self.log.restarts.expiry(record, written);
+        if expiry != written {
             self.changed.store(true, Ordering::Relaxed);
         }
-        let remaining = lifetime.remaining(self.now);
+        let remaining = expiry.remaining(self.now);
         if remaining == Some(Duration::ZERO) {
             locked(&self.ended).push(row.lock.token);
             return Some(());
@@ -171,6 +177,6 @@ impl HandOver<'_> {
         let ends_sometime = remaining.is_none_or(|remaining| remaining <= MAX_REMAINING);
         let (resource, held) = row.lock.held(remaining)?;
         let makes_sense = ends_sometime && row.lock.token <= MAX_TOKEN;
-        makes_sense.then(|| self.restore.restore(Restored { resource, held }))
+        makes_sense.then(|| self.restore.restore(RestoredLock { resource, held }))
     }
 }

@@ -1,4 +1,4 @@
-//! The log while a server runs: what is appended, and how its room is used again.
+//! Appends records, and reclaims space.
 
 use std::io;
 use std::sync::Arc;
@@ -7,82 +7,86 @@ use std::time::Duration;
 use ::log::warn;
 
 use super::HostClock;
+use super::cleaner::{Cleaner, Cursor};
 use super::directory::{Directory, Name};
-use super::draft::{Draft, Effect};
 use super::frame;
-use super::record::{Entry, Stamp};
-use super::rows::Rows;
+use super::live_rows::LiveRows;
+use super::record::{LogEntry, RecordHeader};
+use super::record_builder::{Effect, RecordBuilder};
 use super::segment::{SEGMENT_BYTES, Segment, bytes_for, capacity, make_spare};
-use super::sweep::{Cursor, Sweep};
 use super::time::{Clock, Restarts};
 use crate::journal::store::{Change, StoreError};
 
-/// How many files are kept to become segments.
+/// How many spare files there are, which become segments.
 pub(super) const SPARES: usize = 2;
 
-/// With less room than this, only what makes room is written: for half a segment, and the rows
-/// of the oldest one have room in another.
+/// With less room than this, only changes that free space are written: the rows of the oldest
+/// segment fit into one segment, and changes into another half.
 const RESERVE: u64 = SEGMENT_BYTES * 3 / 2;
 
-/// With less garbage than this, none is looked for in need.
+/// With less garbage than this, reclaiming is not worth it.
 const WORTH: u64 = SEGMENT_BYTES / 2;
 
-/// How many bytes of the oldest segment are gone through for each byte that is written, when
-/// there is more room than is needed: three would do if the rows were spread evenly.
-const SWEPT_FOR_WRITTEN: usize = 4;
+/// How many bytes of the oldest segment are cleaned for each byte that is written, while there is
+/// room. Three would do if the rows were spread evenly.
+const CLEANED_FOR_WRITTEN: usize = 4;
 
-/// How many are gone through with each record when the reserve is being used.
-const SWEPT_IN_NEED: usize = 1 << 16;
+/// How many bytes are cleaned with each record while only the reserve is left.
+const CLEANED_IN_NEED: usize = 1 << 16;
 
-/// A row is shorter: a name, a title, a key and some numbers.
+/// No row is longer: a name, a title, a key, some numbers.
 const MAX_ROW_BYTES: usize = 2048;
 
 /// The log, opened for appending.
-pub(super) struct Writer {
-    pub(super) host: HostClock,
-    pub(super) clock: Clock,
-    pub(super) rows: Rows,
+pub(super) struct Appender {
+    host: HostClock,
+    clock: Clock,
+    rows: LiveRows,
+    restarts: Restarts,
+    segment: Segment,
+    /// The number of the next record.
+    next: u64,
+    pub(super) last_token: u64,
+    pub(super) spares: Vec<Name>,
+    cleaner: Option<Cleaner>,
+    /// A segment could not be read. No space is reclaimed until the next start.
+    unreadable: bool,
+    /// The time of the latest record.
+    latest: Duration,
+    /// It is unknown what is on disk. Nothing may be written any more.
+    unknown: Option<Arc<str>>,
+}
+
+/// Where appending begins.
+pub(super) struct Tail {
+    pub(super) rows: LiveRows,
     pub(super) restarts: Restarts,
     pub(super) segment: Segment,
     /// The number of the next record.
     pub(super) next: u64,
     pub(super) last_token: u64,
-    pub(super) spares: Vec<Name>,
-    sweep: Option<Sweep>,
-    /// A segment could not be read: nothing is reclaimed until the next start.
-    unreadable: bool,
-    /// When the latest record was written, by the journal's clock.
-    latest: Duration,
-    /// It is not known what is on disk. Nothing may be written any more.
-    unknown: Option<Arc<str>>,
 }
 
-impl Writer {
-    pub(super) fn new(
-        host: HostClock,
-        clock: Clock,
-        rows: Rows,
-        segment: Segment,
-        next: u64,
-        last_token: u64,
-    ) -> Self {
+impl Appender {
+    pub(super) fn new(host: HostClock, clock: Clock, tail: Tail) -> Self {
+        let Tail { rows, restarts, segment, next, last_token } = tail;
         Self {
             host,
             clock,
             rows,
-            restarts: Restarts::default(),
+            restarts,
             segment,
             next,
             last_token,
             spares: Vec::new(),
-            sweep: None,
+            cleaner: None,
             unreadable: false,
             latest: Duration::ZERO,
             unknown: None,
         }
     }
 
-    /// What the journal's clock shows.
+    /// The time of the journal's clock.
     pub(super) fn now(&self) -> Duration {
         self.clock.read((self.host)().uptime)
     }
@@ -92,12 +96,12 @@ impl Writer {
         self.now().saturating_sub(self.latest)
     }
 
-    /// Whether any lock is held.
+    /// Whether no lock is held.
     pub(super) fn is_empty(&self) -> bool {
         self.rows.len() == 0
     }
 
-    /// Writes some changes as one record.
+    /// Writes changes as one record.
     pub(super) fn commit(
         &mut self,
         directory: &Directory,
@@ -105,23 +109,22 @@ impl Writer {
         grace: Duration,
     ) -> Result<(), StoreError> {
         let now = self.now();
-        self.write(directory, batch.iter().all(Change::makes_room), |draft| {
-            draft.changes(batch, now, grace)
-        })
+        let frees_space = !batch.is_empty() && batch.iter().all(Change::frees_space);
+        self.write(directory, frees_space, |record| record.changes(batch, now, grace))
     }
 
-    /// Writes one record, and with it some rows of the oldest segment. One that does not make
-    /// room is refused while there is no reserve.
+    /// Writes one record, and with it some rows of the oldest segment. A record that does not free
+    /// space is refused while less than the reserve is left.
     pub(super) fn write(
         &mut self,
         directory: &Directory,
-        makes_room: bool,
-        entries: impl FnOnce(&mut Draft) -> Option<()>,
+        frees_space: bool,
+        entries: impl FnOnce(&mut RecordBuilder) -> Option<()>,
     ) -> Result<(), StoreError> {
         if let Some(why) = &self.unknown {
             return Err(StoreError::Unknown(Arc::clone(why)));
         }
-        let written = self.try_write(directory, makes_room, entries);
+        let written = self.try_write(directory, frees_space, entries);
         if let Err(StoreError::Unknown(why)) = &written {
             self.unknown = Some(Arc::clone(why));
         }
@@ -131,127 +134,127 @@ impl Writer {
     fn try_write(
         &mut self,
         directory: &Directory,
-        makes_room: bool,
-        entries: impl FnOnce(&mut Draft) -> Option<()>,
+        frees_space: bool,
+        entries: impl FnOnce(&mut RecordBuilder) -> Option<()>,
     ) -> Result<(), StoreError> {
-        let mut own = Draft::default();
+        let mut own = RecordBuilder::default();
         entries(&mut own).ok_or_else(too_large)?;
         let needed =
-            own.bytes.len() as u64 + if makes_room { self.needed_for_oldest() } else { RESERVE };
+            own.bytes.len() as u64 + if frees_space { self.needed_for_oldest() } else { RESERVE };
         if self.room() < needed && self.fill_spares(directory).is_err() {
             self.reclaim(directory)?;
-            if self.room() < needed && !makes_room {
+            if self.room() < needed && !frees_space {
                 self.fill_spares(directory).map_err(refused)?;
             }
         }
-        let mut draft = Draft::default();
+        let mut record = RecordBuilder::default();
         let own_len = own.bytes.len();
-        let swept = self.swept(directory, self.budget(own_len), own_len, &mut draft);
-        // What is swept comes first, for the changes may be about the same locks.
-        draft.extend(own);
-        self.make_room(directory, draft.bytes.len() as u64)?;
-        self.append(directory, draft)?;
-        if let Some(at) = swept {
-            self.go_on_from(at);
+        let cleaned = self.clean(directory, self.budget(own_len), own_len, &mut record);
+        // Old rows come first, because the changes may replace them.
+        record.extend(own);
+        self.make_room(directory, record.bytes.len() as u64)?;
+        self.append(directory, record)?;
+        if let Some(at) = cleaned {
+            self.continue_cleaning(at);
         }
         Ok(())
     }
 
-    /// How much of the oldest segment is gone through with so many bytes of entries.
+    /// How many bytes of the oldest segment are cleaned with so many bytes of entries.
     fn budget(&self, entries: usize) -> usize {
         if self.room() < RESERVE && self.garbage() > WORTH {
-            SWEPT_IN_NEED
+            CLEANED_IN_NEED
         } else if self.garbage() > self.rows.row_bytes() + 4 * SEGMENT_BYTES {
-            entries.max(64) * SWEPT_FOR_WRITTEN
+            entries.max(64) * CLEANED_FOR_WRITTEN
         } else {
             0
         }
     }
 
-    /// How much of what is written is not true any more. What a segment takes beside its rows is
-    /// not to be had back by writing them again.
+    /// The bytes that cleaning would free. Headers and the unused end of a segment are not among
+    /// them.
     fn garbage(&self) -> u64 {
         let frames = self.rows.segments() * (SEGMENT_BYTES - capacity(SEGMENT_BYTES));
         let needed = self.rows.row_bytes() + frames + self.segment.room();
         self.rows.bytes().saturating_sub(needed)
     }
 
-    /// Adds rows of the oldest segment to a draft, so many that they fit in before `others`.
-    /// Returns where to go on when they are written.
-    fn swept(
+    /// Adds rows of the oldest segment to a record, as many as fit beside `others`. Returns where to
+    /// continue when they have been written.
+    fn clean(
         &mut self,
         directory: &Directory,
         budget: usize,
         others: usize,
-        draft: &mut Draft,
+        record: &mut RecordBuilder,
     ) -> Option<Cursor> {
         let oldest = self.rows.first_needed()?;
         let room = usize::try_from(self.segment.room()).unwrap_or(usize::MAX);
-        // A segment that is left with much room in it would be the same loss again.
+        // A segment that is left half empty would waste as much again.
         let fitting = room.saturating_sub(others + MAX_ROW_BYTES);
         let budget = if fitting == 0 { budget } else { budget.min(fitting) };
         if budget == 0 || self.unreadable || oldest.number == self.segment.number {
             return None;
         }
-        if self.sweep.as_ref().is_none_or(|sweep| sweep.segment != oldest.number) {
-            self.sweep = None;
+        if self.cleaner.as_ref().is_none_or(|cleaner| cleaner.segment != oldest.number) {
+            self.cleaner = None;
             let read = directory.read(&Name::segment(oldest.number));
-            match read.and_then(|bytes| Sweep::new(oldest.number, bytes)) {
-                Ok(sweep) => self.sweep = Some(sweep),
+            match read.and_then(|bytes| Cleaner::new(oldest.number, bytes)) {
+                Ok(cleaner) => self.cleaner = Some(cleaner),
                 Err(error) => {
                     warn!("space of old locks is not reused until a restart: {error}");
                     self.unreadable = true;
                 }
             }
         }
-        self.sweep.as_ref()?.some(budget, &self.rows, &self.restarts, draft)
+        self.cleaner.as_ref()?.copy(budget, &self.rows, &self.restarts, record)
     }
 
-    /// Makes room of what is not true any more, if that is worth it.
+    /// Reclaims the oldest segment if that is worth it, and all unneeded ones.
     fn reclaim(&mut self, directory: &Directory) -> Result<(), StoreError> {
         if self.garbage() > WORTH {
             let oldest = self.rows.first_needed();
             if oldest.is_some_and(|oldest| oldest.number == self.segment.number) {
-                // What is written to can only be gone through when something else is.
+                // The last segment cannot be cleaned.
                 self.begin_segment(directory, SEGMENT_BYTES)?;
             }
             while self.rows.first_needed().map(|first| first.number) == oldest.map(|o| o.number) {
-                let mut draft = Draft::default();
-                let swept = self.swept(directory, SWEPT_IN_NEED, 0, &mut draft);
-                if !draft.bytes.is_empty() {
-                    self.make_room(directory, draft.bytes.len() as u64)?;
-                    self.append(directory, draft)?;
+                let mut record = RecordBuilder::default();
+                let cleaned = self.clean(directory, CLEANED_IN_NEED, 0, &mut record);
+                if !record.bytes.is_empty() {
+                    self.make_room(directory, record.bytes.len() as u64)?;
+                    self.append(directory, record)?;
                 }
-                if !swept.is_some_and(|at| self.go_on_from(at)) {
+                if !cleaned.is_some_and(|at| self.continue_cleaning(at)) {
                     break;
                 }
             }
         }
         if self.rows.has_unneeded_segments() {
-            // A record says that they are not needed, before they are used again.
+            // A record has to say so before they are reused.
             self.make_room(directory, 0)?;
-            self.append(directory, Draft::default())?;
+            self.append(directory, RecordBuilder::default())?;
         }
         Ok(())
     }
 
-    /// Returns whether that is further on.
-    fn go_on_from(&mut self, at: Cursor) -> bool {
-        self.sweep.as_mut().is_some_and(|sweep| sweep.go_on_from(at))
+    /// Returns whether that is progress.
+    fn continue_cleaning(&mut self, at: Cursor) -> bool {
+        self.cleaner.as_mut().is_some_and(|cleaner| cleaner.continue_at(at))
     }
 
-    /// How many bytes of entries there is room for without a new file.
+    /// How many bytes of entries fit without a new file.
     fn room(&self) -> u64 {
         self.segment.room() + self.spares.len() as u64 * capacity(SEGMENT_BYTES)
     }
 
-    /// How many of them the rows of the oldest segment need, if it is to be used again.
+    /// How many of them the rows of the oldest segment take when it is cleaned.
     fn needed_for_oldest(&self) -> u64 {
         let oldest = self.rows.first_needed().filter(|oldest| oldest.number != self.segment.number);
         oldest.map_or(0, |oldest| oldest.row_bytes + oldest.row_bytes / 8)
     }
 
-    /// Makes spare files until there are enough.
+    /// Creates spare files until there are enough.
     pub(super) fn fill_spares(&mut self, directory: &Directory) -> io::Result<()> {
         while self.spares.len() < SPARES {
             let name = self.free_name();
@@ -261,13 +264,13 @@ impl Writer {
         Ok(())
     }
 
-    /// One that none of the few spares has.
+    /// A name that no spare has.
     fn free_name(&self) -> Name {
         let mut names = (0..SPARES).map(Name::spare);
         names.find(|name| !self.spares.contains(name)).unwrap_or_else(|| Name::spare(SPARES))
     }
 
-    /// Goes on to a next segment if this one has no room for so many bytes of entries.
+    /// Begins a segment if so many bytes of entries do not fit into this one.
     fn make_room(&mut self, directory: &Directory, entries: u64) -> Result<(), StoreError> {
         if self.segment.has_room_for(entries) {
             return Ok(());
@@ -275,7 +278,7 @@ impl Writer {
         self.begin_segment(directory, bytes_for(entries))
     }
 
-    /// Goes on to a next segment that is so long.
+    /// Begins a segment of this length.
     fn begin_segment(&mut self, directory: &Directory, bytes: u64) -> Result<(), StoreError> {
         if !self.rows.may_grow() {
             return Err(StoreError::Refused("the journal has too many segments".into()));
@@ -290,40 +293,41 @@ impl Writer {
             }
         };
         let number = self.segment.number + 1;
-        // The record that ends this segment comes between.
+        // The record in between ends this segment.
         let begun = Segment::begin(directory, &spare, number, self.next + 1);
         let next = begun.map_err(refused).inspect_err(|_| self.spares.push(spare.clone()))?;
         directory.sync().map_err(|error| StoreError::Unknown(error.to_string().into()))?;
-        let mut ends = Draft::default();
-        ends.entry(&Entry::Continued).ok_or_else(too_large)?;
+        let mut ends = RecordBuilder::default();
+        ends.entry(&LogEntry::Continued).ok_or_else(too_large)?;
         let ended = self.append(directory, ends);
         if let Err(StoreError::Refused(_)) = ended
             && directory.rename(&Name::segment(number), &spare).is_ok()
         {
-            // If it keeps its name, it is found to be empty, or replaced.
+            // If renaming fails, a start finds it empty, or the next attempt replaces it.
             self.spares.push(spare);
         }
         ended?;
-        self.rows.add_segment(number, next.head.bytes);
+        self.rows.add_segment(number, next.header.bytes);
         self.segment = next;
         Ok(())
     }
 
-    /// Writes a record, and then notes what is true.
-    fn append(&mut self, directory: &Directory, draft: Draft) -> Result<(), StoreError> {
-        let last_token = self.last_token.max(draft.last_token);
+    /// Writes a record, and updates the index.
+    fn append(&mut self, directory: &Directory, record: RecordBuilder) -> Result<(), StoreError> {
+        let last_token = self.last_token.max(record.last_token);
         let first_segment =
             self.rows.first_needed().map_or(self.segment.number, |first| first.number);
         let uptime = (self.host)().uptime;
         let clock = self.clock.read(uptime);
-        let stamp = Stamp { clock, boot: self.clock.boot(), uptime, last_token, first_segment };
-        let salt = self.segment.head.salt;
+        let stamp =
+            RecordHeader { clock, boot: self.clock.boot(), uptime, last_token, first_segment };
+        let salt = self.segment.header.salt;
         let mut bytes = frame::acknowledgement(salt, self.next - 1);
         let mut begin = 0;
         frame::append(&mut bytes, salt, self.next, |out| {
             stamp.append(out)?;
             begin = out.len();
-            out.extend_from_slice(&draft.bytes);
+            out.extend_from_slice(&record.bytes);
             Some(())
         })
         .ok_or_else(too_large)?;
@@ -331,13 +335,13 @@ impl Writer {
         self.segment.write(&bytes)?;
         self.segment.acknowledge(self.next);
 
-        for effect in draft.effects {
+        for effect in record.effects {
             match effect {
                 Effect::Held { token, at, len } => {
                     let at = begin + at;
-                    self.rows.hold(token, self.segment.number, &(at..at + len));
+                    self.rows.insert(token, self.segment.number, &(at..at + len));
                 }
-                Effect::Ended(token) => self.rows.end(token),
+                Effect::Ended(token) => self.rows.remove(token),
             }
         }
         (self.last_token, self.latest) = (last_token, clock);
@@ -346,11 +350,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Uses the files of segments again that the latest record says are not needed.
+    /// Reuses the files of segments that the latest record says are not needed.
     fn recycle_before(&mut self, directory: &Directory, first_segment: u64) {
         for dead in self.rows.take_before(first_segment) {
             let name = Name::segment(dead.number);
-            // One that stays is removed at the next start.
+            // If that fails, the next start removes it.
             if dead.bytes == SEGMENT_BYTES && self.spares.len() < SPARES {
                 let spare = self.free_name();
                 if directory.rename(&name, &spare).is_ok() {

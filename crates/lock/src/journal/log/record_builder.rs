@@ -1,13 +1,13 @@
-//! The entries of a record that is to be written.
+//! Encodes the entries of the next record.
 
 use std::time::Duration;
 
-use super::record::{Entry, Row};
+use super::record::{LogEntry, Row};
 use crate::journal::store::Change;
 
-/// Entries, as bytes, and what they change in the index.
+/// Encoded entries, and what they change in the index.
 #[derive(Default)]
-pub(super) struct Draft {
+pub(super) struct RecordBuilder {
     pub(super) bytes: Vec<u8>,
     pub(super) effects: Vec<Effect>,
     /// The largest fencing token among them.
@@ -16,7 +16,7 @@ pub(super) struct Draft {
 
 /// What an entry changes in the index.
 pub(super) enum Effect {
-    /// The row of the lock is at this place among the entries.
+    /// The lock's row is here among the encoded entries.
     Held {
         token: u64,
         at: usize,
@@ -25,8 +25,8 @@ pub(super) enum Effect {
     Ended(u64),
 }
 
-impl Draft {
-    /// Adds some changes, made when the journal's clock shows `now`.
+impl RecordBuilder {
+    /// Adds changes that are made when the journal's clock shows `now`.
     pub(super) fn changes(
         &mut self,
         batch: &[Change],
@@ -34,20 +34,20 @@ impl Draft {
         grace: Duration,
     ) -> Option<()> {
         for change in batch {
-            for token in &change.ended {
-                self.entry(&Entry::Ended(*token))?;
+            for token in &change.removed {
+                self.entry(&LogEntry::Ended(*token))?;
             }
-            for held in &change.held {
+            for held in &change.added {
                 let end = held
                     .remaining
                     .map(|remaining| now.saturating_add(remaining).saturating_add(grace));
-                self.entry(&Entry::Held(Row::new(&change.resource, held, end)))?;
+                self.entry(&LogEntry::Held(Row::new(&change.resource, held, end)))?;
             }
         }
         Some(())
     }
 
-    /// Adds what is in another draft.
+    /// Appends another record's entries.
     pub(super) fn extend(&mut self, other: Self) {
         let begin = self.bytes.len();
         self.bytes.extend_from_slice(&other.bytes);
@@ -58,17 +58,17 @@ impl Draft {
         self.last_token = self.last_token.max(other.last_token);
     }
 
-    pub(super) fn entry(&mut self, entry: &Entry<'_>) -> Option<()> {
+    pub(super) fn entry(&mut self, entry: &LogEntry<'_>) -> Option<()> {
         let at = self.bytes.len();
         entry.append(&mut self.bytes)?;
         match entry {
-            Entry::Held(row) => {
+            LogEntry::Held(row) => {
                 let len = self.bytes.len() - at;
                 self.effects.push(Effect::Held { token: row.lock.token, at, len });
                 self.last_token = self.last_token.max(row.lock.token);
             }
-            Entry::Ended(token) => self.effects.push(Effect::Ended(*token)),
-            Entry::HeldV1(_) | Entry::Restarted(_) | Entry::Continued => {}
+            LogEntry::Ended(token) => self.effects.push(Effect::Ended(*token)),
+            _ => {}
         }
         Some(())
     }

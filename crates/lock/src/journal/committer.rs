@@ -1,5 +1,5 @@
-//! Writing to the store: what became of each change of a batch, and what has to be done now and
-//! then.
+//! Commits batches, and judges what the store answers: which changes were made, whether a lifetime
+//! would end too early, whether clients have to be refused for now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,44 +11,52 @@ use crate::NotWritten;
 use crate::nanos::Instant;
 use crate::sync::{Mutex, locked, now, now_also_suspended};
 
-/// How soon it is tried again to write when that was refused and nobody asks.
+/// How soon a refused write is tried again without a request.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why the latest change that needs room was refused.
-#[derive(Default)]
-pub(super) struct Trouble(Mutex<Option<NotWritten>>);
+/// What became of a change.
+pub(super) type Written = Result<(), NotWritten>;
 
-/// Whoever has it writes.
-pub(super) struct Writer {
+/// Why the latest change that needed space was refused; `None`: it was written.
+#[derive(Default)]
+pub(super) struct LastRefusal(Mutex<Option<NotWritten>>);
+
+/// The right to write to the store, and the store.
+pub(super) struct Committer {
     store: Box<dyn Store>,
-    trouble: Arc<Trouble>,
-    /// There is trouble, and the log says so.
+    grace: Duration,
+    max_batch: usize,
+    keeps_places: bool,
+    last_refusal: Arc<LastRefusal>,
+    /// Writes are refused, and this has been logged.
     failing: bool,
-    /// Another server has taken over: nothing is written any more.
-    deposed: bool,
+    /// Another server owns the store: nothing is written any more.
+    fenced: bool,
     latest_batch: usize,
     latest_try: Instant,
     latest_checkpoint: Instant,
-    /// By which commits are measured. The ends of lifetimes that are written go by the same: a host
-    /// that is suspended during a commit has taken long for it.
+    /// Measures commits. It counts while the host is suspended, as do the lifetimes on disk.
     clock: fn() -> Instant,
 }
 
-impl Trouble {
+impl LastRefusal {
     /// Whether changes can be written, as far as is known.
-    pub(super) fn writable(&self) -> Result<(), NotWritten> {
+    pub(super) fn writable(&self) -> Written {
         locked(&self.0).clone().map_or(Ok(()), Err)
     }
 }
 
-impl Writer {
-    pub(super) fn new(store: Box<dyn Store>, trouble: Arc<Trouble>) -> Self {
-        let now = now();
+impl Committer {
+    pub(super) fn new(mut store: Box<dyn Store>, last_refusal: Arc<LastRefusal>) -> Self {
+        let (now, properties) = (now(), store.properties());
         Self {
+            grace: properties.grace,
+            max_batch: properties.max_batch,
+            keeps_places: store.places().is_some(),
             store,
-            trouble,
+            last_refusal,
             failing: false,
-            deposed: false,
+            fenced: false,
             latest_batch: 0,
             latest_try: now,
             latest_checkpoint: now,
@@ -56,91 +64,88 @@ impl Writer {
         }
     }
 
-    /// How many changes there were in the latest batch.
+    /// How many changes the latest batch had.
     pub(super) fn latest_batch(&self) -> usize {
         self.latest_batch
     }
 
-    /// See [`Store::max_batch`].
+    /// The most changes in one batch.
     pub(super) fn max_batch(&self) -> usize {
-        self.store.max_batch()
+        self.max_batch
     }
 
-    /// Whether [`Writer::note`] is of use.
+    /// Whether [`Committer::note`] has any effect.
     pub(super) fn keeps_places(&self) -> bool {
-        self.store.keeps_places()
+        self.keeps_places
     }
 
-    /// See [`Store::note`].
     pub(super) fn note(&mut self, notes: Vec<PlaceNote>) {
-        self.store.note(notes);
+        if let Some(places) = self.store.places() {
+            places.note(notes);
+        }
     }
 
-    /// Writes a batch and returns what became of each change. If the store has no room for all
-    /// of them, those that make room are written by themselves.
+    /// Writes a batch, and returns what became of each change. If there is no space for all of
+    /// them, those that free space are written alone.
     ///
     /// # Errors
-    /// It is not known whether they were written.
-    pub(super) fn write(
-        &mut self,
-        batch: &[Change],
-    ) -> Result<Vec<Result<(), NotWritten>>, Arc<str>> {
+    /// The outcome is unknown.
+    pub(super) fn write(&mut self, batch: &[Change]) -> Result<Vec<Written>, Arc<str>> {
         self.latest_batch = batch.len();
-        if self.deposed {
+        if self.fenced {
             return Ok(vec![Err(NotWritten::Deposed); batch.len()]);
         }
         let all = self.commit(batch)?;
-        // That there is room for what needs none says nothing of the rest.
-        if all.is_err() || !batch.iter().all(Change::makes_room) {
-            self.tell(&all);
+        // A change that frees space says nothing about the others.
+        if all.is_err() || !batch.iter().all(Change::frees_space) {
+            self.note_outcome(&all);
         }
         if !matches!(all, Err(NotWritten::Refused(_))) {
             return Ok(vec![all; batch.len()]);
         }
-        let freeing: Vec<_> = batch.iter().filter(|c| c.makes_room()).cloned().collect();
+        let freeing: Vec<_> = batch.iter().filter(|c| c.frees_space()).cloned().collect();
         if freeing.is_empty() || freeing.len() == batch.len() {
             return Ok(vec![all; batch.len()]);
         }
         let freed = self.commit(&freeing)?;
-        let outcome = |change: &Change| if change.makes_room() { &freed } else { &all };
+        let outcome = |change: &Change| if change.frees_space() { &freed } else { &all };
         Ok(batch.iter().map(|change| outcome(change).clone()).collect())
     }
 
-    /// When something has to be done that nobody asks for.
+    /// When the next retry or checkpoint is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.checkpoint_due().into_iter().chain(self.probe_due()).min()
+        self.checkpoint_due().into_iter().chain(self.retry_due()).min()
     }
 
-    /// Whether it is time for that.
     pub(super) fn is_due(&self) -> bool {
-        has_come(self.due())
+        is_past(self.due())
     }
 
-    /// Does what is due.
+    /// Retries or makes a checkpoint, if that is due.
     ///
     /// # Errors
-    /// It is not known what is written.
+    /// It is unknown what the store contains.
     pub(super) fn do_what_is_due(&mut self) -> Result<(), Arc<str>> {
-        if has_come(self.probe_due()) {
-            let written = refusal(self.store.probe())?;
-            self.tell(&written);
+        if is_past(self.retry_due()) {
+            let written = refusal(self.store.commit(&[], Duration::ZERO))?;
+            self.note_outcome(&written);
             self.latest_try = now();
         }
-        if has_come(self.checkpoint_due()) {
+        if is_past(self.checkpoint_due()) {
             if let Err(why) = refusal(self.store.checkpoint())? {
-                self.tell(&Err(why));
+                self.note_outcome(&Err(why));
             }
             self.latest_checkpoint = now();
         }
         Ok(())
     }
 
-    fn probe_due(&self) -> Option<Instant> {
+    fn retry_due(&self) -> Option<Instant> {
         self.failing.then(|| self.latest_try + RETRY)
     }
 
     fn checkpoint_due(&self) -> Option<Instant> {
-        let after = self.store.next_checkpoint().filter(|_| !self.deposed);
+        let after = self.store.next_checkpoint().filter(|_| !self.fenced);
         after.map(|after| self.latest_checkpoint + after)
     }
 
@@ -149,22 +154,23 @@ impl Writer {
         self.store.close();
     }
 
-    /// Commits; and once more if that took so long that a lifetime, which begins for the holder
-    /// with the answer, would end early after a restart. If that fails, nobody may hear of it.
-    fn commit(&mut self, batch: &[Change]) -> Result<Result<(), NotWritten>, Arc<str>> {
-        let mut grace = self.store.grace();
+    /// Commits. Repeats that as long as it takes longer than its grace: a lifetime begins for its
+    /// holder with the answer, and would end too early after a restart. If repeating fails, nothing
+    /// may be answered.
+    fn commit(&mut self, batch: &[Change]) -> Result<Written, Arc<str>> {
+        let mut grace = self.grace;
         let now_by_clock = self.clock;
         let mut began = now_by_clock();
         let written = refusal(self.store.commit(batch, grace))?;
         self.latest_try = now();
-        let begins_lifetimes = batch.iter().any(|change| !change.held.is_empty());
+        let begins_lifetimes = batch.iter().any(|change| !change.added.is_empty());
         if written.is_ok() && begins_lifetimes {
             while now_by_clock().saturating_duration_since(began) > grace {
                 grace = now_by_clock().saturating_duration_since(began).saturating_mul(4);
                 began = now_by_clock();
                 match self.store.repeat(batch, grace) {
                     Ok(()) => {}
-                    Err(StoreError::Deposed) => return Ok(Err(NotWritten::Unknown)),
+                    Err(StoreError::Fenced) => return Ok(Err(NotWritten::Unknown)),
                     Err(why) => {
                         let why = format!("a write took too long and could not be repeated: {why}");
                         return Err(why.into());
@@ -175,35 +181,34 @@ impl Writer {
         Ok(written)
     }
 
-    /// Takes note of how writing goes: one line in the log for each time that it begins or ceases
-    /// to fail.
-    fn tell(&mut self, written: &Result<(), NotWritten>) {
+    /// Notes whether writes succeed, and logs when that changes.
+    fn note_outcome(&mut self, written: &Written) {
         match written {
             Err(NotWritten::Refused(why)) if !self.failing => {
                 error!("locks cannot be changed for now: {why}");
             }
-            // Whoever keeps it says so.
-            Err(NotWritten::Unknown | NotWritten::Deposed) => self.deposed = true,
+            // The store has logged it.
+            Err(NotWritten::Unknown | NotWritten::Deposed) => self.fenced = true,
             Ok(()) if self.failing => info!("locks can be changed again"),
             _ => {}
         }
         if self.failing || written.is_err() {
-            *locked(&self.trouble.0) = written.clone().err();
+            *locked(&self.last_refusal.0) = written.clone().err();
         }
         self.failing = matches!(written, Err(NotWritten::Refused(_)));
     }
 }
 
-fn has_come(time: Option<Instant>) -> bool {
+fn is_past(time: Option<Instant>) -> bool {
     time.is_some_and(|time| time <= now())
 }
 
-/// Tells a change that was refused from one of which nothing is known.
-fn refusal(written: Result<(), StoreError>) -> Result<Result<(), NotWritten>, Arc<str>> {
+/// Separates a change that was not made from an unknown outcome.
+fn refusal(written: Result<(), StoreError>) -> Result<Written, Arc<str>> {
     match written {
         Ok(()) => Ok(Ok(())),
         Err(StoreError::Refused(why)) => Ok(Err(NotWritten::Refused(why))),
-        Err(StoreError::Deposed) => Ok(Err(NotWritten::Unknown)),
+        Err(StoreError::Fenced) => Ok(Err(NotWritten::Unknown)),
         Err(StoreError::Unknown(why)) => Err(why),
     }
 }
@@ -214,11 +219,11 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::journal::store::{Held, OpenError, Restore};
+    use crate::journal::store::{HeldLock, OpenError, Restore};
     use crate::{Grant, LockId, Terms};
 
     thread_local! {
-        /// What the clock shows that also counts while the host is suspended.
+        /// What the clock shows that counts while the host is suspended.
         static UPTIME: Cell<Duration> = const { Cell::new(Duration::from_secs(1000)) };
     }
 
@@ -226,7 +231,7 @@ mod tests {
         UPTIME.set(UPTIME.get() + time);
     }
 
-    /// A store on a host that is suspended during the first commit; it tells the graces.
+    /// A store on a host that is suspended during the first commit. It records the graces.
     struct Suspended {
         graces: Arc<Mutex<Vec<Duration>>>,
         asleep: Duration,
@@ -257,19 +262,19 @@ mod tests {
             expires: None,
             fencing_token: 1,
         };
-        let held = vec![Held { grant, key: None, remaining: Some(Duration::from_secs(60)) }];
-        Change { resource: "r".parse().unwrap(), ended: Vec::new(), held }
+        let added = vec![HeldLock { grant, key: None, remaining: Some(Duration::from_secs(60)) }];
+        Change { resource: "r".parse().unwrap(), removed: Vec::new(), added }
     }
 
-    /// Its holder counts from the answer, which comes after the host has woken up.
+    /// Its holder counts from the answer, which is sent after the host has resumed.
     #[test]
     fn a_lock_that_was_granted_while_the_host_slept_is_written_again_with_its_whole_lifetime() {
         for (asleep, repeated) in [(Duration::ZERO, false), (Duration::from_secs(3600), true)] {
             let graces = Arc::<Mutex<Vec<Duration>>>::default();
             let store = Box::new(Suspended { graces: Arc::clone(&graces), asleep });
-            let mut writer = Writer::new(store, Arc::default());
-            writer.clock = || Instant::since_start(UPTIME.get());
-            assert_eq!(writer.write(&[grant()]), Ok(vec![Ok(())]));
+            let mut committer = Committer::new(store, Arc::default());
+            committer.clock = || Instant::since_start(UPTIME.get());
+            assert_eq!(committer.write(&[grant()]), Ok(vec![Ok(())]));
             let graces = locked(&graces);
             assert_eq!(graces.len(), if repeated { 2 } else { 1 }, "{graces:?}");
         }
