@@ -294,7 +294,7 @@ impl Member {
     }
 }
 
-const NOT_ACTIVE: Refusal = Refusal::NotWritten(NotWritten::Deposed);
+const NOT_ACTIVE: Refusal = Refusal::NotWritten(NotWritten::Fenced);
 
 impl State {
     fn number(&mut self) -> u64 {

@@ -59,8 +59,8 @@ impl EtcdStore {
 
     fn deposed(&self) -> StoreError {
         // Whoever heard it already does not listen any more.
-        let _ = self.deposed.send(());
-        StoreError::Deposed
+        let _ = self.fenced.send(());
+        StoreError::Fenced
     }
 
     /// What has been read next. It may take longer than other servers wait for a sign of life.
@@ -204,7 +204,7 @@ impl Store for EtcdStore {
         let began = crate::lock::clock::now();
         let clock = self.chain.clock.at(began);
         let transactions = transactions(batch, &self.chain.keys, clock, grace);
-        self.write(transactions).map_err(|Lost| self.deposed())?;
+        self.write(transactions).map_err(|Lost| self.fenced())?;
         self.metrics.commit(crate::lock::clock::now().saturating_sub(began));
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Store for EtcdStore {
         if self.chain.idle() < self.chain.pace.beat() / 2 {
             return Ok(());
         }
-        self.beat().map_err(|Lost| self.deposed())
+        self.beat().map_err(|Lost| self.fenced())
     }
 
     fn next_checkpoint(&self) -> Option<Duration> {

@@ -213,16 +213,16 @@ pub enum StoreError {
     Refused(Arc<str>),
     /// It may or may not be found after a restart: nothing may be answered any more.
     Unknown(Arc<str>),
-    /// Another server has taken over. It may have found this batch, and finds nothing that
-    /// comes after it.
-    Deposed,
+    /// The store has been fenced: it takes no further writes from this process. Whether this
+    /// batch was written is unknown; nothing after it will be.
+    Fenced,
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) | Self::Unknown(why) => f.write_str(why),
-            Self::Deposed => f.write_str("another server has taken over"),
+            Self::Fenced => f.write_str("another server has taken over"),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Writer {
     /// There is trouble, and the log says so.
     failing: bool,
     /// Another server has taken over: nothing is written any more.
-    deposed: bool,
+    fenced: bool,
     latest_batch: usize,
     latest_try: Instant,
     latest_checkpoint: Instant,
@@ -48,7 +48,7 @@ impl Writer {
             store,
             trouble,
             failing: false,
-            deposed: false,
+            fenced: false,
             latest_batch: 0,
             latest_try: now,
             latest_checkpoint: now,
@@ -86,8 +86,8 @@ impl Writer {
         batch: &[Change],
     ) -> Result<Vec<Result<(), NotWritten>>, Arc<str>> {
         self.latest_batch = batch.len();
-        if self.deposed {
-            return Ok(vec![Err(NotWritten::Deposed); batch.len()]);
+        if self.fenced {
+            return Ok(vec![Err(NotWritten::Fenced); batch.len()]);
         }
         let all = self.commit(batch)?;
         // That there is room for what needs none says nothing of the rest.
@@ -140,7 +140,7 @@ impl Writer {
     }
 
     fn checkpoint_due(&self) -> Option<Instant> {
-        let after = self.store.next_checkpoint().filter(|_| !self.deposed);
+        let after = self.store.next_checkpoint().filter(|_| !self.fenced);
         after.map(|after| self.latest_checkpoint + after)
     }
 
@@ -164,7 +164,7 @@ impl Writer {
                 began = now_by_clock();
                 match self.store.repeat(batch, grace) {
                     Ok(()) => {}
-                    Err(StoreError::Deposed) => return Ok(Err(NotWritten::Unknown)),
+                    Err(StoreError::Fenced) => return Ok(Err(NotWritten::Unknown)),
                     Err(why) => {
                         let why = format!("a write took too long and could not be repeated: {why}");
                         return Err(why.into());
@@ -183,7 +183,7 @@ impl Writer {
                 error!("locks cannot be changed for now: {why}");
             }
             // Whoever keeps it says so.
-            Err(NotWritten::Unknown | NotWritten::Deposed) => self.deposed = true,
+            Err(NotWritten::Unknown | NotWritten::Fenced) => self.fenced = true,
             Ok(()) if self.failing => info!("locks can be changed again"),
             _ => {}
         }
@@ -203,7 +203,7 @@ fn refusal(written: Result<(), StoreError>) -> Result<Result<(), NotWritten>, Ar
     match written {
         Ok(()) => Ok(Ok(())),
         Err(StoreError::Refused(why)) => Ok(Err(NotWritten::Refused(why))),
-        Err(StoreError::Deposed) => Ok(Err(NotWritten::Unknown)),
+        Err(StoreError::Fenced) => Ok(Err(NotWritten::Unknown)),
         Err(StoreError::Unknown(why)) => Err(why),
     }
 }
