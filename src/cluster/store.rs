@@ -26,7 +26,7 @@ pub(super) struct EtcdStore {
     chain: Chain,
     metrics: Arc<ClusterMetrics>,
     /// Hears when another server has taken over.
-    deposed: Sender<()>,
+    fenced: Sender<()>,
     /// What was read before this server took over, or is still being read.
     loading: Option<Loading>,
     /// Places in line that were there before.
@@ -41,10 +41,10 @@ impl EtcdStore {
         chain: Chain,
         ahead: Option<Loading>,
         metrics: Arc<ClusterMetrics>,
-        deposed: Sender<()>,
+        fenced: Sender<()>,
     ) -> Self {
         let (kept, places) = (Vec::new(), BTreeMap::new());
-        Self { chain, metrics, deposed, loading: ahead, kept, places }
+        Self { chain, metrics, fenced, loading: ahead, kept, places }
     }
 
     fn beat(&mut self) -> Result<(), Lost> {
@@ -57,7 +57,7 @@ impl EtcdStore {
         transactions.try_for_each(|made| self.chain.write(made.last_token, &made.ops))
     }
 
-    fn deposed(&self) -> StoreError {
+    fn fenced(&self) -> StoreError {
         // Whoever heard it already does not listen any more.
         let _ = self.fenced.send(());
         StoreError::Fenced
