@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         fleetlock: None,
     };
     let locks = LockTable::new(LIMITS, GRACE, None, Arc::new(()))?;
-    let service = Arc::new(Service::new(Arc::new(locks), settings, Arc::default()));
+    let service = Arc::new(Service::new(Arc::new(Arc::new(locks)), settings, Arc::default()));
     let departures = Arc::new(Departures::new()?);
     let server = tiny_http::Server::http(format!("127.0.0.1:{port}")).map_err(|e| e.to_string())?;
     eprintln!("listening on {}, tiny_http", server.server_addr());

@@ -11,6 +11,7 @@ pub mod appended;
 pub mod cli;
 pub mod cluster;
 pub mod commands;
+pub mod current_locks;
 pub mod doors;
 pub mod logging;
 pub mod metrics;

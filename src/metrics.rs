@@ -18,7 +18,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::lock::{End, LockManager, Reason};
+use crate::current_locks::CurrentLocks;
+use crate::lock::{End, Reason};
 use crate::logging;
 pub use cluster::{ClusterMetrics, ClusterState};
 pub use text::Format;
@@ -294,8 +295,9 @@ impl Metrics {
     ///
     /// # Errors
     /// None that is known: it is written into memory.
-    pub fn to_text(&self, locks: &dyn LockManager, format: Format) -> Result<String, fmt::Error> {
-        let (totals, ages) = (locks.totals(), locks.ages());
+    pub fn to_text(&self, locks: &dyn CurrentLocks, format: Format) -> Result<String, fmt::Error> {
+        let table = locks.current().ok();
+        let (totals, ages) = table.map(|table| (table.totals(), table.ages())).unwrap_or_default();
         self.active.set(number(totals.active));
         self.waiting.set(number(totals.waiting));
         self.resources.set(number(totals.resources));

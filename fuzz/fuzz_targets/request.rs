@@ -73,7 +73,7 @@ impl World {
             max_subscribers: 0,
             fleetlock: "1".parse().ok(),
         };
-        let service = Service::new(Arc::new(locks), change(settings), Arc::default());
+        let service = Service::new(Arc::new(Arc::new(locks)), change(settings), Arc::default());
         Self { service, departures: Arc::new(Departures::new().unwrap()) }
     }
 

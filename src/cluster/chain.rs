@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{info, warn};
 use uuid::Uuid;
 
@@ -108,6 +108,8 @@ pub(super) struct Chain {
     pub(super) tenure: Arc<Tenure>,
     pub(super) clock: ClusterClock,
     leaving: Leaving,
+    /// Dropped when nobody uses the locks any more, and etcd knows.
+    _over: Sender<Infallible>,
     /// The latest one; `None`: there was none.
     stored: Option<StoredHead>,
     sent: Duration,
@@ -128,6 +130,7 @@ impl Chain {
         stored: Option<StoredHead>,
         first_seen: Duration,
         leaving: Leaving,
+        over: Sender<Infallible>,
     ) -> Result<Self, Lost> {
         let clock = stored.as_ref().map_or(Duration::ZERO, |stored| stored.head.clock);
         let clock = ClusterClock::taken_over(clock, first_seen);
@@ -141,6 +144,7 @@ impl Chain {
             tenure,
             clock,
             leaving,
+            _over: over,
             stored,
             sent: Duration::ZERO,
             failing: false,

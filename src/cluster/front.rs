@@ -193,6 +193,8 @@ impl Member {
         }
         // One that says that nothing was done says nothing about the locks either.
         let is_refused = response.status == Status::ServiceUnavailable && introduction.is_none();
+        let is_refused =
+            is_refused && !(is_look(request) && !matches!(self.view(), View::Active(_)));
         is_refused.then_some(Answered::Response(response))
     }
 

@@ -17,12 +17,9 @@ use super::tenure::Pace;
 use super::trust::{Trust, TrustFiles};
 use super::upstream::Handle;
 use super::{Options, Standby};
+use crate::current_locks::CurrentLocks;
 use crate::http::certificates::CertificateFiles;
-use crate::lock::{
-    Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId,
-    LockManager, LockTable, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Terms,
-    Totals,
-};
+use crate::lock::{Events, Limits, LockManager, LockTable, NotWritten, Observer, Refusal};
 use crate::metrics::{ClusterMetrics, ClusterState};
 
 /// One of several servers.
@@ -96,10 +93,8 @@ impl Unusable {
 
 /// The locks, and the time for which this server has them.
 pub(super) struct Tenancy {
-    pub(super) table: LockTable,
+    pub(super) table: Arc<LockTable>,
     pub(super) tenure: Arc<Tenure>,
-    /// Dropped last: the locks are finished with.
-    pub(super) _over: Sender<Infallible>,
 }
 
 impl Tenancy {
@@ -281,20 +276,9 @@ impl Member {
         // What is in it is whole at any moment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn active(&self) -> Option<Arc<Tenancy>> {
-        match self.view() {
-            View::Active(tenancy) => Some(tenancy),
-            View::Standby(_) | View::Namesake | View::Refusing(_) => None,
-        }
-    }
-
-    fn or_refused(&self) -> Result<Arc<Tenancy>, Refusal> {
-        self.active().ok_or(NOT_ACTIVE)
-    }
 }
 
-const NOT_ACTIVE: Refusal = Refusal::NotWritten(NotWritten::Deposed);
+const NOT_ACTIVE: Refusal = Refusal::NotWritten(NotWritten::Fenced);
 
 impl State {
     fn number(&mut self) -> u64 {
@@ -335,115 +319,20 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// The locks of the active server. Whoever asks a standby all the same gets nothing that is
-/// answered: `front.rs` has the last word.
-impl LockManager for Member {
-    fn acquire(
-        &self,
-        resource: &ResourceName,
-        request: Terms,
-        key: Option<IdempotencyKey>,
-        on_wait: &mut dyn FnMut(Departure),
-    ) -> Pending<Result<Grant, Refusal>> {
-        let Some(active) = self.active() else { return Err(NOT_ACTIVE).into() };
-        active.table.acquire(resource, request, key, on_wait).map(|acquired| match acquired {
-            // Another server goes on.
-            Err(Refusal::ShuttingDown) => Err(NOT_ACTIVE),
-            acquired => acquired,
-        })
-    }
-
-    fn abandon(&self, resource: &ResourceName, id: LockId) {
-        if let Some(tenancy) = self.active() {
-            tenancy.table.abandon(resource, id);
+/// A standby answers no request by itself: `front.rs` decides first, and once more at the end.
+impl CurrentLocks for Member {
+    fn current(&self) -> Result<Arc<dyn LockManager>, Refusal> {
+        match self.view() {
+            View::Active(tenancy) => Ok(Arc::clone(&tenancy.table) as Arc<dyn LockManager>),
+            View::Standby(_) | View::Namesake | View::Refusing(_) => Err(NOT_ACTIVE),
         }
-    }
-
-    fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock> {
-        self.active()?.table.find(resource, id)
-    }
-
-    fn release(&self, resource: &ResourceName, id: LockId) -> Pending<Result<(), Refusal>> {
-        match self.active() {
-            Some(active) => active.table.release(resource, id),
-            None => Err(NOT_ACTIVE).into(),
-        }
-    }
-
-    fn release_by_key(
-        &self,
-        resource: &ResourceName,
-        key: &IdempotencyKey,
-    ) -> Pending<Result<(), Refusal>> {
-        match self.active() {
-            Some(active) => active.table.release_by_key(resource, key),
-            None => Err(NOT_ACTIVE).into(),
-        }
-    }
-
-    fn holders(
-        &self,
-        resource: &ResourceName,
-        limit: usize,
-    ) -> Vec<(Grant, Option<IdempotencyKey>)> {
-        self.active().map(|active| active.table.holders(resource, limit)).unwrap_or_default()
-    }
-
-    fn renew(
-        &self,
-        resource: &ResourceName,
-        id: LockId,
-        lifetime: Duration,
-    ) -> Pending<Result<Grant, Refusal>> {
-        match self.active() {
-            Some(active) => active.table.renew(resource, id, lifetime),
-            None => Err(NOT_ACTIVE).into(),
-        }
-    }
-
-    fn convert(
-        &self,
-        resource: &ResourceName,
-        id: LockId,
-        conversion: Conversion,
-        on_wait: &mut dyn FnMut(Departure),
-    ) -> Result<Grant, Refusal> {
-        match self.or_refused()?.table.convert(resource, id, conversion, on_wait) {
-            Err(Refusal::ShuttingDown) => Err(NOT_ACTIVE),
-            converted => converted,
-        }
-    }
-
-    fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName> {
-        self.active().map(|active| active.table.resources(after, limit)).unwrap_or_default()
-    }
-
-    fn locks(&self, resource: &ResourceName, after: Option<Cursor>, limit: usize) -> Page {
-        let active = self.active();
-        active.map(|active| active.table.locks(resource, after, limit)).unwrap_or_default()
     }
 
     fn events(&self) -> &Arc<Events> {
         &self.events
     }
 
-    fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal> {
-        self.or_refused()?.table.delete_resource(resource)
-    }
-
-    fn delete_all(&self) -> Result<(), Refusal> {
-        self.or_refused()?.table.delete_all()
-    }
-
-    fn totals(&self) -> Totals {
-        self.active().map(|active| active.table.totals()).unwrap_or_default()
-    }
-
-    fn ages(&self) -> Ages {
-        self.active().map(|active| active.table.ages()).unwrap_or_default()
-    }
-
-    /// That of a standby is the business of the active server.
+    /// Whether the active server can write is that server's business.
     fn writable(&self) -> Result<(), NotWritten> {
         match self.view() {
             View::Active(active) => active.table.writable(),
@@ -452,10 +341,12 @@ impl LockManager for Member {
         }
     }
 
-    /// Leaving does.
-    fn settle(&self) {}
+    /// Another server goes on.
+    fn on_shutdown(&self) -> Refusal {
+        NOT_ACTIVE
+    }
 
-    /// Leaves the others: whoever waits here is dismissed, and another server becomes active.
+    /// Wakes the requests that wait here for an active server, and steps down.
     fn shut_down(&self) {
         let mut state = self.state();
         state.leaving_since.get_or_insert_with(Instant::now);

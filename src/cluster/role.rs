@@ -253,6 +253,7 @@ impl Loop {
         let revision = head.as_ref().map_or(0, |stored| stored.revision);
         let ahead = ahead.filter(|ahead| ahead.is_of(revision));
         let tenure = Tenure::new(self.member.pace, &self.member.url);
+        let (over_sender, over) = bounded(0);
         let Ok(chain) = Chain::take_over(
             Arc::clone(&self.etcd),
             self.keys.clone(),
@@ -261,6 +262,7 @@ impl Loop {
             head,
             first_seen,
             self.leaving.clone(),
+            over_sender,
         ) else {
             return Ok(None);
         };
@@ -274,8 +276,7 @@ impl Loop {
         let (store, events) = (Some(Box::new(store) as Box<_>), Arc::clone(&self.member.events));
         match LockTable::with_events(*limits, *reconnect_grace, store, observer, events) {
             Ok(table) => {
-                let (over_sender, over) = bounded(0);
-                let tenancy = Tenancy { table, tenure, _over: over_sender };
+                let tenancy = Tenancy { table: Arc::new(table), tenure };
                 Ok(Some((Arc::new(tenancy), deposed, over)))
             }
             Err(_) if tenure.is_over() || self.member.leaving_since().is_some() => Ok(None),

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::{Call, hal};
+use crate::current_locks::CurrentLocks;
 use crate::http::Response;
 use crate::lock::{
-    Conversion, Departure, Grant, IdempotencyKey, LockId, LockManager, Pending, Refusal,
-    ResourceName, Terms,
+    Conversion, Departure, Grant, IdempotencyKey, LockId, Pending, Refusal, ResourceName, Terms,
 };
 
 /// A grant that took longer, also without a wait (the disk may), is only for a client that is
@@ -22,7 +22,7 @@ pub const IF_UNDELIVERED: &str = "RDLM-If-Undelivered";
 
 /// A lock that its client is still to be told of: without the response, nobody knows of it.
 pub(super) struct Untold {
-    locks: Arc<dyn LockManager>,
+    locks: Arc<dyn CurrentLocks>,
     pub(super) resource: ResourceName,
     is_introduced: bool,
 }
@@ -41,7 +41,14 @@ impl Untold {
         } else {
             response
         };
-        response.on_undelivered(move || locks.abandon(&resource, id))
+        response.on_undelivered(move || abandon(&*locks, &resource, id))
+    }
+}
+
+/// Gives a lock back that its client was not told of. Another server has it if this one has none.
+pub(super) fn abandon(locks: &dyn CurrentLocks, resource: &ResourceName, id: LockId) {
+    if let Ok(locks) = locks.current() {
+        locks.abandon(resource, id);
     }
 }
 
@@ -56,19 +63,21 @@ pub(super) fn acquire(
     let service = call.service;
     let began = Instant::now();
     let has_key = key.is_some();
-    let (acquired, wait) =
-        watched(call, |on_wait| service.locks.acquire(resource, request, key, on_wait));
+    let (acquired, wait) = watched(call, |on_wait| match service.locks.current() {
+        Ok(locks) => locks.acquire(resource, request, key, on_wait),
+        Err(refusal) => Err(refusal).into(),
+    });
     let (locks, metrics) = (Arc::clone(&service.locks), Arc::clone(&service.metrics));
     let (resource, presence) = (resource.clone(), call.caller.client.presence());
     acquired.map(move |acquired| {
         let took = began.elapsed();
-        let acquired = acquired.map_err(|refusal| wait.explain(refusal));
+        let acquired = acquired.map_err(|refusal| wait.explain(refusal, &*locks));
         metrics.acquisition(acquired.as_ref().map(drop).map_err(Refusal::reason), took);
         let grant = acquired?;
         // A retry may come when its client has gone on to another one.
         let may_have_left = wait == Wait::Watched || has_key || took >= PATIENCE;
         if may_have_left && presence.has_left() {
-            locks.abandon(&resource, grant.id);
+            abandon(&*locks, &resource, grant.id);
             return Err(Refusal::Departed);
         }
         Ok(grant)
@@ -84,9 +93,10 @@ pub(super) fn convert(
     conversion: Conversion,
 ) -> Result<Grant, Refusal> {
     let service = call.service;
-    let (converted, wait) =
-        watched(call, |on_wait| service.locks.convert(resource, id, conversion, on_wait));
-    let converted = converted.map_err(|refusal| wait.explain(refusal));
+    let (converted, wait) = watched(call, |on_wait| {
+        service.locks.current()?.convert(resource, id, conversion, on_wait)
+    });
+    let converted = converted.map_err(|refusal| wait.explain(refusal, &*service.locks));
     service.metrics.conversion(converted.as_ref().map(drop).map_err(Refusal::reason));
     converted
 }
@@ -102,9 +112,10 @@ enum Wait {
 
 impl Wait {
     /// Why the request was refused, if the core says this.
-    fn explain(self, refusal: Refusal) -> Refusal {
+    fn explain(self, refusal: Refusal, locks: &dyn CurrentLocks) -> Refusal {
         match refusal {
             Refusal::Departed if self == Self::Refused => Refusal::TooManyWaiting,
+            Refusal::ShuttingDown => locks.on_shutdown(),
             refusal => refusal,
         }
     }

@@ -94,7 +94,7 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
 pub(super) fn steady_state(call: &Call<'_>) -> Answer {
     let node = Node::of(call)?;
     call.require(Right::Lock, &node.resource)?;
-    match call.service.locks.release_by_key(&node.resource, &node.key).wait() {
+    match call.service.locks()?.release_by_key(&node.resource, &node.key).wait() {
         Ok(()) | Err(Refusal::NoSuchLock) => {
             Ok(answer(Status::Ok, "success", &format!("{} has no slot now", node.id)))
         }
@@ -130,7 +130,9 @@ fn answer(status: Status, kind: &str, value: &str) -> Response {
 fn all_slots_taken(call: &Call<'_>, resource: &ResourceName, group: &str, limit: Limit) -> Problem {
     let mut value = format!("all slots of the group {group} are taken, which has {limit}");
     let shows_title = call.shows_titles(resource, DOOR);
-    for (grant, key) in call.service.locks.holders(resource, MAX_NAMED) {
+    let locks = call.service.locks();
+    let holders = locks.map(|locks| locks.holders(resource, MAX_NAMED)).unwrap_or_default();
+    for (grant, key) in holders {
         let holder = if shows_title(key.as_ref()) { &grant.terms.title } else { SOMEBODY };
         let since = format_rfc3339_seconds(grant.since);
         // Writing to a string cannot fail.

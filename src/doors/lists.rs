@@ -10,6 +10,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::caller::Sight;
 use super::{Answer, Call, hal};
+use crate::current_locks::CurrentLocks;
 use crate::http::Problem;
 use crate::http::query::Query;
 use crate::lock::{Lock, LockManager, Page, Requester, ResourceName, Totals};
@@ -41,7 +42,7 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
         let mut selection = Selection::new(&*locks, &listing, &sight);
         let mut separator = Separator::default();
         while let Some(resource) = selection.next(out)? {
-            let first = locks.locks(&resource, None, LOCKS);
+            let first = current(&*locks)?.locks(&resource, None, LOCKS);
             // What has been released since the names were listed has no place in it.
             if first.locks.is_empty() {
                 continue;
@@ -58,7 +59,8 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
         write!(out, "],\"now\":\"{now}\"")?;
         // They count what others may not see.
         if sight.sees_all() {
-            let Totals { resources, active, waiting, .. } = locks.totals();
+            let Totals { resources, active, waiting, .. } =
+                current(&*locks)?.totals();
             write!(
                 out,
                 ",\"totals\":{{\"resources\":{resources},\"active\":{active},\"waiting\":{waiting}}}"
@@ -100,7 +102,7 @@ pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let prefix = call.service.prefix.clone();
     Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
         write!(out, "{{\"name\":\"{resource}\"")?;
-        let first = locks.locks(&resource, None, LOCKS);
+        let first = current(&*locks)?.locks(&resource, None, LOCKS);
         if !first.locks.is_empty() {
             out.write_all(b",\"_embedded\":{\"locks\":[")?;
             write_locks(out, &prefix, &*locks, &resource, first, shows_uids)?;
@@ -115,11 +117,16 @@ pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
     }))
 }
 
+/// The locks for the next page of a stream, which ends early if there are none here any more.
+fn current(locks: &dyn CurrentLocks) -> io::Result<Arc<dyn LockManager>> {
+    locks.current().map_err(io::Error::other)
+}
+
 /// Writes the locks of a resource, separated; `page` is the first page of them.
 fn write_locks(
     out: &mut dyn Write,
     prefix: &str,
-    locks: &dyn LockManager,
+    locks: &dyn CurrentLocks,
     resource: &ResourceName,
     mut page: Page,
     shows_uids: bool,
@@ -136,7 +143,7 @@ fn write_locks(
             hal::write_listed(out, prefix, resource, lock, waits, shows_uids)?;
         }
         let Some(next) = page.next else { return Ok(()) };
-        page = locks.locks(resource, Some(next), LOCKS);
+        page = current(locks)?.locks(resource, Some(next), LOCKS);
     }
 }
 
@@ -197,11 +204,11 @@ impl Listing {
     /// Whether a resource is asked for.
     fn has(
         &self,
-        locks: &dyn LockManager,
+        locks: &dyn CurrentLocks,
         resource: &ResourceName,
         pulse: &mut Pulse<'_>,
     ) -> io::Result<bool> {
-        if self.waiting && locks.locks(resource, None, 1).waiting == 0 {
+        if self.waiting && current(locks)?.locks(resource, None, 1).waiting == 0 {
             return Ok(false);
         }
         self.search.as_ref().map_or(Ok(true), |search| search.finds(locks, resource, pulse))
@@ -238,7 +245,7 @@ impl Search {
 
     fn finds(
         &self,
-        locks: &dyn LockManager,
+        locks: &dyn CurrentLocks,
         resource: &ResourceName,
         pulse: &mut Pulse<'_>,
     ) -> io::Result<bool> {
@@ -247,7 +254,7 @@ impl Search {
         }
         let mut after = None;
         loop {
-            let page = locks.locks(resource, after, LOCKS);
+            let page = current(locks)?.locks(resource, after, LOCKS);
             if page.locks.iter().any(|lock| self.is_of(lock)) {
                 return Ok(true);
             }
@@ -297,7 +304,7 @@ impl<'a> Pulse<'a> {
 
 /// The resources that are asked for, in order of their names.
 struct Selection<'a> {
-    locks: &'a dyn LockManager,
+    locks: &'a dyn CurrentLocks,
     listing: &'a Listing,
     sight: &'a Sight,
     names: std::vec::IntoIter<ResourceName>,
@@ -310,7 +317,7 @@ struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    fn new(locks: &'a dyn LockManager, listing: &'a Listing, sight: &'a Sight) -> Self {
+    fn new(locks: &'a dyn CurrentLocks, listing: &'a Listing, sight: &'a Sight) -> Self {
         let left = listing.limit.unwrap_or(usize::MAX);
         let latest = listing.after.clone();
         let names = Vec::new().into_iter();
@@ -346,7 +353,7 @@ impl<'a> Selection<'a> {
                     return Ok(Some(name));
                 }
             }
-            let names = self.locks.resources(self.latest.as_ref(), count);
+            let names = current(self.locks)?.resources(self.latest.as_ref(), count);
             count = MOST_NAMES.min(2 * count);
             let Some(last) = names.last() else { return Ok(None) };
             self.latest = Some(last.clone());
@@ -422,7 +429,7 @@ mod tests {
     fn a_search_tells_that_it_goes_on_and_ends_with_its_client() {
         // Too many names, or one name with too many locks to look at.
         for (query, resources, heard) in [("state=waiting", 1_000_000, 3), ("search=x", 1, 1)] {
-            let locks = Broken { resources, ..Broken::default() };
+            let locks = Arc::new(Broken { resources, ..Broken::default() });
             let listing = listing(query).unwrap();
             let sight = Sight::whole();
             let mut selection = Selection::new(&locks, &listing, &sight);

@@ -1,5 +1,5 @@
 //! Doors: what clients ask of the locks, each door a file over [`http`](crate::http) and the
-//! [`LockManager`].
+//! locks of [`CurrentLocks`].
 //!
 //! [`Service`] takes a request to its door: `routes` knows which one that is, `caller` who
 //! may pass.
@@ -37,6 +37,7 @@ use ipnet::IpNet;
 use log::{Level, debug, log_enabled};
 use smol_str::SmolStr;
 
+use crate::current_locks::CurrentLocks;
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
 use crate::lock::{LockManager, Pending, Reason, Refusal};
@@ -44,6 +45,7 @@ use crate::metrics::{Kind, Metrics};
 use crate::passwords::Passwords;
 use access::Access;
 pub use acquire::IF_UNDELIVERED;
+use acquire::abandon;
 use caller::Caller;
 pub use fleetlock::Slots;
 use gzip::Gzip;
@@ -103,7 +105,7 @@ pub struct Settings {
 
 /// Answers the requests of all connections.
 pub struct Service {
-    locks: Arc<dyn LockManager>,
+    locks: Arc<dyn CurrentLocks>,
     settings: Settings,
     metrics: Arc<Metrics>,
     passwords: Passwords,
@@ -130,7 +132,7 @@ type Later = Result<Pending<Answer>, Problem>;
 
 impl Service {
     /// Answers by way of these locks.
-    pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(locks: Arc<dyn CurrentLocks>, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let (passwords, shutting_down) = (Passwords::new(), AtomicBool::new(false));
         let site = Site::new(&settings.hosts, &settings.own_host, settings.base_url.as_deref());
         let subscribers = Arc::new(Subscribers::new(settings.max_subscribers));
@@ -234,8 +236,13 @@ impl Service {
     /// Gives back the lock that a target names, whose client was not told of it.
     pub fn give_back(&self, target: &Target<'_>) {
         if let Ok(Route::OfLock(_, resource, id)) = Route::parse(target) {
-            self.locks.abandon(&resource, id);
+            abandon(&*self.locks, &resource, id);
         }
+    }
+
+    /// The locks at this moment.
+    fn locks(&self) -> Result<Arc<dyn LockManager>, Problem> {
+        self.locks.current().map_err(refused)
     }
 
     /// The response to what could not be read.
@@ -518,7 +525,7 @@ mod tests {
             max_subscribers: 1,
             fleetlock: None,
         };
-        Service::new(locks, settings, Arc::default())
+        Service::new(Arc::new(locks), settings, Arc::default())
     }
 
     #[test]

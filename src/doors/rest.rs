@@ -36,7 +36,7 @@ pub(super) fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> Later 
              released, or DELETE the URL of the lock",
         )
     })?;
-    Ok(call.service.locks.release_by_key(resource, &key).map(released))
+    Ok(call.service.locks()?.release_by_key(resource, &key).map(released))
 }
 
 fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
@@ -46,7 +46,8 @@ fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
 
 /// `GET /locks/{resource}/{uid}`
 pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
-    let lock = call.service.locks.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
+    let lock =
+        call.service.locks()?.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
     Ok(hal::lock(Status::Ok, &call.service.prefix, resource, &lock))
 }
 
@@ -55,7 +56,10 @@ pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) 
     let changed = match body::change(call.request.body, call.service.settings.limits)? {
         body::Change::Renewal(lifetime) => {
             let metrics = Arc::clone(&call.service.metrics);
-            let renewed = call.service.locks.renew(resource, id, lifetime);
+            let renewed = match call.service.locks.current() {
+                Ok(locks) => locks.renew(resource, id, lifetime),
+                Err(refusal) => Err(refusal).into(),
+            };
             renewed.map(move |grant| {
                 grant.inspect_err(|refusal| metrics.renewal_failed(refusal.reason()))
             })
@@ -71,7 +75,7 @@ pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) 
 
 /// `DELETE /locks/{resource}/{uid}`
 pub(super) fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Later {
-    Ok(call.service.locks.release(resource, id).map(released))
+    Ok(call.service.locks()?.release(resource, id).map(released))
 }
 
 fn released(released: Result<(), Refusal>) -> Answer {

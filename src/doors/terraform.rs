@@ -94,7 +94,7 @@ fn seconds(text: &str, shortest: Duration, longest: Duration) -> Result<Duration
 }
 
 fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
-    let locks = &*call.service.locks;
+    let locks = &*call.service.locks()?;
     if call.request.body.trim_ascii().is_empty() {
         let holder = first_holder(locks, resource).map(|(grant, _)| grant.id);
         return force(call, resource, holder);
@@ -120,7 +120,7 @@ fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> An
     let administrator = call.require(Right::Administrate, resource)?;
     let administrator = administrator.map_or("somebody".into(), |name| format!("{name:?}"));
     let id = holder.ok_or_else(|| refused(Refusal::NoSuchLock))?;
-    call.service.locks.release(resource, id).wait().map_err(refused)?;
+    call.service.locks()?.release(resource, id).wait().map_err(refused)?;
     info!("{administrator} unlocked {resource} by Terraform");
     Ok(done())
 }
@@ -147,7 +147,8 @@ fn done() -> Response {
 /// Somebody else holds it: who, as an object that Terraform understands. Without an ID it would
 /// not try again.
 fn taken(call: &Call<'_>, resource: &ResourceName, status: Status) -> Problem {
-    let members = match first_holder(&*call.service.locks, resource) {
+    let locks = call.service.locks().ok();
+    let members = match locks.and_then(|locks| first_holder(&*locks, resource)) {
         Some((grant, key)) => {
             let id = key.as_ref().and_then(|key| key.id_at_door(DOOR));
             let shows_title = call.shows_titles(resource, DOOR);

@@ -18,6 +18,7 @@ use super::parked::Parked;
 use super::serving::Server;
 use super::{Error, Options};
 use crate::cluster::{Member, Tables};
+use crate::current_locks::CurrentLocks;
 use crate::doors::event_log::EventLog;
 use crate::doors::users::{UserFile, Users};
 use crate::doors::{Service, Settings};
@@ -76,9 +77,9 @@ impl Running {
             .transpose()?
             .flatten();
         let loss = if member.is_some() { loss } else { never() };
-        let locks: Arc<dyn LockManager> = match &member {
-            Some(member) => Arc::clone(member) as Arc<dyn LockManager>,
-            None => Arc::new(open_table(&options, lock_limits, observer.clone())?),
+        let locks: Arc<dyn CurrentLocks> = match &member {
+            Some(member) => Arc::clone(member) as Arc<dyn CurrentLocks>,
+            None => Arc::new(Arc::new(open_table(&options, lock_limits, observer.clone())?)),
         };
         metrics.set_max_connections(capacity.connections);
         let event_log = start_event_log(&options, &*locks)?;
@@ -98,7 +99,11 @@ impl Running {
         let server = Arc::new(server);
         let (to_end, to_settle) = (Arc::clone(&locks), locks);
         let end_waits = Parked::new("shut down", move || to_end.shut_down())?;
-        let settle = Parked::new("settle", move || to_settle.settle())?;
+        let settle = Parked::new("settle", move || {
+            if let Ok(table) = to_settle.current() {
+                table.settle();
+            }
+        })?;
         let workers = server.workers()?;
         thread::Builder::new().name("accept".into()).spawn({
             let (server, listener) = (Arc::clone(&server), Arc::clone(&listener));
@@ -215,7 +220,7 @@ fn open_table(
 
 fn start_event_log(
     options: &Options,
-    locks: &dyn LockManager,
+    locks: &dyn CurrentLocks,
 ) -> Result<Option<Arc<EventLog>>, Error> {
     let Some(path) = &options.event_log else { return Ok(None) };
     let started = EventLog::start(path.clone(), locks.events());

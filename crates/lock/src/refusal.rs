@@ -53,7 +53,7 @@ impl Refusal {
             Self::TooManyLocks => Reason::TooManyLocks,
             Self::NotWritten(NotWritten::Refused(_)) => Reason::NotWritten,
             Self::NotWritten(NotWritten::Unknown) => Reason::OutcomeUnknown,
-            Self::NotWritten(NotWritten::Deposed) => Reason::NotActive,
+            Self::NotWritten(NotWritten::Fenced) => Reason::NotActive,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::NoSuchLock => Reason::NoSuchLock,
             Self::StillWaiting => Reason::StillWaiting,
@@ -168,10 +168,10 @@ impl std::error::Error for Refusal {}
 pub enum NotWritten {
     /// It was refused, and nothing has changed.
     Refused(Arc<str>),
-    /// Another server has taken over, or is about to. It may have found the change, or not.
+    /// The store was fenced while it wrote the change, which may have been written or not.
     Unknown,
-    /// Another server has taken over, or is about to, and has not found the change.
-    Deposed,
+    /// The store had been fenced before, so the change was not written.
+    Fenced,
 }
 
 impl fmt::Display for NotWritten {
@@ -182,7 +182,7 @@ impl fmt::Display for NotWritten {
                 "it is not known whether this was done: look, or send it again with its \
                  Idempotency-Key",
             ),
-            Self::Deposed => {
+            Self::Fenced => {
                 f.write_str("this server is not the active one any more, and nothing was done")
             }
         }

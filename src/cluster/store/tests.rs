@@ -49,7 +49,8 @@ fn take_over(etcd: &process::Etcd, leaving: &Receiver<Infallible>) -> EtcdStore 
     history.show(None, shown.as_ref()).unwrap();
     let tenure = Tenure::new(pace, "http://127.0.0.1:1");
     let (leaving, now) = (leaving.clone(), clock::now());
-    let chain = Chain::take_over(client, keys, history, tenure, head, now, leaving);
+    let over = bounded(0).0;
+    let chain = Chain::take_over(client, keys, history, tenure, head, now, leaving, over);
     let metrics = Metrics::with_cluster_if(true).1.unwrap();
     EtcdStore::new(chain.unwrap(), None, metrics, unbounded().0)
 }

@@ -93,7 +93,7 @@ impl Committer {
     pub(super) fn write(&mut self, batch: &[Change]) -> Result<Vec<Written>, Arc<str>> {
         self.latest_batch = batch.len();
         if self.fenced {
-            return Ok(vec![Err(NotWritten::Deposed); batch.len()]);
+            return Ok(vec![Err(NotWritten::Fenced); batch.len()]);
         }
         let all = self.commit(batch)?;
         // A change that frees space says nothing about the others.
@@ -188,7 +188,7 @@ impl Committer {
                 error!("locks cannot be changed for now: {why}");
             }
             // The store has logged it.
-            Err(NotWritten::Unknown | NotWritten::Deposed) => self.fenced = true,
+            Err(NotWritten::Unknown | NotWritten::Fenced) => self.fenced = true,
             Ok(()) if self.failing => info!("locks can be changed again"),
             _ => {}
         }
