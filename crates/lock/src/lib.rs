@@ -24,7 +24,7 @@ mod stored;
 mod sync;
 mod table;
 
-pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
+pub use events::{Canceller, Event, EventDetails, Events, KEPT, Kind, Received, Subscriber};
 pub use grant::{Conversion, Grant, Lock, Requester, Terms, Waiting};
 pub use journal::FileStore;
 pub use journal::store::{

@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime};
 use super::nanos::Instant;
 use super::numbers::Numbers;
 use super::{
-    Conversion, Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, Page, Refusal,
-    Terms,
+    Conversion, Cursor, End, EventDetails, Grant, IdempotencyKey, Kind, Lock, LockId, Page,
+    Refusal, Terms,
 };
 #[cfg(all(test, shuttle))]
 pub(super) use compatibility::can_be_held_together;
@@ -130,7 +130,7 @@ pub(super) struct Outcome<W> {
     /// The clients whose wait is over, in order, with the word for each.
     pub(super) told: Vec<(W, Reply)>,
     /// What has happened, in order.
-    pub(super) happened: Vec<Happening>,
+    pub(super) happened: Vec<EventDetails>,
     /// Places in line of requests with a key that have come, or gone, by their arrival.
     pub(super) places: Vec<(u64, Option<Place>)>,
 }
@@ -282,7 +282,7 @@ impl<W> Resource<W> {
             let asked = self.line.place(holder.id).map(|place| place.since);
             let granted = of_grant(holder.grant(), Kind::Granted);
             let since = asked.unwrap_or(granted.since);
-            outcome.happened.push(Happening { since, ..granted });
+            outcome.happened.push(EventDetails { since, ..granted });
             let waiter = self.take_out(holder.id, outcome);
             let word = |holder: &Holder| match to_newcomer {
                 true => Reply::Refused(Refusal::Superseded),
@@ -319,14 +319,14 @@ impl<W> Resource<W> {
     }
 
     /// What happens to a place in line.
-    fn of_place(&self, id: LockId, kind: Kind) -> Option<Happening> {
+    fn of_place(&self, id: LockId, kind: Kind) -> Option<EventDetails> {
         let Place { id, terms, since, .. } = self.line.place(id)?;
         let terms = terms.clone();
-        Some(Happening { kind, id: *id, terms, fencing_token: None, since: *since })
+        Some(EventDetails { kind, id: *id, terms, fencing_token: None, since: *since })
     }
 
     /// What happens to a lock that stays.
-    fn of_holder(&self, id: LockId, kind: Kind) -> Option<Happening> {
+    fn of_holder(&self, id: LockId, kind: Kind) -> Option<EventDetails> {
         self.holders.get(id).map(|holder| of_grant(holder.grant(), kind))
     }
 
@@ -470,9 +470,9 @@ fn is_held(holder: &Holder, going_on: &HashSet<LockId>, now: Instant) -> bool {
 }
 
 /// What happens to a lock.
-fn of_grant(grant: Grant, kind: Kind) -> Happening {
+fn of_grant(grant: Grant, kind: Kind) -> EventDetails {
     let Grant { id, terms, since, fencing_token, .. } = grant;
-    Happening { kind, id, terms, fencing_token: Some(fencing_token), since }
+    EventDetails { kind, id, terms, fencing_token: Some(fencing_token), since }
 }
 
 impl<W> Default for Outcome<W> {

@@ -22,7 +22,7 @@ use crate::nanos::Instant;
 use crate::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::now;
-use crate::{End, Happening, Kind, NotWritten, Refusal, ResourceName, Terms, events};
+use crate::{End, EventDetails, Kind, NotWritten, Refusal, ResourceName, Terms, events};
 
 /// By which a change that was written is finished.
 pub(super) type Ticket = Arc<Slot>;
@@ -262,7 +262,7 @@ impl Shared {
             afterwards.tell(waiter, word);
         }
         let happened = outcome.happened.into_iter();
-        afterwards.happened.extend(happened.map(|what| self.events.note(resource, wall, what)));
+        afterwards.happened.extend(happened.map(|what| self.events.record(resource, wall, what)));
         if self.keeps_places {
             afterwards.places.extend(outcome.places);
         }
@@ -290,10 +290,10 @@ impl Shared {
         if afterwards.happened.is_empty() {
             return;
         }
-        self.events.tell();
+        self.events.notify();
         let next = LazyCell::new(|| next(&afterwards.happened));
         for event in &afterwards.happened {
-            if let Kind::Ended(end) = event.happening.kind {
+            if let Kind::Ended(end) = event.details.kind {
                 self.observer.ended(end, event.lasted());
                 log_end(event, end, || &next);
             }
@@ -400,16 +400,16 @@ fn log_end<'a>(event: &events::Event, end: End, next: impl FnOnce() -> &'a str) 
         return;
     }
     let (resource, held) = (&event.resource, seconds(event.lasted()));
-    let Happening { kind, id, terms: Terms { title, client, .. }, .. } = &event.happening;
+    let EventDetails { kind, id, terms: Terms { title, client, .. }, .. } = &event.details;
     let how = kind.name();
     info!("{how}: {resource}/{id} {title:?} of {client}, held for {held} s{}", next());
 }
 
 /// Who was granted the lock that others have lost: the same for each of these.
 fn next(happened: &[events::Event]) -> String {
-    let mut granted = happened.iter().filter(|event| event.happening.kind == Kind::Granted);
+    let mut granted = happened.iter().filter(|event| event.details.kind == Kind::Granted);
     let Some(event) = granted.next() else { return String::new() };
-    let Terms { title, client, .. } = &event.happening.terms;
+    let Terms { title, client, .. } = &event.details.terms;
     let more = match granted.count() {
         0 => String::new(),
         more => format!(", and {more} more"),
