@@ -4,7 +4,6 @@
 //! HTTP, JSON, the command line or sockets.
 
 pub mod clock;
-mod deadlines;
 mod events;
 mod grant;
 mod journal;
@@ -16,7 +15,6 @@ mod nanos;
 mod numbers;
 mod parallel;
 mod pending;
-mod reaper;
 mod refusal;
 mod resource;
 mod sharded;

@@ -13,20 +13,21 @@ impl Scene {
 
     /// Repeats an event as long as it brings something about that is not more than a piece;
     /// returns how many times that was.
-    fn repeat(&mut self, event: impl Fn() -> Event<&'static str>) -> usize {
+    fn repeat(&mut self, input: impl Fn() -> Input<&'static str>) -> usize {
         let now = |scene: &Self| scene.instant;
         for times in 0.. {
-            let at = Now { instant: now(self), wall: self.wall, numbers: &self.numbers };
-            let Decision { facts, plan, .. } = self.resource.decide(event(), at);
+            let at = Now { instant: now(self), wall: self.wall };
+            let Decision { facts, plan, .. } =
+                self.resource.decide(input(), at, &mut || self.numbers.next());
             let sizes =
                 [plan.ended.len(), plan.deleted.len() + plan.granted.len(), facts.given_up.len()];
             if sizes == [0; 3] {
                 return times;
             }
             assert!(sizes.iter().all(|size| *size <= PIECE), "{sizes:?} at once");
-            let mut outcome = Outcome::default();
-            self.resource.note(facts, &mut outcome);
-            self.resource.apply(plan, at, &mut outcome);
+            let mut effects = Effects::default();
+            self.resource.note(facts, &mut effects);
+            self.resource.apply(plan, at, &mut effects);
         }
         unreachable!()
     }
@@ -44,7 +45,7 @@ fn what_expires_together_does_so_in_pieces() {
     is_linear(|count| {
         let mut scene = Scene::new();
         scene.read(count, 10.0);
-        let pieces = scene.at(11.0).repeat(|| Event::Expire);
+        let pieces = scene.at(11.0).repeat(|| Input::Expire);
         assert!(scene.resource.is_empty());
         pieces
     });
@@ -56,8 +57,8 @@ fn those_who_fit_together_are_granted_in_pieces_and_in_order() {
         let mut scene = Scene::new();
         scene.acquire("a", 0.0, 10.0);
         scene.read(count, HOUR);
-        let pieces = scene.at(11.0).repeat(|| Event::Expire);
-        assert_eq!((scene.resource.holders.len(), scene.resource.line.waiting()), (count, 0));
+        let pieces = scene.at(11.0).repeat(|| Input::Expire);
+        assert_eq!((scene.resource.holders.len(), scene.resource.line.waiting_count()), (count, 0));
         pieces
     });
 }
@@ -72,8 +73,8 @@ fn places_are_given_up_in_pieces() {
             let Reply::InLine(claim, _) = reply else { panic!("{reply:?}") };
             scene.withdraw(claim);
         }
-        let pieces = scene.at(30.0).repeat(|| Event::Expire);
-        assert_eq!(scene.resource.line.kept(), 0);
+        let pieces = scene.at(30.0).repeat(|| Input::Expire);
+        assert_eq!(scene.resource.line.kept_count(), 0);
         pieces
     });
 }
@@ -91,7 +92,7 @@ fn what_is_deleted_together_is_deleted_in_pieces_but_for_who_came_later() {
         }
         let before = scene.numbers.next();
         scene.acquire("c", HOUR, HOUR);
-        let pieces = scene.repeat(|| Event::Delete(before));
+        let pieces = scene.repeat(|| Input::Delete(before));
         assert_eq!(scene.locks(), ["c"]);
         assert!(scene.resource.is_behind(|| scene.instant), "the newcomer is next");
         scene.expire();
