@@ -1,7 +1,7 @@
 //! The lock core: who holds a resource, who waits for it, who is next.
 //!
-//! [`LockManager`] is the one way in, [`LockTable`] implements it. The core knows nothing of
-//! HTTP, JSON, the command line or sockets.
+//! [`LockManager`] is its interface, [`LockTable`] the implementation. It knows no HTTP, JSON,
+//! command line or sockets.
 
 pub mod clock;
 mod events;

@@ -2,20 +2,20 @@
 //!
 //! # The way of a request
 //!
-//! [`LockTable::acquire`] takes a request in five stages. The other changes go the same way.
+//! [`LockTable::acquire`] takes a request through five stages. Other changes go the same way.
 //!
 //! 1. **Find.** The request becomes an [`Input`] for its resource, whose slot is looked up in the
 //!    map, or added (`lookup.rs`).
 //! 2. **Begin** (`change.rs`). Under the mutex of the resource, `resource/decide.rs` works out the
-//!    facts, the plan and the answer. The facts are applied. Without a store, so is the plan: go to
-//!    stage 5. If the request only joins the line, there is no plan, either.
-//! 3. **Write.** The plan closes the gate of the resource (`gate.rs`), the mutex is unlocked, and the
-//!    change goes to the journal. Inputs that arrive meanwhile queue up at the gate.
-//! 4. **Finish.** The thread that has written, which is the journal's or the request's own, locks the
-//!    mutex again, applies the plan, or drops it if it could not be written, and sets the results of
-//!    those whom it concerns. Then it decides the queued inputs, up to the next that has to be
-//!    written, and unlocks the mutex. When the whole batch is finished, it wakes the waiters.
-//! 5. **Reply** (`waiting.rs`). For a result that comes with the write, the request's thread does not
+//!    facts, the plan and the answer. The facts are applied. So is the plan, without a store or if
+//!    it changes no lock, as when the request joins the line: then stage 5 is next.
+//! 3. **Write.** The plan closes the gate of the resource (`gate.rs`), the mutex is unlocked, and
+//!    the change goes to the journal. Inputs that arrive meanwhile queue up at the gate.
+//! 4. **Finish.** The thread that has written, which is the journal's or the request's own, locks
+//!    the mutex again, applies the plan, or drops it if it could not be written, and sets the
+//!    results of those whom it concerns. Then it decides the queued inputs, up to the next that has
+//!    to be written, and unlocks the mutex. Once the whole batch is finished, it wakes the waiters.
+//! 5. **Reply** (`waiting.rs`). For a result that comes with a write, the request's thread does not
 //!    wait: it returns [`Pending::Later`]. In line, it sleeps until its result is there
 //!    (`waiter.rs`). When its time is over or its client has gone, it ends its wait, which is an
 //!    input like any other. A result that comes at the same time wins.
@@ -65,8 +65,8 @@ use slot::{Input, Resource, Slot};
 use waiter::Waiter;
 use waiting::{Caller, OnTimeout};
 
-/// How much there may be at a time. Checked as requests arrive: those that arrive at the same moment
-/// may exceed a limit by one each, and a request that waits is granted its lock in any case.
+/// How much there may be at a time. Checked as requests arrive: those that arrive at the same
+/// moment may exceed a limit by one each, and a request that waits is granted its lock in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Locks that are held, and places that are kept for departed clients.

@@ -111,7 +111,7 @@ impl<'r, 'n, W> Planner<'r, 'n, W> {
     }
 
     /// Converts locks from the head of the conversions. If none of these is left, grants locks from
-    /// the head of the line, for as long as the next one fits. The one that `leaves` is passed over.
+    /// the head of the line, as long as the next one fits. The one that `leaves` is passed over.
     pub(super) fn promote(mut self, leaves: Option<LockId>) -> Self {
         if self.convert_each(leaves) {
             self.grant_each(self.resource.line.waiting(..), leaves);

@@ -35,8 +35,8 @@ struct Index {
 /// What the reaper sleeps for.
 #[derive(Default)]
 struct Alarm {
-    /// The earliest deadline that the reaper knows of. Cleared before the reaper looks at the index,
-    /// so that a deadline which is added during the look sets it again.
+    /// The earliest deadline that the reaper knows of. Cleared before the reaper reads the index, so
+    /// that a deadline which is added meanwhile sets it again.
     next: Option<Instant>,
     closed: bool,
 }
@@ -126,7 +126,9 @@ impl Deadlines {
                 None => drop(self.earlier.wait(alarm).unwrap_or_else(|_| poisoned())),
                 Some(next) => {
                     let remaining = next.saturating_duration_since(now());
-                    drop(self.earlier.wait_timeout(alarm, remaining).unwrap_or_else(|_| poisoned()));
+                    drop(
+                        self.earlier.wait_timeout(alarm, remaining).unwrap_or_else(|_| poisoned()),
+                    );
                 }
             }
         }
