@@ -68,12 +68,12 @@ enum Step {
     },
 }
 
-/// The words after which all is as it was.
+/// The results that leave everything as it was.
 const NOTHING_HAPPENS: [&str; 5] =
     ["still_waiting", "no_such_lock", "not_convertible", "converting", "mismatch"];
 
-/// What somebody hears: the number of its sending, and the word.
-type Heard = (usize, &'static str);
+/// The number of a delivery, and its result.
+type Completed = (usize, &'static str);
 
 #[derive(Debug, Clone, Default)]
 struct Model {
@@ -86,8 +86,8 @@ struct Model {
     line: Vec<ModelLock>,
     /// How many sendings there were.
     sent: usize,
-    /// What was heard at the last event.
-    heard: Vec<Heard>,
+    /// The results of the last step.
+    results: Vec<Completed>,
     /// The sendings that were told of a grant, and of which.
     told: HashMap<usize, usize>,
 }
@@ -102,13 +102,13 @@ struct ModelLock {
     lifetime_ms: u64,
     /// Of the wait or of the lifetime.
     end: u64,
-    /// How many answers tell that it is held.
+    /// How many responses tell that it is held.
     answers: u32,
-    /// Nobody is connected who knows of it: it goes at this time.
+    /// No client that knows of it is connected: it ends at this time.
     lost: Option<u64>,
 }
 
-/// The wish for another mode, which waits.
+/// A conversion that waits.
 #[derive(Debug, Clone)]
 struct ModelConversion {
     sender: usize,
@@ -193,7 +193,7 @@ impl ReferenceStateMachine for Model {
 }
 
 impl ModelLock {
-    /// Held by nobody who knows of it, and not kept any longer.
+    /// No client knows of it, and it is not kept any longer.
     fn is_over(&self, now: u64) -> bool {
         self.lost.is_some_and(|until| until <= now)
     }

@@ -39,7 +39,7 @@ impl Scene {
         (id, granted)
     }
 
-    /// The same in any mode; also, who heard what.
+    /// The same in any mode; also, who was told what.
     fn acquire_in(
         &mut self,
         mode: Mode,
@@ -69,7 +69,7 @@ impl Scene {
         self.happen(acquires(asked))
     }
 
-    /// What an event brings about that is written; the answer, and who heard what.
+    /// Runs an input whose plan is written: the reply, and who was told what.
     fn happen(&mut self, input: Input<&'static str>) -> (Reply, String) {
         let (reply, told) = self.happen_unchecked(input);
         self.resource.check();
@@ -83,16 +83,16 @@ impl Scene {
             self.resource.decide(input, now, &mut || self.numbers.next());
         self.resource.note(facts, &mut effects);
         self.resource.apply(plan, now, &mut effects);
-        (self.resource.answer(answer), heard(effects))
+        (self.resource.answer(answer), completed(effects))
     }
 
-    /// The same when the store refuses to write: who heard what all the same.
+    /// The same when the store refuses to write: who was told what even so.
     fn refuse(&mut self, input: Input<&'static str>) -> String {
         let now = Now { instant: self.instant, wall: self.wall };
         let mut effects = Effects::default();
         let facts = self.resource.decide(input, now, &mut || self.numbers.next()).facts;
         self.resource.note(facts, &mut effects);
-        heard(effects)
+        completed(effects)
     }
 
     fn release(&mut self, id: LockId) -> (bool, String) {
@@ -135,7 +135,7 @@ impl Scene {
 const GRACE: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Whoever appears in these tests.
+/// The clients in these tests.
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> Terms {
@@ -155,16 +155,16 @@ fn acquires(asked: Arrival) -> Input<&'static str> {
     Input::Acquire(Box::new(asked), who)
 }
 
-fn heard(effects: Effects<&'static str>) -> String {
+fn completed(effects: Effects<&'static str>) -> String {
     let ended = effects.events.into_iter().filter_map(|grant| match grant.kind {
         Kind::Ended(End::Expired) => Some(format!("{} expired", grant.terms.title)),
         Kind::Ended(End::Abandoned) => Some(format!("{} abandoned", grant.terms.title)),
         _ => None,
     });
-    let told = effects.results.into_iter().map(|(who, word)| match word {
+    let told = effects.results.into_iter().map(|(who, result)| match result {
         Reply::Granted(_) => format!("{who} granted"),
         Reply::Refused(refusal) => format!("{who} {}", refusal.name().replace('_', " ")),
-        Reply::Done | Reply::InLine(..) => panic!("{who} heard {word:?}"),
+        Reply::Done | Reply::InLine(..) => panic!("{who} got {result:?}"),
     });
     ended.chain(told).collect::<Vec<_>>().join(", ")
 }
@@ -218,7 +218,7 @@ impl<W> Resource<W> {
         assert!(counts.exclusive() <= limit, "more than the limit: {:?}", self.holders);
         let first = self.line.first().filter(|_| self.conversions.is_empty());
         let fits = first.is_some_and(|first| counts.allow(first.place.terms.mode));
-        assert!(!fits, "somebody waits for a free lock");
+        assert!(!fits, "a request waits for a free lock");
         self.check_conversions();
     }
 
@@ -326,7 +326,7 @@ fn a_waiter_whose_wait_is_over_is_passed_over() {
 }
 
 #[test]
-fn whoever_leaves_the_line_is_not_granted() {
+fn a_request_that_leaves_the_line_is_not_granted() {
     let mut scene = Scene::new();
     let (a, _) = scene.acquire("a", 0.0, 100.0);
     let (b, _) = scene.acquire("b", 50.0, 100.0);
@@ -337,7 +337,7 @@ fn whoever_leaves_the_line_is_not_granted() {
 }
 
 #[test]
-fn a_deleted_waiter_hears_of_it_and_the_others_move_up() {
+fn a_deleted_waiter_is_told_and_the_others_move_up() {
     let mut scene = Scene::new();
     let (a, _) = scene.acquire("a", 0.0, 100.0);
     let (b, _) = scene.acquire("b", 50.0, 100.0);
@@ -347,7 +347,7 @@ fn a_deleted_waiter_hears_of_it_and_the_others_move_up() {
 }
 
 #[test]
-fn clearing_ends_every_wait_and_grants_nobody() {
+fn a_deletion_ends_every_wait_and_grants_nothing() {
     let mut scene = Scene::new();
     scene.acquire("a", 0.0, 100.0);
     scene.acquire("b", 50.0, 100.0);
@@ -436,7 +436,7 @@ fn kept_places_at_the_head_are_not_walked_again_and_again() {
 }
 
 #[test]
-fn whoever_is_deleted_as_the_holder_expires_is_not_granted() {
+fn a_request_deleted_as_the_holder_expires_is_not_granted() {
     let mut scene = Scene::new();
     scene.acquire("a", 0.0, 10.0);
     scene.acquire("b", 50.0, 100.0);

@@ -49,7 +49,7 @@ struct World {
     failed: Arc<AtomicBool>,
 }
 
-/// Hears that the core cannot go on.
+/// Is told that the core cannot go on.
 struct Listener(Arc<AtomicBool>);
 
 impl Observer for Listener {
@@ -120,7 +120,7 @@ impl World {
         self.table.convert(&self.resource, held.id, wanted, on_wait)
     }
 
-    /// Holds an exclusive lock that does not expire, for a moment: nobody else may.
+    /// Holds an exclusive lock that does not expire, for a moment, and checks that nobody else does.
     fn use_and_release(&self, grant: &Grant) {
         assert_eq!(self.exclusive.fetch_add(1, Ordering::SeqCst), 0, "two holders");
         thread::yield_now();
@@ -132,7 +132,7 @@ impl World {
         self.table.release(&self.resource, grant.id).wait().is_ok()
     }
 
-    /// Nobody waits, nobody holds, and nothing is left of anybody. Ends the reaper.
+    /// Checks that there are no locks, no requests and no slots left. Ends the table.
     fn end(self) {
         let shared = &self.table.shared;
         // What follows from the last change may still be under way on the journal's thread.
@@ -170,7 +170,7 @@ fn a_grant_against_the_end_of_the_wait() {
 }
 
 /// While the store is at one change, another one waits, with a request behind it, until it is
-/// handed over or nobody has patience any more.
+/// handed over or its callers give up.
 #[test]
 fn a_withdrawal_against_the_store() {
     explore(|| {
@@ -200,7 +200,7 @@ fn a_withdrawal_against_the_store() {
     });
 }
 
-/// Each of them is told something, and no change is left that nobody finishes.
+/// Each of them gets a result, and no change is left unfinished.
 #[test]
 fn a_withdrawal_against_the_end_of_the_server() {
     explore(|| {

@@ -217,7 +217,7 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
             Err(Refusal::TimedOut) => {}
             other => panic!("{other:?}"),
         }
-        assert!(table.is_empty(), "somebody was granted a lock and does not know it");
+        assert!(table.is_empty(), "a client was granted a lock and does not know it");
     }
 }
 
@@ -240,7 +240,7 @@ fn deleting_tells_every_waiter() {
 }
 
 #[test]
-fn shutting_down_refuses_who_waits_and_who_comes() {
+fn shutting_down_refuses_waiting_and_new_requests() {
     let table = table();
     let resource = name("r");
     table.hold(&resource, LONG);
@@ -258,7 +258,7 @@ fn shutting_down_refuses_who_waits_and_who_comes() {
 }
 
 #[test]
-fn only_so_many_may_wait() {
+fn the_number_of_waiting_requests_is_limited() {
     for (waiting, waiting_per_resource, full) in [(1, 2, "other"), (2, 1, "r")] {
         let table = table_for(Limits { waiting, waiting_per_resource, ..LIMITS });
         let (resource, full) = (name("r"), name(full));
@@ -314,14 +314,14 @@ fn pages_of_names_make_up_the_whole_list() {
 }
 
 #[test]
-fn only_so_many_locks_may_be_held() {
+fn the_number_of_locks_is_limited() {
     let table = table_for(Limits { locks: 2, ..LIMITS });
     let (a, b, c) = (name("a"), name("b"), name("c"));
     let held = table.hold(&a, LONG);
     table.hold(&b, LONG);
     let at_once = || table.wait_for(&c, request(Duration::ZERO, LONG));
     assert_eq!(at_once().unwrap_err(), Refusal::TooManyLocks);
-    // Whoever waits gets the lock of whoever had it.
+    // The limit does not stop a waiting request, which takes over the lock of another.
     thread::scope(|scope| {
         let waiter = scope.spawn(|| table.wait_for(&a, request(PATIENCE, LONG)));
         table.wait_for_line(&a, 1);
@@ -333,7 +333,7 @@ fn only_so_many_locks_may_be_held() {
     at_once().unwrap();
 }
 
-/// A handler that panics while its request waits leaves nobody in line whom nobody serves, and
+/// A handler that panics while its request waits leaves no request in line without a thread, and
 /// the core goes on.
 #[test]
 fn a_panic_while_waiting_leaves_the_line() {

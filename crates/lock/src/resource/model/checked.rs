@@ -15,13 +15,13 @@ pub(super) struct Checked {
     /// The first sending of each request.
     numbers_of: HashMap<LockId, usize>,
     sent: usize,
-    heard: Vec<Heard>,
+    results: Vec<Completed>,
     /// The store refuses to write.
     refuses: bool,
 }
 
 impl Checked {
-    /// Runs an event as the table does, and notes who heard what. The answer to whoever caused it.
+    /// Runs an input as the table does, and notes the results. Returns the reply to the caller.
     fn happen(&mut self, input: Input<usize>) -> Reply {
         let since_start = Duration::from_millis(self.now_ms);
         let (instant, wall) = (self.start + since_start, SystemTime::UNIX_EPOCH + since_start);
@@ -35,8 +35,8 @@ impl Checked {
         if !refused {
             self.resource.apply(plan, now, &mut effects);
         }
-        for (number, word) in effects.results {
-            self.hear(number, &word);
+        for (number, result) in effects.results {
+            self.complete(number, &result);
         }
         match answer {
             Answer::Done | Answer::Granted(_) if refused => {
@@ -46,8 +46,8 @@ impl Checked {
         }
     }
 
-    fn hear(&mut self, number: usize, word: &Reply) {
-        let word = match word {
+    fn complete(&mut self, number: usize, result: &Reply) {
+        let result = match result {
             Reply::Granted(grant) => {
                 self.told.insert(number, grant.id);
                 self.numbers_of.entry(grant.id).or_insert(number);
@@ -59,9 +59,9 @@ impl Checked {
                 self.numbers_of.entry(claim.id()).or_insert(number);
                 return;
             }
-            Reply::Done => panic!("{number} heard {word:?}"),
+            Reply::Done => panic!("{number} got {result:?}"),
         };
-        self.heard.push((number, word));
+        self.results.push((number, result));
     }
 
     fn acquire(&mut self, terms: Terms, key: Option<u8>) {
@@ -71,7 +71,7 @@ impl Checked {
         let arrived_at = self.start + Duration::from_millis(self.now_ms);
         let asked = Arrival { id: LockId::random(), terms, key, arrived_at };
         let reply = self.happen(Input::Acquire(Box::new(asked), number));
-        self.hear(number, &reply);
+        self.complete(number, &reply);
     }
 
     fn convert(&mut self, number: usize, wanted: Conversion) {
@@ -81,7 +81,7 @@ impl Checked {
         let arrived_at = self.start + Duration::from_millis(self.now_ms);
         let reply = self
             .happen(Input::Convert(Box::new(ConvertRequest { id, wanted, arrived_at }), sender));
-        self.hear(sender, &reply);
+        self.complete(sender, &reply);
     }
 
     /// The lock that was first asked for by this sending.
@@ -128,13 +128,13 @@ impl StateMachineTest for Checked {
             told: HashMap::new(),
             numbers_of: HashMap::new(),
             sent: 0,
-            heard: Vec::new(),
+            results: Vec::new(),
             refuses: false,
         }
     }
 
     fn apply(mut checked: Self, model: &Model, happening: Happening) -> Self {
-        checked.heard.clear();
+        checked.results.clear();
         let Happening { step, refused } = happening;
         checked.refuses = refused && !matches!(step, Step::Pass { .. });
         let ms = Duration::from_millis;
@@ -184,18 +184,18 @@ impl StateMachineTest for Checked {
             }
             Step::Pass { ms } => checked.pass(ms),
         }
-        let sorted = |heard: &[Heard]| {
-            let mut heard = heard.to_vec();
-            heard.sort_unstable();
-            heard
+        let sorted = |results: &[Completed]| {
+            let mut results = results.to_vec();
+            results.sort_unstable();
+            results
         };
-        assert_eq!(sorted(&checked.heard), sorted(&model.heard), "what was heard");
+        assert_eq!(sorted(&checked.results), sorted(&model.results), "the results");
         checked
     }
 
     fn check_invariants(checked: &Self, model: &Model) {
         let now = checked.start + Duration::from_millis(checked.now_ms);
-        // Whoever fits is held up by the store alone.
+        // A request that fits waits for the store alone.
         if checked.resource.next_due().is_none_or(|due| due > now) {
             checked.resource.check();
         }

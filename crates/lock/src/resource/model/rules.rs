@@ -26,11 +26,11 @@ impl Model {
 
     /// Those whose lock is gone are gone.
     fn drop_conversions(&mut self) {
-        let Self { held, converting, heard, .. } = self;
+        let Self { held, converting, results, .. } = self;
         converting.retain(|waiting| {
             let is_held = held.iter().any(|lock| lock.number == waiting.number);
             if !is_held {
-                heard.push((waiting.sender, "no_such_lock"));
+                results.push((waiting.sender, "no_such_lock"));
             }
             is_held
         });
@@ -46,7 +46,7 @@ impl Model {
         lock.answers += 1;
         lock.lost = None;
         self.told.insert(to.sender, to.number);
-        self.heard.push((to.sender, "granted"));
+        self.results.push((to.sender, "granted"));
     }
 
     fn convert(
@@ -60,18 +60,18 @@ impl Model {
         self.sent += 1;
         let Some(lock) = self.held.iter().find(|lock| lock.number == number) else {
             let waits = self.line.iter().any(|lock| lock.number == number);
-            let word = if waits { "still_waiting" } else { "no_such_lock" };
-            return self.heard.push((sender, word));
+            let result = if waits { "still_waiting" } else { "no_such_lock" };
+            return self.results.push((sender, result));
         };
         let from = lock.mode;
         if from.1 > 1 || mode.1 > 1 {
-            return self.heard.push((sender, "not_convertible"));
+            return self.results.push((sender, "not_convertible"));
         }
         if self.converting.iter().any(|waiting| waiting.number == number) {
-            return self.heard.push((sender, "converting"));
+            return self.results.push((sender, "converting"));
         }
         if mode.0 == "EX" && self.held.iter().chain(&self.line).any(|lock| lock.mode.1 > 1) {
-            return self.heard.push((sender, "mismatch"));
+            return self.results.push((sender, "mismatch"));
         }
         self.convert_each();
         let mut others = self.held.iter().filter(|lock| lock.number != number);
@@ -80,9 +80,9 @@ impl Model {
         if others.all(|lock| beside(lock.mode.0, mode.0)) {
             self.convert_now(&to);
         } else if wait_ms == 0 {
-            self.heard.push((sender, "timed_out"));
+            self.results.push((sender, "timed_out"));
         } else if self.converting.iter().any(|waiting| !beside(waiting.mode.0, from.0)) {
-            self.heard.push((sender, "deadlock"));
+            self.results.push((sender, "deadlock"));
         } else {
             self.converting.push(to);
         }
@@ -93,7 +93,7 @@ impl Model {
         lock.end = self.now + lock.lifetime_ms + 1;
         lock.answers = 1;
         self.told.insert(lock.sender, lock.number);
-        self.heard.push((lock.sender, "granted"));
+        self.results.push((lock.sender, "granted"));
         self.held.push(lock);
     }
 
@@ -129,11 +129,11 @@ impl Model {
         self.held.retain(|lock| lock.end > now && lock.lost.is_none_or(|until| until > now));
         self.drop_conversions();
         let timed_out = self.converting.iter().filter(|waiting| waiting.end <= now);
-        self.heard.extend(timed_out.map(|waiting| (waiting.sender, "timed_out")));
+        self.results.extend(timed_out.map(|waiting| (waiting.sender, "timed_out")));
         self.converting.retain(|waiting| waiting.end > now);
         let over = |lock: &ModelLock| lock.lost.unwrap_or(lock.end) <= now;
         let timed_out = self.line.iter().filter(|lock| over(lock) && lock.lost.is_none());
-        self.heard.extend(timed_out.map(|lock| (lock.sender, "timed_out")));
+        self.results.extend(timed_out.map(|lock| (lock.sender, "timed_out")));
         self.line.retain(|lock| !over(lock));
         self.promote();
     }
@@ -155,12 +155,12 @@ impl Model {
                 lock.lost = None;
                 self.told.insert(number, lock.number);
             }
-            let word = if lock.mode == mode { "granted" } else { "mismatch" };
-            return self.heard.push((number, word));
+            let result = if lock.mode == mode { "granted" } else { "mismatch" };
+            return self.results.push((number, result));
         }
         let there = self.line.iter().position(|lock| lock.key == key && key.is_some());
         if there.is_some_and(|there| self.line[there].mode != mode) {
-            return self.heard.push((number, "mismatch"));
+            return self.results.push((number, "mismatch"));
         }
         let mut lock = ModelLock {
             number,
@@ -177,14 +177,14 @@ impl Model {
             let earlier = self.line.remove(there);
             lock.number = earlier.number;
             if earlier.lost.is_none() {
-                self.heard.push((earlier.sender, "superseded"));
+                self.results.push((earlier.sender, "superseded"));
             }
         } else {
             let locks = self.held.iter().chain(&self.line).map(|lock| lock.mode);
             let wanted = self.converting.iter().map(|waiting| waiting.mode);
             let mut limits = locks.chain(wanted).filter(|mode| mode.0 == "EX");
             if mode.0 == "EX" && limits.any(|theirs| theirs != mode) {
-                return self.heard.push((number, "mismatch"));
+                return self.results.push((number, "mismatch"));
             }
         }
         let behind = self.line[..place].iter().any(|lock| lock.lost.is_none())
@@ -192,7 +192,7 @@ impl Model {
         if self.fits(mode) && (!behind || mode.0 == "NL") {
             self.hold(lock);
         } else if wait_ms == 0 {
-            self.heard.push((number, "timed_out"));
+            self.results.push((number, "timed_out"));
         } else {
             self.line.insert(place, lock);
         }
@@ -202,7 +202,7 @@ impl Model {
     fn withdraw(&mut self, number: usize) {
         if let Some(place) = self.converting.iter().position(|waiting| waiting.sender == number) {
             self.converting.remove(place);
-            return self.heard.push((number, "departed"));
+            return self.results.push((number, "departed"));
         }
         let theirs = |lock: &ModelLock| lock.sender == number && lock.lost.is_none();
         let Some(place) = self.line.iter().position(theirs) else { return };
@@ -211,7 +211,7 @@ impl Model {
         } else {
             self.line.remove(place);
         }
-        self.heard.push((number, "departed"));
+        self.results.push((number, "departed"));
     }
 
     fn abandon(&mut self, number: usize) {
@@ -230,22 +230,24 @@ impl Model {
 
 impl Model {
     pub(super) fn written(mut self, step: &Step) -> Self {
-        self.heard.clear();
+        self.results.clear();
         let before = self.clone();
         self.end_lost();
         match *step {
             Step::Acquire { mode, wait_ms, lifetime_ms, key } => {
                 self.acquire(mode, wait_ms, lifetime_ms, key);
-                if let Some(mismatch) = self.heard.iter().find(|heard| heard.1 == "mismatch") {
-                    return Self { heard: vec![*mismatch], sent: self.sent, ..before };
+                if let Some(mismatch) = self.results.iter().find(|results| results.1 == "mismatch")
+                {
+                    return Self { results: vec![*mismatch], sent: self.sent, ..before };
                 }
             }
             Step::Convert { number, mode, wait_ms, lifetime_ms } => {
                 let sender = self.sent;
                 self.convert(number, mode, wait_ms, lifetime_ms);
-                let word = self.heard.iter().find(|heard| heard.0 == sender);
-                if let Some(word) = word.filter(|heard| NOTHING_HAPPENS.contains(&heard.1)) {
-                    return Self { heard: vec![*word], sent: self.sent, ..before };
+                let result = self.results.iter().find(|results| results.0 == sender);
+                if let Some(result) = result.filter(|results| NOTHING_HAPPENS.contains(&results.1))
+                {
+                    return Self { results: vec![*result], sent: self.sent, ..before };
                 }
             }
             Step::Release(number)
@@ -258,7 +260,7 @@ impl Model {
             }
             Step::Release(number) => {
                 let deleted = self.line.iter().filter(|l| l.number == number && l.lost.is_none());
-                self.heard.extend(deleted.map(|lock| (lock.sender, "deleted")));
+                self.results.extend(deleted.map(|lock| (lock.sender, "deleted")));
                 self.held.retain(|lock| lock.number != number);
                 self.line.retain(|lock| lock.number != number);
                 self.promote();
@@ -282,7 +284,7 @@ impl Model {
             }
             Step::Clear => {
                 let connected = self.line.iter().filter(|lock| lock.lost.is_none());
-                self.heard.extend(connected.map(|lock| (lock.sender, "deleted")));
+                self.results.extend(connected.map(|lock| (lock.sender, "deleted")));
                 (self.held, self.line) = (Vec::new(), Vec::new());
                 self.drop_conversions();
             }
@@ -304,25 +306,26 @@ impl Model {
                 self.held.iter().any(renewed)
             }
             Step::Convert { lifetime_ms: Some(_), .. } => {
-                written.heard.contains(&(self.sent, "granted"))
+                written.results.contains(&(self.sent, "granted"))
             }
             _ => false,
         };
         if holders(&self) == holders(&written) && !renews {
             return written;
         }
-        self.heard.clear();
+        self.results.clear();
         match *step {
             Step::Acquire { .. } => {
                 let newcomer = self.sent;
                 self.sent += 1;
-                if written.heard.contains(&(newcomer, "granted")) {
-                    self.heard.push((newcomer, "not_written"));
+                if written.results.contains(&(newcomer, "granted")) {
+                    self.results.push((newcomer, "not_written"));
                     return self;
                 }
-                let theirs = |heard: &&Heard| heard.0 == newcomer || heard.1 == "superseded";
-                self.heard.extend(written.heard.iter().filter(theirs));
-                let gone = |lock: &ModelLock| self.heard.contains(&(lock.sender, "superseded"));
+                let theirs =
+                    |results: &&Completed| results.0 == newcomer || results.1 == "superseded";
+                self.results.extend(written.results.iter().filter(theirs));
+                let gone = |lock: &ModelLock| self.results.contains(&(lock.sender, "superseded"));
                 let joined = written.line.iter().find(|lock| lock.sender == newcomer);
                 let number = joined.map(|lock| lock.number);
                 let place = self.line.iter().position(|l| gone(l) || Some(l.number) == number);
@@ -336,10 +339,10 @@ impl Model {
             Step::Convert { .. } => {
                 let newcomer = self.sent;
                 self.sent += 1;
-                let theirs = written.heard.iter().filter(|heard| heard.0 == newcomer);
-                self.heard.extend(theirs.map(|(sender, word)| match *word {
+                let theirs = written.results.iter().filter(|results| results.0 == newcomer);
+                self.results.extend(theirs.map(|(sender, result)| match *result {
                     "granted" => (*sender, "not_written"),
-                    word => (*sender, word),
+                    result => (*sender, result),
                 }));
                 let joined = written.converting.iter().find(|waiting| waiting.sender == newcomer);
                 self.converting.extend(joined.cloned());
@@ -365,7 +368,7 @@ impl Model {
         }
     }
 
-    /// Ends the locks of which nobody has heard and whose time is over.
+    /// Ends the locks of which nobody has results and whose time is over.
     pub(super) fn end_lost(&mut self) {
         let now = self.now;
         self.held.retain(|lock| !lock.is_over(now));

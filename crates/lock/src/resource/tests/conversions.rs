@@ -10,7 +10,7 @@ impl Scene {
         id
     }
 
-    /// Asks for another mode; what becomes of it, and who else heard what.
+    /// Converts a lock: the result, and who else was told what.
     fn convert(&mut self, id: LockId, mode: Mode, who: &'static str, wait: f64) -> (Reply, String) {
         self.happen(self.conversion(id, mode, who, wait))
     }
@@ -34,7 +34,7 @@ impl Scene {
     }
 }
 
-/// In a word.
+/// The result in a word.
 fn effects(reply: &Reply) -> &'static str {
     match reply {
         Reply::Granted(_) => "granted",
@@ -145,7 +145,7 @@ fn of_two_readers_that_both_want_to_write_the_second_hears_of_the_deadlock() {
 }
 
 #[test]
-fn whoever_does_not_wait_does_not_hear_of_a_deadlock() {
+fn a_conversion_without_a_wait_times_out_instead_of_a_deadlock() {
     let mut scene = Scene::new();
     let [a, b] = ["a", "b"].map(|who| scene.hold(Mode::ProtectedRead, who));
     scene.convert(a, EX, "a", 50.0);
@@ -420,6 +420,6 @@ fn the_lock_is_held_in_its_new_mode_in_what_is_written() {
     let held: Vec<_> = plan.holders().collect();
     assert_eq!(held.len(), 1);
     assert_eq!((held[0].terms.mode, held[0].fencing_token), (EX, scene.held(a).1));
-    assert_eq!(held[0].remaining(scene.instant), Some(Duration::from_secs(70)), "not anew");
+    assert_eq!(held[0].remaining(scene.instant), Some(Duration::from_secs(70)), "not started over");
     assert_eq!(scene.held(n).0, Mode::Null);
 }

@@ -18,7 +18,7 @@ fn the_same_key_gets_the_same_lock() {
 /// A request that was held up in the network arrives when its client holds the lock already,
 /// by a retry, and has closed the connection.
 #[test]
-fn a_lock_that_one_answer_tells_of_is_kept_when_another_is_lost() {
+fn a_lock_is_kept_when_one_of_two_responses_is_lost() {
     for lost in 0..=3 {
         let mut scene = Scene::new();
         let lock = claim(scene.acquire_with("k", "a").0).id();
@@ -95,7 +95,7 @@ fn a_kept_place_is_given_up_at_the_end_of_the_grace() {
 }
 
 #[test]
-fn who_returns_to_a_free_lock_has_it_at_once() {
+fn a_client_that_returns_to_a_free_lock_is_granted_it_at_once() {
     for wait in [0.0, 50.0] {
         let mut scene = Scene::new();
         let (a, _) = scene.acquire("a", 0.0, 100.0);
@@ -112,7 +112,7 @@ fn who_returns_to_a_free_lock_has_it_at_once() {
 }
 
 #[test]
-fn whoever_comes_again_without_waiting_gives_up_its_place() {
+fn a_repetition_without_a_wait_gives_up_its_place() {
     let mut scene = Scene::new();
     scene.acquire_in(Mode::ProtectedRead, "a", 0.0, 100.0);
     claim(scene.acquire_with("k", "b").0);
@@ -125,7 +125,7 @@ fn whoever_comes_again_without_waiting_gives_up_its_place() {
 }
 
 #[test]
-fn a_grant_that_nobody_has_heard_of_is_kept_for_the_grace() {
+fn an_undelivered_grant_is_kept_for_the_grace() {
     let mut scene = Scene::new();
     let granted = claim(scene.acquire_with("k", "a").0).id();
     scene.acquire("b", 90.0, 100.0);
@@ -140,7 +140,7 @@ fn a_grant_that_nobody_has_heard_of_is_kept_for_the_grace() {
 }
 
 #[test]
-fn a_grant_without_a_key_that_nobody_has_heard_of_is_released() {
+fn an_undelivered_grant_without_a_key_is_released() {
     let mut scene = Scene::new();
     let (a, _) = scene.acquire("a", 0.0, 100.0);
     scene.acquire("b", 50.0, 100.0);
@@ -149,7 +149,7 @@ fn a_grant_without_a_key_that_nobody_has_heard_of_is_released() {
 }
 
 #[test]
-fn whoever_renews_a_lock_knows_of_it() {
+fn a_renewal_counts_as_a_delivery() {
     let mut scene = Scene::new();
     let granted = claim(scene.acquire_with("k", "a").0);
     scene.abandon(granted.id());

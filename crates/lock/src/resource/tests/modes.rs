@@ -18,7 +18,7 @@ fn each_of_the_36_pairs_is_held_together_or_not_as_in_vms() {
 
 /// All mixes of four who come one after the other.
 #[test]
-fn nobody_overtakes_whatever_the_modes() {
+fn no_mode_overtakes_the_line() {
     let mut waited = 0;
     for mix in (0..6 * 6 * 6 * 6).map(|n| [n / 216, n / 36 % 6, n / 6 % 6, n % 6]) {
         let modes = mix.map(|mode| Mode::ALL[mode]);
@@ -46,7 +46,7 @@ fn nobody_overtakes_whatever_the_modes() {
 }
 
 #[test]
-fn a_release_grants_everybody_at_the_head_who_fits() {
+fn a_release_grants_every_request_at_the_head_that_fits() {
     let mut scene = Scene::new();
     let (read, write) = (Mode::ProtectedRead, Mode::EXCLUSIVE);
     let (a, ..) = scene.acquire_in(write, "a", 0.0, 100.0);
@@ -64,7 +64,7 @@ fn a_release_grants_everybody_at_the_head_who_fits() {
 }
 
 #[test]
-fn whoever_leaves_the_line_lets_those_behind_pass() {
+fn a_request_that_leaves_the_line_lets_those_behind_it_pass() {
     let read = Mode::ProtectedRead;
     let leave: [fn(&mut Scene, LockId) -> String; 3] = [
         |scene, id| scene.time_out(first(id)),
@@ -82,7 +82,7 @@ fn whoever_leaves_the_line_lets_those_behind_pass() {
 }
 
 #[test]
-fn null_is_granted_at_once_whoever_waits() {
+fn null_is_granted_at_once_even_if_others_wait() {
     let mut scene = Scene::new();
     scene.acquire("a", 0.0, 100.0);
     scene.acquire("b", 50.0, 100.0);

@@ -65,21 +65,21 @@ fn facts_pass_a_plan_that_is_not_about_them() {
         let facts = scene.resource.facts_beside(input, &plan, now)?;
         let mut effects = Effects::default();
         scene.resource.note(facts, &mut effects);
-        Some(heard(effects))
+        Some(completed(effects))
     };
     assert_eq!(beside(&Input::TimeOut(b)), None, "it may be granted");
     assert_eq!(beside(&Input::Withdraw(b, GRACE)), None);
     assert_eq!(beside(&Input::Release(c.id())), None);
     assert_eq!(beside(&Input::TimeOut(c)), Some("c timed out".into()));
-    assert_eq!(beside(&Input::Dismiss), Some(String::new()), "b hears later");
+    assert_eq!(beside(&Input::Dismiss), Some(String::new()), "b is told later");
     let mut effects = Effects::default();
     scene.resource.apply(plan, now, &mut effects);
-    assert_eq!(heard(effects), "b granted");
+    assert_eq!(completed(effects), "b granted");
 }
 
-/// Found by the torture: the count of arrivals began anew when a promotion emptied the line.
+/// Found by the torture: the count of arrivals restarted when a promotion emptied the line.
 #[test]
-fn nobody_overtakes_a_line_whose_promotion_is_refused() {
+fn no_request_overtakes_a_line_whose_promotion_is_refused() {
     let mut scene = Scene::new();
     scene.acquire("a", 0.0, 10.0);
     for who in ["b", "c"] {
@@ -125,7 +125,7 @@ fn shutting_down_ends_every_wait_and_the_holder_keeps_the_lock() {
 /// The client of a lock that it does not know of asks again, and another lock ends just then,
 /// which cannot be written: it is told that nothing has changed.
 #[test]
-fn an_answer_that_is_refused_does_not_count() {
+fn a_refused_redelivery_does_not_count() {
     let mut scene = Scene::new();
     let ask = |scene: &Scene, who: &'static str, lifetime, key: Option<&str>| {
         scene.asked(request(semaphore(2), who, 50.0, lifetime), key)
@@ -143,7 +143,7 @@ fn an_answer_that_is_refused_does_not_count() {
 
 /// A lock that is due is in the way until its end is written, even if its modes fit.
 #[test]
-fn nobody_is_granted_beside_an_expired_lock_whose_end_was_refused() {
+fn nothing_is_granted_beside_an_expired_lock_whose_end_was_refused() {
     let mut scene = Scene::new();
     scene.acquire("a", 0.0, 1.0);
     let (b, ..) = scene.acquire_in(Mode::ProtectedRead, "b", 50.0, 100.0);

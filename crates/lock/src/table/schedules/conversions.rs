@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Of two that hold together and each want to hold alone, one hears of the deadlock.
+/// If two holders both want to convert to EX, one is refused because of the deadlock.
 #[test]
 fn two_readers_that_both_want_to_write() {
     check(|world| {
@@ -69,7 +69,7 @@ fn the_release_of_a_lock_against_its_conversion() {
     });
 }
 
-/// Whoever leaves loses the conversion or has it, and the lock in both cases.
+/// The conversion is withdrawn or granted, and the lock is held in both cases.
 #[test]
 fn a_departure_against_the_conversion() {
     check(|world| {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Whatever the store does, nobody has a lock that it has not, and everybody has an answer.
+/// Whatever the store does, no client has a lock that is not in it, and every client has a result.
 fn check_with(script: fn(&Memory), race: fn(World)) {
     explore(move || {
         let store = Memory::default();
@@ -29,7 +29,7 @@ fn a_refused_write_against_a_newcomer() {
     );
 }
 
-/// The end of an expired lock cannot be written at first; whoever waits has it when it can.
+/// The end of an expired lock cannot be written at first; the waiting request is granted when it can.
 #[test]
 fn a_refused_write_against_an_expiry() {
     check_with(
@@ -42,12 +42,12 @@ fn a_refused_write_against_an_expiry() {
                 Err(Refusal::NotWritten(_)) => {}
                 other => panic!("{other:?}"),
             });
-            let heard = Arc::new(AtomicBool::new(false));
+            let told = Arc::new(AtomicBool::new(false));
             let clock = thread::spawn({
-                let (world, heard) = (world.clone(), Arc::clone(&heard));
+                let (world, told) = (world.clone(), Arc::clone(&told));
                 // The reaper tries again until it can be written.
                 move || {
-                    while !heard.load(Ordering::SeqCst)
+                    while !told.load(Ordering::SeqCst)
                         || !world.table.shared.names(None, 1).is_empty()
                     {
                         advance(2 * SECOND);
@@ -56,7 +56,7 @@ fn a_refused_write_against_an_expiry() {
                 }
             });
             waiter.join().unwrap();
-            heard.store(true, Ordering::SeqCst);
+            told.store(true, Ordering::SeqCst);
             clock.join().unwrap();
             world.end();
         },
@@ -99,14 +99,14 @@ fn a_refused_write_against_a_departure() {
 
 /// While a write is stuck, looks go on, and a wait that runs out or is left is over.
 #[test]
-fn a_stuck_write_holds_up_no_look_no_time_out_and_no_departure() {
+fn a_stuck_write_blocks_no_read_no_time_out_and_no_departure() {
     check_with(
         |store| store.stick(2),
         |world| {
             let held = world.hold(LONG);
             let store = world.store.clone().unwrap();
-            let heard = Arc::new(AtomicUsize::new(0));
-            let (first, second) = (Arc::clone(&heard), Arc::clone(&heard));
+            let told = Arc::new(AtomicUsize::new(0));
+            let (first, second) = (Arc::clone(&told), Arc::clone(&told));
             let late = world.spawn(move |world| {
                 let acquired = world.ask(Mode::EXCLUSIVE, SECOND, LONG, None);
                 assert!(matches!(acquired, Err(Refusal::TimedOut)), "{acquired:?}");
@@ -130,12 +130,12 @@ fn a_stuck_write_holds_up_no_look_no_time_out_and_no_departure() {
             while world.table.totals().waiting < 2 {
                 thread::yield_now();
             }
-            // A renewal concerns nobody who waits.
+            // A renewal concerns no waiting request.
             let renewal = world.spawn(move |world| {
                 world.table.renew(&world.resource, held.id, LONG).wait().unwrap()
             });
             store.wait_until_stuck();
-            while heard.load(Ordering::SeqCst) < 2 {
+            while told.load(Ordering::SeqCst) < 2 {
                 advance(2 * SECOND);
                 thread::yield_now();
             }
@@ -210,7 +210,7 @@ fn the_deletion_of_all_against_a_stuck_write_and_a_newcomer() {
     );
 }
 
-/// It is not known what became of the write: nobody hears anything, but the operator does.
+/// The outcome of the write is unknown: no client gets a result, but the operator is told.
 #[test]
 fn a_lost_answer_of_the_store() {
     check_with(
@@ -242,7 +242,7 @@ fn a_lost_answer_of_the_store() {
     );
 }
 
-/// A table that is opened anew has what the store has.
+/// A table that is opened again has the locks of the store.
 #[test]
 fn what_is_held_is_what_the_store_has() {
     check(|world| {
@@ -270,9 +270,9 @@ fn what_is_held_is_what_the_store_has() {
     });
 }
 
-/// Whoever joins the line does not wait for what its coming has written.
+/// A request that joins the line does not wait for the plan that is written with it.
 #[test]
-fn who_joins_the_line_does_not_wait_for_the_end_of_another_lock_to_be_written() {
+fn joining_the_line_does_not_wait_for_a_write() {
     check_with(
         |store| store.stick(3),
         |world| {
@@ -280,17 +280,17 @@ fn who_joins_the_line_does_not_wait_for_the_end_of_another_lock_to_be_written() 
                 |lifetime| world.ask(Mode::ProtectedRead, Duration::ZERO, lifetime, None).unwrap();
             let (_due, held) = (ask(SECOND), ask(LONG));
             let store = world.store.clone().unwrap();
-            let heard = Arc::new(AtomicBool::new(false));
-            let hears = Arc::clone(&heard);
+            let told = Arc::new(AtomicBool::new(false));
+            let tells = Arc::clone(&told);
             advance(2 * SECOND);
             let late = world.spawn(move |world| {
                 let acquired = world.ask(Mode::EXCLUSIVE, SECOND, LONG, None);
                 assert!(matches!(acquired, Err(Refusal::TimedOut)), "{acquired:?}");
-                hears.store(true, Ordering::SeqCst);
+                tells.store(true, Ordering::SeqCst);
             });
             store.wait_until_stuck();
             let mut rounds = 0;
-            while !heard.load(Ordering::SeqCst) {
+            while !told.load(Ordering::SeqCst) {
                 advance(2 * SECOND);
                 thread::yield_now();
                 rounds += 1;
@@ -304,7 +304,7 @@ fn who_joins_the_line_does_not_wait_for_the_end_of_another_lock_to_be_written() 
     );
 }
 
-/// Whoever writes, the end of the server waits for it, and hears of its end.
+/// The end of the server waits for the write, whichever thread writes.
 #[test]
 fn the_end_of_the_server_against_a_release_that_is_being_written() {
     check(|world| {

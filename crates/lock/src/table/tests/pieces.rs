@@ -135,7 +135,7 @@ fn others_have_their_turn_between_the_pieces_of_a_deletion() {
 }
 
 #[test]
-fn who_comes_when_more_than_a_piece_has_expired_does_not_wait_in_line() {
+fn a_request_that_arrives_when_more_than_a_piece_has_expired_does_not_wait_in_line() {
     let stopped = Stopped::new();
     let resource = "big".parse().unwrap();
     let count = PIECE + 100;

@@ -22,7 +22,7 @@ impl<F: FnMut(&[Change]) -> Result<(), StoreError> + Send> Store for Broken<F> {
 }
 
 #[test]
-fn when_it_is_not_known_what_was_written_nobody_hears_anything_but_the_operator() {
+fn a_write_with_an_unknown_outcome_is_reported_to_the_operator_alone() {
     let outcomes: [(Outcome, _); 2] = [
         (|_| Err(StoreError::Unknown("a sync failed".into())), "a sync failed"),
         (|_| panic!("in the store"), "a thread panicked while it wrote the locks"),
