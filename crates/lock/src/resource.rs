@@ -32,8 +32,8 @@ pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};
 use decision::{ChangedLock, GrantedLock, KeptUntil};
 pub(super) use holders::Holder;
 use holders::Holders;
+use line::Line;
 pub(super) use line::{Claim, Place};
-use line::{Line, Queued};
 use planner::NextNumber;
 
 /// How many locks one input ends at most, and how many it grants. The rest follows piece by piece,
@@ -190,7 +190,7 @@ impl<W> Resource<W> {
     }
 
     /// Takes a request out of the line, and notes that its place is gone.
-    fn take_out(&mut self, id: LockId, effects: &mut Effects<W>) -> Option<Queued<W>> {
+    fn take_out(&mut self, id: LockId, effects: &mut Effects<W>) -> Option<W> {
         let place = self.line.place(id).filter(|place| place.key.is_some());
         effects.places.extend(place.map(|place| (place.arrival, None)));
         self.line.remove(id)
@@ -207,27 +207,30 @@ impl<W> Resource<W> {
         decide::facts_beside(self, input, plan, now)
     }
 
+    /// Ends the wait of a request, with an event.
+    fn dequeue(&mut self, id: LockId, kind: Kind, refusal: Refusal, effects: &mut Effects<W>) {
+        effects.events.extend(self.of_place(id, kind));
+        let waiter = self.take_out(id, effects);
+        effects.complete(waiter, Reply::Refused(refusal));
+    }
+
     /// Applies the facts of a decision.
     pub(super) fn note(&mut self, facts: Facts<W>, effects: &mut Effects<W>) {
         let Facts { joined, dequeued, converting, unconverted, kept, given_up, undelivered } =
             facts;
         for id in given_up {
-            effects.events.extend(self.of_place(id, Kind::Withdrawn));
-            self.take_out(id, effects);
+            self.dequeue(id, Kind::Withdrawn, Refusal::Departed, effects);
         }
         for (id, refusal) in dequeued {
             let kind = match refusal {
                 Refusal::TimedOut | Refusal::Superseded => Kind::TimedOut,
                 _ => Kind::Withdrawn,
             };
-            effects.events.extend(self.of_place(id, kind));
-            let queued = self.take_out(id, effects);
-            effects.results.extend(queued.map(|w| (w.waiter, Reply::Refused(refusal))));
+            self.dequeue(id, kind, refusal, effects);
         }
         for (id, refusal) in unconverted {
             effects.events.extend(self.of_holder(id, Kind::Unconverted));
-            let waiting = self.conversions.remove(id);
-            effects.results.extend(waiting.map(|w| (w.waiter, Reply::Refused(refusal))));
+            effects.complete(self.conversions.remove(id), Reply::Refused(refusal));
         }
         if let Some(converting) = converting {
             let kind = Kind::Converting(converting.wanted.mode);
@@ -236,8 +239,7 @@ impl<W> Resource<W> {
         }
         if let Some(KeptUntil { id, until, until_wall }) = kept {
             let departed = self.line.keep(id, until, until_wall);
-            let result = |waiter| (waiter, Reply::Refused(Refusal::Departed));
-            effects.results.extend(departed.map(result));
+            effects.complete(departed, Reply::Refused(Refusal::Departed));
         }
         if let Some(queued) = joined {
             if queued.place.key.is_some() {
@@ -249,9 +251,7 @@ impl<W> Resource<W> {
             if is_new {
                 effects.events.extend(self.of_place(id, Kind::Waiting));
             }
-            effects
-                .results
-                .extend(earlier.map(|w| (w.waiter, Reply::Refused(Refusal::Superseded))));
+            effects.complete(earlier, Reply::Refused(Refusal::Superseded));
         }
         if let Some((id, until)) = undelivered {
             self.holders.update(id, |holder| holder.lose_delivery(until));
@@ -265,9 +265,8 @@ impl<W> Resource<W> {
             let holder = self.holders.remove(lock.id);
             let event = |holder: Holder| of_grant(holder.grant(), Kind::Ended(lock.end));
             effects.events.extend(holder.map(event));
-            let waiting = self.conversions.remove(lock.id);
-            let result = Reply::Refused(Refusal::NoSuchLock);
-            effects.results.extend(waiting.map(|w| (w.waiter, result)));
+            let waiter = self.conversions.remove(lock.id);
+            effects.complete(waiter, Reply::Refused(Refusal::NoSuchLock));
         }
         for lock in changed {
             self.change(lock, now, effects);
@@ -276,9 +275,7 @@ impl<W> Resource<W> {
             self.holders.update(id, Holder::add_delivery);
         }
         for id in deleted {
-            effects.events.extend(self.of_place(id, Kind::Deleted));
-            let queued = self.take_out(id, effects);
-            effects.results.extend(queued.map(|w| (w.waiter, Reply::Refused(Refusal::Deleted))));
+            self.dequeue(id, Kind::Deleted, Refusal::Deleted, effects);
         }
         for GrantedLock { mut holder, to_newcomer } in granted {
             holder.begin(holder.lifetime(), now);
@@ -286,12 +283,13 @@ impl<W> Resource<W> {
             let granted = of_grant(holder.grant(), Kind::Granted);
             let since = asked.unwrap_or(granted.since);
             effects.events.push(EventDetails { since, ..granted });
-            let queued = self.take_out(holder.id, effects);
-            let result = |holder: &Holder| match to_newcomer {
-                true => Reply::Refused(Refusal::Superseded),
-                false => Reply::Granted(holder.grant()),
-            };
-            effects.results.extend(queued.map(|w| (w.waiter, result(&holder))));
+            if let Some(waiter) = self.take_out(holder.id, effects) {
+                let result = match to_newcomer {
+                    true => Reply::Refused(Refusal::Superseded),
+                    false => Reply::Granted(holder.grant()),
+                };
+                effects.complete(Some(waiter), result);
+            }
             let fits = self.holders.counts().allow(holder.terms.mode);
             assert!(fits, "{holder:?} beside {:?}", self.holders);
             self.holders.insert(holder);
@@ -316,9 +314,8 @@ impl<W> Resource<W> {
         holder.add_delivery();
         effects.events.push(of_grant(holder.grant(), kind));
         if has_waited {
-            let waiting = self.conversions.remove(holder.id);
-            let result = Reply::Granted(holder.grant());
-            effects.results.extend(waiting.map(|w| (w.waiter, result)));
+            let waiter = self.conversions.remove(holder.id);
+            effects.complete(waiter, Reply::Granted(holder.grant()));
         }
         self.holders.insert(holder);
     }
@@ -478,6 +475,12 @@ fn is_held(holder: &Holder, going_on: &HashSet<LockId>, now: Instant) -> bool {
 fn of_grant(grant: Grant, kind: Kind) -> EventDetails {
     let Grant { id, terms, since, fencing_token, .. } = grant;
     EventDetails { kind, id, terms, fencing_token: Some(fencing_token), since }
+}
+
+impl<W> Effects<W> {
+    fn complete(&mut self, waiter: Option<W>, result: Reply) {
+        self.results.extend(waiter.map(|waiter| (waiter, result)));
+    }
 }
 
 impl<W> Default for Effects<W> {

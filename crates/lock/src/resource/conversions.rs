@@ -89,15 +89,15 @@ impl<W> Conversions<W> {
         assert!(earlier.is_none(), "two conversions with one arrival");
     }
 
-    /// Takes out the conversion of the lock with this id.
-    pub(super) fn remove(&mut self, id: LockId) -> Option<Converting<W>> {
+    /// Takes out the conversion of the lock with this id, and returns its client.
+    pub(super) fn remove(&mut self, id: LockId) -> Option<W> {
         let queue = self.0.as_mut()?;
         let waiting = queue.waiting.remove(&queue.arrivals.remove(&id)?)?;
         queue.wanted.remove(waiting.wanted.mode);
         if queue.waiting.is_empty() {
             self.0 = None;
         }
-        Some(waiting)
+        Some(waiting.waiter)
     }
 }
 

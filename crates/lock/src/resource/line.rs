@@ -225,8 +225,8 @@ impl<W> Line<W> {
         self.0.as_ref()?.kept_until.first().map(|(until, _)| *until)
     }
 
-    /// Puts a request in line. Returns its earlier delivery, if that waited.
-    pub(super) fn join(&mut self, queued: Queued<W>) -> Option<Queued<W>> {
+    /// Puts a request in line. Returns the client of its earlier delivery, if that waited.
+    pub(super) fn join(&mut self, queued: Queued<W>) -> Option<W> {
         let earlier = self.remove(queued.place.id);
         let places = self.0.get_or_insert_default();
         places.index(&queued.place);
@@ -236,7 +236,7 @@ impl<W> Line<W> {
 
     /// Keeps the place of a client that has gone, and returns the client.
     pub(super) fn keep(&mut self, id: LockId, until: Instant, until_wall: SystemTime) -> Option<W> {
-        let Queued { place, waiter, .. } = self.remove(id)?;
+        let Queued { place, waiter, .. } = self.take(id)?;
         self.restore(place, until, until_wall);
         Some(waiter)
     }
@@ -249,8 +249,12 @@ impl<W> Line<W> {
         places.kept.insert(place.arrival, Kept { place, until, until_wall });
     }
 
-    /// Takes out the place with this id. Returns the request that waited there, if one did.
-    pub(super) fn remove(&mut self, id: LockId) -> Option<Queued<W>> {
+    /// Takes out the place with this id. Returns the client that waited there, if one did.
+    pub(super) fn remove(&mut self, id: LockId) -> Option<W> {
+        self.take(id).map(|queued| queued.waiter)
+    }
+
+    fn take(&mut self, id: LockId) -> Option<Queued<W>> {
         let places = self.0.as_mut()?;
         let arrival = places.arrivals.remove(&id)?;
         let queued = places.waiting.remove(&arrival);

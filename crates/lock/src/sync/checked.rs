@@ -85,19 +85,6 @@ impl Condvar {
         Ok((self.sleep(guard, Some(timeout)), ()))
     }
 
-    pub(crate) fn wait_timeout_while<'a, T>(
-        &self,
-        mut guard: MutexGuard<'a, T>,
-        timeout: Duration,
-        mut condition: impl FnMut(&mut T) -> bool,
-    ) -> LockResult<(MutexGuard<'a, T>, ())> {
-        let end = now() + timeout;
-        while condition(&mut guard) && now() < end {
-            guard = self.sleep(guard, Some(end.saturating_duration_since(now())));
-        }
-        Ok((guard, ()))
-    }
-
     fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -133,7 +120,7 @@ impl Condvar {
 }
 
 /// The time that has passed.
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     let elapsed = CLOCK.state.lock().unwrap().elapsed;
     LOOKED.with(|looked| *looked.borrow_mut() = elapsed);
     Instant::since_start(elapsed)

@@ -29,6 +29,15 @@ fn check(race: fn(World)) {
     explore(move || race(World::new(Some(Memory::default()))));
 }
 
+/// Whatever the store does, no client has a lock that is not in it, and every client has a result.
+fn check_with(script: fn(&Memory), race: fn(World)) {
+    explore(move || {
+        let store = Memory::default();
+        script(&store);
+        race(World::new(Some(store)));
+    });
+}
+
 fn explore(race: impl Fn() + Send + Sync + 'static) {
     let orders = env::var(ORDERS).map_or(300, |orders| orders.parse().unwrap());
     let race = Arc::new(race);

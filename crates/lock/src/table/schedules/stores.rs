@@ -2,15 +2,6 @@
 
 use super::*;
 
-/// Whatever the store does, no client has a lock that is not in it, and every client has a result.
-fn check_with(script: fn(&Memory), race: fn(World)) {
-    explore(move || {
-        let store = Memory::default();
-        script(&store);
-        race(World::new(Some(store)));
-    });
-}
-
 #[test]
 fn a_refused_write_against_a_newcomer() {
     check_with(
