@@ -272,7 +272,7 @@ impl Loop {
         let store = EtcdStore::new(chain, ahead, Arc::clone(&self.member.metrics), sender);
         let Tables { limits, reconnect_grace, observer } = &self.tables;
         let observer = Arc::clone(observer);
-        self.member.events.begin_anew();
+        self.member.events.restart_numbering();
         let (store, events) = (Some(Box::new(store) as Box<_>), Arc::clone(&self.member.events));
         match LockTable::with_events(*limits, *reconnect_grace, store, observer, events) {
             Ok(table) => {
@@ -309,7 +309,7 @@ impl Loop {
         tenancy.tenure.close();
         self.member.show(View::Standby(None));
         tenancy.table.dismiss();
-        self.member.events.dismiss();
+        self.member.events.end_subscriptions();
         drop(tenancy);
         if leaves {
             // Ends when the last request is done with the locks, and etcd knows.

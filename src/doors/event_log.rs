@@ -15,7 +15,7 @@ use log::{error, info};
 
 use super::events;
 use crate::appended::Appended;
-use crate::lock::{Events, Follower, Heard};
+use crate::lock::{Events, Received, Subscriber};
 
 /// How often it is written to at most: many lines at a time cost little.
 const PACE: Duration = Duration::from_millis(5);
@@ -45,11 +45,11 @@ impl EventLog {
     pub fn start(path: PathBuf, events: &Arc<Events>) -> io::Result<Self> {
         let file = Appended::open(path)?;
         let reopen = Arc::<AtomicBool>::default();
-        let follower = events.follow_for_good();
+        let subscriber = events.subscribe_permanently();
         let writer = Writer { file, reopen: Arc::clone(&reopen), failing: false };
         let (ending, ended) = bounded(0);
         thread::Builder::new().name("event log".into()).spawn(move || {
-            writer.run(follower);
+            writer.run(subscriber);
             drop(ending);
         })?;
         Ok(Self { reopen, ended })
@@ -74,23 +74,23 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, mut follower: Follower) {
+    fn run(mut self, mut subscriber: Subscriber) {
         let mut lines = Vec::new();
         loop {
             lines.clear();
-            match follower.hear(BATCH, DAY) {
+            match subscriber.receive(BATCH, DAY) {
                 // Writing to a Vec cannot fail.
-                Heard::Events(happened) => happened.iter().for_each(|event| {
+                Received::Events(happened) => happened.iter().for_each(|event| {
                     let _ = events::write_line(&mut lines, event);
                 }),
-                Heard::Missed(_) => drop(events::write_gap(&mut lines)),
-                Heard::Nothing => continue,
-                Heard::End => return,
+                Received::Missed(_) => drop(events::write_gap(&mut lines)),
+                Received::TimedOut => continue,
+                Received::Closed => return,
             }
             let written = self.write(&lines);
             self.tell(written);
             // Also at the end there is nothing to wait for.
-            let _ = follower.pause(PACE);
+            let _ = subscriber.pause(PACE);
         }
     }
 

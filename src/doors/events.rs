@@ -12,7 +12,7 @@ use super::subscribers::Place;
 use super::{Answer, Call};
 use crate::http::query::Query;
 use crate::http::{Outgoing, Problem, Response, Status};
-use crate::lock::{Event, Follower, Heard, KEPT, Kind, Limit, LockId, ResourceName};
+use crate::lock::{Event, KEPT, Kind, Limit, LockId, Received, ResourceName, Subscriber};
 
 /// How long a subscriber hears nothing at most: proxies end what is silent.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -43,18 +43,18 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
         return Ok(stream(|_| Ok(())));
     }
     if !wanted.follow {
-        let follower = events.follow(after);
-        return Ok(stream(move |out| write_kept(out, &wanted, &sight, follower)));
+        let subscriber = events.subscribe(after);
+        return Ok(stream(move |out| write_kept(out, &wanted, &sight, subscriber)));
     }
     let place = call.service.subscribers.enter(call.caller.subscriber())?;
-    let follower = events.follow(after);
+    let subscriber = events.subscribe(after);
     Ok(stream(move |out| {
-        let leave = follower.leave();
-        let watch = out.client().watch_stream(move || leave.leave());
+        let canceller = subscriber.canceller();
+        let watch = out.client().watch_stream(move || canceller.cancel());
         if let Err(error) = &watch {
             warn!("a client follows events and would not be noticed if it left: {error}");
         }
-        Subscription { wanted, sight, place, follower }.send(out)
+        Subscription { wanted, sight, place, subscriber }.send(out)
     }))
 }
 
@@ -108,25 +108,25 @@ struct Subscription {
     wanted: Wanted,
     sight: Sight,
     place: Place,
-    follower: Follower,
+    subscriber: Subscriber,
 }
 
 impl Subscription {
     /// Sends what happens until the client leaves or the server ends.
     fn send(mut self, out: &mut Outgoing<'_>) -> io::Result<()> {
-        // The client sees that it is heard.
+        // Headers alone may be held back: the first line tells the client that the stream has begun.
         out.write_all(b": events\n\n")?;
         out.flush()?;
         let mut silent_until = Instant::now() + SILENCE;
         loop {
             let left = silent_until.saturating_duration_since(Instant::now());
-            let heard = self.follower.hear(self.place.batch(), left);
+            let received = self.subscriber.receive(self.place.batch(), left);
             // Who may see less than before has to ask again.
             if !self.sight.is_current() {
                 return Ok(());
             }
-            let sent = match heard {
-                Heard::Events(events) => {
+            let sent = match received {
+                Received::Events(events) => {
                     let has = |resource| self.wanted.has(resource) && self.sight.sees(resource);
                     let wanted = events.iter().filter(|event| has(&event.resource));
                     let mut any = false;
@@ -136,22 +136,22 @@ impl Subscription {
                     }
                     any
                 }
-                Heard::Missed(number) => {
+                Received::Missed(number) => {
                     write_reset(out, number)?;
                     true
                 }
-                Heard::Nothing => {
+                Received::TimedOut => {
                     out.write_all(b": still here\n\n")?;
                     true
                 }
-                Heard::End => return Ok(()),
+                Received::Closed => return Ok(()),
             };
             if sent {
                 out.flush()?;
                 silent_until = Instant::now() + SILENCE;
             }
             // At the end there is nothing to wait for, but perhaps something to send.
-            let _ = self.follower.pause(PACE);
+            let _ = self.subscriber.pause(PACE);
         }
     }
 }
@@ -161,12 +161,12 @@ fn write_kept(
     out: &mut Outgoing<'_>,
     wanted: &Wanted,
     sight: &Sight,
-    mut follower: Follower,
+    mut subscriber: Subscriber,
 ) -> io::Result<()> {
     let mut count = 0;
     while count < KEPT {
-        match follower.hear(BATCH, Duration::ZERO) {
-            Heard::Events(events) => {
+        match subscriber.receive(BATCH, Duration::ZERO) {
+            Received::Events(events) => {
                 count += events.len();
                 let has = |resource| wanted.has(resource) && sight.sees(resource);
                 let mut wanted = events.iter().filter(|event| has(&event.resource));
@@ -174,8 +174,8 @@ fn write_kept(
                     write_event(out, event, sight.shows_uids(&event.resource))
                 })?;
             }
-            Heard::Missed(number) => write_reset(out, number)?,
-            Heard::Nothing | Heard::End => break,
+            Received::Missed(number) => write_reset(out, number)?,
+            Received::TimedOut | Received::Closed => break,
         }
     }
     Ok(())
@@ -186,14 +186,14 @@ fn write_reset(out: &mut impl Write, number: u64) -> io::Result<()> {
 }
 
 fn write_event(out: &mut impl Write, event: &Event, shows_uid: bool) -> io::Result<()> {
-    write!(out, "id: {}\nevent: {}\ndata: ", event.number, event.happening.kind.name())?;
+    write!(out, "id: {}\nevent: {}\ndata: ", event.number, event.details.kind.name())?;
     serde_json::to_writer(&mut *out, &Data::of(event, shows_uid))?;
     out.write_all(b"\n\n")
 }
 
 /// Writes an event as a line of JSON.
 pub(super) fn write_line(out: &mut impl Write, event: &Event) -> io::Result<()> {
-    let kind = event.happening.kind.name();
+    let kind = event.details.kind.name();
     serde_json::to_writer(
         &mut *out,
         &Line { id: Some(event.number), event: kind, data: Data::of(event, true) },
@@ -243,31 +243,31 @@ struct Data<'a> {
 
 impl<'a> Data<'a> {
     fn of(event: &'a Event, shows_uid: bool) -> Self {
-        let happening = &event.happening;
+        let details = &event.details;
         // With milliseconds.
         let lasted = (event.lasted().as_secs_f64() * 1000.0).round() / 1000.0;
-        let (was_held, has_waited) = match happening.kind {
+        let (was_held, has_waited) = match details.kind {
             Kind::Waiting => (false, false),
             Kind::Granted | Kind::Deleted | Kind::TimedOut | Kind::Withdrawn => (false, true),
             Kind::Ended(_) | Kind::Converted | Kind::Converting(_) | Kind::Unconverted => {
                 (true, false)
             }
         };
-        let converting_to = match happening.kind {
+        let converting_to = match details.kind {
             Kind::Converting(mode) => Some(mode.name()),
             _ => None,
         };
         Self {
             time: event.time,
             resource: event.resource.as_str(),
-            uid: shows_uid.then_some(happening.id),
-            title: &happening.terms.title,
-            client: &happening.terms.client.address,
-            user: happening.terms.client.user.as_deref(),
-            mode: happening.terms.mode.name(),
-            limit: happening.terms.mode.limit().map(Limit::get),
+            uid: shows_uid.then_some(details.id),
+            title: &details.terms.title,
+            client: &details.terms.client.address,
+            user: details.terms.client.user.as_deref(),
+            mode: details.terms.mode.name(),
+            limit: details.terms.mode.limit().map(Limit::get),
             converting_to,
-            fencing_token: happening.fencing_token,
+            fencing_token: details.fencing_token,
             waited: has_waited.then_some(lasted),
             held: was_held.then_some(lasted),
         }

@@ -33,13 +33,15 @@ struct Edit {
 }
 
 const COMPATIBILITY: &str = "crates/lock/src/resource/compatibility.rs";
-const DECISION: &str = "crates/lock/src/resource/decision.rs";
+const DECIDE: &str = "crates/lock/src/resource/decide.rs";
+const PLANNER: &str = "crates/lock/src/resource/planner.rs";
 const HOLDERS: &str = "crates/lock/src/resource/holders.rs";
 const RESOURCE: &str = "crates/lock/src/resource.rs";
 const TABLE: &str = "crates/lock/src/table.rs";
 const CHANGE: &str = "crates/lock/src/table/change.rs";
+const WAITING: &str = "crates/lock/src/table/waiting.rs";
 const WRITER: &str = "crates/lock/src/journal/committer.rs";
-const DEADLINES: &str = "crates/lock/src/deadlines.rs";
+const DEADLINES: &str = "crates/lock/src/table/deadlines.rs";
 const LOCKS: &str = "src/doors/acquire.rs";
 const DEPARTURES: &str = "crates/http/src/departures.rs";
 
@@ -76,9 +78,9 @@ const MUTANTS: &[Mutant] = &[
         "tokens repeat",
         Rule::Tokens,
         &[edit(
-            DECISION,
-            "(self.now.wall, self.now.numbers.next());",
-            "(self.now.wall, self.now.numbers.next() / 64);",
+            PLANNER,
+            "(self.now.wall, (self.numbers)());",
+            "(self.now.wall, (self.numbers)() / 64);",
         )],
     ),
     on_disk(
@@ -131,8 +133,8 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             CHANGE,
-            "Answer::Now(answer) => (Begun::Done(answer.into()), None),",
-            "Answer::Now(answer) => (Begun::Done(answer.into()), None),\n            Answer::Granted(id) if plan.holders().any(|holder| holder.id == id) => {\n                let holder = plan.holders().find(|holder| holder.id == id);\n                let granted = holder.map(|holder| Reply::Granted(holder.grant()));\n                (Begun::Done(granted.unwrap_or(Reply::Done)), None)\n            }",
+            "Answer::Now(reply) => (Progress::Done(reply), None),",
+            "Answer::Now(reply) => (Progress::Done(reply), None),\n            Answer::Granted(id) if plan.holders().any(|holder| holder.id == id) => {\n                let holder = plan.holders().find(|holder| holder.id == id);\n                let granted = holder.map(|holder| Reply::Granted(holder.grant()));\n                (Progress::Done(granted.unwrap_or(Reply::Done)), None)\n            }",
         )],
     ),
     on_disk(
@@ -141,8 +143,8 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             CHANGE,
-            "Answer::Now(answer) => (Begun::Done(answer.into()), None),",
-            "Answer::Now(answer) => (Begun::Done(answer.into()), None),\n            Answer::Done => (Begun::Done(Reply::Done), None),",
+            "Answer::Now(reply) => (Progress::Done(reply), None),",
+            "Answer::Now(reply) => (Progress::Done(reply), None),\n            Answer::Done => (Progress::Done(Reply::Done), None),",
         )],
     ),
     on_disk(
@@ -151,8 +153,8 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             CHANGE,
-            "Change::of(&plan, resource, now.instant));",
-            "Change::of(&plan, resource, now.instant)).filter(|change| !change.removed.is_empty());",
+            "Change::of(&plan, name, now.instant));",
+            "Change::of(&plan, name, now.instant)).filter(|change| !change.removed.is_empty());",
         )],
     ),
     on_disk(
@@ -163,7 +165,7 @@ const MUTANTS: &[Mutant] = &[
             CHANGE,
             "let following = following.map(|change| (change, Arc::clone(&slot)));",
             "if following.is_some() {
-            self.finish_up(&slot, afterwards);
+            self.finish_up(&slot, after);
             return self.finish(slot, Ok(()));
         }
         let following = None;",
@@ -172,15 +174,15 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "a release is acknowledged and not done",
         Rule::Release,
-        &[edit(DECISION, "draft.end(holder, End::Released),", "{}")],
+        &[edit(DECIDE, "self.end(holder, End::Released),", "{}")],
     ),
     mutant(
         "a deletion spares the holders",
         Rule::Release,
         &[
             edit(
-                DECISION,
-                "held.take(room).for_each(|holder| draft.end(holder, End::Deleted));",
+                DECIDE,
+                "held.take(room).for_each(|holder| self.end(holder, End::Deleted));",
                 "drop((held, room));",
             ),
             edit(
@@ -194,16 +196,16 @@ const MUTANTS: &[Mutant] = &[
         "the last in line is the first to be served",
         Rule::Order,
         &[edit(
-            DECISION,
-            "self.grant_each(self.resource.line.waiters(..), leaves);",
-            "self.grant_each(self.resource.line.waiters(..).collect::<Vec<_>>().into_iter().rev(), leaves);",
+            PLANNER,
+            "self.grant_each(self.resource.line.waiting(..), leaves);",
+            "self.grant_each(self.resource.line.waiting(..).collect::<Vec<_>>().into_iter().rev(), leaves);",
         )],
     ),
     mutant(
         "whoever fits overtakes the line",
         Rule::Order,
         &[edit(
-            DECISION,
+            PLANNER,
             "if (first || mode == Mode::Null) &&",
             "if (first || !first || mode == Mode::Null) &&",
         )],
@@ -212,20 +214,20 @@ const MUTANTS: &[Mutant] = &[
         "whoever comes back has a place at the end",
         Rule::Order,
         &[edit(
-            DECISION,
+            DECIDE,
             "attempt: earlier.attempt + 1, ..earlier.clone() }",
-            "attempt: earlier.attempt + 1, arrival: now.numbers.next(), ..earlier.clone() }",
+            "attempt: earlier.attempt + 1, arrival: (self.numbers)(), ..earlier.clone() }",
         )],
     ),
     mutant(
         "a release grants the lock to nobody",
         Rule::Starvation,
         &[
-            edit(DECISION, "draft.promote(Some(id)).done()", "draft.done()"),
+            edit(DECIDE, "self.promote(Some(id)).done()", "self.done()"),
             edit(
                 RESOURCE,
-                "overdue.map(|first| first.came)",
-                "overdue.map(|first| first.came).filter(|_| false)",
+                "overdue.map(|first| first.arrived_at)",
+                "overdue.map(|first| first.arrived_at).filter(|_| false)",
             ),
         ],
     ),
@@ -234,8 +236,8 @@ const MUTANTS: &[Mutant] = &[
         Rule::Starvation,
         &[edit(
             CHANGE,
-            "afterwards.woken.iter().for_each(|sleeper| sleeper.wake());",
-            "drop(afterwards.woken);",
+            "after.woken.iter().for_each(|waiter| waiter.wake());",
+            "drop(after.woken);",
         )],
     ),
     mutant(
@@ -243,17 +245,17 @@ const MUTANTS: &[Mutant] = &[
         Rule::Starvation,
         &[edit(
             DEADLINES,
-            "let left = next.saturating_duration_since(now());",
-            "let left = next.saturating_duration_since(now()) + Duration::from_millis(200);",
+            "let remaining = next.saturating_duration_since(now());",
+            "let remaining = next.saturating_duration_since(now()) + Duration::from_millis(200);",
         )],
     ),
     mutant(
         "a waiter is turned away early",
         Rule::Starvation,
         &[edit(
-            DECISION,
-            "(self.now.instant, came + wait);",
-            "(self.now.instant, came + wait / 2);",
+            PLANNER,
+            "(self.now.instant, arrived_at + wait);",
+            "(self.now.instant, arrived_at + wait / 2);",
         )],
     ),
     mutant(
@@ -300,32 +302,22 @@ const MUTANTS: &[Mutant] = &[
             ),
             edit(
                 CHANGE,
-                "        if written.is_ok() {\n            let now",
-                "        let refused = written.is_err();\n        if written.is_ok() {\n            let now",
-            ),
-            edit(
-                CHANGE,
-                "            let asked = Some(Arc::clone(&asker));",
-                "            if refused && matches!(event, Event::Withdraw(..)) {\n                afterwards.tell(asker, Reply::Done);\n                continue;\n            }\n            let asked = Some(Arc::clone(&asker));",
+                "            let (progress, change) = self.start(input, Some(Arc::clone(&waiter)));",
+                "            if !can_write && matches!(input, Input::Withdraw(..)) {\n                self.after.complete(waiter, Reply::Done);\n                continue;\n            }\n            let (progress, change) = self.start(input, Some(Arc::clone(&waiter)));",
             ),
             // So that it comes while a release is being written.
             edit(
-                TABLE,
-                "Woken::ClientLeft => Event",
-                "Woken::ClientLeft => {
-                std::thread::sleep(Duration::from_millis(5));
-                Event",
-            ),
-            edit(
-                TABLE,
-                "(self.claim, self.shared.reconnect_grace),",
-                "(self.claim, self.shared.reconnect_grace)
+                WAITING,
+                "true => Input::Withdraw(self.claim, self.shared.reconnect_grace),",
+                "true => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                Input::Withdraw(self.claim, self.shared.reconnect_grace)
             }",
             ),
             edit(
-                TABLE,
-                "self.sleeper.word().unwrap_or_else(|| poisoned())",
-                "self.sleeper.word().unwrap_or(Reply::Refused(Refusal::Departed))",
+                WAITING,
+                "self.waiter.result().unwrap_or_else(|| poisoned())",
+                "self.waiter.result().unwrap_or(Reply::Refused(Refusal::Departed))",
             ),
         ],
     ),
@@ -333,27 +325,27 @@ const MUTANTS: &[Mutant] = &[
         "a key that is sent again makes a second lock",
         Rule::Retry,
         &[edit(
-            DECISION,
-            "and_then(|key| draft.holder_of(key)) {",
-            "and_then(|key| draft.holder_of(key)).filter(|_| false) {",
+            DECIDE,
+            "and_then(|key| self.holder_of(key)) {",
+            "and_then(|key| self.holder_of(key)).filter(|_| false) {",
         )],
     ),
     mutant(
         "a key that is sent again takes a second place in line",
         Rule::Retry,
         &[edit(
-            DECISION,
-            "and_then(|key| draft.place_of(key)) {",
-            "and_then(|key| draft.place_of(key)).filter(|_| false) {",
+            DECIDE,
+            "and_then(|key| self.place_of(key)) {",
+            "and_then(|key| self.place_of(key)).filter(|_| false) {",
         )],
     ),
     mutant(
         "no place is kept",
         Rule::Retry,
         &[edit(
-            DECISION,
-            "waiter.place.key.is_some() && !grace.is_zero() => {",
-            "waiter.place.key.is_some() && grace.is_zero() => {",
+            DECIDE,
+            "queued.place.key.is_some() && !grace.is_zero() => {",
+            "queued.place.key.is_some() && grace.is_zero() => {",
         )],
     ),
 ];

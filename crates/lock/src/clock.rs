@@ -1,22 +1,21 @@
-//! The clocks of a host that nobody sets.
+//! The clocks of the host that cannot be set.
 
 use std::time::Duration;
 
 use nix::time::ClockId;
 
-/// The time since the host was started, also while it is suspended.
+/// The time since the host was started, including suspensions.
 pub fn now() -> Duration {
     read(ClockId::CLOCK_BOOTTIME)
 }
 
-/// The time that the host has run: what std's `Instant` has inside.
+/// The time since the host was started, without suspensions: the clock of std's `Instant`.
 pub fn monotonic() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
 fn read(clock: ClockId) -> Duration {
-    // Every Linux has both, and neither is negative, since they begin at zero. Without them no lock
-    // would ever expire.
+    // Every Linux has both, and they begin at zero. Without them no lock would ever expire.
     clock.now().unwrap_or_else(|error| panic!("the host has no {clock}: {error}")).into()
 }
 
@@ -25,7 +24,7 @@ fn read(clock: ClockId) -> Duration {
 mod tests {
     use super::*;
 
-    /// The wall clock, which somebody may set, has shown more ever since 1970.
+    /// The wall clock would show the time since 1970.
     #[test]
     fn time_is_counted_from_the_start_of_the_host() {
         let shown = std::fs::read_to_string("/proc/uptime").unwrap();

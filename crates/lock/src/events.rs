@@ -1,9 +1,8 @@
-//! What happens to locks, in order, for whoever wants to follow it.
+//! The event stream: everything that happens to locks, in order, for any number of subscribers.
 //!
-//! The latest [`KEPT`] events are kept in a ring. Each has a number, which it is given under the
-//! mutex of its resource, so that the events of a resource are in the order in which they
-//! happened. Whoever makes them waits for nobody who follows them: a follower that is too slow
-//! has missed some, and is told so.
+//! A ring keeps the latest [`KEPT`] events. An event gets its number under the mutex of its
+//! resource, so the events of one resource are in the order in which they happened. Publishing
+//! never waits for subscribers: one that is too slow misses events, and is told that it has.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,24 +19,24 @@ pub const KEPT: usize = if cfg!(shuttle) { 4 } else { 4096 };
 /// Something that has happened to a lock, or to a request that waits for one.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Larger than that of every event before, also of those of an earlier run.
+    /// Larger than that of every earlier event, also of those of an earlier run.
     pub number: u64,
     /// By the wall clock, for display.
     pub time: SystemTime,
     /// On which resource.
     pub resource: ResourceName,
     /// What has happened.
-    pub happening: Happening,
+    pub details: EventDetails,
 }
 
 /// What has happened, and to which lock or request.
 #[derive(Debug, Clone)]
-pub struct Happening {
+pub struct EventDetails {
     /// What it was.
     pub kind: Kind,
     /// The lock, or the request for it.
     pub id: LockId,
-    /// What was asked for, with the mode and lifetime of the lock as they were then.
+    /// What was asked for, with the mode and lifetime that the lock had at that time.
     pub terms: Terms,
     /// That of the lock; a request that waits has none.
     pub fencing_token: Option<u64>,
@@ -50,21 +49,21 @@ pub struct Happening {
 pub enum Kind {
     /// A request has joined the line.
     Waiting,
-    /// A lock is held from now on.
+    /// A lock was granted.
     Granted,
-    /// A lock is held in another mode from now on.
+    /// A lock was converted to another mode.
     Converted,
-    /// A lock waits for this mode, and is held in its own meanwhile.
+    /// A lock waits for this mode, and is held in its old one meanwhile.
     Converting(Mode),
-    /// A lock waits for another mode no more, and keeps its own.
+    /// A lock no longer waits for another mode, and keeps its old one.
     Unconverted,
     /// A lock, or one lease on it, has ended.
     Ended(End),
-    /// A request that waited was deleted.
+    /// A waiting request was deleted.
     Deleted,
-    /// A request had waited as long as it was ready to.
+    /// The wait of a request was over.
     TimedOut,
-    /// The client of a request that waited has gone, or the server ends.
+    /// The client of a waiting request has gone, or the server ends.
     Withdrawn,
 }
 
@@ -91,37 +90,37 @@ impl Kind {
 impl Event {
     /// How long the lock had been held, or the request had waited, by the wall clock.
     pub fn lasted(&self) -> Duration {
-        self.time.duration_since(self.happening.since).unwrap_or_default()
+        self.time.duration_since(self.details.since).unwrap_or_default()
     }
 }
 
-/// The latest events, and those who follow them.
+/// The latest events, and their subscribers.
 pub struct Events {
     ring: Box<[Mutex<Option<Event>>]>,
     /// The number of the first event of this run, and of the next one.
     first: AtomicU64,
     next: AtomicU64,
-    /// How many are asleep until something happens: nobody looks for them if there are none.
+    /// The length of `Subscribers::asleep`, so that publishing takes no mutex while it is zero.
     asleep: AtomicUsize,
-    followers: Mutex<Followers>,
+    subscribers: Mutex<Subscribers>,
 }
 
 #[derive(Default)]
-struct Followers {
-    all: Vec<Arc<Ear>>,
-    asleep: VecDeque<Arc<Ear>>,
+struct Subscribers {
+    all: Vec<Arc<Signal>>,
+    asleep: VecDeque<Arc<Signal>>,
     closed: bool,
 }
 
-/// One who follows, and may sleep.
+/// What wakes one subscriber.
 #[derive(Default)]
-struct Ear {
-    has_left: AtomicBool,
-    for_good: bool,
+struct Signal {
+    cancelled: AtomicBool,
+    permanent: bool,
     wake: Condvar,
 }
 
-/// In microseconds since the epoch: more than an earlier run can have counted.
+/// Microseconds since the epoch: more than an earlier run can have counted.
 #[expect(clippy::disallowed_methods, reason = "numbers have to be larger than before a restart")]
 fn first_number() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -136,86 +135,86 @@ impl Default for Events {
             first: AtomicU64::new(first),
             next: AtomicU64::new(first),
             asleep: AtomicUsize::new(0),
-            followers: Mutex::default(),
+            subscribers: Mutex::default(),
         }
     }
 }
 
 impl Events {
-    /// Notes an event, under the mutex of its resource. Whoever does so calls [`Events::tell`]
-    /// when that is given up.
-    pub(super) fn note(
+    /// Adds an event, under the mutex of its resource. Call [`Events::notify`] once that is
+    /// unlocked.
+    pub(super) fn record(
         &self,
         resource: &ResourceName,
         time: SystemTime,
-        happening: Happening,
+        details: EventDetails,
     ) -> Event {
         let number = self.next.fetch_add(1, Ordering::SeqCst);
-        let event = Event { number, time, resource: resource.clone(), happening };
+        let event = Event { number, time, resource: resource.clone(), details };
         let mut slot = locked(self.slot(number));
-        // One that was overtaken by the whole ring is too old to be kept.
+        // If the whole ring has overtaken this event, it is too old to be kept.
         if slot.as_ref().is_none_or(|kept| kept.number < number) {
             *slot = Some(event.clone());
         }
         event
     }
 
-    /// Wakes one who sleeps until something happens. That one wakes the next.
-    pub(super) fn tell(&self) {
-        // Either this sees that somebody is asleep, or that one sees the event.
+    /// Wakes one sleeping subscriber, which wakes the next.
+    pub(super) fn notify(&self) {
+        // Either this load sees the sleeper, or the sleeper sees the event.
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let mut followers = locked(&self.followers);
-        let woken = followers.asleep.pop_front();
-        self.asleep.store(followers.asleep.len(), Ordering::SeqCst);
-        drop(followers);
-        if let Some(ear) = woken {
-            ear.wake.notify_one();
+        let mut subscribers = locked(&self.subscribers);
+        let woken = subscribers.asleep.pop_front();
+        self.asleep.store(subscribers.asleep.len(), Ordering::SeqCst);
+        drop(subscribers);
+        if let Some(signal) = woken {
+            signal.wake.notify_one();
         }
     }
 
-    /// Lets followers come to their end when they have heard all that has happened.
+    /// Ends every subscription once it has received all events.
     pub fn close(&self) {
-        let mut followers = locked(&self.followers);
-        followers.closed = true;
-        let all = followers.all.clone();
-        drop(followers);
-        all.iter().for_each(|ear| ear.wake.notify_one());
+        let mut subscribers = locked(&self.subscribers);
+        subscribers.closed = true;
+        let all = subscribers.all.clone();
+        drop(subscribers);
+        all.iter().for_each(|signal| signal.wake.notify_one());
     }
 
-    /// Ends those that follow now, but for those that do so for good: what happens from now on is
-    /// told elsewhere.
-    pub fn dismiss(&self) {
-        let followers = locked(&self.followers);
-        let dismissed: Vec<_> = followers.all.iter().filter(|ear| !ear.for_good).cloned().collect();
-        dismissed.iter().for_each(|ear| ear.has_left.store(true, Ordering::SeqCst));
-        drop(followers);
-        dismissed.iter().for_each(|ear| ear.wake.notify_one());
+    /// Ends all subscriptions but the permanent ones: from now on, another server has the events.
+    pub fn end_subscriptions(&self) {
+        let subscribers = locked(&self.subscribers);
+        let temporary = subscribers.all.iter().filter(|signal| !signal.permanent);
+        let ended: Vec<_> = temporary.cloned().collect();
+        ended.iter().for_each(|signal| signal.cancelled.store(true, Ordering::SeqCst));
+        drop(subscribers);
+        ended.iter().for_each(|signal| signal.wake.notify_one());
     }
 
-    /// Begins with larger numbers: what has happened meanwhile was told elsewhere. Nothing happens
-    /// at this moment.
-    pub fn begin_anew(&self) {
+    /// Goes on with larger numbers, because another server had the events in between. No event may
+    /// be recorded at the same time.
+    pub fn restart_numbering(&self) {
         let first = first_number();
         let first = self.next.fetch_max(first, Ordering::SeqCst).max(first);
         self.first.store(first, Ordering::SeqCst);
     }
 
-    /// Follows what happens here from now on, whoever is told elsewhere.
-    pub fn follow_for_good(self: &Arc<Self>) -> Follower {
-        self.follow_with(None, Ear { for_good: true, ..Ear::default() })
+    /// Subscribes to the events of this server from now on, beyond [`Events::end_subscriptions`].
+    pub fn subscribe_permanently(self: &Arc<Self>) -> Subscriber {
+        self.subscribe_with(None, Signal { permanent: true, ..Signal::default() })
     }
 
-    /// Follows what happens behind the event `after`; without one, from now on.
-    pub fn follow(self: &Arc<Self>, after: Option<u64>) -> Follower {
-        self.follow_with(after, Ear::default())
+    /// Subscribes to the events after this number; `None`: from now on.
+    pub fn subscribe(self: &Arc<Self>, after: Option<u64>) -> Subscriber {
+        self.subscribe_with(after, Signal::default())
     }
 
-    fn follow_with(self: &Arc<Self>, after: Option<u64>, ear: Ear) -> Follower {
-        let ear = Arc::new(ear);
-        locked(&self.followers).all.push(Arc::clone(&ear));
+    fn subscribe_with(self: &Arc<Self>, after: Option<u64>, signal: Signal) -> Subscriber {
+        let signal = Arc::new(signal);
+        locked(&self.subscribers).all.push(Arc::clone(&signal));
         let newest = self.next.load(Ordering::SeqCst);
         let oldest = self.oldest(newest);
         let (next, missed) = match after.map(|number| number.saturating_add(1)) {
@@ -223,10 +222,10 @@ impl Events {
             Some(next) if (oldest..=newest).contains(&next) => (next, false),
             Some(_) => (newest, true),
         };
-        Follower { events: Arc::clone(self), ear, next, missed }
+        Subscriber { events: Arc::clone(self), signal, next, missed }
     }
 
-    /// The event behind which the latest `count` of those begin that are wanted.
+    /// The number after which the latest `count` wanted events begin.
     pub fn before_latest(&self, count: usize, wanted: impl Fn(&Event) -> bool) -> u64 {
         let newest = self.next.load(Ordering::SeqCst);
         let oldest = self.oldest(newest);
@@ -248,84 +247,83 @@ impl Events {
     }
 }
 
-/// What a follower hears.
+/// What a subscriber receives.
 #[derive(Debug)]
-pub enum Heard {
-    /// These have happened next, in order; not empty.
+pub enum Received {
+    /// The next events, in order; not empty.
     Events(Vec<Event>),
-    /// So much has happened that some is not known any more. What comes next is behind this
-    /// event.
+    /// Some events were dropped before they were received. The next ones come after this number.
     Missed(u64),
-    /// Nothing until the deadline.
-    Nothing,
-    /// It has left, or nothing will happen any more.
-    End,
+    /// Nothing happened in the time given.
+    TimedOut,
+    /// The subscription has ended.
+    Closed,
 }
 
-/// Follows events. It sleeps as long as nothing happens.
-pub struct Follower {
+/// Receives events, and sleeps while there are none.
+pub struct Subscriber {
     events: Arc<Events>,
-    ear: Arc<Ear>,
+    signal: Arc<Signal>,
     next: u64,
     missed: bool,
 }
 
-/// Ends the following from another thread.
-pub struct Leave(Arc<Events>, Arc<Ear>);
+/// Ends a subscription from another thread.
+pub struct Canceller(Arc<Events>, Arc<Signal>);
 
-impl Leave {
+impl Canceller {
     /// Ends it.
-    pub fn leave(self) {
-        // Under the mutex, or the follower could fall asleep between its look and the wake.
-        let followers = locked(&self.0.followers);
-        self.1.has_left.store(true, Ordering::SeqCst);
-        drop(followers);
+    pub fn cancel(self) {
+        // Under the mutex, or the subscriber could fall asleep between its check and the wake-up.
+        let subscribers = locked(&self.0.subscribers);
+        self.1.cancelled.store(true, Ordering::SeqCst);
+        drop(subscribers);
         self.1.wake.notify_one();
     }
 }
 
-impl Follower {
-    /// By which another thread ends the following.
-    pub fn leave(&self) -> Leave {
-        Leave(Arc::clone(&self.events), Arc::clone(&self.ear))
+impl Subscriber {
+    /// Ends this subscription from another thread.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(Arc::clone(&self.events), Arc::clone(&self.signal))
     }
 
-    /// Waits for what happens next, no longer than `wait`: at most `limit` events.
-    pub fn hear(&mut self, limit: usize, wait: Duration) -> Heard {
+    /// Waits for the next events, at most `limit` of them, for no longer than `wait`.
+    pub fn receive(&mut self, limit: usize, wait: Duration) -> Received {
         let deadline = now() + wait;
         loop {
-            if self.ear.has_left.load(Ordering::SeqCst) {
-                return Heard::End;
+            if self.signal.cancelled.load(Ordering::SeqCst) {
+                return Received::Closed;
             }
             let events = self.take(limit);
             if self.missed {
                 self.missed = false;
                 self.next = self.events.next.load(Ordering::SeqCst);
-                return Heard::Missed(self.next - 1);
+                return Received::Missed(self.next - 1);
             }
             if !events.is_empty() {
-                return Heard::Events(events);
+                return Received::Events(events);
             }
-            if let Some(heard) = self.sleep(deadline) {
-                return heard;
+            if let Some(received) = self.sleep(deadline) {
+                return received;
             }
         }
     }
 
-    /// Sleeps so long, whatever happens; `false` if there is an end before that.
+    /// Sleeps for this long, whatever happens; `false` if the subscription ends before that.
     pub fn pause(&self, time: Duration) -> bool {
         let deadline = now() + time;
-        let mut followers = locked(&self.events.followers);
+        let mut subscribers = locked(&self.events.subscribers);
         loop {
-            let left = deadline.saturating_duration_since(now());
-            if followers.closed || self.ear.has_left.load(Ordering::SeqCst) {
+            let remaining = deadline.saturating_duration_since(now());
+            if subscribers.closed || self.signal.cancelled.load(Ordering::SeqCst) {
                 return false;
             }
-            if left.is_zero() {
+            if remaining.is_zero() {
                 return true;
             }
-            let waited = self.ear.wake.wait_timeout(followers, left);
-            followers = waited.unwrap_or_else(|_| poisoned()).0;
+            let waited = self.signal.wake.wait_timeout(subscribers, remaining);
+            subscribers = waited.unwrap_or_else(|_| poisoned()).0;
         }
     }
 
@@ -339,7 +337,7 @@ impl Follower {
                     self.missed = true;
                     break;
                 }
-                // Not yet, or not any more, which is said next time.
+                // Not recorded yet; or overwritten, which the next call reports.
                 _ => break,
             }
             self.next += 1;
@@ -347,37 +345,37 @@ impl Follower {
         events
     }
 
-    /// Sleeps until something has happened (`None`), the deadline or the end.
-    fn sleep(&self, deadline: Instant) -> Option<Heard> {
-        let mut followers = locked(&self.events.followers);
-        followers.asleep.push_back(Arc::clone(&self.ear));
+    /// Sleeps until there is an event (`None`), the deadline or the end.
+    fn sleep(&self, deadline: Instant) -> Option<Received> {
+        let mut subscribers = locked(&self.events.subscribers);
+        subscribers.asleep.push_back(Arc::clone(&self.signal));
         loop {
-            self.events.asleep.store(followers.asleep.len(), Ordering::SeqCst);
+            self.events.asleep.store(subscribers.asleep.len(), Ordering::SeqCst);
             fence(Ordering::SeqCst);
-            let is_woken = !followers.asleep.iter().any(|ear| Arc::ptr_eq(ear, &self.ear));
-            let left = deadline.saturating_duration_since(now());
+            let is_woken = !subscribers.asleep.iter().any(|s| Arc::ptr_eq(s, &self.signal));
+            let remaining = deadline.saturating_duration_since(now());
             let has_next = self.has_next();
             let outcome = if is_woken || has_next {
                 Some(None)
-            } else if followers.closed || self.ear.has_left.load(Ordering::SeqCst) {
-                Some(Some(Heard::End))
-            } else if left.is_zero() {
-                Some(Some(Heard::Nothing))
+            } else if subscribers.closed || self.signal.cancelled.load(Ordering::SeqCst) {
+                Some(Some(Received::Closed))
+            } else if remaining.is_zero() {
+                Some(Some(Received::TimedOut))
             } else {
                 None
             };
             if let Some(outcome) = outcome {
-                followers.asleep.retain(|ear| !Arc::ptr_eq(ear, &self.ear));
-                self.events.asleep.store(followers.asleep.len(), Ordering::SeqCst);
-                drop(followers);
-                // Who has fallen asleep earlier has news if this one has; without, nobody has.
+                subscribers.asleep.retain(|signal| !Arc::ptr_eq(signal, &self.signal));
+                self.events.asleep.store(subscribers.asleep.len(), Ordering::SeqCst);
+                drop(subscribers);
+                // An event for this subscriber is one for those that fell asleep before it, too.
                 if has_next {
-                    self.events.tell();
+                    self.events.notify();
                 }
                 return outcome;
             }
-            let waited = self.ear.wake.wait_timeout(followers, left);
-            followers = waited.unwrap_or_else(|_| poisoned()).0;
+            let waited = self.signal.wake.wait_timeout(subscribers, remaining);
+            subscribers = waited.unwrap_or_else(|_| poisoned()).0;
         }
     }
 
@@ -386,151 +384,12 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for Subscriber {
     fn drop(&mut self) {
-        locked(&self.events.followers).all.retain(|ear| !Arc::ptr_eq(ear, &self.ear));
+        locked(&self.events.subscribers).all.retain(|signal| !Arc::ptr_eq(signal, &self.signal));
     }
 }
 
 #[cfg(test)]
 #[cfg(not(shuttle))]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::{RecvTimeoutError, channel};
-    use std::thread;
-
-    const PATIENCE: Duration = Duration::from_secs(60);
-
-    fn happening(title: &str) -> Happening {
-        Happening {
-            kind: Kind::Granted,
-            id: LockId::random(),
-            terms: Terms::exclusive(title, PATIENCE),
-            fencing_token: Some(1),
-            since: SystemTime::UNIX_EPOCH,
-        }
-    }
-
-    fn happens(events: &Events, title: &str) -> u64 {
-        let resource = "r".parse().unwrap();
-        let event = events.note(&resource, UNIX_EPOCH, happening(title));
-        events.tell();
-        event.number
-    }
-
-    /// The titles of what is heard at once.
-    fn hears(follower: &mut Follower) -> Vec<String> {
-        match follower.hear(usize::MAX, Duration::ZERO) {
-            Heard::Events(events) => {
-                events.into_iter().map(|event| event.happening.terms.title.to_string()).collect()
-            }
-            Heard::Missed(_) => vec!["missed".into()],
-            Heard::Nothing => Vec::new(),
-            Heard::End => vec!["end".into()],
-        }
-    }
-
-    #[test]
-    fn what_was_told_elsewhere_is_missed() {
-        let events = Arc::new(Events::default());
-        let first = happens(&events, "a");
-        let mut follows = events.follow(Some(first));
-        let mut for_good = events.follow_for_good();
-        events.dismiss();
-        assert!(matches!(follows.hear(1, Duration::ZERO), Heard::End));
-        events.begin_anew();
-        assert!(matches!(events.follow(Some(first)).hear(1, Duration::ZERO), Heard::Missed(_)));
-        let second = happens(&events, "b");
-        assert!(second > first);
-        assert_eq!(hears(&mut events.follow(Some(second - 1))), ["b"]);
-        assert!(!matches!(for_good.hear(1, Duration::ZERO), Heard::End));
-    }
-
-    #[test]
-    fn a_follower_hears_each_event_once_in_order() {
-        let events = Arc::<Events>::default();
-        happens(&events, "before");
-        let mut follower = events.follow(None);
-        assert!(hears(&mut follower).is_empty());
-        for title in ["a", "b", "c"] {
-            happens(&events, title);
-        }
-        assert_eq!(hears(&mut follower), ["a", "b", "c"]);
-        assert!(hears(&mut follower).is_empty());
-    }
-
-    #[test]
-    fn who_comes_back_goes_on_behind_the_last_event_or_hears_that_some_are_missed() {
-        let events = Arc::<Events>::default();
-        let first = happens(&events, "a");
-        happens(&events, "b");
-        assert_eq!(hears(&mut events.follow(Some(first))), ["b"]);
-        assert!(hears(&mut events.follow(Some(first + 1))).is_empty());
-        for unknown in [0, first - 2, first + 2, u64::MAX] {
-            let mut follower = events.follow(Some(unknown));
-            assert_eq!(hears(&mut follower), ["missed"], "{unknown}");
-            assert!(hears(&mut follower).is_empty());
-        }
-        let mut slow = events.follow(Some(first));
-        for n in 0..KEPT {
-            happens(&events, &n.to_string());
-        }
-        assert_eq!(hears(&mut slow), ["missed"]);
-        happens(&events, "c");
-        assert_eq!(hears(&mut slow), ["c"]);
-    }
-
-    #[test]
-    fn the_latest_that_are_wanted_are_found() {
-        let events = Arc::<Events>::default();
-        for title in ["a", "b", "a", "b", "a"] {
-            happens(&events, title);
-        }
-        let is_a = |event: &Event| event.happening.terms.title == "a";
-        let from = |count| hears(&mut events.follow(Some(events.before_latest(count, is_a))));
-        assert_eq!(from(1), ["a"]);
-        assert_eq!(from(2), ["a", "b", "a"]);
-        assert_eq!(from(9), ["a", "b", "a", "b", "a"]);
-        assert!(from(0).is_empty());
-    }
-
-    #[test]
-    fn all_who_sleep_are_woken() {
-        let events = Arc::<Events>::default();
-        let (sender, heard) = channel();
-        for _ in 0..20 {
-            let (mut follower, sender) = (events.follow(None), sender.clone());
-            thread::spawn(move || {
-                while let Heard::Events(events) = follower.hear(1, PATIENCE) {
-                    sender.send(events[0].happening.terms.title.clone()).unwrap();
-                }
-            });
-        }
-        drop(sender);
-        for title in ["a", "b"] {
-            happens(&events, title);
-            for _ in 0..20 {
-                assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), title);
-            }
-        }
-        assert_eq!(heard.recv_timeout(Duration::from_millis(20)), Err(RecvTimeoutError::Timeout));
-        events.close();
-        assert_eq!(heard.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
-    }
-
-    #[test]
-    fn who_leaves_is_woken() {
-        let events = Arc::<Events>::default();
-        for pausing in [false, true] {
-            let mut follower = events.follow(None);
-            let leave = follower.leave();
-            let left = thread::spawn(move || match pausing {
-                false => matches!(follower.hear(1, PATIENCE), Heard::End),
-                true => !follower.pause(PATIENCE),
-            });
-            leave.leave();
-            assert!(left.join().unwrap());
-        }
-        assert!(locked(&events.followers).all.is_empty());
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What a client asks for, what it is granted, and what waits.
+//! What a client asks for, and what it gets: a lock that is held, or a request that waits.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -7,12 +7,12 @@ use smol_str::SmolStr;
 
 use super::{Lifetime, LockId, Mode};
 
-/// Who has asked for a lock, for display.
+/// The client that has asked for a lock, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requester {
     /// The address that the request came from.
     pub address: SmolStr,
-    /// The user that the client is known as, if it is known.
+    /// The user, if the client has logged in as one.
     pub user: Option<SmolStr>,
 }
 
@@ -31,49 +31,49 @@ impl fmt::Display for Requester {
     }
 }
 
-/// What a client asks for. It is one value from the request to the disk and back. Of a lock that is
-/// held, a renewal changes the lifetime and a conversion the mode.
+/// What a client asks for. One value, from the request to the disk and back. A renewal changes the
+/// lifetime of a held lock, a conversion its mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
-    /// Who asks, in the client's words.
+    /// What the client calls itself or its work.
     pub title: SmolStr,
-    /// Who asks, as far as the server knows.
+    /// The client, as the server knows it.
     pub client: Requester,
     /// Which other locks may be held beside it.
     pub mode: Mode,
-    /// How long to wait at most, from when the request came; zero: not at all.
+    /// How long to wait at most, counted from the arrival of the request; zero: not at all.
     pub wait: Duration,
     /// How long the lock lives, counted from the grant or from the latest renewal.
     pub lifetime: Lifetime,
-    /// The locks that are there may have another limit. They keep it, and this one has its own:
-    /// for a semaphore whose size is somebody's setting, which may change.
+    /// Other locks on the resource may have another limit, which they keep: for a semaphore whose
+    /// size is a setting that may change.
     pub other_limits: bool,
 }
 
-/// What a lock that is held is to become.
+/// How to convert a lock that is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conversion {
-    /// Its mode from then on.
+    /// The new mode.
     pub mode: Mode,
-    /// How long to wait for it at most, from when the request came; zero: not at all.
+    /// How long to wait for it at most, counted from the arrival of the request; zero: not at all.
     pub wait: Duration,
-    /// A lifetime that begins anew with the mode; `None`: it ends when it would have.
+    /// A lifetime that starts over with the new mode; `None`: it ends as before.
     pub lifetime: Option<Duration>,
 }
 
 /// A lock that is held. The times are wall clock and only for display.
 #[derive(Debug, Clone)]
 pub struct Grant {
-    /// Unique among all locks ever.
+    /// Unique among all locks, also of the past.
     pub id: LockId,
-    /// What was asked for, as it is now.
+    /// What was asked for, with the current mode and lifetime.
     pub terms: Terms,
     /// When it was granted.
     pub since: SystemTime,
     /// When its lifetime ends, if it does.
     pub expires: Option<SystemTime>,
     /// Larger than that of every earlier grant of this server; under 2^53, so that every JSON
-    /// reader can hold it. Storage that refuses a smaller one than it has seen is safe from
+    /// reader can hold it. Storage that refuses smaller tokens than it has seen is safe from
     /// holders that have stalled.
     pub fencing_token: u64,
 }
@@ -87,11 +87,11 @@ pub struct Waiting {
     pub terms: Terms,
     /// When it joined the line.
     pub since: SystemTime,
-    /// When its wait ends, or its place is given up if its client is gone.
+    /// When its wait ends or, if its client has departed, its place is given up.
     pub expires: SystemTime,
 }
 
-/// What has a URL: a lock that is held, or a request that waits for one.
+/// What a URL names: a lock that is held, or a request that waits for one.
 #[derive(Debug, Clone)]
 pub enum Lock {
     /// It is held.
@@ -120,7 +120,7 @@ impl Lock {
 
 #[cfg(test)]
 impl Terms {
-    /// Of an exclusive lock that is not waited for.
+    /// For an exclusive lock, without a wait.
     pub(crate) fn exclusive(title: &str, lifetime: Duration) -> Self {
         Self {
             title: title.into(),

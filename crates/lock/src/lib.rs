@@ -1,10 +1,9 @@
 //! The lock core: who holds a resource, who waits for it, who is next.
 //!
-//! [`LockManager`] is the one way in, [`LockTable`] implements it. The core knows nothing of
-//! HTTP, JSON, the command line or sockets.
+//! [`LockManager`] is its interface, [`LockTable`] the implementation. It knows no HTTP, JSON,
+//! command line or sockets.
 
 pub mod clock;
-mod deadlines;
 mod events;
 mod grant;
 mod journal;
@@ -16,7 +15,6 @@ mod nanos;
 mod numbers;
 mod parallel;
 mod pending;
-mod reaper;
 mod refusal;
 mod resource;
 mod sharded;
@@ -24,7 +22,7 @@ mod stored;
 mod sync;
 mod table;
 
-pub use events::{Event, Events, Follower, Happening, Heard, KEPT, Kind, Leave};
+pub use events::{Canceller, Event, EventDetails, Events, KEPT, Kind, Received, Subscriber};
 pub use grant::{Conversion, Grant, Lock, Requester, Terms, Waiting};
 pub use journal::FileStore;
 #[cfg(any(test, feature = "contract"))]

@@ -5,15 +5,15 @@ use std::time::Duration;
 /// How long a lock lives without a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// So long.
+    /// This long.
     For(Duration),
-    /// Until it is released. For protocols that know no renewal, where an expiry would let two
+    /// Until it is released. For protocols without renewals, where an expiry would let two clients
     /// work at a time.
     Endless,
 }
 
 impl Lifetime {
-    /// `None`: it has no end.
+    /// `None`: without an end.
     pub fn duration(self) -> Option<Duration> {
         match self {
             Self::For(duration) => Some(duration),

@@ -1,4 +1,4 @@
-//! The interface of the core: what can be asked of it, and what it tells.
+//! The interface of the lock core.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use super::{
 
 /// Grants locks on named resources, strictly in order of arrival.
 ///
-/// Whatever is refused with [`Refusal::NotWritten`] has changed nothing.
+/// Whatever is refused with [`NotWritten::Refused`] or [`NotWritten::Deposed`] has changed nothing.
 pub trait LockManager: Send + Sync {
     /// Acquires a lock on `resource`, waiting up to `terms.wait` for it. If the request has to
     /// wait, `on_wait` is called once it is in line, with the means to end the wait early.
     ///
-    /// A request with the key of one that holds a lock or is in line is that one, sent again:
-    /// it gets that lock, or that place in line.
+    /// A request with the key of one that holds a lock or waits in line counts as a repetition of
+    /// that one, and gets its lock or its place.
     ///
     /// # Errors
     /// The lock was not granted.
@@ -29,40 +29,38 @@ pub trait LockManager: Send + Sync {
         on_wait: &mut dyn FnMut(Departure),
     ) -> Pending<Result<Grant, Refusal>>;
 
-    /// Says that the caller of [`LockManager::acquire`] could not pass on that it was granted
-    /// this lock: has it released, unless another caller was told of it, too. With a key, it is
-    /// kept for a while. It may be written later.
+    /// Reports that the response with this grant could not be delivered. The lock is released,
+    /// unless another response told of it, too; with a key, only after a while. This may be written
+    /// later.
     fn abandon(&self, resource: &ResourceName, id: LockId);
 
     /// The lock or waiting request with this id, unless it is gone.
     fn find(&self, resource: &ResourceName, id: LockId) -> Option<Lock>;
 
-    /// Releases a lock, or takes a waiting request out of the line (its caller gets
-    /// [`Refusal::Deleted`]).
+    /// Releases a lock, or deletes a waiting request, whose caller gets [`Refusal::Deleted`].
     ///
     /// # Errors
     /// [`Refusal::NoSuchLock`], or it could not be written and is still held.
     fn release(&self, resource: &ResourceName, id: LockId) -> Pending<Result<(), Refusal>>;
 
-    /// The same for what the request with this key has.
+    /// The same for the lock or waiting request with this key.
     ///
     /// # Errors
-    /// [`Refusal::NoSuchLock`] if it has nothing, or it could not be written and is still held.
+    /// [`Refusal::NoSuchLock`], or it could not be written and is still held.
     fn release_by_key(
         &self,
         resource: &ResourceName,
         key: &IdempotencyKey,
     ) -> Pending<Result<(), Refusal>>;
 
-    /// Who holds a resource: the first `limit` of them, each with the key of its request, if it has
-    /// one.
+    /// The first `limit` locks that are held on a resource, each with the key of its request.
     fn holders(
         &self,
         resource: &ResourceName,
         limit: usize,
     ) -> Vec<(Grant, Option<IdempotencyKey>)>;
 
-    /// Lets a lock expire this long from now, sooner or later than it would have.
+    /// Starts the lifetime of a lock over, with this length.
     ///
     /// # Errors
     /// [`Refusal::NoSuchLock`], [`Refusal::StillWaiting`], or it could not be written and
@@ -75,9 +73,9 @@ pub trait LockManager: Send + Sync {
     ) -> Pending<Result<Grant, Refusal>>;
 
     /// Converts a lock to another mode. It stays the same lock, and is held in its old mode until
-    /// the new one fits beside the other locks, which is waited for up to `conversion.wait`,
-    /// before everybody in line. If it has to wait, `on_wait` is called with the means to end the
-    /// wait early.
+    /// the new one fits beside the other locks. It waits for that ahead of the line, up to
+    /// `conversion.wait`. If it has to wait, `on_wait` is called with the means to end the wait
+    /// early.
     ///
     /// # Errors
     /// The lock is held as before, unless it is gone.
@@ -89,11 +87,11 @@ pub trait LockManager: Send + Sync {
         on_wait: &mut dyn FnMut(Departure),
     ) -> Result<Grant, Refusal>;
 
-    /// At most `limit` resources that have locks, in order of their names, from behind `after`.
+    /// At most `limit` resources that have locks, in order of their names, after `after`.
     fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName>;
 
-    /// The locks of a resource: those that are held first, then those that wait, each in order;
-    /// at most `limit` of those behind `after`.
+    /// The locks of a resource: first those that are held, then those that wait, each in order; at
+    /// most `limit` after the cursor.
     fn locks(&self, resource: &ResourceName, after: Option<Cursor>, limit: usize) -> Page;
 
     /// Deletes all locks of a resource, held and waited for.
@@ -109,43 +107,43 @@ pub trait LockManager: Send + Sync {
     /// It could not be written; the locks of some or all resources are still there.
     fn delete_all(&self) -> Result<(), Refusal>;
 
-    /// What happens to locks, for whoever wants to follow it.
+    /// The event stream.
     fn events(&self) -> &Arc<Events>;
 
     /// How many locks there are.
     fn totals(&self) -> Totals;
 
-    /// How long what lasts longest has lasted. Looks at every lock, like a list of all.
+    /// The longest hold and wait at this moment. Reads every lock.
     fn ages(&self) -> Ages;
 
     /// Whether changes can be written, as far as is known.
     ///
     /// # Errors
-    /// The latest could not.
+    /// The latest change could not be written.
     fn writable(&self) -> Result<(), NotWritten>;
 
     /// Refuses all requests from now on, including those that wait.
     fn shut_down(&self);
 
-    /// Waits until everything is written that was decided before. For one thread, at the end.
+    /// Waits until everything is written that was decided before. Only one thread may call it.
     fn settle(&self);
 }
 
 /// Some of the locks of a resource, as they are at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// Those that are held first, then those that wait, each in order.
+    /// First those that are held, then those that wait, each in order.
     pub locks: Vec<Lock>,
     /// The modes that the locks on this page wait for.
     pub converting: HashMap<LockId, Mode>,
-    /// How many wait on this resource, for a lock or for another mode, with the places that are
-    /// kept, on this page or not.
+    /// How many requests wait on this resource, for a lock or for another mode, including kept
+    /// places, on this page or not.
     pub waiting: usize,
     /// Where the next page begins; `None` if this is the last.
     pub next: Option<Cursor>,
 }
 
-/// How far pages of the locks of a resource have come.
+/// How far a client has paged through the locks of a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cursor {
     /// Up to the holder with this fencing token.
@@ -154,7 +152,7 @@ pub enum Cursor {
     Waiting(u64),
 }
 
-/// Ends one wait because its client has gone: the request leaves the line, and with a key its
+/// Ends one wait because its client has departed. The request leaves the line; with a key, its
 /// place is kept for a while. A lock that was granted meanwhile stays.
 pub struct Departure(Box<dyn FnOnce() + Send>);
 
@@ -164,23 +162,23 @@ impl Departure {
         Self(Box::new(leave))
     }
 
-    /// Ends the wait. Never waits for anything but a mutex.
+    /// Ends the wait. Blocks on nothing but a mutex.
     pub fn leave(self) {
         (self.0)();
     }
 }
 
-/// Is told of the locks that end, when that is done and written, by whoever ended them.
+/// Is told of the locks that have ended, once that is written, on the thread that ended them.
 pub trait Observer: Send + Sync {
-    /// A lock that had been held for so long, by the wall clock, is held no more, or renewed.
+    /// A lock has ended or was renewed, after it was held this long by the wall clock.
     fn ended(&self, end: End, held: Duration);
 
-    /// The core cannot go on: a thread panicked in the middle of a change, or it is not known
-    /// what was written. The process has to end; until then, nothing more is answered.
+    /// The core cannot go on, because a thread panicked in the middle of a change, or because it is
+    /// not known what was written. The process has to end; until then, no request is answered.
     fn failed(&self, why: &str);
 }
 
-/// For whoever does not want to know.
+/// A no-op observer.
 impl Observer for () {
     fn ended(&self, _: End, _: Duration) {}
 
@@ -196,9 +194,9 @@ pub enum End {
     Expired,
     /// By an administrator.
     Deleted,
-    /// Its client was gone before it heard of the grant.
+    /// Its client was gone before it learned of the grant.
     Abandoned,
-    /// It goes on with another lifetime.
+    /// Its lifetime was started over.
     Renewed,
 }
 
@@ -211,11 +209,11 @@ pub struct Totals {
     pub active: usize,
     /// Clients that wait.
     pub waiting: usize,
-    /// Places in line that are kept for clients that have gone.
+    /// Places in line that are kept for departed clients.
     pub kept: usize,
 }
 
-/// How long what lasts longest has lasted; zero where there is nothing.
+/// The longest times at a moment; zero if there is nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ages {
     /// Of the clients that wait.

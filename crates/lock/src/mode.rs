@@ -1,4 +1,4 @@
-//! What a lock is to exclude: the modes of the VMS distributed lock manager, and semaphores.
+//! What a lock excludes: the modes of the VMS distributed lock manager, and semaphores.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use std::fmt;
 /// ("Lock modes" of the lock management services, VSI OpenVMS Programming Concepts Manual).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// NL: excludes nobody, and nobody excludes it.
+    /// NL: excludes nothing, and is excluded by nothing.
     Null,
-    /// CR: reads, while others may write.
+    /// CR: reads while others may write.
     ConcurrentRead,
-    /// CW: writes, while others may write.
+    /// CW: writes while others may write.
     ConcurrentWrite,
-    /// PR: reads, while nobody writes. What others call a shared lock.
+    /// PR: reads while nobody writes. Elsewhere called a shared lock.
     ProtectedRead,
-    /// PW: the only one that writes, while others may read concurrently.
+    /// PW: writes alone, while others may read in CR.
     ProtectedWrite,
     /// EX: excludes all but NL.
     Exclusive {
@@ -24,10 +24,10 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// EX, of which one is held at a time.
+    /// EX with one holder at a time.
     pub const EXCLUSIVE: Self = Self::Exclusive { limit: Limit::ONE };
 
-    /// In the order of the table of the modes: each excludes at least what those before it do.
+    /// In the order of the table of modes: each excludes at least what those before it exclude.
     pub const ALL: [Self; 6] = [
         Self::Null,
         Self::ConcurrentRead,
@@ -37,7 +37,7 @@ impl Mode {
         Self::EXCLUSIVE,
     ];
 
-    /// The two letters that VMS has for it.
+    /// Its two letters in VMS.
     pub fn name(self) -> &'static str {
         match self {
             Self::Null => "NL",
@@ -76,12 +76,12 @@ impl fmt::Display for Mode {
 /// How many may hold a semaphore at a time: 1 to [`Limit::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// The lowest first. Three, so that a [`Mode`] takes four: each lock has one in memory.
+    /// Little-endian. Three bytes, so that a [`Mode`], which every lock has, takes four.
     bytes: [u8; 3],
 }
 
 impl Limit {
-    /// A lock that one holds.
+    /// A lock with one holder.
     pub const ONE: Self = Self { bytes: [1, 0, 0] };
 
     /// The largest limit.

@@ -1,4 +1,4 @@
-//! What resources, locks and requests are called.
+//! The names of resources, locks and requests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -53,8 +53,8 @@ impl fmt::Display for InvalidResourceName {
 
 impl std::error::Error for InvalidResourceName {}
 
-/// What tells that a request is an earlier one, sent again: 1 to [`IdempotencyKey::MAX_LEN`]
-/// visible ASCII characters of the client's choice.
+/// Marks a request as a repetition of an earlier one: 1 to [`IdempotencyKey::MAX_LEN`] visible
+/// ASCII characters of the client's choice.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
@@ -67,24 +67,24 @@ impl IdempotencyKey {
         &self.0
     }
 
-    /// The key of a client that speaks another protocol and has this id there. It has a blank,
-    /// which those of requests with an `Idempotency-Key` have not: whoever reads an id in a list
-    /// cannot fetch the URL of its lock by it.
+    /// The key of a client of another protocol, which has this id there. It contains a blank, which
+    /// no `Idempotency-Key` does: a client that reads the id in a list cannot pass it as a key to
+    /// get the URL of the lock.
     ///
     /// # Errors
-    /// The id is not 1 to 124 visible ASCII characters, as far as there is room beside `door`.
+    /// The id is not visible ASCII, or too long beside the name of the door.
     pub fn of_door(door: &str, id: &str) -> Result<Self, InvalidIdempotencyKey> {
         let Self(id) = id.parse()?;
         let key = format!("{door} {id}");
         if key.len() <= Self::MAX_LEN { Ok(Self(key.into())) } else { Err(InvalidIdempotencyKey) }
     }
 
-    /// The id of a client that speaks the protocol of this door.
+    /// The id in the protocol of this door, if it is a key of that.
     pub fn id_at_door(&self, door: &str) -> Option<&str> {
         self.0.strip_prefix(door)?.strip_prefix(' ')
     }
 
-    /// What [`IdempotencyKey::as_str`] has given.
+    /// Parses what [`IdempotencyKey::as_str`] returned.
     pub fn stored(text: &str) -> Option<Self> {
         match text.split_once(' ') {
             Some((door, id)) => Self::of_door(door, id).ok(),
@@ -120,7 +120,7 @@ impl fmt::Display for InvalidIdempotencyKey {
 impl std::error::Error for InvalidIdempotencyKey {}
 
 /// The unique name of one lock: a random UUID (version 4, RFC 9562), written as 32
-/// lower-case hex digits. Whoever knows it can release the lock.
+/// lower-case hex digits. It is a secret: it is all that is needed to release the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LockId(Uuid);
 
@@ -133,7 +133,7 @@ impl LockId {
         Self(Uuid::from_u128(id))
     }
 
-    /// One that no other lock has.
+    /// A new one.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }

@@ -1,6 +1,6 @@
-//! Times of eight bytes, where those of std take sixteen: a held lock has several in memory.
+//! Times in eight bytes, where those of std take sixteen: every held lock has several.
 //!
-//! They are nanoseconds, and reach for five centuries. What is later is at their end.
+//! They count nanoseconds, up to five centuries, and saturate there.
 
 use std::num::NonZeroU64;
 use std::ops::Add;
@@ -10,16 +10,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Instant(NonZeroU64);
 
-/// A moment on the wall clock, from the epoch on.
+/// A moment on the wall clock, since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WallTime(u64);
 
-/// What std calls a duration.
+/// A duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span(u64);
 
 impl Instant {
-    /// So long after the clock began, which was before this program did.
+    /// This long after the start of the clock, which was before that of this program.
     pub(super) fn since_start(time: Duration) -> Self {
         Self(NonZeroU64::MIN.saturating_add(Span::from(time).0))
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_as_they_were_and_have_an_end() {
+    fn times_survive_packing_and_saturate() {
         let time = Duration::new(1_000_000_000, 123_456_789);
         assert_eq!(Duration::from(Span::from(time)), time);
         assert_eq!(SystemTime::from(WallTime::from(UNIX_EPOCH + time)), UNIX_EPOCH + time);

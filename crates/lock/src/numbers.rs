@@ -1,21 +1,20 @@
-//! Numbers that only grow: fencing tokens, and the order of arrival in a line.
+//! Increasing numbers: fencing tokens, and the order of arrival in a line.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::sync::atomic::{AtomicU64, Ordering};
 
-/// Half of 2^53, for a clock that is far ahead: there is still room to count.
+/// Half of 2^53: even if the clock is far ahead, there is room to count.
 const MAX_FIRST: u64 = 1 << 52;
 
-/// Each number is larger than every one before, in this run and in earlier ones. Some are
-/// never used.
+/// Each number is larger than all before, in this run and in earlier ones. Some are never used.
 #[derive(Debug)]
 pub(super) struct Numbers(AtomicU64);
 
 impl Numbers {
-    /// Goes on behind `last`, the largest that was ever written, and behind the clock in
-    /// microseconds: more than an earlier run can have counted since its own start, one or two
-    /// for each request.
+    /// Continues after `last`, the largest number in the store, and after the clock in
+    /// microseconds: with one or two numbers for each request, no earlier run can have counted
+    /// further since its own start.
     pub(super) fn after(last: u64, now: SystemTime) -> Self {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let clock = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);

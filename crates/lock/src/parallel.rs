@@ -1,4 +1,4 @@
-//! Work that all processors share.
+//! Work that is shared among all processors.
 
 use std::num::NonZero;
 use std::panic;
@@ -6,14 +6,14 @@ use std::thread;
 
 use super::sync::{Mutex, locked};
 
-/// More threads would wait for each other, and each has a share of the memory for itself.
+/// More threads would only contend, and each takes memory.
 const MAX_THREADS: usize = 8;
 
-/// Has a worker on each processor take these, one after the other, until there are none or one of
-/// them has failed.
+/// Runs a worker on each processor. Each takes one item after the other, until there are none or
+/// one has failed.
 ///
 /// # Errors
-/// Of one that has failed.
+/// That of an item that has failed.
 pub(super) fn share<T, E, W>(
     items: impl Iterator<Item = T> + Send,
     worker: impl Fn() -> W + Sync,
@@ -32,7 +32,7 @@ where
         Ok(())
     };
     thread::scope(|scope| {
-        // Those that cannot be started leave their share to the others.
+        // If a thread cannot be started, the others do its share.
         let start = |_| thread::Builder::new().name("start".into()).spawn_scoped(scope, run).ok();
         let others: Vec<_> = (1..processors()).filter_map(start).collect();
         let own = run();

@@ -1,28 +1,28 @@
-//! Why a request was not done: one type for the core, the metrics and the errors of the API.
+//! Why a request was refused: one type for the core, the metrics and the errors of the API.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::{Limit, Mode};
 
-/// Why a request was not done. As text, a sentence for the client.
+/// Why a request was refused. As text, a sentence for the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The lock did not come free within `wait`.
+    /// The lock was not granted within `wait`.
     TimedOut,
     /// The request was deleted while it waited.
     Deleted,
-    /// Whoever waited has gone.
+    /// The client departed while it waited.
     Departed,
-    /// The request was sent again, with the same key, and waits there.
+    /// The request was sent again with the same key, and that delivery waits instead.
     Superseded,
-    /// The locks in the mode EX that are there, held or waited for, have this limit.
+    /// The other locks in the mode EX, held or waited for, have this limit.
     OtherLimit(Limit),
-    /// The key is that of a lock or a waiting request of this mode.
+    /// The key belongs to a lock or a waiting request of this mode.
     OtherMode(Mode),
-    /// As many requests wait as may, in all or for this resource.
+    /// The limit on waiting requests is reached, in all or for this resource.
     TooManyWaiting,
-    /// As many locks are held as may be.
+    /// The limit on locks is reached.
     TooManyLocks,
     /// The change could not be written, and was not made.
     NotWritten(NotWritten),
@@ -30,18 +30,18 @@ pub enum Refusal {
     ShuttingDown,
     /// There is no lock or request with this id.
     NoSuchLock,
-    /// The request still waits: its lifetime begins with the grant.
+    /// The request still waits; its lifetime begins with the grant.
     StillWaiting,
     /// The lock waits for another mode already.
     Converting,
-    /// An earlier conversion waits for this lock, which would wait behind it.
+    /// An earlier conversion waits for this lock, which would have to wait behind it.
     Deadlock,
-    /// A semaphore, or a lock that is to be one, has no other mode.
+    /// The lock is a semaphore, or would become one.
     NotConvertible,
 }
 
 impl Refusal {
-    /// Why, without what differs from case to case.
+    /// The kind of refusal, without its details.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::TimedOut => Reason::TimedOut,
@@ -69,10 +69,10 @@ impl Refusal {
     }
 }
 
-/// One list, so that whatever goes through all of them misses none.
+/// The variants, the list of all and the names in one place, so that none can be missed.
 macro_rules! reasons {
     ($($variant:ident $name:literal,)*) => {
-        /// Why a request was not done, for programs.
+        /// Why a request was refused, for programs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[expect(missing_docs, reason = "Refusal and NotWritten say what they are")]
         pub enum Reason {
@@ -163,10 +163,10 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Why a change could not be written to where locks survive a crash.
+/// Why a change could not be written to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotWritten {
-    /// It was refused, and nothing has changed.
+    /// The store refused it, and nothing has changed.
     Refused(Arc<str>),
     /// The store was fenced while it wrote the change, which may have been written or not.
     Unknown,

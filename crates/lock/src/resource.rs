@@ -1,17 +1,19 @@
 //! One resource: who holds it, who waits for it, who is next.
 //!
-//! Pure: the time and the fencing tokens are arguments, there is no thread, no clock and no I/O
-//! here, so that every rule of the lock can be tested as a table of steps. An event is first
-//! decided ([`Resource::decide`] changes nothing), then made.
+//! Pure: no threads, clocks or I/O. The time and the fencing tokens are arguments, so every rule is
+//! tested as a table of steps. An input is first decided ([`Resource::decide`] changes nothing),
+//! then applied ([`Resource::note`], [`Resource::apply`]).
 
 mod compatibility;
 mod conversions;
+mod decide;
 mod decision;
 mod holders;
 mod line;
 #[cfg(test)]
 mod model;
 mod packed;
+mod planner;
 #[cfg(test)]
 mod tests;
 
@@ -19,31 +21,35 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use super::nanos::Instant;
-use super::numbers::Numbers;
 use super::{
-    Conversion, Cursor, End, Grant, Happening, IdempotencyKey, Kind, Lock, LockId, Page, Refusal,
-    Terms,
+    Conversion, Cursor, End, EventDetails, Grant, IdempotencyKey, Kind, Lock, LockId, Page,
+    Refusal, Terms,
 };
 #[cfg(test)]
 pub(super) use compatibility::can_be_held_together;
 use conversions::Conversions;
 pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};
+use decision::{ChangedLock, GrantedLock, KeptUntil};
 pub(super) use holders::Holder;
 use holders::Holders;
+use line::Line;
 pub(super) use line::{Claim, Place};
-use line::{Line, Waiter};
+use planner::NextNumber;
 
-/// How many locks one event ends at most, and how many it grants: the rest follows piece by piece,
-/// and others have their turn between. Both together have room in one transaction of etcd.
+/// How many locks one input ends at most, and how many it grants. The rest follows piece by piece,
+/// with room for other work in between. Both together fit into one transaction of the store.
 pub(super) const PIECE: usize = 240;
 
-/// The state of one resource. `W` is how a client that waits is told of its end; a resource
-/// hands it back in [`Outcome`].
+/// The state of one resource. `W` stands for a client that waits; [`Effects`] hand it back with the
+/// result.
 ///
-/// Between two events: what is held fits together, the first conversion that waits does not fit
-/// beside the other locks, and if none waits, whoever is first in line does not either; unless the plan to grant it is being written or could not be, or what made room was
-/// a fact beside a plan: then it is granted as soon as that is written. And if so much ended or
-/// fits at once that it takes several events, until the last of them: see [`Resource::is_behind`].
+/// Invariants between two inputs:
+/// - What is held fits together. Always; the rest may be delayed.
+/// - The first conversion does not fit beside the other locks.
+/// - If no conversion waits, the first request in line does not fit.
+///
+/// The last two do not hold while the plan that restores them is being written, or after it could
+/// not be, and until the last piece if it takes several: see [`Resource::is_behind`].
 #[derive(Debug)]
 pub(super) struct Resource<W> {
     holders: Holders,
@@ -51,38 +57,38 @@ pub(super) struct Resource<W> {
     line: Line<W>,
 }
 
-/// Something that happens to a resource.
+/// What a resource reacts to.
 #[derive(Debug)]
-pub(super) enum Event<W> {
-    /// A request comes; `W`, if it has to wait.
-    Acquire(Box<Asked>, W),
-    /// The lock or request with this id is given up.
+pub(super) enum Input<W> {
+    /// A request arrives; `W` is its client, if it has to wait.
+    Acquire(Box<Arrival>, W),
+    /// Ends the lock, or deletes the waiting request, with this id.
     Release(LockId),
-    /// The same of the one with this key.
+    /// The same for the one with this key.
     ReleaseByKey(IdempotencyKey),
-    /// The lock is to expire this long from now.
+    /// Starts the lifetime of a lock over, with this length.
     Renew(LockId, Duration),
-    /// A lock is to have another mode; `W`, if it has to wait.
-    Convert(Box<Wish>, W),
-    /// The client that waits by this claim has gone. With a key, its place is kept so long.
+    /// A request to convert a lock arrives; `W` is its client, if it has to wait.
+    Convert(Box<ConvertRequest>, W),
+    /// The client of this claim has gone. With a key, its place is kept for this long.
     Withdraw(Claim, Duration),
     /// The wait of this claim is over.
     TimeOut(Claim),
-    /// An answer that tells of this lock could not be delivered. If no other does, the lock is
-    /// released; with a key, after so long.
+    /// A response that told of this lock could not be delivered. If it was the only one, the lock
+    /// is released; with a key, after this long.
     Abandon(LockId, Duration),
-    /// Something is due.
+    /// A deadline has passed.
     Expire,
-    /// All locks and requests whose numbers are before this one are deleted.
+    /// Deletes the locks and requests with numbers before this one.
     Delete(u64),
-    /// The server ends: nobody waits any more. The locks stay held.
+    /// Ends every wait, since the server ends. The locks stay held.
     Dismiss,
 }
 
-impl<W> Event<W> {
-    /// Whether one client has asked for it, whose thread does nothing else until it is answered:
-    /// not a deletion, which begins many before it waits for the first.
-    pub(super) fn is_asked_for(&self) -> bool {
+impl<W> Input<W> {
+    /// Whether it is the request of one client, whose thread does nothing else until it is done.
+    /// Not so a deletion, whose thread begins many before it waits for the first.
+    pub(super) fn is_client_request(&self) -> bool {
         matches!(
             self,
             Self::Acquire(..)
@@ -94,44 +100,43 @@ impl<W> Event<W> {
     }
 }
 
-/// A request, as it comes to a resource.
+/// A request that arrives.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
-    /// For the lock, if it is a new one.
+pub(super) struct Arrival {
+    /// The id of the lock, unless the key is that of an earlier request.
     pub(super) id: LockId,
     pub(super) terms: Terms,
     pub(super) key: Option<IdempotencyKey>,
-    /// When it came: its wait is counted from then.
-    pub(super) came: Instant,
+    /// Its wait is counted from then.
+    pub(super) arrived_at: Instant,
 }
 
-/// The wish for another mode, as it comes to a resource.
+/// A request to convert a lock.
 #[derive(Debug, Clone)]
-pub(super) struct Wish {
+pub(super) struct ConvertRequest {
     /// The lock.
     pub(super) id: LockId,
     pub(super) wanted: Conversion,
-    /// When it came: its wait is counted from then.
-    pub(super) came: Instant,
+    /// Its wait is counted from then.
+    pub(super) arrived_at: Instant,
 }
 
-/// One moment on all clocks: deadlines are counted on the monotonic one, the wall clock is only
-/// for display, and the numbers tell what came first.
+/// One moment on both clocks. Deadlines are counted on the monotonic one; the wall clock is only
+/// for display.
 #[derive(Clone, Copy)]
-pub(super) struct Now<'n> {
+pub(super) struct Now {
     pub(super) instant: Instant,
     pub(super) wall: SystemTime,
-    pub(super) numbers: &'n Numbers,
 }
 
-/// Who has to hear of what was made.
+/// What others have to be told of an applied decision.
 #[derive(Debug)]
-pub(super) struct Outcome<W> {
-    /// The clients whose wait is over, in order, with the word for each.
-    pub(super) told: Vec<(W, Reply)>,
-    /// What has happened, in order.
-    pub(super) happened: Vec<Happening>,
-    /// Places in line of requests with a key that have come, or gone, by their arrival.
+pub(super) struct Effects<W> {
+    /// The clients whose wait is over, in order, with the result for each.
+    pub(super) results: Vec<(W, Reply)>,
+    /// In order.
+    pub(super) events: Vec<EventDetails>,
+    /// Places of requests with a key that were taken or left, by their arrival.
     pub(super) places: Vec<(u64, Option<Place>)>,
 }
 
@@ -148,21 +153,20 @@ impl<W> Resource<W> {
         Self { holders: Holders::default(), conversions: Conversions::new(), line: Line::new() }
     }
 
-    /// One with a lock that has been held since before a restart of the server, for `remaining`
-    /// from now, or without an end.
+    /// A resource with a lock of an earlier run of the server. It lives for `remaining` from now;
+    /// `None`: without an end.
     pub(super) fn restored(
         grant: Grant,
         key: Option<IdempotencyKey>,
         remaining: Option<Duration>,
-        now: Now<'_>,
+        now: Now,
     ) -> Self {
         let mut resource = Self::new();
         resource.holders.insert(Holder::new(grant, remaining, key, now));
         resource
     }
 
-    /// Adds other locks that have been held since then, but for those that are there already.
-    /// Returns whether there was none of these.
+    /// Adds other locks of an earlier run, unless they are there. Returns whether all were new.
     pub(super) fn absorb(&mut self, other: &Self) -> bool {
         let (known, new): (Vec<_>, Vec<_>) =
             other.holders.iter().partition(|holder| self.holders.get(holder.id).is_some());
@@ -175,9 +179,9 @@ impl<W> Resource<W> {
         self.holders.fit_together()
     }
 
-    /// Adds a place in line that was kept over a restart of the server, until `until`, unless its
-    /// request holds a lock. Returns whether it was added.
-    pub(super) fn restore_place(&mut self, place: Place, grace: Duration, now: Now<'_>) -> bool {
+    /// Adds a place in line of an earlier run, kept for `grace`, unless its request holds a lock.
+    /// Returns whether it was added.
+    pub(super) fn restore_place(&mut self, place: Place, grace: Duration, now: Now) -> bool {
         let held = place.key.as_ref().is_some_and(|key| self.holders.of_key(key).is_some());
         if !held {
             self.line.restore(place, now.instant + grace, now.wall + grace);
@@ -186,118 +190,117 @@ impl<W> Resource<W> {
     }
 
     /// Takes a request out of the line, and notes that its place is gone.
-    fn take_out(&mut self, id: LockId, outcome: &mut Outcome<W>) -> Option<Waiter<W>> {
+    fn take_out(&mut self, id: LockId, effects: &mut Effects<W>) -> Option<W> {
         let place = self.line.place(id).filter(|place| place.key.is_some());
-        outcome.places.extend(place.map(|place| (place.arrival, None)));
+        effects.places.extend(place.map(|place| (place.arrival, None)));
         self.line.remove(id)
     }
 
-    /// What becomes of the resource by an event.
-    pub(super) fn decide(&self, event: Event<W>, now: Now<'_>) -> Decision<W> {
-        decision::decide(self, event, now)
+    /// Works out what an input changes, and changes nothing. `numbers` gives arrivals and fencing
+    /// tokens.
+    pub(super) fn decide(&self, input: Input<W>, now: Now, numbers: NextNumber<'_>) -> Decision<W> {
+        decide::decide(self, input, now, numbers)
     }
 
-    /// What of an event holds even while `plan` is being written; `None` if the event has to
-    /// wait for that.
-    pub(super) fn facts_beside(
-        &self,
-        event: &Event<W>,
-        plan: &Plan,
-        now: Now<'_>,
-    ) -> Option<Facts<W>> {
-        decision::facts_beside(self, event, plan, now)
+    /// The facts of an input that need not wait while `plan` is being written; `None` if it has to.
+    pub(super) fn facts_beside(&self, input: &Input<W>, plan: &Plan, now: Now) -> Option<Facts<W>> {
+        decide::facts_beside(self, input, plan, now)
     }
 
-    /// Makes the facts of a decision.
-    pub(super) fn note(&mut self, facts: Facts<W>, outcome: &mut Outcome<W>) {
-        let Facts { joined, left, converting, unconverted, kept, given_up, unheard } = facts;
+    /// Ends the wait of a request, with an event.
+    fn dequeue(&mut self, id: LockId, kind: Kind, refusal: Refusal, effects: &mut Effects<W>) {
+        effects.events.extend(self.of_place(id, kind));
+        let waiter = self.take_out(id, effects);
+        effects.complete(waiter, Reply::Refused(refusal));
+    }
+
+    /// Applies the facts of a decision.
+    pub(super) fn note(&mut self, facts: Facts<W>, effects: &mut Effects<W>) {
+        let Facts { joined, dequeued, converting, unconverted, kept, given_up, undelivered } =
+            facts;
         for id in given_up {
-            outcome.happened.extend(self.of_place(id, Kind::Withdrawn));
-            self.take_out(id, outcome);
+            self.dequeue(id, Kind::Withdrawn, Refusal::Departed, effects);
         }
-        for (id, refusal) in left {
+        for (id, refusal) in dequeued {
             let kind = match refusal {
                 Refusal::TimedOut | Refusal::Superseded => Kind::TimedOut,
                 _ => Kind::Withdrawn,
             };
-            outcome.happened.extend(self.of_place(id, kind));
-            let waiter = self.take_out(id, outcome);
-            outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(refusal))));
+            self.dequeue(id, kind, refusal, effects);
         }
         for (id, refusal) in unconverted {
-            outcome.happened.extend(self.of_holder(id, Kind::Unconverted));
-            let waiting = self.conversions.remove(id);
-            outcome.told.extend(waiting.map(|w| (w.handle, Reply::Refused(refusal))));
+            effects.events.extend(self.of_holder(id, Kind::Unconverted));
+            effects.complete(self.conversions.remove(id), Reply::Refused(refusal));
         }
         if let Some(converting) = converting {
             let kind = Kind::Converting(converting.wanted.mode);
-            outcome.happened.extend(self.of_holder(converting.id, kind));
+            effects.events.extend(self.of_holder(converting.id, kind));
             self.conversions.join(*converting);
         }
-        if let Some((id, until, until_wall)) = kept {
-            let gone = self.line.keep(id, until, until_wall);
-            outcome.told.extend(gone.map(|handle| (handle, Reply::Refused(Refusal::Departed))));
+        if let Some(KeptUntil { id, until, until_wall }) = kept {
+            let departed = self.line.keep(id, until, until_wall);
+            effects.complete(departed, Reply::Refused(Refusal::Departed));
         }
-        if let Some(waiter) = joined {
-            if waiter.place.key.is_some() {
-                outcome.places.push((waiter.place.arrival, Some(waiter.place.clone())));
+        if let Some(queued) = joined {
+            if queued.place.key.is_some() {
+                effects.places.push((queued.place.arrival, Some(queued.place.clone())));
             }
-            let id = waiter.place.id;
+            let id = queued.place.id;
             let is_new = self.line.place(id).is_none();
-            let earlier = self.line.join(*waiter);
+            let earlier = self.line.join(*queued);
             if is_new {
-                outcome.happened.extend(self.of_place(id, Kind::Waiting));
+                effects.events.extend(self.of_place(id, Kind::Waiting));
             }
-            outcome.told.extend(earlier.map(|w| (w.handle, Reply::Refused(Refusal::Superseded))));
+            effects.complete(earlier, Reply::Refused(Refusal::Superseded));
         }
-        if let Some((id, until)) = unheard {
-            self.holders.update(id, |holder| holder.lose_answer(until));
+        if let Some((id, until)) = undelivered {
+            self.holders.update(id, |holder| holder.lose_delivery(until));
         }
     }
 
-    /// Makes the plan of a decision. Lifetimes begin now.
-    pub(super) fn apply(&mut self, plan: Plan, now: Now<'_>, outcome: &mut Outcome<W>) {
-        let Plan { ended, granted, changed, told_again, deleted } = plan;
-        for ending in ended {
-            let holder = self.holders.remove(ending.id);
-            let happening = |holder: Holder| of_grant(holder.grant(), Kind::Ended(ending.end));
-            outcome.happened.extend(holder.map(happening));
-            let waiting = self.conversions.remove(ending.id);
-            let word = Reply::Refused(Refusal::NoSuchLock);
-            outcome.told.extend(waiting.map(|w| (w.handle, word)));
+    /// Applies the plan of a decision. Lifetimes begin now.
+    pub(super) fn apply(&mut self, plan: Plan, now: Now, effects: &mut Effects<W>) {
+        let Plan { ended, granted, changed, redelivered, deleted } = plan;
+        for lock in ended {
+            let holder = self.holders.remove(lock.id);
+            let event = |holder: Holder| of_grant(holder.grant(), Kind::Ended(lock.end));
+            effects.events.extend(holder.map(event));
+            let waiter = self.conversions.remove(lock.id);
+            effects.complete(waiter, Reply::Refused(Refusal::NoSuchLock));
         }
-        for changing in changed {
-            self.change(changing, now, outcome);
+        for lock in changed {
+            self.change(lock, now, effects);
         }
-        if let Some(id) = told_again {
-            self.holders.update(id, Holder::add_answer);
+        if let Some(id) = redelivered {
+            self.holders.update(id, Holder::add_delivery);
         }
         for id in deleted {
-            outcome.happened.extend(self.of_place(id, Kind::Deleted));
-            let waiter = self.take_out(id, outcome);
-            outcome.told.extend(waiter.map(|w| (w.handle, Reply::Refused(Refusal::Deleted))));
+            self.dequeue(id, Kind::Deleted, Refusal::Deleted, effects);
         }
-        for decision::Granting { mut holder, to_newcomer } in granted {
+        for GrantedLock { mut holder, to_newcomer } in granted {
             holder.begin(holder.lifetime(), now);
             let asked = self.line.place(holder.id).map(|place| place.since);
             let granted = of_grant(holder.grant(), Kind::Granted);
             let since = asked.unwrap_or(granted.since);
-            outcome.happened.push(Happening { since, ..granted });
-            let waiter = self.take_out(holder.id, outcome);
-            let word = |holder: &Holder| match to_newcomer {
-                true => Reply::Refused(Refusal::Superseded),
-                false => Reply::Granted(holder.grant()),
-            };
-            outcome.told.extend(waiter.map(|w| (w.handle, word(&holder))));
+            effects.events.push(EventDetails { since, ..granted });
+            if let Some(waiter) = self.take_out(holder.id, effects) {
+                let result = match to_newcomer {
+                    true => Reply::Refused(Refusal::Superseded),
+                    false => Reply::Granted(holder.grant()),
+                };
+                effects.complete(Some(waiter), result);
+            }
+            let fits = self.holders.counts().allow(holder.terms.mode);
+            assert!(fits, "{holder:?} beside {:?}", self.holders);
             self.holders.insert(holder);
         }
-        // Without a look at the limit of each.
-        debug_assert!(self.holders.counts().fit_together(u32::MAX), "{:?}", self.holders);
+        // The promise of this program. Where it breaks, the process ends rather than answer.
+        assert!(self.holders.counts().fit_together(u32::MAX), "held together: {:?}", self.holders);
     }
 
-    /// Renews a lock, or converts it, and tells the client that waits for that.
-    fn change(&mut self, changing: decision::Changing, now: Now<'_>, outcome: &mut Outcome<W>) {
-        let decision::Changing { holder: changed, begins, has_waited } = changing;
+    /// Renews a lock, or converts it, and completes the wait for that.
+    fn change(&mut self, lock: ChangedLock, now: Now, effects: &mut Effects<W>) {
+        let ChangedLock { holder: changed, begins, has_waited } = lock;
         let Some(mut holder) = self.holders.remove(changed.id) else { return };
         let kind = match holder.terms.mode == changed.terms.mode {
             true => Kind::Ended(End::Renewed),
@@ -307,33 +310,32 @@ impl<W> Resource<W> {
         if begins {
             holder.begin(changed.lifetime(), now);
         }
-        // Whoever changes it knows of it.
-        holder.add_answer();
-        outcome.happened.push(of_grant(holder.grant(), kind));
+        // A client that changes a lock knows that it has it.
+        holder.add_delivery();
+        effects.events.push(of_grant(holder.grant(), kind));
         if has_waited {
-            let waiting = self.conversions.remove(holder.id);
-            let word = Reply::Granted(holder.grant());
-            outcome.told.extend(waiting.map(|w| (w.handle, word)));
+            let waiter = self.conversions.remove(holder.id);
+            effects.complete(waiter, Reply::Granted(holder.grant()));
         }
         self.holders.insert(holder);
     }
 
-    /// What happens to a place in line.
-    fn of_place(&self, id: LockId, kind: Kind) -> Option<Happening> {
+    /// An event of a place in line.
+    fn of_place(&self, id: LockId, kind: Kind) -> Option<EventDetails> {
         let Place { id, terms, since, .. } = self.line.place(id)?;
         let terms = terms.clone();
-        Some(Happening { kind, id: *id, terms, fencing_token: None, since: *since })
+        Some(EventDetails { kind, id: *id, terms, fencing_token: None, since: *since })
     }
 
-    /// What happens to a lock that stays.
-    fn of_holder(&self, id: LockId, kind: Kind) -> Option<Happening> {
+    /// An event of a lock that stays.
+    fn of_holder(&self, id: LockId, kind: Kind) -> Option<EventDetails> {
         self.holders.get(id).map(|holder| of_grant(holder.grant(), kind))
     }
 
-    /// The answer to whoever caused a decision that has been made.
+    /// The reply to the caller, once the decision is applied.
     pub(super) fn answer(&self, answer: Answer) -> Reply {
         match answer {
-            Answer::Now(answer) => answer.into(),
+            Answer::Now(reply) => reply,
             Answer::Done => Reply::Done,
             Answer::Granted(id) => match self.holders.get(id) {
                 Some(holder) => Reply::Granted(holder.grant()),
@@ -342,8 +344,8 @@ impl<W> Resource<W> {
         }
     }
 
-    /// The lock or waiting request with this id, if it is there at this moment. A lock whose
-    /// renewal is being written by `plan` is.
+    /// The lock or waiting request with this id, if it is there at this moment. A lock that is due
+    /// is, while `plan` renews it.
     pub(super) fn find(&self, id: LockId, plan: Option<&Plan>, now: Instant) -> Option<Lock> {
         let going_on = going_on(plan);
         let held = self.holders.get(id).filter(|holder| is_held(holder, &going_on, now));
@@ -351,7 +353,7 @@ impl<W> Resource<W> {
         held.or_else(|| self.line.show(id).map(Lock::Waiting))
     }
 
-    /// The first of those that hold a lock at this moment, each with the key of its request.
+    /// The first locks that are held at this moment, each with the key of its request.
     pub(super) fn first_holders(
         &self,
         plan: Option<&Plan>,
@@ -363,8 +365,8 @@ impl<W> Resource<W> {
         held.take(limit).map(|holder| (holder.grant(), holder.key().cloned())).collect()
     }
 
-    /// The locks that are held at this moment in order of their grants, then the waiting
-    /// requests in order: at most `limit` of those behind `after`.
+    /// The locks that are held at this moment in order of their grants, then the waiting requests
+    /// in order: at most `limit` of those after the cursor.
     pub(super) fn page(
         &self,
         plan: Option<&Plan>,
@@ -392,19 +394,19 @@ impl<W> Resource<W> {
             locks.push(Lock::Waiting(waiting));
         }
         let is_full = locks.len() == limit;
-        let waiting = self.conversions.len() + self.line.waiting() + self.line.kept();
+        let waiting = self.conversions.len() + self.line.waiting_count() + self.line.kept_count();
         Page { locks, converting, waiting, next: next.filter(|_| is_full) }
     }
 
-    /// Whether a lock is held or waited for at this moment that came before this number.
+    /// Whether a lock with a smaller number is held or waited for at this moment.
     pub(super) fn has_locks_before(&self, number: u64, now: Instant) -> bool {
         let mut held = self.holders.in_order();
         let first = held.find(|holder| !holder.is_due(now));
         self.line.has_before(number) || first.is_some_and(|first| first.fencing_token < number)
     }
 
-    /// Whether an [`Event::Expire`] comes before any other event: what has ended is more than a
-    /// piece, or somebody who waits fits.
+    /// Whether an [`Input::Expire`] has to come before any other input: more than a piece is due,
+    /// or a request that waits fits.
     pub(super) fn is_behind(&self, now: impl FnOnce() -> Instant) -> bool {
         self.holders.has_due(PIECE, now)
             || self.overdue_conversion().is_some()
@@ -417,18 +419,18 @@ impl<W> Resource<W> {
         !self.line.is_empty() || self.holders.iter().any(|holder| is_held(holder, &going_on, now))
     }
 
-    /// Since when the lock is held that is held longest, for display.
+    /// Since when the oldest lock is held, for display.
     pub(super) fn held_since(&self) -> Option<SystemTime> {
         self.holders.iter().map(|holder| holder.since()).min()
     }
 
-    /// Since when the first in line waits, for display.
+    /// Since when the first request in line waits, for display.
     pub(super) fn waited_for_since(&self) -> Option<SystemTime> {
-        self.line.first().map(|waiter| waiter.place.since)
+        self.line.first().map(|queued| queued.place.since)
     }
 
-    /// When [`Event::Expire`] has something to do. Somebody who waits and fits has been due
-    /// since its request came: the plan to grant it could not be written.
+    /// When [`Input::Expire`] has something to do. If a request that waits fits, the plan to grant
+    /// it could not be written, and it has been due since it arrived.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = self.holders.next_due().into_iter().chain(self.line.next_given_up());
         due.chain(self.overdue_conversion()).chain(self.overdue_waiter()).min()
@@ -439,19 +441,19 @@ impl<W> Resource<W> {
         let first = self.conversions.iter().next()?;
         let mut others = self.holders.counts();
         others.remove(self.holders.get(first.id)?.terms.mode);
-        others.allow(first.wanted.mode).then_some(first.came)
+        others.allow(first.wanted.mode).then_some(first.arrived_at)
     }
 
-    /// Since when the first in line has been due, if it fits and no conversion is before it.
+    /// Since when the first in line has been due, if it fits and no conversion waits.
     fn overdue_waiter(&self) -> Option<Instant> {
         let first = self.line.first().filter(|_| self.conversions.is_empty());
         let overdue = first.filter(|first| self.holders.counts().allow(first.place.terms.mode));
-        overdue.map(|first| first.came)
+        overdue.map(|first| first.arrived_at)
     }
 
     pub(super) fn tally(&self) -> Tally {
-        let waiting = self.line.waiting() + self.conversions.len();
-        Tally { held: self.holders.len(), waiting, kept: self.line.kept() }
+        let waiting = self.line.waiting_count() + self.conversions.len();
+        Tally { held: self.holders.len(), waiting, kept: self.line.kept_count() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -459,24 +461,30 @@ impl<W> Resource<W> {
     }
 }
 
-/// The locks that a look shows while `plan` renews or converts them: they do not come and go.
+/// The locks that stay visible while `plan` renews or converts them.
 fn going_on(plan: Option<&Plan>) -> HashSet<LockId> {
     plan.map(Plan::going_on).unwrap_or_default()
 }
 
-/// Whether a look at this moment shows the lock.
+/// Whether readers see the lock at this moment.
 fn is_held(holder: &Holder, going_on: &HashSet<LockId>, now: Instant) -> bool {
     !holder.is_due(now) || going_on.contains(&holder.id)
 }
 
-/// What happens to a lock.
-fn of_grant(grant: Grant, kind: Kind) -> Happening {
+/// An event of a lock.
+fn of_grant(grant: Grant, kind: Kind) -> EventDetails {
     let Grant { id, terms, since, fencing_token, .. } = grant;
-    Happening { kind, id, terms, fencing_token: Some(fencing_token), since }
+    EventDetails { kind, id, terms, fencing_token: Some(fencing_token), since }
 }
 
-impl<W> Default for Outcome<W> {
+impl<W> Effects<W> {
+    fn complete(&mut self, waiter: Option<W>, result: Reply) {
+        self.results.extend(waiter.map(|waiter| (waiter, result)));
+    }
+}
+
+impl<W> Default for Effects<W> {
     fn default() -> Self {
-        Self { told: Vec::new(), happened: Vec::new(), places: Vec::new() }
+        Self { results: Vec::new(), events: Vec::new(), places: Vec::new() }
     }
 }

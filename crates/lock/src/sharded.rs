@@ -1,14 +1,14 @@
-//! One mutex for many names, without the queue.
+//! Data that is divided by resource name, each shard with its own mutex.
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::ResourceName;
 use super::sync::Mutex;
 
-/// Enough that a thread which loses the processor while it holds one keeps few others waiting.
+/// Enough that a thread which is preempted while it holds a mutex blocks few others.
 const SHARDS: usize = if cfg!(shuttle) { 1 } else { 64 };
 
-/// A `T` for each share of the names, each with its own mutex.
+/// A `T` for each shard.
 pub(super) struct Sharded<T> {
     hasher: RandomState,
     shards: [Mutex<T>; SHARDS],
@@ -21,14 +21,14 @@ impl<T: Default> Default for Sharded<T> {
 }
 
 impl<T: Default> Sharded<T> {
-    /// Each name belongs to the shard that it has there.
+    /// One in which each name has the same shard as in `other`.
     pub(super) fn like<U>(other: &Sharded<U>) -> Self {
         Self { hasher: other.hasher.clone(), ..Self::default() }
     }
 }
 
 impl<T> Sharded<T> {
-    /// The shard that this name belongs to.
+    /// The shard of this name.
     pub(super) fn of(&self, name: &ResourceName) -> &Mutex<T> {
         &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
     }

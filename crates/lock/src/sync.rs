@@ -1,6 +1,6 @@
-//! What the core excludes, waits and tells the time with: that of std. Under `--cfg shuttle` it
-//! is the model checker's, which runs the threads in every order that it can think of, and in
-//! which time passes only when a test lets it.
+//! Mutexes, condition variables, threads and the clock, as std has them. Under `--cfg shuttle` they
+//! are the model checker's, which tries many orders of the threads, and in which time passes only
+//! when a test says so.
 
 #[cfg(shuttle)]
 mod checked;
@@ -17,13 +17,13 @@ pub(super) use std::sync::{Condvar, Mutex, MutexGuard, atomic};
 #[cfg(not(shuttle))]
 pub(super) use std::thread;
 
-/// The monotonic clock, which stands still while the host is suspended.
+/// The monotonic clock, which stops while the host is suspended.
 #[cfg(not(shuttle))]
 pub(super) fn now() -> super::nanos::Instant {
     super::nanos::Instant::since_start(crate::clock::monotonic())
 }
 
-/// The clock that also counts while the host is suspended: not to be compared with [`now`].
+/// The clock that goes on while the host is suspended. Not comparable with [`now`].
 #[cfg(not(shuttle))]
 pub(super) fn now_also_suspended() -> super::nanos::Instant {
     super::nanos::Instant::since_start(crate::clock::now())
@@ -34,8 +34,8 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|_| poisoned())
 }
 
-/// Another thread panicked in the middle of a change, and the process is about to end because
-/// of that. What is there may be half of a change: this thread does not go on with it.
+/// Another thread panicked in the middle of a change, and the process is about to end because of
+/// that. The change may be half made, so this thread must not go on.
 pub(super) fn poisoned() -> ! {
     panic!("another thread panicked while it changed the locks")
 }

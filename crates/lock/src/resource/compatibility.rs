@@ -18,11 +18,12 @@ const TOGETHER: [[bool; 6]; 6] = {
     ]
 };
 
-/// How many locks there are in each mode, in the order of [`Mode::ALL`].
+/// How many locks there are in each mode, in the order of [`Mode::ALL`]. Overflow panics in every
+/// build: a count that wraps would admit locks that do not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Counts([u32; 6]);
+pub(super) struct ModeCounts([u32; 6]);
 
-impl Counts {
+impl ModeCounts {
     pub(super) fn add(&mut self, mode: Mode) {
         self.0[index(mode)] += 1;
     }
@@ -31,13 +32,12 @@ impl Counts {
         self.0[index(mode)] -= 1;
     }
 
-    /// How many there are in the mode EX.
     pub(super) fn exclusive(self) -> u32 {
         self.0[index(Mode::EXCLUSIVE)]
     }
 
-    /// Whether one more lock of this mode can be held beside these: as the table says, but as
-    /// many in the mode EX as its limit allows.
+    /// Whether one more lock of this mode can be held beside these: as the table says, but in the
+    /// mode EX as many as its limit allows.
     pub(super) fn allow(self, mode: Mode) -> bool {
         let limit = mode.limit().map_or(0, Limit::get);
         let beside = |other: usize| {
@@ -48,8 +48,8 @@ impl Counts {
         (0..self.0.len()).all(beside)
     }
 
-    /// Whether these can all be held at a time, if `limit` is the largest of those in the mode EX:
-    /// the last of these to be granted was within its own.
+    /// Whether these can all be held at a time, if `limit` is the largest of the locks in the mode
+    /// EX. It is enough to know the largest: the latest of them to be granted was within its own.
     pub(super) fn fit_together(self, limit: u32) -> bool {
         let exclusive = self.0[index(Mode::EXCLUSIVE)];
         let many = |index: usize| self.0[index] > 0;
@@ -65,7 +65,7 @@ impl Counts {
 /// Whether locks of these modes can all be held at a time.
 #[cfg(test)]
 pub(crate) fn can_be_held_together(modes: impl Iterator<Item = Mode>) -> bool {
-    let mut held = Counts::default();
+    let mut held = ModeCounts::default();
     modes.into_iter().all(|mode| {
         let fits = held.allow(mode);
         held.add(mode);

@@ -1,38 +1,38 @@
-//! The locks that wait for another mode, in order of arrival: before the line.
+//! The locks that wait for another mode, in order of arrival. They come before the line.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::compatibility::Counts;
+use super::compatibility::ModeCounts;
 use super::line::Claim;
 use crate::nanos::Instant;
 use crate::{Conversion, LockId, Mode};
 
-/// A client that waits for its lock to be converted, and `W`, by which it is told.
+/// A conversion that waits, and its client.
 #[derive(Debug)]
 pub(super) struct Converting<W> {
-    /// The lock, which is held in its old mode meanwhile.
+    /// The lock, held in its old mode meanwhile.
     pub(super) id: LockId,
     pub(super) wanted: Conversion,
-    /// Smaller than that of every conversion that came later.
+    /// Increases with each conversion.
     pub(super) arrival: u64,
-    pub(super) handle: W,
-    /// When its request came, and when its wait is over.
-    pub(super) came: Instant,
+    pub(super) waiter: W,
+    pub(super) arrived_at: Instant,
+    /// When its wait is over.
     pub(super) deadline: Instant,
 }
 
-/// The queue. Most resources have none, and one pointer is what that costs them.
+/// The queue. An empty one, as most resources have, costs one pointer.
 #[derive(Debug)]
 pub(super) struct Conversions<W>(Option<Box<Queue<W>>>);
 
-/// Not empty. Nothing here takes longer the longer the queue is.
+/// Not empty. No operation is linear in the length of the queue.
 #[derive(Debug)]
 struct Queue<W> {
     /// By arrival.
     waiting: BTreeMap<u64, Converting<W>>,
     arrivals: HashMap<LockId, u64>,
-    /// The modes that they want.
-    wanted: Counts,
+    /// The modes that are waited for.
+    wanted: ModeCounts,
 }
 
 impl<W> Converting<W> {
@@ -65,20 +65,20 @@ impl<W> Conversions<W> {
         queue.flat_map(move |queue| queue.waiting.range(arrival..)).map(|(_, waiting)| waiting)
     }
 
-    /// That of the lock with this id.
+    /// The conversion of the lock with this id.
     pub(super) fn of(&self, id: LockId) -> Option<&Converting<W>> {
         let queue = self.0.as_ref()?;
         queue.waiting.get(queue.arrivals.get(&id)?)
     }
 
-    /// The one that waits by this claim.
+    /// The conversion of this claim.
     pub(super) fn with(&self, claim: Claim) -> Option<&Converting<W>> {
         self.of(claim.id()).filter(|waiting| waiting.claim() == claim)
     }
 
-    /// The modes that are wanted.
-    pub(super) fn wanted(&self) -> Counts {
-        self.0.as_ref().map_or(Counts::default(), |queue| queue.wanted)
+    /// The modes that are waited for.
+    pub(super) fn wanted(&self) -> ModeCounts {
+        self.0.as_ref().map_or(ModeCounts::default(), |queue| queue.wanted)
     }
 
     pub(super) fn join(&mut self, waiting: Converting<W>) {
@@ -86,30 +86,30 @@ impl<W> Conversions<W> {
         queue.wanted.add(waiting.wanted.mode);
         queue.arrivals.insert(waiting.id, waiting.arrival);
         let earlier = queue.waiting.insert(waiting.arrival, waiting);
-        debug_assert!(earlier.is_none(), "two conversions came at once");
+        assert!(earlier.is_none(), "two conversions with one arrival");
     }
 
-    /// Takes out that of the lock with this id.
-    pub(super) fn remove(&mut self, id: LockId) -> Option<Converting<W>> {
+    /// Takes out the conversion of the lock with this id, and returns its client.
+    pub(super) fn remove(&mut self, id: LockId) -> Option<W> {
         let queue = self.0.as_mut()?;
         let waiting = queue.waiting.remove(&queue.arrivals.remove(&id)?)?;
         queue.wanted.remove(waiting.wanted.mode);
         if queue.waiting.is_empty() {
             self.0 = None;
         }
-        Some(waiting)
+        Some(waiting.waiter)
     }
 }
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), arrivals: HashMap::new(), wanted: Counts::default() }
+        Self { waiting: BTreeMap::new(), arrivals: HashMap::new(), wanted: ModeCounts::default() }
     }
 }
 
-/// Whether a lock that is held in the mode `held` is one that an earlier conversion waits for. If
-/// it waits behind that one, both wait for ever; and as a conversion waits for nothing else than
-/// for other locks and for those before it, there is no other way to a deadlock.
-pub(super) fn is_waited_for(held: Mode, wanted: Counts) -> bool {
+/// Whether an earlier conversion waits for a lock that is held in this mode. If that lock waited
+/// behind it, both would wait for ever. There is no other deadlock, since a conversion waits only
+/// for locks and for the conversions before it.
+pub(super) fn is_waited_for(held: Mode, wanted: ModeCounts) -> bool {
     !wanted.allow(held)
 }

@@ -1,23 +1,21 @@
-//! What an event brings about, worked out before anything is changed.
+//! The result of a decision: what an input changes, before anything is changed.
 //!
-//! A [`Decision`] has two halves. [`Facts`] hold whatever becomes of the rest: that a wait has
-//! run out, that a client has gone, that another has joined the line. They are made at once. The
-//! [`Plan`] is about who holds the lock, and is made when it is written; if it cannot be written
-//! it is forgotten, and there is nothing to undo.
+//! A [`Decision`] has two halves. [`Facts`] are true whether or not the store can write: a wait
+//! has run out, a client has gone, another has joined the line. They are applied at once. The
+//! [`Plan`] says who holds the lock next. It is applied once it is written; if it cannot be
+//! written, it is dropped, so nothing ever has to be undone.
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::compatibility::Counts;
-use super::conversions::{Converting, is_waited_for};
+use super::Resource;
+use super::conversions::Converting;
 use super::holders::Holder;
-use super::line::{Claim, Place, Waiter};
-use super::packed::PackedTerms;
-use super::{Asked, Event, Now, PIECE, Resource, Wish};
+use super::line::{Claim, Queued};
 use crate::nanos::Instant;
-use crate::{Conversion, End, Grant, IdempotencyKey, Limit, LockId, Mode, Refusal, Terms};
+use crate::{End, Grant, LockId, Refusal};
 
-/// What becomes of a resource by an event, and of whoever caused it.
+/// What an input changes, and what its caller is told.
 #[derive(Debug)]
 pub(crate) struct Decision<W> {
     pub(crate) facts: Facts<W>,
@@ -25,29 +23,18 @@ pub(crate) struct Decision<W> {
     pub(crate) answer: Answer,
 }
 
-/// What whoever caused an event hears of it.
+/// When the caller gets its reply, and which.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// This, whatever becomes of the plan.
-    Now(AtOnce),
-    /// That the plan was made.
+    /// At once, since it does not depend on the plan.
+    Now(Reply),
+    /// [`Reply::Done`], once the plan is applied.
     Done,
-    /// That it holds this lock, when the plan is made.
+    /// This lock, once the plan is applied.
     Granted(LockId),
 }
 
-/// An answer that depends on no plan.
-#[derive(Debug)]
-pub(crate) enum AtOnce {
-    /// It is noted.
-    Noted,
-    /// The request waits, until this moment at most.
-    InLine(Claim, Instant),
-    /// It is not done, and why.
-    Refused(Refusal),
-}
-
-/// The answer, when it can be given.
+/// The result of a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     /// It is done.
@@ -56,99 +43,97 @@ pub(crate) enum Reply {
     Granted(Grant),
     /// The request waits, until this moment at most.
     InLine(Claim, Instant),
-    /// It is not done, and why.
+    /// It was not done.
     Refused(Refusal),
-}
-
-impl From<AtOnce> for Reply {
-    fn from(answer: AtOnce) -> Self {
-        match answer {
-            AtOnce::Noted => Self::Done,
-            AtOnce::InLine(claim, deadline) => Self::InLine(claim, deadline),
-            AtOnce::Refused(refusal) => Self::Refused(refusal),
-        }
-    }
 }
 
 /// What holds whether or not the plan can be written.
 #[derive(Debug)]
 pub(crate) struct Facts<W> {
-    /// A client that comes into the line, or takes over the place of its request there.
-    pub(super) joined: Option<Box<Waiter<W>>>,
-    /// Clients whose wait is over without a lock, in order.
-    pub(super) left: Vec<(LockId, Refusal)>,
-    /// A lock that waits for another mode from now on.
+    /// A client joins the line, or takes over the place of its request there.
+    pub(super) joined: Option<Box<Queued<W>>>,
+    /// Clients whose wait ends without a lock, in order.
+    pub(super) dequeued: Vec<(LockId, Refusal)>,
+    /// A lock begins to wait for another mode.
     pub(super) converting: Option<Box<Converting<W>>>,
-    /// Locks that wait for another mode no more, in order.
+    /// Locks that no longer wait for another mode, in order.
     pub(super) unconverted: Vec<(LockId, Refusal)>,
-    /// A client that has gone, whose place is kept until then.
-    pub(super) kept: Option<(LockId, Instant, SystemTime)>,
+    /// A client has gone, and its place is kept.
+    pub(super) kept: Option<KeptUntil>,
     /// Kept places whose time is over.
     pub(super) given_up: Vec<LockId>,
-    /// A lock of which one answer was lost. If it was the last, the lock goes at this time.
-    pub(super) unheard: Option<(LockId, Instant)>,
+    /// A response that told of this lock was lost. If it was the last one, the lock ends then.
+    pub(super) undelivered: Option<(LockId, Instant)>,
+}
+
+/// How long the place of a client that has gone is kept.
+#[derive(Debug)]
+pub(super) struct KeptUntil {
+    pub(super) id: LockId,
+    pub(super) until: Instant,
+    /// The same, for display.
+    pub(super) until_wall: SystemTime,
 }
 
 /// Who holds the lock next.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// Locks that are held no more.
-    pub(super) ended: Vec<Ending>,
-    /// Locks that are granted, in order. Their lifetimes begin when the plan is made.
-    pub(super) granted: Vec<Granting>,
+    pub(super) ended: Vec<EndedLock>,
+    /// In order. Their lifetimes begin when the plan is applied.
+    pub(super) granted: Vec<GrantedLock>,
     /// Locks that are renewed or converted, in order.
-    pub(super) changed: Vec<Changing>,
-    /// A lock that one more answer tells of.
-    pub(super) told_again: Option<LockId>,
+    pub(super) changed: Vec<ChangedLock>,
+    /// A lock whose request was sent again, so that one more response tells of it.
+    pub(super) redelivered: Option<LockId>,
     /// Requests in line that are deleted, in order.
     pub(super) deleted: Vec<LockId>,
 }
 
 #[derive(Debug)]
-pub(super) struct Ending {
+pub(super) struct EndedLock {
     pub(super) id: LockId,
     pub(super) fencing_token: u64,
     pub(super) end: End,
 }
 
 #[derive(Debug)]
-pub(super) struct Granting {
+pub(super) struct GrantedLock {
     pub(super) holder: Holder,
-    /// The request that caused the event, rather than one that waits. If another sending of it
-    /// waits, that one is superseded.
+    /// It goes to the request that arrives with this input. If an earlier delivery of that request
+    /// waits in line, that one is superseded.
     pub(super) to_newcomer: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Changing {
-    /// The lock, as it is then.
+pub(super) struct ChangedLock {
+    /// The lock after the change.
     pub(super) holder: Holder,
-    /// Its lifetime begins when the plan is made.
+    /// Its lifetime starts over when the plan is applied.
     pub(super) begins: bool,
-    /// It has waited for that, with its client.
+    /// Its client waits for this change.
     pub(super) has_waited: bool,
 }
 
 impl<W> Decision<W> {
     /// Nothing happens.
     pub(crate) fn refused(refusal: Refusal) -> Self {
-        let answer = Answer::Now(AtOnce::Refused(refusal));
+        let answer = Answer::Now(Reply::Refused(refusal));
         Self { facts: Facts::default(), plan: Plan::default(), answer }
     }
 
-    /// Whether one more client waits then.
+    /// Whether one more client will wait.
     pub(crate) fn lengthens_line(&self, resource: &Resource<W>) -> bool {
         let joined = self.facts.joined.as_ref();
-        let joins = |waiter: &Waiter<W>| resource.line.waiter_with(waiter.place.id).is_none();
-        joined.is_some_and(|waiter| joins(waiter)) || self.facts.converting.is_some()
+        let is_new = |queued: &Queued<W>| resource.line.queued_with(queued.place.id).is_none();
+        joined.is_some_and(|queued| is_new(queued)) || self.facts.converting.is_some()
     }
 
-    /// Whether there are more locks for the request that came: it is granted one, and neither does
-    /// a kept place go for it nor does another lock end.
+    /// Whether the request that arrives adds to the number of locks: it is granted one, and neither
+    /// a kept place nor another lock goes in exchange.
     pub(crate) fn adds_lock(&self, resource: &Resource<W>) -> bool {
-        let to_newcomer = self.plan.granted.iter().find(|granting| granting.to_newcomer);
-        to_newcomer.is_some_and(|granting| {
-            self.plan.ended.is_empty() && !resource.line.is_kept(granting.holder.id)
+        let to_newcomer = self.plan.granted.iter().find(|granted| granted.to_newcomer);
+        to_newcomer.is_some_and(|granted| {
+            self.plan.ended.is_empty() && !resource.line.is_kept(granted.holder.id)
         })
     }
 }
@@ -157,535 +142,54 @@ impl<W> Default for Facts<W> {
     fn default() -> Self {
         Self {
             joined: None,
-            left: Vec::new(),
+            dequeued: Vec::new(),
             converting: None,
             unconverted: Vec::new(),
             kept: None,
             given_up: Vec::new(),
-            unheard: None,
+            undelivered: None,
         }
     }
 }
 
 impl Plan {
-    /// Whether the plan is about the client that waits for this: what becomes of it is open
-    /// until the plan is made or forgotten.
+    /// Whether the plan ends the wait of this claim. Until the plan is applied or dropped, nobody
+    /// else may end it.
     pub(super) fn concerns(&self, claim: Claim) -> bool {
         self.waiting().any(|id| id == claim.id())
     }
 
-    /// The places, and the locks with conversions, of all the clients that the plan is about.
-    fn waits_that_end(&self) -> HashSet<LockId> {
+    /// The requests and conversions whose wait the plan ends.
+    pub(super) fn waits_that_end(&self) -> HashSet<LockId> {
         self.waiting().collect()
     }
 
     fn waiting(&self) -> impl Iterator<Item = LockId> {
-        let granted = self.granted.iter().map(|granting| granting.holder.id);
-        let converted = self.changed.iter().filter(|changing| changing.has_waited);
-        let converted = converted.map(|changing| changing.holder.id);
+        let granted = self.granted.iter().map(|granted| granted.holder.id);
+        let converted = self.changed.iter().filter(|changed| changed.has_waited);
+        let converted = converted.map(|changed| changed.holder.id);
         granted.chain(self.deleted.iter().copied()).chain(converted)
     }
 
-    /// The locks that are held by the plan as before, renewed or in another mode.
+    /// The locks that the plan renews or converts.
     pub(super) fn going_on(&self) -> HashSet<LockId> {
-        self.changed.iter().map(|changing| changing.holder.id).collect()
+        self.changed.iter().map(|changed| changed.holder.id).collect()
     }
 
-    /// How many locks and requests it is about.
+    /// How many locks and requests it changes.
     pub(crate) fn len(&self) -> usize {
         self.ended.len() + self.granted.len() + self.changed.len() + self.deleted.len()
     }
 
-    /// The fencing tokens of the locks that are not held as before any more.
+    /// The fencing tokens of the locks that end or change.
     pub(crate) fn ended_tokens(&self) -> impl Iterator<Item = u64> {
-        let changed = self.changed.iter().map(|changing| changing.holder.fencing_token);
-        self.ended.iter().map(|ending| ending.fencing_token).chain(changed)
+        let changed = self.changed.iter().map(|changed| changed.holder.fencing_token);
+        self.ended.iter().map(|ended| ended.fencing_token).chain(changed)
     }
 
     /// The locks that are held from then on.
     pub(crate) fn holders(&self) -> impl Iterator<Item = &Holder> {
-        let granted = self.granted.iter().map(|granting| &granting.holder);
-        granted.chain(self.changed.iter().map(|changing| &changing.holder))
-    }
-}
-
-/// Works out what becomes of a resource by an event.
-pub(super) fn decide<W>(resource: &Resource<W>, event: Event<W>, now: Now<'_>) -> Decision<W> {
-    match event {
-        Event::Acquire(asked, handle) => acquire(resource, *asked, handle, now),
-        Event::Release(id) => release(resource, id, now),
-        Event::ReleaseByKey(key) => release_by_key(resource, &key, now),
-        Event::Renew(id, lifetime) => renew(resource, id, lifetime, now),
-        Event::Convert(wish, handle) => convert(resource, *wish, handle, now),
-        Event::Withdraw(claim, grace) => {
-            let facts = withdrawn(resource, claim, grace, now);
-            depart(resource, claim, facts, now)
-        }
-        Event::TimeOut(claim) => depart(resource, claim, timed_out(resource, claim), now),
-        Event::Abandon(id, grace) => abandon(resource, id, grace, now),
-        Event::Expire => Draft::new(resource, now).promote_all().done(),
-        Event::Delete(before) => delete(resource, before, now),
-        Event::Dismiss => {
-            let facts = dismissed(resource, &Plan::default());
-            Decision { facts, plan: Plan::default(), answer: Answer::Done }
-        }
-    }
-}
-
-/// What of an event holds while `plan` is being written; `None` if it has to wait for that.
-pub(super) fn facts_beside<W>(
-    resource: &Resource<W>,
-    event: &Event<W>,
-    plan: &Plan,
-    now: Now<'_>,
-) -> Option<Facts<W>> {
-    match event {
-        Event::Withdraw(claim, _) | Event::TimeOut(claim) if plan.concerns(*claim) => None,
-        Event::Withdraw(claim, grace) => Some(withdrawn(resource, *claim, *grace, now)),
-        Event::TimeOut(claim) => Some(timed_out(resource, *claim)),
-        Event::Dismiss => Some(dismissed(resource, plan)),
-        _ => None,
-    }
-}
-
-/// Grants a request at once, puts it in line, or refuses it. A request that has the key of
-/// another one is that one, sent again, which has the lock or the place from now on.
-fn acquire<W>(resource: &Resource<W>, asked: Asked, handle: W, now: Now<'_>) -> Decision<W> {
-    let Asked { id, terms, key, came } = asked;
-    let mut draft = Draft::new(resource, now);
-    if let Some(holder) = key.as_ref().and_then(|key| draft.holder_of(key)) {
-        let theirs = holder.terms.mode;
-        if !goes_with(&terms, theirs) {
-            return Decision::refused(Refusal::OtherMode(theirs));
-        }
-        draft.plan.told_again = Some(holder.id);
-        let answer = Answer::Granted(holder.id);
-        return draft.promote_all().decision(answer);
-    }
-    let place = match key.as_ref().and_then(|key| draft.place_of(key)) {
-        Some(earlier) if !goes_with(&terms, earlier.terms.mode) => {
-            return Decision::refused(Refusal::OtherMode(earlier.terms.mode));
-        }
-        Some(earlier) => Place { terms, attempt: earlier.attempt + 1, ..earlier.clone() },
-        None => {
-            let theirs = draft.other_limit(terms.mode).filter(|_| !terms.other_limits);
-            if let Some(theirs) = theirs {
-                return Decision::refused(Refusal::OtherLimit(theirs));
-            }
-            let since = now.wall - now.instant.saturating_duration_since(came);
-            Place { id, terms, key, attempt: 0, arrival: now.numbers.next(), since }
-        }
-    };
-    draft.admit(place, handle, came)
-}
-
-/// Whether a request may be one that was sent before for this mode.
-fn goes_with(terms: &Terms, mode: Mode) -> bool {
-    let both_limited = terms.mode.limit().is_some() && mode.limit().is_some();
-    mode == terms.mode || (terms.other_limits && both_limited)
-}
-
-/// Releases what the request with this key has.
-fn release_by_key<W>(resource: &Resource<W>, key: &IdempotencyKey, now: Now<'_>) -> Decision<W> {
-    let held = resource.holders.of_key(key).map(|holder| holder.id);
-    match held.or_else(|| resource.line.place_of(key).map(|place| place.id)) {
-        Some(id) => release(resource, id, now),
-        None => Decision::refused(Refusal::NoSuchLock),
-    }
-}
-
-/// Ends a lock, or takes a request out of the line. It is there or not before anything else
-/// happens: whoever waits is not granted the lock first by an expiry at this moment.
-fn release<W>(resource: &Resource<W>, id: LockId, now: Now<'_>) -> Decision<W> {
-    let mut draft = Draft::new(resource, now);
-    match resource.holders.get(id) {
-        Some(holder) if !holder.is_due(now.instant) => draft.end(holder, End::Released),
-        None if resource.line.place(id).is_some() => draft.plan.deleted.push(id),
-        _ => return Decision::refused(Refusal::NoSuchLock),
-    }
-    draft.promote(Some(id)).done()
-}
-
-/// Starts a lifetime anew. At its end, a lock is either renewed or gone, never both.
-fn renew<W>(resource: &Resource<W>, id: LockId, lifetime: Duration, now: Now<'_>) -> Decision<W> {
-    let holder = match held(resource, id, now) {
-        Ok(holder) => holder,
-        Err(refusal) => return Decision::refused(refusal),
-    };
-    let mut draft = Draft::new(resource, now);
-    draft.change(holder, None, Some(lifetime), false);
-    draft.promote_all().decision(Answer::Granted(id))
-}
-
-/// The lock with this id, or why it is none that can be changed.
-fn held<'r, W>(resource: &'r Resource<W>, id: LockId, now: Now<'_>) -> Result<&'r Holder, Refusal> {
-    match resource.holders.get(id) {
-        Some(holder) if !holder.is_due(now.instant) => Ok(holder),
-        None if resource.line.place(id).is_some() => Err(Refusal::StillWaiting),
-        _ => Err(Refusal::NoSuchLock),
-    }
-}
-
-/// Converts a lock at once if its new mode fits beside the other locks, whoever waits; else puts
-/// it behind the other conversions, unless one of them waits for this very lock.
-fn convert<W>(resource: &Resource<W>, wish: Wish, handle: W, now: Now<'_>) -> Decision<W> {
-    let Wish { id, wanted, came } = wish;
-    let holder = match held(resource, id, now) {
-        Ok(holder) => holder,
-        Err(refusal) => return Decision::refused(refusal),
-    };
-    let (from, Conversion { mode, wait, lifetime }) = (holder.terms.mode, wanted);
-    let is_semaphore = |mode: Mode| mode.limit().is_some_and(|limit| limit != Limit::ONE);
-    if is_semaphore(from) || is_semaphore(mode) {
-        return Decision::refused(Refusal::NotConvertible);
-    }
-    if resource.conversions.of(id).is_some() {
-        return Decision::refused(Refusal::Converting);
-    }
-    let mut draft = Draft::new(resource, now);
-    if let Some(theirs) = draft.other_limit(mode) {
-        return Decision::refused(Refusal::OtherLimit(theirs));
-    }
-    draft.convert_each(None);
-    if mode == from && lifetime.is_none() {
-        draft.plan.told_again = Some(id);
-        return draft.promote_all().decision(Answer::Granted(id));
-    }
-    if draft.allows_conversion(from, mode) {
-        draft.change(holder, Some(mode), lifetime, false);
-        return draft.promote_all().decision(Answer::Granted(id));
-    }
-    let deadline = came + wait;
-    if deadline <= now.instant || is_waited_for(from, draft.wanted) {
-        let refusal = if deadline <= now.instant { Refusal::TimedOut } else { Refusal::Deadlock };
-        return draft.promote_all().decision(Answer::Now(AtOnce::Refused(refusal)));
-    }
-    let arrival = now.numbers.next();
-    let converting = Converting { id, wanted, arrival, handle, came, deadline };
-    let answer = Answer::Now(AtOnce::InLine(converting.claim(), deadline));
-    draft.facts.converting = Some(Box::new(converting));
-    draft.decision(answer)
-}
-
-/// The wait of this claim is over, as the facts say.
-fn depart<W>(resource: &Resource<W>, claim: Claim, facts: Facts<W>, now: Now<'_>) -> Decision<W> {
-    let mut draft = Draft::new(resource, now);
-    if resource.line.waiter(claim).is_none() && resource.conversions.with(claim).is_none() {
-        return draft.promote_all().decision(Answer::Now(AtOnce::Noted));
-    }
-    let Facts { left, unconverted, kept, .. } = facts;
-    (draft.facts.left, draft.facts.unconverted, draft.facts.kept) = (left, unconverted, kept);
-    draft.promote(Some(claim.id())).decision(Answer::Now(AtOnce::Noted))
-}
-
-fn withdrawn<W>(resource: &Resource<W>, claim: Claim, grace: Duration, now: Now<'_>) -> Facts<W> {
-    let mut facts = Facts::default();
-    match resource.line.waiter(claim) {
-        Some(waiter) if waiter.place.key.is_some() && !grace.is_zero() => {
-            facts.kept = Some((claim.id(), now.instant + grace, now.wall + grace));
-        }
-        Some(_) => facts.left.push((claim.id(), Refusal::Departed)),
-        None => facts.unconverted.extend(unconverted(resource, claim, Refusal::Departed)),
-    }
-    facts
-}
-
-fn timed_out<W>(resource: &Resource<W>, claim: Claim) -> Facts<W> {
-    let waits = resource.line.waiter(claim).is_some();
-    let left = waits.then_some((claim.id(), Refusal::TimedOut)).into_iter().collect();
-    let unconverted = unconverted(resource, claim, Refusal::TimedOut).into_iter().collect();
-    Facts { left, unconverted, ..Facts::default() }
-}
-
-/// The conversion that waits by this claim does so no more, and its lock is held as before.
-fn unconverted<W>(
-    resource: &Resource<W>,
-    claim: Claim,
-    refusal: Refusal,
-) -> Option<(LockId, Refusal)> {
-    resource.conversions.with(claim).map(|waiting| (waiting.id, refusal))
-}
-
-/// Nobody waits any more, but for those whom `plan` is about.
-fn dismissed<W>(resource: &Resource<W>, plan: &Plan) -> Facts<W> {
-    let concerned = plan.waits_that_end();
-    let open = |claim: &Claim| !concerned.contains(&claim.id());
-    let told = |claim: Claim| (claim.id(), Refusal::ShuttingDown);
-    let in_line = resource.line.waiters(..).map(|waiter| waiter.place.claim());
-    let converting = resource.conversions.iter().map(Converting::claim);
-    Facts {
-        left: in_line.filter(open).map(told).collect(),
-        unconverted: converting.filter(open).map(told).collect(),
-        ..Facts::default()
-    }
-}
-
-/// An answer that tells of a lock could not be delivered. If no other does, the lock is
-/// released; with a key it is kept for `grace`.
-fn abandon<W>(resource: &Resource<W>, id: LockId, grace: Duration, now: Now<'_>) -> Decision<W> {
-    let mut draft = Draft::new(resource, now);
-    let mut ends = None;
-    if let Some(holder) = resource.holders.get(id)
-        && !holder.is_due(now.instant)
-    {
-        let kept = if holder.key().is_some() { grace } else { Duration::ZERO };
-        draft.facts.unheard = Some((id, now.instant + kept));
-        if kept.is_zero() && holder.has_one_answer() {
-            draft.end(holder, End::Abandoned);
-            ends = Some(id);
-        }
-    }
-    draft.promote(ends).done()
-}
-
-/// Ends a piece of the locks and waits whose numbers are before this one. The end of the line goes
-/// first, so that nobody is granted a lock which the next piece ends.
-fn delete<W>(resource: &Resource<W>, before: u64, now: Now<'_>) -> Decision<W> {
-    if !resource.has_locks_before(before, now.instant) {
-        return Decision::refused(Refusal::NoSuchLock);
-    }
-    let mut draft = Draft::new(resource, now);
-    draft.plan.deleted = resource.line.latest(before, PIECE);
-    let held = resource.holders.in_order().take_while(|holder| holder.fencing_token < before);
-    let held = held.filter(|holder| !holder.is_due(now.instant));
-    let room = PIECE - draft.plan.deleted.len();
-    held.take(room).for_each(|holder| draft.end(holder, End::Deleted));
-    draft.done()
-}
-
-/// A decision that is being worked out: what is held if it is made, by counts alone.
-struct Draft<'r, 'n, W> {
-    resource: &'r Resource<W>,
-    now: Now<'n>,
-    held: Counts,
-    /// The first conversion that is not worked out yet, by its arrival.
-    next_conversion: u64,
-    /// The modes that locks wait for.
-    wanted: Counts,
-    facts: Facts<W>,
-    plan: Plan,
-}
-
-impl<'r, 'n, W> Draft<'r, 'n, W> {
-    /// Whatever is due ends first, a piece of it.
-    fn new(resource: &'r Resource<W>, now: Now<'n>) -> Self {
-        let held = resource.holders.counts();
-        let given_up = resource.line.given_up(now.instant).take(PIECE).collect();
-        let facts = Facts { given_up, ..Facts::default() };
-        let (next_conversion, wanted) = (0, resource.conversions.wanted());
-        let plan = Plan::default();
-        let mut draft = Self { resource, now, held, next_conversion, wanted, facts, plan };
-        resource.holders.due(now.instant).take(PIECE).for_each(|holder| draft.end_due(holder));
-        draft
-    }
-
-    fn end_due(&mut self, holder: &Holder) {
-        let expired = holder.has_expired(self.now.instant);
-        self.end(holder, if expired { End::Expired } else { End::Abandoned });
-    }
-
-    /// The lock of the request with this key, like [`Draft::place_of`].
-    fn holder_of(&mut self, key: &IdempotencyKey) -> Option<&'r Holder> {
-        let holder = self.resource.holders.of_key(key)?;
-        if !holder.is_due(self.now.instant) {
-            return Some(holder);
-        }
-        if !self.plan.ended.iter().any(|ending| ending.id == holder.id) {
-            self.end_due(holder);
-        }
-        None
-    }
-
-    fn done(self) -> Decision<W> {
-        self.decision(Answer::Done)
-    }
-
-    fn decision(self, answer: Answer) -> Decision<W> {
-        Decision { facts: self.facts, plan: self.plan, answer }
-    }
-
-    fn end(&mut self, holder: &Holder, end: End) {
-        let &Holder { id, fencing_token, terms: PackedTerms { mode, .. }, .. } = holder;
-        self.held.remove(mode);
-        if let Some(waiting) = self.resource.conversions.of(id) {
-            self.wanted.remove(waiting.wanted.mode);
-        }
-        self.plan.ended.push(Ending { id, fencing_token, end });
-    }
-
-    fn promote_all(self) -> Self {
-        self.promote(None)
-    }
-
-    /// Converts every lock at the head of the conversions, and then, if none of them waits any
-    /// more, grants everybody at the head of the line who fits then and whose wait is not over,
-    /// but for the one that leaves.
-    fn promote(mut self, leaves: Option<LockId>) -> Self {
-        if self.convert_each(leaves) {
-            self.grant_each(self.resource.line.waiters(..), leaves);
-        }
-        self
-    }
-
-    /// Converts one lock after the other until the new mode of one does not fit, or the piece is
-    /// full, which is `false`.
-    fn convert_each(&mut self, leaves: Option<LockId>) -> bool {
-        let instant = self.now.instant;
-        for waiting in self.resource.conversions.from(self.next_conversion) {
-            if self.is_full() {
-                return false;
-            }
-            let Converting { id, wanted: Conversion { mode, lifetime, .. }, .. } = *waiting;
-            let holder = self.resource.holders.get(id).filter(|holder| !holder.is_due(instant));
-            match holder.filter(|_| leaves != Some(id)) {
-                // The lock ends, or waits no more.
-                None => {}
-                Some(_) if waiting.deadline <= instant => {
-                    self.facts.unconverted.push((id, Refusal::TimedOut));
-                    self.wanted.remove(mode);
-                }
-                Some(holder) if self.allows_conversion(holder.terms.mode, mode) => {
-                    self.change(holder, Some(mode), lifetime, true);
-                    self.wanted.remove(mode);
-                }
-                Some(_) => return false,
-            }
-            self.next_conversion = waiting.arrival + 1;
-        }
-        true
-    }
-
-    /// Whether a lock that is held in the mode `from` can be held in `to`, beside the others.
-    fn allows_conversion(&self, from: Mode, to: Mode) -> bool {
-        let mut others = self.held;
-        others.remove(from);
-        others.allow(to)
-    }
-
-    /// Changes the mode of a lock, starts its lifetime anew, or both; `has_waited`, if that is
-    /// what its client waits for.
-    fn change(
-        &mut self,
-        holder: &Holder,
-        mode: Option<Mode>,
-        lifetime: Option<Duration>,
-        has_waited: bool,
-    ) {
-        let is_it = |changing: &Changing| changing.holder.id == holder.id;
-        // The lock that is renewed, which is the first then, may be converted by the same event.
-        let mut changing = match self.plan.changed.first().is_some_and(is_it) {
-            true => self.plan.changed.remove(0),
-            false => Changing { holder: holder.clone(), begins: false, has_waited: false },
-        };
-        changing.has_waited |= has_waited;
-        if let Some(mode) = mode {
-            self.held.remove(changing.holder.terms.mode);
-            self.held.add(mode);
-            changing.holder.terms.mode = mode;
-        }
-        if let Some(lifetime) = lifetime {
-            changing.holder.begin(lifetime.into(), self.now);
-            changing.begins = true;
-        }
-        self.plan.changed.push(changing);
-    }
-
-    /// Grants a request that came if it fits and nobody is before it in line; else puts it
-    /// there, unless its wait is over.
-    fn admit(mut self, place: Place, handle: W, came: Instant) -> Decision<W> {
-        let Terms { mode, wait, .. } = place.terms;
-        let (id, line, arrival) = (place.id, &self.resource.line, place.arrival);
-        let (instant, deadline) = (self.now.instant, came + wait);
-        let first = self.convert_each(None) && self.grant_each(line.waiters(..arrival), None);
-        if (first || mode == Mode::Null) && self.held.allow(mode) {
-            self.grant(&place, true);
-            if first {
-                self.grant_each(line.waiters(arrival..), Some(id));
-            }
-            return self.decision(Answer::Granted(id));
-        }
-        if deadline > instant {
-            let answer = Answer::Now(AtOnce::InLine(place.claim(), deadline));
-            let expires = self.now.wall + deadline.saturating_duration_since(instant);
-            let waiter = Waiter { place, handle, came, deadline, expires };
-            self.facts.joined = Some(Box::new(waiter));
-            return self.decision(answer);
-        }
-        if line.place(id).is_some() {
-            self.facts.left.push((id, Refusal::Superseded));
-        }
-        if first {
-            self.grant_each(line.waiters(arrival..), Some(id));
-        }
-        self.decision(Answer::Now(AtOnce::Refused(Refusal::TimedOut)))
-    }
-
-    /// Whether the waits of a whole piece end.
-    fn is_full(&self) -> bool {
-        let in_time = self.plan.granted.len() + self.plan.changed.len();
-        in_time + self.facts.left.len() + self.facts.unconverted.len() >= PIECE
-    }
-
-    /// Grants one waiter after the other until one does not fit, or the piece is full, which is
-    /// `false`.
-    fn grant_each<'w>(
-        &mut self,
-        waiters: impl Iterator<Item = &'w Waiter<W>>,
-        leaves: Option<LockId>,
-    ) -> bool
-    where
-        W: 'w,
-    {
-        for Waiter { place, deadline, .. } in waiters {
-            if leaves == Some(place.id) {
-                continue;
-            }
-            if self.is_full() {
-                return false;
-            }
-            if *deadline <= self.now.instant {
-                self.facts.left.push((place.id, Refusal::TimedOut));
-            } else if self.held.allow(place.terms.mode) {
-                self.grant(place, false);
-            } else {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn grant(&mut self, place: &Place, to_newcomer: bool) {
-        let terms = place.terms.clone();
-        let (mode, remaining) = (terms.mode, terms.lifetime.duration());
-        let (since, fencing_token) = (self.now.wall, self.now.numbers.next());
-        // The holder knows, from when it was told.
-        let expires = None;
-        let grant = Grant { id: place.id, terms, since, expires, fencing_token };
-        let holder = Holder::new(grant, remaining, place.key.clone(), self.now);
-        self.held.add(mode);
-        self.plan.granted.push(Granting { holder, to_newcomer });
-    }
-
-    /// The place of the request with this key. One that is given up at this moment is so before
-    /// there can be another, also if it is not among the first piece of these.
-    fn place_of(&mut self, key: &IdempotencyKey) -> Option<&'r Place> {
-        let place = self.resource.line.place_of(key)?;
-        if !self.resource.line.is_given_up(place.arrival, self.now.instant) {
-            return Some(place);
-        }
-        if !self.facts.given_up.contains(&place.id) {
-            self.facts.given_up.push(place.id);
-        }
-        None
-    }
-
-    /// The limit of the locks in the mode EX that are there then, held or waited for, if a lock
-    /// of this mode has another.
-    fn other_limit(&self, mode: Mode) -> Option<Limit> {
-        let own = mode.limit()?;
-        let Resource { holders, line, .. } = self.resource;
-        let held = holders.limit().filter(|_| self.held.exclusive() > 0);
-        let wanted = (self.wanted.exclusive() > 0).then_some(Limit::ONE);
-        held.or(wanted).or_else(|| line.limit()).filter(|theirs| *theirs != own)
+        let granted = self.granted.iter().map(|granted| &granted.holder);
+        granted.chain(self.changed.iter().map(|changed| &changed.holder))
     }
 }

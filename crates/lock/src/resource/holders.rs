@@ -5,16 +5,16 @@ use std::ops::Bound;
 use std::time::{Duration, SystemTime};
 
 use super::Now;
-use super::compatibility::Counts;
+use super::compatibility::ModeCounts;
 use super::packed::PackedTerms;
 use crate::nanos::{Instant, Span, WallTime};
 use crate::{Grant, IdempotencyKey, Lifetime, Limit, LockId};
 
-/// A lock lives this much longer than its lifetime. Its holder counts from the answer, which
-/// takes a moment to reach it: the lock must not pass to another before.
+/// A lock lives this much longer than its lifetime. Its holder counts from the response, which
+/// takes a moment to arrive; the lock must not be granted to another before that.
 const ANSWER_GRACE: Duration = Duration::from_millis(1);
 
-/// A lock that is held: a [`Grant`], in less memory.
+/// A lock that is held: a [`Grant`] in less memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Holder {
     pub(crate) id: LockId,
@@ -23,8 +23,8 @@ pub(crate) struct Holder {
     since: WallTime,
     /// `None`: without an end.
     term: Option<Term>,
-    /// Most holders have none, and one pointer is what that costs them.
-    answers: Option<Box<Answers>>,
+    /// Most holders have none, which costs one pointer.
+    delivery: Option<Box<Delivery>>,
 }
 
 /// How long a lock lives.
@@ -32,54 +32,53 @@ pub(crate) struct Holder {
 struct Term {
     lifetime: Span,
     ends: Instant,
-    /// When it ends for its client, for display.
+    /// When it ends as its client counts, for display.
     expires: WallTime,
 }
 
-/// How the client of a lock hears of it, if it sent a key or if an answer to it was lost.
+/// Whether the client knows of its lock, if it sent a key or if a response was lost.
 #[derive(Debug, Clone)]
-struct Answers {
+struct Delivery {
     key: Option<IdempotencyKey>,
-    /// How many answers tell of the grant and have not failed. One may have been read: as long
-    /// as there is one, the client knows that it holds the lock.
-    count: u32,
-    /// No answer is left. The lock goes at this time, unless the request is sent again.
-    unclaimed_until: Option<Instant>,
+    /// How many responses tell of the grant and have not failed. While there is one, the client may
+    /// have read it.
+    in_flight: u32,
+    /// All responses have failed. The lock ends at this time, unless the request is sent again.
+    reclaim_at: Option<Instant>,
 }
 
-impl Answers {
+impl Delivery {
     fn one(key: Option<IdempotencyKey>) -> Box<Self> {
-        Box::new(Self { key, count: 1, unclaimed_until: None })
+        Box::new(Self { key, in_flight: 1, reclaim_at: None })
     }
 }
 
 impl Term {
-    /// It lives for `remaining` from now.
-    fn new(lifetime: Duration, remaining: Duration, now: Now<'_>) -> Self {
+    fn new(lifetime: Duration, remaining: Duration, now: Now) -> Self {
         let expires = (now.wall + remaining).into();
         Self { lifetime: lifetime.into(), ends: now.instant + remaining + ANSWER_GRACE, expires }
     }
 }
 
 impl Holder {
-    /// A lock that one answer tells of. It lives for `remaining` from now, or without an end,
-    /// whatever the grant says.
+    /// A lock that one response tells of. It lives for `remaining` from now (`None`: without an
+    /// end), whatever the grant says.
     pub(super) fn new(
         grant: Grant,
         remaining: Option<Duration>,
         key: Option<IdempotencyKey>,
-        now: Now<'_>,
+        now: Now,
     ) -> Self {
         let Grant { id, terms, since, expires: _, fencing_token } = grant;
         let term = remaining.map(|remaining| {
             Term::new(terms.lifetime.duration().unwrap_or(remaining), remaining, now)
         });
-        let answers = key.map(|key| Answers::one(Some(key)));
+        let delivery = key.map(|key| Delivery::one(Some(key)));
         let terms = PackedTerms::new(&terms);
-        Self { id, terms, fencing_token, since: since.into(), term, answers }
+        Self { id, terms, fencing_token, since: since.into(), term, delivery }
     }
 
-    /// What its client is told of it.
+    /// What its client is told.
     pub(crate) fn grant(&self) -> Grant {
         Grant {
             id: self.id,
@@ -99,38 +98,38 @@ impl Holder {
         self.since.into()
     }
 
-    /// A lifetime begins now, because its client hears of it only now.
-    pub(super) fn begin(&mut self, lifetime: Lifetime, now: Now<'_>) {
+    /// Starts the lifetime now, since its client is told only now.
+    pub(super) fn begin(&mut self, lifetime: Lifetime, now: Now) {
         self.term = lifetime.duration().map(|lifetime| Term::new(lifetime, lifetime, now));
     }
 
-    /// How long it lives from now on, as its client may count on; `None`: without an end.
+    /// How long it lives from now on, as its client counts; `None`: without an end.
     pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
         self.term.map(|term| term.ends.saturating_duration_since(now + ANSWER_GRACE))
     }
 
-    /// One more answer tells of the lock.
-    pub(super) fn add_answer(&mut self) {
-        if let Some(answers) = &mut self.answers {
-            answers.count = answers.count.saturating_add(1);
-            answers.unclaimed_until = None;
+    /// One more response tells of the lock.
+    pub(super) fn add_delivery(&mut self) {
+        if let Some(delivery) = &mut self.delivery {
+            delivery.in_flight = delivery.in_flight.saturating_add(1);
+            delivery.reclaim_at = None;
         }
     }
 
-    /// Whether only one answer tells of the lock.
-    pub(super) fn has_one_answer(&self) -> bool {
-        self.answers.as_ref().is_none_or(|answers| answers.count <= 1)
+    /// Whether at most one response tells of the lock.
+    pub(super) fn is_delivered_once(&self) -> bool {
+        self.delivery.as_ref().is_none_or(|delivery| delivery.in_flight <= 1)
     }
 
-    /// An answer could not be delivered. If it was the last, the lock goes at `until`.
-    pub(super) fn lose_answer(&mut self, until: Instant) {
-        let answers = self.answers.get_or_insert_with(|| Answers::one(None));
-        answers.count = answers.count.saturating_sub(1);
-        answers.unclaimed_until = (answers.count == 0).then_some(until);
+    /// A response was lost. If it was the last one, the lock ends at `until`.
+    pub(super) fn lose_delivery(&mut self, until: Instant) {
+        let delivery = self.delivery.get_or_insert_with(|| Delivery::one(None));
+        delivery.in_flight = delivery.in_flight.saturating_sub(1);
+        delivery.reclaim_at = (delivery.in_flight == 0).then_some(until);
     }
 
     pub(crate) fn key(&self) -> Option<&IdempotencyKey> {
-        self.answers.as_ref()?.key.as_ref()
+        self.delivery.as_ref()?.key.as_ref()
     }
 
     /// Whether its lifetime is over.
@@ -140,8 +139,8 @@ impl Holder {
 
     /// When the lock ends by itself, if it does.
     pub(super) fn due(&self) -> Option<Instant> {
-        let unclaimed_until = self.answers.as_ref().and_then(|answers| answers.unclaimed_until);
-        unclaimed_until.into_iter().chain(self.term.map(|term| term.ends)).min()
+        let reclaim_at = self.delivery.as_ref().and_then(|delivery| delivery.reclaim_at);
+        reclaim_at.into_iter().chain(self.term.map(|term| term.ends)).min()
     }
 
     /// Whether it has ended by itself.
@@ -150,7 +149,7 @@ impl Holder {
     }
 }
 
-/// All holders of a resource. Nothing here takes longer the more there are.
+/// All holders of a resource. No operation is linear in their number, but for [`Holders::iter`].
 ///
 /// Most resources have one at a time, which needs no index.
 #[derive(Debug, Default)]
@@ -168,8 +167,8 @@ pub(super) struct Crowd {
     by_key: HashMap<IdempotencyKey, LockId>,
     by_token: BTreeMap<u64, LockId>,
     by_due: BTreeSet<(Instant, LockId)>,
-    counts: Counts,
-    /// That of the latest in the mode EX; it says nothing when there is none any more.
+    counts: ModeCounts,
+    /// The limit of the latest in the mode EX. Meaningless without one.
     limit: Option<Limit>,
 }
 
@@ -202,17 +201,17 @@ impl Holders {
         }
     }
 
-    /// Whether all can be held at a time.
+    /// Whether all can be held at a time, each within its own limit.
     pub(super) fn fit_together(&self) -> bool {
         let limits = self.iter().filter_map(|holder| holder.terms.mode.limit());
         self.counts().fit_together(limits.map(Limit::get).max().unwrap_or(0))
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> ModeCounts {
         match self {
-            Self::None => Counts::default(),
+            Self::None => ModeCounts::default(),
             Self::One(holder) => {
-                let mut counts = Counts::default();
+                let mut counts = ModeCounts::default();
                 counts.add(holder.terms.mode);
                 counts
             }
@@ -220,7 +219,7 @@ impl Holders {
         }
     }
 
-    /// The limit of those that hold in the mode EX.
+    /// The limit of the locks in the mode EX.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::None => None,
@@ -237,7 +236,7 @@ impl Holders {
         }
     }
 
-    /// Whether more than so many are due at `now`.
+    /// Whether more than this many are due at `now`.
     pub(super) fn has_due(&self, more_than: usize, now: impl FnOnce() -> Instant) -> bool {
         let Self::Many(crowd) = self else { return false };
         let Some((first, _)) = crowd.by_due.first() else { return false };
@@ -248,7 +247,7 @@ impl Holders {
         *first <= now && crowd.by_due.iter().nth(more_than).is_some_and(|(due, _)| *due <= now)
     }
 
-    /// Those that are due at `now`, the earliest first.
+    /// The locks that are due at `now`, the earliest first.
     pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = &Holder> {
         let (one, many) = match self {
             Self::None => (None, None),
@@ -277,7 +276,7 @@ impl Holders {
         self.behind(None)
     }
 
-    /// Those with larger fencing tokens, in the order of their grants.
+    /// The locks with larger fencing tokens, in the order of their grants.
     pub(super) fn behind(&self, token: Option<u64>) -> impl Iterator<Item = &Holder> {
         let (one, many) = match self {
             Self::None => (None, None),
@@ -326,16 +325,12 @@ impl Holders {
         }
     }
 
-    /// Changes one, and returns it as it is then.
-    pub(super) fn update(
-        &mut self,
-        id: LockId,
-        change: impl FnOnce(&mut Holder),
-    ) -> Option<&Holder> {
-        let mut holder = self.remove(id)?;
-        change(&mut holder);
-        self.insert(holder);
-        self.get(id)
+    /// Changes one, if it is there.
+    pub(super) fn update(&mut self, id: LockId, change: impl FnOnce(&mut Holder)) {
+        if let Some(mut holder) = self.remove(id) {
+            change(&mut holder);
+            self.insert(holder);
+        }
     }
 }
 
@@ -351,7 +346,7 @@ impl Crowd {
             self.by_key.insert(key.clone(), id);
         }
         let earlier = self.by_id.insert(id, holder);
-        debug_assert!(earlier.is_none(), "{id} is held already");
+        assert!(earlier.is_none(), "{id} is held already");
     }
 
     fn remove(&mut self, id: LockId) -> Option<Holder> {

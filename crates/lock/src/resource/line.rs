@@ -1,4 +1,4 @@
-//! The line of those who wait for one resource, in order of arrival.
+//! The line of requests that wait for one resource, in order of arrival.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -7,18 +7,17 @@ use std::time::SystemTime;
 use crate::nanos::Instant;
 use crate::{IdempotencyKey, Limit, LockId, Mode, Terms, Waiting};
 
-/// What a client that waits has, by which its wait ends.
+/// Identifies one wait of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// What one sending of a request has of its place in line. When the request is sent again
-    /// with the same key, the earlier claims are worth nothing any more.
+    /// One delivery of a request. When the request is sent again with the same key, the claims of
+    /// earlier deliveries are void.
     Place { id: LockId, attempt: u32 },
-    /// What a lock has that waits for another mode. Its next conversion has another arrival.
+    /// A lock that waits for another mode. Its next conversion has another arrival.
     Conversion { id: LockId, arrival: u64 },
 }
 
 impl Claim {
-    /// Of the lock, or of the request for it.
     pub(super) fn id(self) -> LockId {
         match self {
             Self::Place { id, .. } | Self::Conversion { id, .. } => id,
@@ -34,25 +33,25 @@ pub(crate) struct Place {
     pub(crate) key: Option<IdempotencyKey>,
     /// How many times the request was sent again.
     pub(crate) attempt: u32,
-    /// Smaller than that of every request that came later.
+    /// Increases with each request.
     pub(crate) arrival: u64,
     /// For display.
     pub(crate) since: SystemTime,
 }
 
-/// A client that waits, and `W`, by which it is told.
+/// A request that waits in line, and its client.
 #[derive(Debug)]
-pub(super) struct Waiter<W> {
+pub(super) struct Queued<W> {
     pub(super) place: Place,
-    pub(super) handle: W,
-    /// When its request came, and when its wait is over.
-    pub(super) came: Instant,
+    pub(super) waiter: W,
+    pub(super) arrived_at: Instant,
+    /// When its wait is over.
     pub(super) deadline: Instant,
-    /// The end of the wait, for display.
+    /// The deadline, for display.
     pub(super) expires: SystemTime,
 }
 
-/// A place whose client has gone. It is passed over, and kept for the client's return.
+/// The place of a client that has gone. It is passed over, and kept for the client's return.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) place: Place,
@@ -71,23 +70,23 @@ impl Place {
     }
 }
 
-/// The line. Most resources have none, and one pointer is what that costs them.
+/// The line. An empty one, as most resources have, costs one pointer.
 #[derive(Debug)]
 pub(super) struct Line<W>(Option<Box<Places<W>>>);
 
-/// Not empty. Nothing here takes longer the longer the line is.
+/// Not empty. No operation is linear in the length of the line.
 #[derive(Debug)]
 struct Places<W> {
     /// By arrival.
-    waiting: BTreeMap<u64, Waiter<W>>,
+    waiting: BTreeMap<u64, Queued<W>>,
     kept: BTreeMap<u64, Kept>,
     kept_until: BTreeSet<(Instant, u64)>,
     arrivals: HashMap<LockId, u64>,
     keys: HashMap<IdempotencyKey, u64>,
-    /// How many want the mode EX, and the limit that they all have.
+    /// How many want the mode EX, and the limit of the latest of these.
     exclusive: usize,
     limit: Option<Limit>,
-    /// How many places were walked past so far.
+    /// How many places were visited by walks so far.
     #[cfg(test)]
     walked: std::cell::Cell<usize>,
 }
@@ -101,45 +100,42 @@ impl<W> Line<W> {
         self.0.is_none()
     }
 
-    /// How many clients wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(super) fn waiting_count(&self) -> usize {
         self.0.as_ref().map_or(0, |places| places.waiting.len())
     }
 
-    /// How many places are kept.
-    pub(super) fn kept(&self) -> usize {
+    pub(super) fn kept_count(&self) -> usize {
         self.0.as_ref().map_or(0, |places| places.kept.len())
     }
 
-    /// How many places were walked past since the line began.
     #[cfg(test)]
     pub(super) fn walked(&self) -> usize {
         self.0.as_ref().map_or(0, |places| places.walked.get())
     }
 
-    /// The clients that wait, in order, from `arrivals` alone.
-    pub(super) fn waiters(
+    /// The requests that wait, in order, within these arrivals.
+    pub(super) fn waiting(
         &self,
         arrivals: impl std::ops::RangeBounds<u64>,
-    ) -> impl Iterator<Item = &Waiter<W>> {
+    ) -> impl Iterator<Item = &Queued<W>> {
         let places = self.0.as_ref();
         let waiting = places.map(|places| {
-            places.waiting.range(arrivals).map(|(_, waiter)| waiter).inspect(|_| places.walk())
+            places.waiting.range(arrivals).map(|(_, queued)| queued).inspect(|_| places.walk())
         });
         waiting.into_iter().flatten()
     }
 
-    /// The first client in line.
-    pub(super) fn first(&self) -> Option<&Waiter<W>> {
-        self.waiters(..).next()
+    /// The first request in line that waits.
+    pub(super) fn first(&self) -> Option<&Queued<W>> {
+        self.waiting(..).next()
     }
 
-    /// At most `limit` places that came behind this arrival, in order, each with its own.
+    /// At most `limit` places after this arrival, in order, each with its own.
     pub(super) fn behind(&self, arrival: Option<u64>, limit: usize) -> Vec<(u64, Waiting)> {
         let Some(places) = &self.0 else { return Vec::new() };
         let from = (arrival.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let waiting =
-            places.waiting.range(from).map(|(arrival, waiter)| (*arrival, waiter.shown()));
+            places.waiting.range(from).map(|(arrival, queued)| (*arrival, queued.shown()));
         let mut behind: Vec<_> = waiting.inspect(|_| places.walk()).take(limit).collect();
         let kept = places.kept.range(from).map(|(arrival, kept)| (*arrival, kept.shown()));
         behind.extend(kept.inspect(|_| places.walk()).take(limit));
@@ -148,19 +144,19 @@ impl<W> Line<W> {
         behind
     }
 
-    /// The place with this id, as a look at it shows.
+    /// The place with this id, as readers see it.
     pub(super) fn show(&self, id: LockId) -> Option<Waiting> {
         let places = self.0.as_ref()?;
         let arrival = places.arrivals.get(&id)?;
-        let waiter = places.waiting.get(arrival).map(Waiter::shown);
-        waiter.or_else(|| places.kept.get(arrival).map(Kept::shown))
+        let waiting = places.waiting.get(arrival).map(Queued::shown);
+        waiting.or_else(|| places.kept.get(arrival).map(Kept::shown))
     }
 
-    /// The ids of the latest places that came before this arrival, in order.
+    /// The ids of the latest places before this arrival, in order.
     pub(super) fn latest(&self, before: u64, limit: usize) -> Vec<LockId> {
         let Some(places) = &self.0 else { return Vec::new() };
         let waiting = places.waiting.range(..before).rev().take(limit);
-        let waiting = waiting.map(|(arrival, waiter)| (*arrival, waiter.place.id));
+        let waiting = waiting.map(|(arrival, queued)| (*arrival, queued.place.id));
         let kept = places.kept.range(..before).rev().take(limit);
         let kept = kept.map(|(arrival, kept)| (*arrival, kept.place.id));
         let mut latest: Vec<_> = waiting.chain(kept).inspect(|_| places.walk()).collect();
@@ -168,7 +164,7 @@ impl<W> Line<W> {
         latest.split_off(latest.len().saturating_sub(limit)).into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Whether there is a place that came before this arrival.
+    /// Whether there is a place before this arrival.
     pub(super) fn has_before(&self, arrival: u64) -> bool {
         self.0.as_ref().is_some_and(|places| {
             let first = [places.waiting.keys().next(), places.kept.keys().next()];
@@ -192,23 +188,23 @@ impl<W> Line<W> {
         places.place(*places.keys.get(key)?)
     }
 
-    /// The client that has this claim, if it still waits.
-    pub(super) fn waiter(&self, claim: Claim) -> Option<&Waiter<W>> {
-        self.waiter_with(claim.id()).filter(|waiter| waiter.place.claim() == claim)
+    /// The request of this claim, if it still waits.
+    pub(super) fn queued(&self, claim: Claim) -> Option<&Queued<W>> {
+        self.queued_with(claim.id()).filter(|queued| queued.place.claim() == claim)
     }
 
-    /// The client that waits for the lock with this id, by whatever claim.
-    pub(super) fn waiter_with(&self, id: LockId) -> Option<&Waiter<W>> {
+    /// The request with this id, if it waits.
+    pub(super) fn queued_with(&self, id: LockId) -> Option<&Queued<W>> {
         let places = self.0.as_ref()?;
         places.waiting.get(places.arrivals.get(&id)?)
     }
 
     /// Whether the place with this id is kept.
     pub(super) fn is_kept(&self, id: LockId) -> bool {
-        self.place(id).is_some() && self.waiter_with(id).is_none()
+        self.place(id).is_some() && self.queued_with(id).is_none()
     }
 
-    /// The limit of those that wait for the mode EX.
+    /// The limit of the requests for the mode EX.
     pub(super) fn limit(&self) -> Option<Limit> {
         let places = self.0.as_ref()?;
         places.limit.filter(|_| places.exclusive > 0)
@@ -224,25 +220,25 @@ impl<W> Line<W> {
         due.map(|place| place.id)
     }
 
-    /// When the first of the kept places is given up.
+    /// When the next kept place is given up.
     pub(super) fn next_given_up(&self) -> Option<Instant> {
         self.0.as_ref()?.kept_until.first().map(|(until, _)| *until)
     }
 
-    /// Puts a client in line, at the place that its request has. Returns whoever was there.
-    pub(super) fn join(&mut self, waiter: Waiter<W>) -> Option<Waiter<W>> {
-        let earlier = self.remove(waiter.place.id);
+    /// Puts a request in line. Returns the client of its earlier delivery, if that waited.
+    pub(super) fn join(&mut self, queued: Queued<W>) -> Option<W> {
+        let earlier = self.remove(queued.place.id);
         let places = self.0.get_or_insert_default();
-        places.index(&waiter.place);
-        places.waiting.insert(waiter.place.arrival, waiter);
+        places.index(&queued.place);
+        places.waiting.insert(queued.place.arrival, queued);
         earlier
     }
 
-    /// Keeps the place of a client that has gone, and returns that client's handle.
+    /// Keeps the place of a client that has gone, and returns the client.
     pub(super) fn keep(&mut self, id: LockId, until: Instant, until_wall: SystemTime) -> Option<W> {
-        let Waiter { place, handle, .. } = self.remove(id)?;
+        let Queued { place, waiter, .. } = self.take(id)?;
         self.restore(place, until, until_wall);
-        Some(handle)
+        Some(waiter)
     }
 
     /// Adds a kept place.
@@ -253,16 +249,20 @@ impl<W> Line<W> {
         places.kept.insert(place.arrival, Kept { place, until, until_wall });
     }
 
-    /// Takes out the place with this id. Returns who waited there, if anybody did.
-    pub(super) fn remove(&mut self, id: LockId) -> Option<Waiter<W>> {
+    /// Takes out the place with this id. Returns the client that waited there, if one did.
+    pub(super) fn remove(&mut self, id: LockId) -> Option<W> {
+        self.take(id).map(|queued| queued.waiter)
+    }
+
+    fn take(&mut self, id: LockId) -> Option<Queued<W>> {
         let places = self.0.as_mut()?;
         let arrival = places.arrivals.remove(&id)?;
-        let waiter = places.waiting.remove(&arrival);
+        let queued = places.waiting.remove(&arrival);
         let kept = places.kept.remove(&arrival);
         if let Some(kept) = &kept {
             places.kept_until.remove(&(kept.until, arrival));
         }
-        let place = waiter.as_ref().map(|w| &w.place).or(kept.as_ref().map(|k| &k.place))?;
+        let place = queued.as_ref().map(|q| &q.place).or(kept.as_ref().map(|k| &k.place))?;
         if let Some(key) = &place.key {
             places.keys.remove(key);
         }
@@ -270,11 +270,11 @@ impl<W> Line<W> {
         if places.arrivals.is_empty() {
             self.0 = None;
         }
-        waiter
+        queued
     }
 }
 
-impl<W> Waiter<W> {
+impl<W> Queued<W> {
     fn shown(&self) -> Waiting {
         self.place.shown(self.expires)
     }
@@ -287,14 +287,14 @@ impl Kept {
 }
 
 impl<W> Places<W> {
-    /// Another place is looked at, on the way to some other one.
+    /// ModeCounts a visited place.
     fn walk(&self) {
         #[cfg(test)]
         self.walked.set(self.walked.get() + 1);
     }
 
     fn place(&self, arrival: u64) -> Option<&Place> {
-        let waiting = self.waiting.get(&arrival).map(|waiter| &waiter.place);
+        let waiting = self.waiting.get(&arrival).map(|queued| &queued.place);
         waiting.or_else(|| self.kept.get(&arrival).map(|kept| &kept.place))
     }
 

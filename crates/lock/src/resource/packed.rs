@@ -1,4 +1,4 @@
-//! What was asked for of a lock that is held, in little memory.
+//! The terms of a lock that is held, in little memory.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl PackedTerms {
     }
 }
 
-/// As much of a text as has room, with its length. No client can send a title of 64 KiB.
+/// As much of a text as fits, with its length. No client can send a title of 64 KiB.
 fn beginning(text: &str) -> (&str, u16) {
     let text = &text[..text.floor_char_boundary(u16::MAX.into())];
     (text, text.len() as u16)
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_is_unpacked() {
+    fn terms_survive_packing() {
         for title in ["", "a", "nightly build of everything", "ü\0\n"] {
             for user in [None, Some("ann"), Some("someone with a name that is long")] {
                 let terms = terms(title, user);

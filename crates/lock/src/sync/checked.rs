@@ -1,8 +1,8 @@
 //! Mutexes, condition variables and a clock for the model checker.
 //!
-//! The checker has no time-outs of its own: a wait until a deadline ends when the clock, which
-//! only [`advance`] moves, has come to it. A wait that nobody ends is a deadlock, which the
-//! checker reports.
+//! The checker has no time-outs of its own: a wait with a deadline ends when the clock, which only
+//! [`advance`] moves, has reached it. A wait that nothing ends is a deadlock, which the checker
+//! reports.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -14,7 +14,7 @@ pub(crate) use shuttle::thread;
 
 use crate::nanos::Instant;
 
-/// A mutex whose guard knows it, so that a wait can take it again.
+/// A mutex whose guard refers to it, so that a wait can lock it again.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -55,7 +55,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 /// A condition variable that wakes exactly one for each call of `notify_one`.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar {
-    /// So that each has an address of its own, which tells it from the others.
+    /// So that each has an address of its own, which identifies it.
     _size: u8,
 }
 
@@ -85,25 +85,11 @@ impl Condvar {
         Ok((self.sleep(guard, Some(timeout)), ()))
     }
 
-    pub(crate) fn wait_timeout_while<'a, T>(
-        &self,
-        mut guard: MutexGuard<'a, T>,
-        timeout: Duration,
-        mut condition: impl FnMut(&mut T) -> bool,
-    ) -> LockResult<(MutexGuard<'a, T>, ())> {
-        let end = now() + timeout;
-        while condition(&mut guard) && now() < end {
-            guard = self.sleep(guard, Some(end.saturating_duration_since(now())));
-        }
-        Ok((guard, ()))
-    }
-
     fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Whoever sleeps is on the list before it gives the mutex up: nobody who takes the mutex
-    /// after it can wake it in vain.
+    /// A sleeper is on the list before it unlocks the mutex, so that no wake-up is lost.
     fn sleep<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -114,12 +100,12 @@ impl Condvar {
         let number = clock.next_sleeper;
         clock.next_sleeper += 1;
         clock.sleepers.push(Sleeper { number, condvar: self.address(), woken: false });
-        // The time-out was counted from when this thread last looked at the clock. In the world
-        // time goes on, so that it does not matter; here it may never move again.
+        // The time-out was computed from this thread's latest look at the clock. Real time goes on,
+        // so it does not matter there; here it may never move again.
         let looked = LOOKED.with(|looked| *looked.borrow());
         let end = timeout.map(|timeout| looked + timeout);
         drop(guard);
-        let sleeps = |clock: &State| {
+        let sleeps = |clock: &ClockState| {
             let sleeper = clock.sleepers.iter().find(|sleeper| sleeper.number == number);
             sleeper.is_some_and(|sleeper| !sleeper.woken)
                 && end.is_none_or(|end| clock.elapsed < end)
@@ -133,8 +119,8 @@ impl Condvar {
     }
 }
 
-/// The time, as far as it has passed.
-pub fn now() -> Instant {
+/// The time that has passed.
+pub(crate) fn now() -> Instant {
     let elapsed = CLOCK.state.lock().unwrap().elapsed;
     LOOKED.with(|looked| *looked.borrow_mut() = elapsed);
     Instant::since_start(elapsed)
@@ -146,14 +132,14 @@ pub(crate) fn advance(time: Duration) {
     CLOCK.changed.notify_all();
 }
 
-/// One for all condition variables.
+/// One clock for all condition variables.
 struct Clock {
-    state: shuttle::sync::Mutex<State>,
+    state: shuttle::sync::Mutex<ClockState>,
     changed: shuttle::sync::Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct ClockState {
     elapsed: Duration,
     sleepers: Vec<Sleeper>,
     next_sleeper: u64,
@@ -166,13 +152,13 @@ struct Sleeper {
 }
 
 shuttle::thread_local! {
-    /// What this thread saw on the clock.
+    /// This thread's latest look at the clock.
     static LOOKED: RefCell<Duration> = RefCell::new(Duration::ZERO);
 }
 
 shuttle::lazy_static! {
     static ref CLOCK: Clock = Clock {
-        state: shuttle::sync::Mutex::new(State::default()),
+        state: shuttle::sync::Mutex::new(ClockState::default()),
         changed: shuttle::sync::Condvar::new(),
     };
 }

@@ -1,9 +1,9 @@
-//! The way of every change: an event is decided under the mutex of its resource; the facts are
-//! made at once; the plan is written, without the mutex, and then made.
+//! How every change is made: an input is decided under the mutex of its resource, its facts are
+//! applied at once, and its plan is written, without the mutex, before it is applied.
 //!
-//! While a plan is being written the gate of its resource is closed. Events that come meanwhile
-//! wait there as data, in order, and are decided by whoever has written the plan and finishes it.
-//! Without a journal, nothing is written and the gate is never closed.
+//! While a plan is being written, the gate of its resource is closed. Inputs that arrive meanwhile
+//! queue up there, and are decided by the thread that finishes the write. Without a store nothing
+//! is written, and the gate is never closed.
 
 use std::cell::LazyCell;
 use std::mem;
@@ -11,118 +11,119 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use log::{Level, info, log_enabled};
-
 use super::Shared;
-use super::slot::{Entry, Event, Gate, Sleeper, Slot, State, Turn, Turns, Writing};
-use super::waiting::Unheard;
+use super::gate::{Gate, InputQueue, QueuedInput, Writing};
+use super::report::{log_end, next};
+use super::slot::{Inner, Input, Resource, Slot};
+use super::waiter::Waiter;
+use super::waiting::OnTimeout;
+use crate::events::Event;
 use crate::journal::store::{Change, KeptPlace, PlaceNote};
 use crate::journal::{By, Finish, Journal, Submitted};
 use crate::nanos::Instant;
-use crate::resource::{Answer, Decision, Now, Outcome, Place, Reply, Tally};
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::now;
-use crate::{End, Happening, Kind, NotWritten, Refusal, ResourceName, Terms, events};
+use crate::resource::{Answer, Decision, Effects, Now, Place, Reply};
+use crate::sync::atomic::Ordering;
+use crate::sync::{MutexGuard, now};
+use crate::{Kind, NotWritten, Refusal, ResourceName};
 
-/// By which a change that was written is finished.
+/// Identifies the resource whose write has completed.
 pub(super) type Ticket = Arc<Slot>;
 
-/// What became of an event so far.
-pub(super) enum Begun {
+/// How far an input has come.
+pub(super) enum Progress {
     Done(Reply),
-    /// The answer comes when its plan was written.
-    Writing(Arc<Sleeper>),
-    /// It stands at the gate, and is decided when its turn comes.
-    Queued(Arc<Sleeper>),
+    /// Its plan is being written.
+    Writing(Arc<Waiter>),
+    /// It is in the queue of a closed gate.
+    Queued(Arc<Waiter>),
 }
 
-impl Begun {
-    /// What became of it by now.
-    fn now(self) -> Self {
-        match self {
-            Self::Writing(asker) => match asker.word() {
-                Some(reply) => Self::Done(reply),
-                None => Self::Writing(asker),
-            },
-            begun => begun,
-        }
-    }
-}
-
-/// What is left to do when the mutex of the resource has been given up.
+/// What is left to do once the mutex of the resource is unlocked.
 #[derive(Default)]
 pub(super) struct Afterwards {
-    woken: Vec<Arc<Sleeper>>,
-    happened: Vec<events::Event>,
+    woken: Vec<Arc<Waiter>>,
+    events: Vec<Event>,
     places: Vec<(u64, Option<Place>)>,
-    /// Nothing is left there that has to be remembered.
+    /// The slot can be removed from the map.
     over: bool,
 }
 
+/// A resource whose mutex is locked, while it is changed.
+struct Locked<'a> {
+    shared: &'a Shared,
+    slot: &'a Arc<Slot>,
+    inner: MutexGuard<'a, Inner>,
+    /// When the resource is due according to the index of deadlines.
+    due: Option<Instant>,
+    after: Afterwards,
+}
+
 impl Shared {
-    /// Runs an event to its end; `None` if the slot is retired, so that the resource has no
-    /// locks.
-    pub(super) fn run(&self, slot: &Arc<Slot>, event: Event) -> Option<Reply> {
-        Some(match self.begin(slot, event).ok()? {
-            Begun::Done(reply) => reply,
-            Begun::Writing(asker) | Begun::Queued(asker) => {
-                self.hear(slot, &asker, Unheard::NeverWas)
+    /// Runs an input until its result is there; `None` if the slot is retired, so that the resource
+    /// has no locks.
+    pub(super) fn run(&self, slot: &Arc<Slot>, input: Input) -> Option<Reply> {
+        Some(match self.begin(slot, input).ok()? {
+            Progress::Done(reply) => reply,
+            Progress::Writing(waiter) | Progress::Queued(waiter) => {
+                self.wait(slot, &waiter, OnTimeout::Cancel)
             }
         })
     }
 
-    /// Begins an event, or leaves it at the gate if that is closed. What the resource is behind
-    /// with comes first, piece by piece.
+    /// Begins an input, or queues it if the gate is closed. If the resource is behind, that comes
+    /// first, piece by piece.
     ///
     /// # Errors
-    /// The slot is retired, and nothing has happened: the event is given back.
-    pub(super) fn begin(&self, slot: &Arc<Slot>, mut event: Event) -> Result<Begun, Event> {
-        let _panics = FailsIfItPanics::new(self);
+    /// The slot is retired, and nothing has happened: the input is given back.
+    pub(super) fn begin(&self, slot: &Arc<Slot>, mut input: Input) -> Result<Progress, Input> {
+        let _guard = PanicGuard::new(self);
         loop {
-            match self.begin_piece(slot, event)? {
-                (begun, None) => return Ok(begun),
-                (_, Some(rest)) => event = rest,
+            match self.begin_piece(slot, input)? {
+                (progress, None) => return Ok(progress),
+                (_, Some(rest)) => input = rest,
             }
         }
     }
 
-    /// Begins an event, or what comes before it: then that event is returned.
-    fn begin_piece(&self, slot: &Arc<Slot>, event: Event) -> Result<(Begun, Option<Event>), Event> {
-        let resource = slot.name();
-        let mut afterwards = Afterwards::default();
-        let mut entry = slot.enter();
-        let is_open = matches!(entry.gate, Gate::Open);
-        let (event, rest) = match is_open && entry.comes_before(&event) {
-            true => (Event::Expire, Some(event)),
-            false => (event, None),
+    /// Begins an input, or an expiry that has to come before it. Then the input is returned.
+    fn begin_piece(
+        &self,
+        slot: &Arc<Slot>,
+        input: Input,
+    ) -> Result<(Progress, Option<Input>), Input> {
+        let mut locked = Locked::new(self, slot);
+        let is_open = matches!(locked.inner.gate, Gate::Open);
+        let is_behind = is_open && !matches!(input, Input::Expire) && locked.inner.is_behind();
+        let (input, rest) = match is_behind {
+            true => (Input::Expire, Some(input)),
+            false => (input, None),
         };
-        let is_asked_for = event.is_asked_for();
-        let (begun, change) = match entry.gate {
-            Gate::Retired => return Err(event),
-            Gate::Closed(_) => {
-                (self.pass_or_queue(resource, &mut entry, event, &mut afterwards), None)
-            }
-            Gate::Open => {
-                let due = entry.state.next_due();
-                let started = self.start(&mut entry, resource, due, event, None, &mut afterwards);
-                self.note_due(slot, due, &entry);
-                started
-            }
+        let is_client_request = input.is_client_request();
+        let (progress, change) = match locked.inner.gate {
+            Gate::Retired => return Err(input),
+            Gate::Closed(_) => (locked.note_or_queue(input), None),
+            Gate::Open => locked.start(input, None),
         };
-        afterwards.over = entry.is_over();
-        drop(entry);
-        self.finish_up(slot, afterwards);
+        let after = locked.unlock();
+        self.finish_up(slot, after);
         let (Some(change), Some(journal)) = (change, &self.journal) else {
-            return Ok((begun, rest));
+            return Ok((progress, rest));
         };
-        // Only a request blocked on this write may commit it itself, and only if the store commits
-        // in bounded time.
-        let by = match begun {
-            Begun::Writing(_) if is_asked_for && self.patience.is_none() => By::Submitter,
+        // Only a request that waits for this very write may write it itself, and only if the store
+        // takes a bounded time for it.
+        let by = match progress {
+            Progress::Writing(_) if is_client_request && self.patience.is_none() => By::Submitter,
             _ => By::Journal,
         };
         self.submit(journal, (change, Arc::clone(slot)), by);
-        Ok((begun.now(), rest))
+        let progress = match progress {
+            Progress::Writing(waiter) => match waiter.result() {
+                Some(reply) => Progress::Done(reply),
+                None => Progress::Writing(waiter),
+            },
+            progress => progress,
+        };
+        Ok((progress, rest))
     }
 
     pub(super) fn submit(&self, journal: &Journal<Ticket>, submitted: Submitted<Ticket>, by: By) {
@@ -131,169 +132,65 @@ impl Shared {
         }
     }
 
-    /// Decides an event and makes of it what can be made at once. If its plan has to be written,
-    /// closes the gate and returns the change. `due` is when the resource was due as the index
-    /// has it; `asker`, if there is one yet, hears the answer when that cannot be given at once.
-    fn start(
-        &self,
-        entry: &mut Entry,
-        resource: &ResourceName,
-        due: Option<Instant>,
-        event: Event,
-        asker: Option<Arc<Sleeper>>,
-        afterwards: &mut Afterwards,
-    ) -> (Begun, Option<Change>) {
-        let now = self.now();
-        let admitted = self.admits(&event);
-        let Decision { facts, plan, answer } = self.decide(&entry.state, event, now);
-        let change = self.journal.as_ref().and_then(|_| Change::of(&plan, resource, now.instant));
-        if let (Some(_), Err(refusal)) = (&change, admitted) {
-            return (Begun::Done(Reply::Refused(refusal)), None);
-        }
-        let made = (resource, now.wall);
-        let unwritten = self.make(made, &mut entry.state, afterwards, |state, outcome| {
-            state.note(facts, outcome);
-            if change.is_some() {
-                return Some(plan);
-            }
-            state.apply(plan, now, outcome);
-            None
-        });
-        let Some(plan) = unwritten else {
-            return (Begun::Done(entry.state.answer(answer)), None);
-        };
-        let (begun, asker) = match answer {
-            Answer::Now(answer) => (Begun::Done(answer.into()), None),
-            answer => {
-                let asker = asker.unwrap_or_default();
-                (Begun::Writing(Arc::clone(&asker)), Some((answer, asker)))
-            }
-        };
-        entry.gate = Gate::Closed(Box::new(Writing { plan, asker, due, turns: Turns::default() }));
-        (begun, change)
-    }
-
-    /// What becomes of an event while a plan is being written.
-    fn pass_or_queue(
-        &self,
-        resource: &ResourceName,
-        entry: &mut Entry,
-        event: Event,
-        afterwards: &mut Afterwards,
-    ) -> Begun {
-        let Entry { state, gate: Gate::Closed(writing) } = entry else {
-            return Begun::Done(Reply::Done);
-        };
-        let event = self.within_limits(event);
-        if let Err(refusal) = self.admits(&event) {
-            return Begun::Done(Reply::Refused(refusal));
-        }
-        let now = self.now();
-        match state.facts_beside(&event, &writing.plan, now) {
-            Some(facts) => {
-                let made = (resource, now.wall);
-                self.make(made, state, afterwards, |state, outcome| state.note(facts, outcome));
-                Begun::Done(Reply::Done)
-            }
-            None => {
-                let asker = Arc::<Sleeper>::default();
-                writing.turns.push_back(Turn { event, asker: Arc::clone(&asker) });
-                Begun::Queued(asker)
-            }
-        }
-    }
-
-    /// Decides an event within the limits. What would exceed one is refused, and nothing of it
-    /// has happened.
-    fn decide(&self, state: &State, event: Event, now: Now<'_>) -> Decision<Arc<Sleeper>> {
-        if matches!(event, Event::Acquire(..) | Event::Convert(..))
+    /// Decides an input within the limits. If it would exceed one, it is refused as a whole.
+    fn decide(&self, resource: &Resource, input: Input, now: Now) -> Decision<Arc<Waiter>> {
+        if matches!(input, Input::Acquire(..) | Input::Convert(..))
             && self.shutting_down.load(Ordering::SeqCst)
         {
             return Decision::refused(Refusal::ShuttingDown);
         }
-        let decision = state.decide(self.within_limits(event), now);
-        let (waiting, in_line) = (self.counts.waiting(), state.tally().waiting);
+        let input = self.within_limits(input);
+        let decision = resource.decide(input, now, &mut || self.numbers.next());
+        let (waiting, in_line) = (self.counts.waiting(), resource.tally().waiting);
         let limits = &self.limits;
-        if decision.lengthens_line(state)
+        if decision.lengthens_line(resource)
             && (waiting >= limits.waiting || in_line >= limits.waiting_per_resource)
         {
             return Decision::refused(Refusal::TooManyWaiting);
         }
-        if decision.adds_lock(state) && self.counts.locks() >= limits.locks {
+        if decision.adds_lock(resource) && self.counts.locks() >= limits.locks {
             return Decision::refused(Refusal::TooManyLocks);
         }
         decision
     }
 
-    /// Whether what a client asks for may be written. What happens anyway, such as the end of a
-    /// lifetime, is bounded by the locks that there are.
-    fn admits(&self, event: &Event) -> Result<(), Refusal> {
+    /// Whether the journal takes what a client asks for. What happens by itself, such as the end of
+    /// a lifetime, is bounded by the number of locks.
+    fn admits(&self, input: &Input) -> Result<(), Refusal> {
         match &self.journal {
-            Some(journal) if event.is_asked_for() || matches!(event, Event::Delete(_)) => {
+            Some(journal) if input.is_client_request() || matches!(input, Input::Delete(_)) => {
                 journal.admits().map_err(Refusal::NotWritten)
             }
             _ => Ok(()),
         }
     }
 
-    /// The event, but for a place that would be kept: there is no room for one more.
-    fn within_limits(&self, event: Event) -> Event {
-        match event {
-            Event::Withdraw(claim, _) if self.counts.locks() >= self.limits.locks => {
-                Event::Withdraw(claim, Duration::ZERO)
+    /// The input, but a place is not kept if that would exceed the limit on locks.
+    fn within_limits(&self, input: Input) -> Input {
+        match input {
+            Input::Withdraw(claim, _) if self.counts.locks() >= self.limits.locks => {
+                Input::Withdraw(claim, Duration::ZERO)
             }
-            event => event,
+            input => input,
         }
     }
 
-    /// Changes the state, keeps count, and notes what has happened and who has to hear of it.
-    fn make<T>(
-        &self,
-        (resource, wall): (&ResourceName, SystemTime),
-        state: &mut State,
-        afterwards: &mut Afterwards,
-        change: impl FnOnce(&mut State, &mut Outcome<Arc<Sleeper>>) -> T,
-    ) -> T {
-        let mut outcome = Outcome::default();
-        let before = state.tally();
-        let result = change(state, &mut outcome);
-        self.counts.change(before, state.tally());
-        for (waiter, word) in outcome.told {
-            afterwards.tell(waiter, word);
-        }
-        let happened = outcome.happened.into_iter();
-        afterwards.happened.extend(happened.map(|what| self.events.note(resource, wall, what)));
-        if self.keeps_places {
-            afterwards.places.extend(outcome.places);
-        }
-        result
-    }
-
-    /// Brings the index of deadlines up to date, unless the gate is closed: what is due then is
-    /// known when it opens.
-    fn note_due(&self, slot: &Arc<Slot>, due: Option<Instant>, entry: &Entry) {
-        let next_due = entry.state.next_due();
-        if next_due != due && matches!(entry.gate, Gate::Open) {
-            self.deadlines.change(slot, due, next_due);
-        }
-    }
-
-    fn finish_up(&self, slot: &Slot, afterwards: Afterwards) {
-        afterwards.woken.iter().for_each(|sleeper| sleeper.wake());
-        if let Some(journal) = self.journal.as_ref().filter(|_| !afterwards.places.is_empty()) {
-            let places = afterwards.places.into_iter();
+    fn finish_up(&self, slot: &Slot, after: Afterwards) {
+        after.woken.iter().for_each(|waiter| waiter.wake());
+        if let Some(journal) = self.journal.as_ref().filter(|_| !after.places.is_empty()) {
+            let places = after.places.into_iter();
             journal.note(places.map(|place| place_note(slot.name(), place)));
         }
-        if afterwards.over {
+        if after.over {
             self.retire(slot);
         }
-        if afterwards.happened.is_empty() {
+        if after.events.is_empty() {
             return;
         }
-        self.events.tell();
-        let next = LazyCell::new(|| next(&afterwards.happened));
-        for event in &afterwards.happened {
-            if let Kind::Ended(end) = event.happening.kind {
+        self.events.notify();
+        let next = LazyCell::new(|| next(&after.events));
+        for event in &after.events {
+            if let Kind::Ended(end) = event.details.kind {
                 self.observer.ended(end, event.lasted());
                 log_end(event, end, || &next);
             }
@@ -301,78 +198,178 @@ impl Shared {
     }
 
     #[expect(clippy::disallowed_methods, reason = "it is shown")]
-    pub(super) fn now(&self) -> Now<'_> {
-        Now { instant: now(), wall: SystemTime::now(), numbers: &self.numbers }
+    pub(super) fn now(&self) -> Now {
+        Now { instant: now(), wall: SystemTime::now() }
+    }
+}
+
+impl<'a> Locked<'a> {
+    fn new(shared: &'a Shared, slot: &'a Arc<Slot>) -> Self {
+        let inner = slot.lock();
+        let due = match &inner.gate {
+            Gate::Open => inner.resource.next_due(),
+            Gate::Closed(writing) => writing.due,
+            Gate::Retired => None,
+        };
+        Self { shared, slot, inner, due, after: Afterwards::default() }
+    }
+
+    /// Decides an input and applies what need not be written. If its plan has to be, closes the
+    /// gate and returns the change. `waiter`, if there is one yet, gets the result if it is not
+    /// there at once.
+    fn start(&mut self, input: Input, waiter: Option<Arc<Waiter>>) -> (Progress, Option<Change>) {
+        let shared = self.shared;
+        let now = shared.now();
+        let admitted = shared.admits(&input);
+        let Decision { facts, plan, answer } = shared.decide(&self.inner.resource, input, now);
+        let name = self.slot.name();
+        let change = shared.journal.as_ref().and_then(|_| Change::of(&plan, name, now.instant));
+        if let (Some(_), Err(refusal)) = (&change, admitted) {
+            return (Progress::Done(Reply::Refused(refusal)), None);
+        }
+        let unwritten = self.apply(now.wall, |resource, effects| {
+            resource.note(facts, effects);
+            if change.is_some() {
+                return Some(plan);
+            }
+            resource.apply(plan, now, effects);
+            None
+        });
+        let Some(plan) = unwritten else {
+            return (Progress::Done(self.inner.resource.answer(answer)), None);
+        };
+        let (progress, caller) = match answer {
+            Answer::Now(reply) => (Progress::Done(reply), None),
+            answer => {
+                let waiter = waiter.unwrap_or_default();
+                (Progress::Writing(Arc::clone(&waiter)), Some((answer, waiter)))
+            }
+        };
+        let writing = Writing { plan, caller, due: self.due, queue: InputQueue::default() };
+        self.inner.gate = Gate::Closed(Box::new(writing));
+        (progress, change)
+    }
+
+    /// While a plan is being written: applies the facts of an input that need not wait for it, or
+    /// queues the input.
+    fn note_or_queue(&mut self, input: Input) -> Progress {
+        let shared = self.shared;
+        let input = shared.within_limits(input);
+        if let Err(refusal) = shared.admits(&input) {
+            return Progress::Done(Reply::Refused(refusal));
+        }
+        let now = shared.now();
+        let Inner { resource, gate: Gate::Closed(writing) } = &mut *self.inner else {
+            return Progress::Done(Reply::Done);
+        };
+        if let Some(facts) = resource.facts_beside(&input, &writing.plan, now) {
+            self.apply(now.wall, |resource, effects| resource.note(facts, effects));
+            return Progress::Done(Reply::Done);
+        }
+        let waiter = Arc::<Waiter>::default();
+        writing.queue.push_back(QueuedInput { input, waiter: Arc::clone(&waiter) });
+        Progress::Queued(waiter)
+    }
+
+    /// Changes the resource, and notes whom that concerns.
+    fn apply<T>(
+        &mut self,
+        wall: SystemTime,
+        change: impl FnOnce(&mut Resource, &mut Effects<Arc<Waiter>>) -> T,
+    ) -> T {
+        let Self { shared, slot, inner, after, .. } = self;
+        let mut effects = Effects::default();
+        let before = inner.resource.tally();
+        let result = change(&mut inner.resource, &mut effects);
+        shared.counts.change(before, inner.resource.tally());
+        effects.results.into_iter().for_each(|(waiter, result)| after.complete(waiter, result));
+        let events = effects.events.into_iter();
+        after.events.extend(events.map(|what| shared.events.record(slot.name(), wall, what)));
+        if shared.keeps_places {
+            after.places.extend(effects.places);
+        }
+        result
+    }
+
+    /// Decides the inputs that have queued up, each after all that the resource is behind with, up
+    /// to the first whose plan has to be written. Returns its change.
+    fn catch_up(&mut self, mut queue: InputQueue, can_write: bool) -> Option<Change> {
+        let mut following = None;
+        // If the store refuses, it would refuse these, too.
+        while can_write && following.is_none() && self.inner.is_behind() {
+            following = self.start(Input::Expire, None).1;
+        }
+        while following.is_none()
+            && let Some(QueuedInput { input, waiter }) = queue.pop_front()
+        {
+            let (progress, change) = self.start(input, Some(Arc::clone(&waiter)));
+            if let Progress::Done(reply) = progress {
+                self.after.complete(waiter, reply);
+            }
+            following = change;
+        }
+        if let Gate::Closed(writing) = &mut self.inner.gate {
+            writing.queue = queue;
+        }
+        following
+    }
+
+    /// Unlocks the mutex. While the gate is closed, the index of deadlines stays as it is: what is
+    /// due next is known when the gate opens.
+    fn unlock(self) -> Afterwards {
+        let Self { shared, slot, inner, due, mut after } = self;
+        if matches!(inner.gate, Gate::Open) {
+            let next_due = inner.resource.next_due();
+            if next_due != due {
+                shared.deadlines.change(slot, due, next_due);
+            }
+        }
+        after.over = inner.is_over();
+        after
     }
 }
 
 impl Finish<Ticket> for Shared {
     type News = Option<(Ticket, Afterwards)>;
 
-    /// Makes a plan that was written, or forgets it; then decides the events that have come
-    /// meanwhile, up to the first whose plan has to be written, which is returned.
+    /// Applies a plan that was written, or drops it; then decides the inputs that have queued up.
+    /// Returns the change that has to be written next.
     fn finish(
         &self,
         slot: Ticket,
         written: Result<(), NotWritten>,
     ) -> (Option<Submitted<Ticket>>, Self::News) {
-        let _panics = FailsIfItPanics::new(self);
-        let resource = slot.name();
-        let mut afterwards = Afterwards::default();
-        let mut entry = slot.enter();
-        let Gate::Closed(writing) = mem::replace(&mut entry.gate, Gate::Open) else {
+        let _guard = PanicGuard::new(self);
+        let mut locked = Locked::new(self, &slot);
+        let Gate::Closed(writing) = mem::replace(&mut locked.inner.gate, Gate::Open) else {
             return (None, None);
         };
-        let Writing { plan, asker, due, mut turns } = *writing;
+        let Writing { plan, caller, due: _, queue } = *writing;
         if written.is_ok() {
             let now = self.now();
-            let made = (resource, now.wall);
-            self.make(made, &mut entry.state, &mut afterwards, |state, outcome| {
-                state.apply(plan, now, outcome);
-            });
+            locked.apply(now.wall, |resource, effects| resource.apply(plan, now, effects));
         } else if self.shutting_down.load(Ordering::SeqCst) {
-            // Whom the plan was about could not be told while it was being written.
-            self.start(&mut entry, resource, due, Event::Dismiss, None, &mut afterwards);
+            // The waits that the plan was to end were not dismissed while it was being written.
+            locked.start(Input::Dismiss, None);
         }
-        if let Some((answer, asker)) = asker {
+        if let Some((answer, waiter)) = caller {
             let reply = match written.clone() {
-                Ok(()) => entry.state.answer(answer),
+                Ok(()) => locked.inner.resource.answer(answer),
                 Err(why) => Reply::Refused(Refusal::NotWritten(why)),
             };
-            afterwards.tell(asker, reply);
+            locked.after.complete(waiter, reply);
         }
-        let mut following = None;
-        // Where nothing can be written, it would not be either.
-        while written.is_ok() && following.is_none() && entry.is_behind() {
-            let event = Event::Expire;
-            following = self.start(&mut entry, resource, due, event, None, &mut afterwards).1;
-        }
-        while following.is_none()
-            && let Some(Turn { event, asker }) = turns.pop_front()
-        {
-            let asked = Some(Arc::clone(&asker));
-            let (begun, change) =
-                self.start(&mut entry, resource, due, event, asked, &mut afterwards);
-            if let Begun::Done(reply) = begun {
-                afterwards.tell(asker, reply);
-            }
-            following = change;
-        }
-        if let Gate::Closed(writing) = &mut entry.gate {
-            writing.turns = turns;
-        }
-        self.note_due(&slot, due, &entry);
-        afterwards.over = entry.is_over();
-        drop(entry);
+        let following = locked.catch_up(queue, written.is_ok());
+        let after = locked.unlock();
         let following = following.map(|change| (change, Arc::clone(&slot)));
-        (following, Some((slot, afterwards)))
+        (following, Some((slot, after)))
     }
 
-    /// Does what is left of a change when all that were written with it are made.
-    fn tell(&self, told: Self::News) {
-        let _panics = FailsIfItPanics::new(self);
-        if let Some((slot, afterwards)) = told {
-            self.finish_up(&slot, afterwards);
+    /// Wakes those whom the change concerns, once the whole batch is applied.
+    fn tell(&self, news: Self::News) {
+        let _guard = PanicGuard::new(self);
+        if let Some((slot, after)) = news {
+            self.finish_up(&slot, after);
         }
     }
 }
@@ -388,98 +385,30 @@ fn place_note(resource: &ResourceName, (arrival, place): (u64, Option<Place>)) -
 }
 
 impl Afterwards {
-    fn tell(&mut self, sleeper: Arc<Sleeper>, word: Reply) {
-        sleeper.tell(word);
-        self.woken.push(sleeper);
-    }
-}
-
-/// Tells of the end of a lock, and of who has it next: a line for each lock.
-fn log_end<'a>(event: &events::Event, end: End, next: impl FnOnce() -> &'a str) {
-    if end == End::Renewed || !log_enabled!(Level::Info) {
-        return;
-    }
-    let (resource, held) = (&event.resource, seconds(event.lasted()));
-    let Happening { kind, id, terms: Terms { title, client, .. }, .. } = &event.happening;
-    let how = kind.name();
-    info!("{how}: {resource}/{id} {title:?} of {client}, held for {held} s{}", next());
-}
-
-/// Who was granted the lock that others have lost: the same for each of these.
-fn next(happened: &[events::Event]) -> String {
-    let mut granted = happened.iter().filter(|event| event.happening.kind == Kind::Granted);
-    let Some(event) = granted.next() else { return String::new() };
-    let Terms { title, client, .. } = &event.happening.terms;
-    let more = match granted.count() {
-        0 => String::new(),
-        more => format!(", and {more} more"),
-    };
-    format!("; next: {title:?} of {client}, after {} s{more}", seconds(event.lasted()))
-}
-
-/// With milliseconds.
-fn seconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1000.0).round() / 1000.0
-}
-
-/// How many locks, waiters and kept places there are in all.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    held: AtomicUsize,
-    waiting: AtomicUsize,
-    kept: AtomicUsize,
-}
-
-impl Counts {
-    pub(super) fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn kept(&self) -> usize {
-        self.kept.load(Ordering::Relaxed)
-    }
-
-    fn locks(&self) -> usize {
-        self.held() + self.kept()
-    }
-
-    /// Under the mutex of the resource, if others know of it: nothing is taken off before it was
-    /// added.
-    pub(super) fn change(&self, before: Tally, after: Tally) {
-        for (count, before, after) in [
-            (&self.held, before.held, after.held),
-            (&self.waiting, before.waiting, after.waiting),
-            (&self.kept, before.kept, after.kept),
-        ] {
-            if after > before {
-                count.fetch_add(after - before, Ordering::Relaxed);
-            } else if after < before {
-                count.fetch_sub(before - after, Ordering::Relaxed);
-            }
-        }
+    /// Gives a waiter its result. It is woken once the mutex is unlocked.
+    fn complete(&mut self, waiter: Arc<Waiter>, result: Reply) {
+        waiter.complete(result);
+        self.woken.push(waiter);
     }
 }
 
 pub(super) const CORE_PANICKED: &str = "a thread panicked while it changed the locks";
 
-/// Says that the core cannot go on if its thread panics: the change that it was at is half made.
-pub(super) struct FailsIfItPanics<'a> {
+/// Reports that the core cannot go on if its thread panics, since a change may be half made. The
+/// process then ends.
+pub(super) struct PanicGuard<'a> {
     shared: &'a Shared,
-    /// The thread had panicked before, elsewhere, and takes its request out of the line.
+    /// The thread panics already, elsewhere, and takes its request out of the line.
     panicked: bool,
 }
 
-impl<'a> FailsIfItPanics<'a> {
+impl<'a> PanicGuard<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
         Self { shared, panicked: thread::panicking() }
     }
 }
 
-impl Drop for FailsIfItPanics<'_> {
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if thread::panicking() && !self.panicked {
             self.shared.observer.failed(CORE_PANICKED);

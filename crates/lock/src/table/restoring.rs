@@ -1,14 +1,13 @@
-//! The locks of an earlier run, on their way into the table.
+//! Loading the locks of an earlier run into the table.
 //!
-//! They come in any order, from several threads. They are entered when all are there, for then
-//! they can be sorted first: a tree that is built of what is in order takes a fraction of the
-//! time, and has no room to spare.
+//! They arrive in any order, from several threads, and are collected first. Then they are sorted: a
+//! tree that is built from sorted items takes a fraction of the time, and its nodes are full.
 
 use std::mem;
 use std::sync::Arc;
 
 use super::Shared;
-use super::slot::{Slot, State};
+use super::slot::{Resource, Slot};
 use crate::ResourceName;
 use crate::journal::store::{Conflict, HeldLock, Restore, RestoredLock};
 use crate::nanos::Instant;
@@ -17,15 +16,15 @@ use crate::resource::Tally;
 use crate::sharded::Sharded;
 use crate::sync::locked;
 
-/// The locks that have come, in the shards of the table.
+/// The locks that have arrived, sharded like the table.
 pub(super) struct Restoring<'a> {
     shared: &'a Shared,
     locks: Sharded<Vec<Found>>,
 }
 
-/// A lock, in the slot of a resource on which nothing else is known to be held.
+/// The slot of a resource with one lock, to be merged with others of the same resource.
 struct Found {
-    /// Again, for a sort that stays in the cache.
+    /// A copy of the slot's, so that the sort stays in the cache.
     resource: ResourceName,
     token: u64,
     due: Option<Instant>,
@@ -33,14 +32,14 @@ struct Found {
     fit: Fit,
 }
 
-/// What is known of the locks on one resource.
+/// Whether the locks on one resource can be held together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fit {
-    /// It is one.
+    /// There is only one.
     One,
-    /// They have still to be looked at.
+    /// This has to be checked.
     Several,
-    /// One came twice.
+    /// One arrived twice.
     Twice,
 }
 
@@ -49,7 +48,7 @@ impl<'a> Restoring<'a> {
         Self { shared, locks: Sharded::like(&shared.resources) }
     }
 
-    /// Enters the locks of one shard, in which there are none yet.
+    /// Moves the locks of one shard into the table, where that shard is empty.
     fn enter(&self, shard: usize) -> Result<(), Conflict> {
         let mut locks = mem::take(&mut *locked(self.locks.shard(shard)));
         let held = locks.len();
@@ -80,9 +79,9 @@ impl Restore for Restoring<'_> {
     fn restore(&self, lock: RestoredLock) {
         let RestoredLock { resource, held: HeldLock { grant, key, remaining } } = lock;
         let token = grant.fencing_token;
-        let state = State::restored(grant, key, remaining, self.shared.now());
-        let due = state.next_due();
-        let slot = Arc::new(Slot::new(resource.clone(), state));
+        let restored = Resource::restored(grant, key, remaining, self.shared.now());
+        let due = restored.next_due();
+        let slot = Arc::new(Slot::new(resource.clone(), restored));
         locked(self.locks.of(&resource)).push(Found { resource, token, due, slot, fit: Fit::One });
     }
 
@@ -94,10 +93,10 @@ impl Restore for Restoring<'_> {
 impl Found {
     /// Adds another lock on the same resource.
     fn absorb(&mut self, other: &Self) {
-        let other = mem::replace(&mut other.slot.enter().state, State::new());
-        let mut entry = self.slot.enter();
-        let is_new = entry.state.absorb(&other);
-        self.due = entry.state.next_due();
+        let other = mem::replace(&mut other.slot.lock().resource, Resource::new());
+        let mut inner = self.slot.lock();
+        let is_new = inner.resource.absorb(&other);
+        self.due = inner.resource.next_due();
         self.fit = if is_new && self.fit != Fit::Twice { Fit::Several } else { Fit::Twice };
     }
 
@@ -105,7 +104,7 @@ impl Found {
     fn fits(&self) -> bool {
         match self.fit {
             Fit::One => true,
-            Fit::Several => self.slot.enter().state.fits_together(),
+            Fit::Several => self.slot.lock().resource.fits_together(),
             Fit::Twice => false,
         }
     }
@@ -161,7 +160,7 @@ mod tests {
         RestoredLock { resource, held: HeldLock { grant, key: None, remaining } }
     }
 
-    /// Hears of the locks that end.
+    /// Sends how locks end.
     struct Ends(mpsc::Sender<End>);
 
     impl Observer for Ends {
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn all_locks_are_held_again_in_whatever_order_they_come() {
+    fn all_locks_are_held_again_whatever_the_order_of_their_arrival() {
         let shared = |token| lock("shared", token, Mode::ConcurrentRead, Some(LONG));
         let own = |token| lock(&format!("r{token}"), token, Mode::EXCLUSIVE, Some(LONG));
         let locks = [7, 5, 9].map(shared).into_iter().chain((100..1_100).map(own)).rev().collect();
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_comes_twice_is_refused() {
+    fn a_lock_that_is_stored_twice_is_refused() {
         let one = lock("a", 1, Mode::ConcurrentRead, None);
         let mut again = one.clone();
         again.held.grant.fencing_token = 2;

@@ -5,6 +5,9 @@
 //! Time passes when a test says so. A thread that sleeps and is not woken is a deadlock, which
 //! the checker reports, with the order that led to it.
 
+mod conversions;
+mod stores;
+
 use std::env;
 use std::sync::Arc;
 
@@ -24,6 +27,15 @@ const LONG: Duration = Duration::from_secs(1_000_000);
 fn check(race: fn(World)) {
     explore(move || race(World::new(None)));
     explore(move || race(World::new(Some(Memory::default()))));
+}
+
+/// Whatever the store does, no client has a lock that is not in it, and every client has a result.
+fn check_with(script: fn(&Memory), race: fn(World)) {
+    explore(move || {
+        let store = Memory::default();
+        script(&store);
+        race(World::new(Some(store)));
+    });
 }
 
 fn explore(race: impl Fn() + Send + Sync + 'static) {
@@ -46,7 +58,7 @@ struct World {
     failed: Arc<AtomicBool>,
 }
 
-/// Hears that the core cannot go on.
+/// Is told that the core cannot go on.
 struct Listener(Arc<AtomicBool>);
 
 impl Observer for Listener {
@@ -117,7 +129,7 @@ impl World {
         self.table.convert(&self.resource, held.id, wanted, on_wait)
     }
 
-    /// Holds an exclusive lock that does not expire, for a moment: nobody else may.
+    /// Holds an exclusive lock that does not expire, for a moment, and checks that nobody else does.
     fn use_and_release(&self, grant: &Grant) {
         assert_eq!(self.exclusive.fetch_add(1, Ordering::SeqCst), 0, "two holders");
         thread::yield_now();
@@ -129,7 +141,7 @@ impl World {
         self.table.release(&self.resource, grant.id).wait().is_ok()
     }
 
-    /// Nobody waits, nobody holds, and nothing is left of anybody. Ends the reaper.
+    /// Checks that there are no locks, no requests and no slots left. Ends the table.
     fn end(self) {
         let shared = &self.table.shared;
         // What follows from the last change may still be under way on the journal's thread.
@@ -167,7 +179,7 @@ fn a_grant_against_the_end_of_the_wait() {
 }
 
 /// While the store is at one change, another one waits, with a request behind it, until it is
-/// handed over or nobody has patience any more.
+/// handed over or its callers give up.
 #[test]
 fn a_withdrawal_against_the_store() {
     explore(|| {
@@ -197,7 +209,7 @@ fn a_withdrawal_against_the_store() {
     });
 }
 
-/// Each of them is told something, and no change is left that nobody finishes.
+/// Each of them gets a result, and no change is left unfinished.
 #[test]
 fn a_withdrawal_against_the_end_of_the_server() {
     explore(|| {
@@ -345,122 +357,6 @@ fn a_departure_against_the_grant() {
     });
 }
 
-/// Of two that hold together and each want to hold alone, one hears of the deadlock.
-#[test]
-fn two_readers_that_both_want_to_write() {
-    check(|world| {
-        let ask = |()| world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None).unwrap();
-        let readers = [(), ()].map(ask);
-        let writers = readers.map(|held| {
-            world.spawn(move |world| match world.convert(&held, LONG, &mut |_| {}) {
-                Ok(grant) => {
-                    assert_eq!(grant.fencing_token, held.fencing_token);
-                    world.use_and_release(&grant);
-                    true
-                }
-                Err(Refusal::Deadlock) => {
-                    assert!(world.release(&held));
-                    false
-                }
-                other => panic!("{other:?}"),
-            })
-        });
-        let writers = writers.map(|writer| writer.join().unwrap());
-        assert!(writers.contains(&true), "{writers:?}");
-        world.end();
-    });
-}
-
-#[test]
-fn a_conversion_against_the_end_of_its_wait() {
-    check(|world| {
-        let ask = |world: &World| world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None);
-        let (other, held) = (ask(&world).unwrap(), ask(&world).unwrap());
-        let writer = world.spawn(move |world| match world.convert(&held, SECOND, &mut |_| {}) {
-            Ok(grant) => world.use_and_release(&grant),
-            Err(Refusal::TimedOut) => assert!(world.release(&held)),
-            other => panic!("{other:?}"),
-        });
-        let behind = world.spawn(|world| {
-            let grant = world.ask(Mode::ProtectedRead, LONG, LONG, None).unwrap();
-            assert!(world.release(&grant));
-        });
-        let clock = thread::spawn(|| advance(SECOND));
-        assert!(world.release(&other));
-        writer.join().unwrap();
-        behind.join().unwrap();
-        clock.join().unwrap();
-        world.end();
-    });
-}
-
-#[test]
-fn the_release_of_a_lock_against_its_conversion() {
-    check(|world| {
-        let ask = |world: &World| world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None);
-        let (other, held) = (ask(&world).unwrap(), ask(&world).unwrap());
-        let same = held.clone();
-        let writer = world.spawn(move |world| match world.convert(&same, LONG, &mut |_| {}) {
-            Ok(_) | Err(Refusal::NoSuchLock) => {}
-            other => panic!("{other:?}"),
-        });
-        let releaser = world.spawn(move |world| assert!(world.release(&held)));
-        assert!(world.release(&other));
-        writer.join().unwrap();
-        releaser.join().unwrap();
-        world.end();
-    });
-}
-
-/// Whoever leaves loses the conversion or has it, and the lock in both cases.
-#[test]
-fn a_departure_against_the_conversion() {
-    check(|world| {
-        let ask = |world: &World| world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None);
-        let (other, held) = (ask(&world).unwrap(), ask(&world).unwrap());
-        let leaver = world.spawn(move |world| {
-            let mut departure = None;
-            let mut on_wait = |waits: Departure| {
-                departure = Some(thread::spawn(move || waits.leave()));
-            };
-            match world.convert(&held, LONG, &mut on_wait) {
-                Ok(grant) => world.use_and_release(&grant),
-                Err(Refusal::Departed) => assert!(world.release(&held)),
-                other => panic!("{other:?}"),
-            }
-            departure.into_iter().for_each(|thread| thread.join().unwrap());
-        });
-        let behind = world.spawn(|world| {
-            let grant = world.ask(Mode::ProtectedRead, LONG, LONG, None).unwrap();
-            assert!(world.release(&grant));
-        });
-        assert!(world.release(&other));
-        leaver.join().unwrap();
-        behind.join().unwrap();
-        world.end();
-    });
-}
-
-/// The end of the server reaches a conversion that waits, also beside a write that is refused.
-#[test]
-fn the_end_of_the_server_against_a_conversion() {
-    fn race(world: World) {
-        let ask = |world: &World| world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None);
-        let (other, held) = (ask(&world).unwrap(), ask(&world).unwrap());
-        let writer = world.spawn(move |world| match world.convert(&held, LONG, &mut |_| {}) {
-            Ok(grant) => assert_eq!(grant.terms.mode, Mode::EXCLUSIVE),
-            Err(Refusal::ShuttingDown | Refusal::NotWritten(_)) => {}
-            other => panic!("{other:?}"),
-        });
-        let releaser = world.spawn(move |world| world.release(&other));
-        world.table.shut_down();
-        writer.join().unwrap();
-        releaser.join().unwrap();
-    }
-    check(race);
-    check_with(|store| store.refuse(&[3]), race);
-}
-
 #[test]
 fn the_removal_of_a_resource_against_entering_it() {
     check(|world| {
@@ -571,322 +467,6 @@ fn the_end_of_the_server_against_a_request() {
         world.table.shut_down();
         comer.join().unwrap();
         assert!(world.release(&held));
-        world.end();
-    });
-}
-
-/// Whatever the store does, nobody has a lock that it has not, and everybody has an answer.
-fn check_with(script: fn(&Memory), race: fn(World)) {
-    explore(move || {
-        let store = Memory::default();
-        script(&store);
-        race(World::new(Some(store)));
-    });
-}
-
-#[test]
-fn a_refused_write_against_a_newcomer() {
-    check_with(
-        |store| store.refuse(&[1]),
-        |world| {
-            let comers = [(), ()].map(|()| {
-                world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
-                    Ok(grant) => world.use_and_release(&grant),
-                    Err(Refusal::NotWritten(_)) => {}
-                    other => panic!("{other:?}"),
-                })
-            });
-            comers.into_iter().for_each(|comer| comer.join().unwrap());
-            world.end();
-        },
-    );
-}
-
-/// The end of an expired lock cannot be written at first; whoever waits has it when it can.
-#[test]
-fn a_refused_write_against_an_expiry() {
-    check_with(
-        |store| store.refuse(&[2, 3]),
-        |world| {
-            world.hold(SECOND);
-            let waiter = world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
-                Ok(grant) => world.use_and_release(&grant),
-                // It came when the lock had expired, and was to have it at once.
-                Err(Refusal::NotWritten(_)) => {}
-                other => panic!("{other:?}"),
-            });
-            let heard = Arc::new(AtomicBool::new(false));
-            let clock = thread::spawn({
-                let (world, heard) = (world.clone(), Arc::clone(&heard));
-                // The reaper tries again until it can be written.
-                move || {
-                    while !heard.load(Ordering::SeqCst)
-                        || !world.table.shared.names(None, 1).is_empty()
-                    {
-                        advance(2 * SECOND);
-                        thread::yield_now();
-                    }
-                }
-            });
-            waiter.join().unwrap();
-            heard.store(true, Ordering::SeqCst);
-            clock.join().unwrap();
-            world.end();
-        },
-    );
-}
-
-/// A writer leaves, and the grant to the reader behind it cannot be written at first.
-#[test]
-fn a_refused_write_against_a_departure() {
-    check_with(
-        |store| store.refuse(&[2]),
-        |world| {
-            let first = world.ask(Mode::ProtectedRead, Duration::ZERO, LONG, None).unwrap();
-            let writer = world.spawn(|world| {
-                let mut departure = None;
-                let mut on_wait = |waits: Departure| {
-                    departure = Some(thread::spawn(move || waits.leave()));
-                };
-                let acquired = world.ask_as(Mode::EXCLUSIVE, LONG, LONG, None, &mut on_wait);
-                assert!(matches!(acquired, Err(Refusal::Departed)), "{acquired:?}");
-                departure.into_iter().for_each(|thread| thread.join().unwrap());
-            });
-            let reader =
-                world.spawn(|world| match world.ask(Mode::ProtectedRead, LONG, LONG, None) {
-                    Ok(grant) => assert!(world.release(&grant)),
-                    Err(Refusal::NotWritten(_)) => {}
-                    other => panic!("{other:?}"),
-                });
-            let clock = thread::spawn(|| (0..3).for_each(|_| advance(2 * SECOND)));
-            writer.join().unwrap();
-            reader.join().unwrap();
-            clock.join().unwrap();
-            while !world.release(&first) {
-                advance(2 * SECOND);
-            }
-            world.end();
-        },
-    );
-}
-
-/// While a write is stuck, looks go on, and a wait that runs out or is left is over.
-#[test]
-fn a_stuck_write_holds_up_no_look_no_time_out_and_no_departure() {
-    check_with(
-        |store| store.stick(2),
-        |world| {
-            let held = world.hold(LONG);
-            let store = world.store.clone().unwrap();
-            let heard = Arc::new(AtomicUsize::new(0));
-            let (first, second) = (Arc::clone(&heard), Arc::clone(&heard));
-            let late = world.spawn(move |world| {
-                let acquired = world.ask(Mode::EXCLUSIVE, SECOND, LONG, None);
-                assert!(matches!(acquired, Err(Refusal::TimedOut)), "{acquired:?}");
-                first.fetch_add(1, Ordering::SeqCst);
-            });
-            let stuck = store.clone();
-            let gone = world.spawn(move |world| {
-                let mut departure = None;
-                let mut on_wait = |waits: Departure| {
-                    let stuck = stuck.clone();
-                    departure = Some(thread::spawn(move || {
-                        stuck.wait_until_stuck();
-                        waits.leave();
-                    }));
-                };
-                let acquired = world.ask_as(Mode::EXCLUSIVE, LONG, LONG, None, &mut on_wait);
-                assert!(matches!(acquired, Err(Refusal::Departed)), "{acquired:?}");
-                departure.into_iter().for_each(|thread| thread.join().unwrap());
-                second.fetch_add(1, Ordering::SeqCst);
-            });
-            while world.table.totals().waiting < 2 {
-                thread::yield_now();
-            }
-            // A renewal concerns nobody who waits.
-            let renewal = world.spawn(move |world| {
-                world.table.renew(&world.resource, held.id, LONG).wait().unwrap()
-            });
-            store.wait_until_stuck();
-            while heard.load(Ordering::SeqCst) < 2 {
-                advance(2 * SECOND);
-                thread::yield_now();
-            }
-            assert_eq!(world.table.locks(&world.resource, None, usize::MAX).locks.len(), 1);
-            store.unstick();
-            late.join().unwrap();
-            gone.join().unwrap();
-            let renewed = renewal.join().unwrap();
-            assert!(world.release(&renewed));
-            world.end();
-        },
-    );
-}
-
-#[test]
-fn the_end_of_the_server_against_a_plan_that_is_being_written() {
-    fn race(world: World) {
-        let held = world.hold(LONG);
-        let comer = world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
-            Ok(grant) => assert!(world.release(&grant)),
-            Err(Refusal::ShuttingDown | Refusal::NotWritten(_)) => {}
-            other => panic!("{other:?}"),
-        });
-        let releaser = world.spawn(move |world| world.release(&held).then_some(()).ok_or(held));
-        world.table.shut_down();
-        comer.join().unwrap();
-        if let Err(held) = releaser.join().unwrap() {
-            assert!(world.release(&held), "its release was refused, so it is still held");
-        }
-        world.end();
-    }
-    check(race);
-    check_with(|store| store.refuse(&[2]), race);
-}
-
-#[test]
-fn a_deletion_of_all_whose_writes_are_refused_has_not_happened() {
-    check_with(
-        |store| store.refuse(&[2]),
-        |world| {
-            let held = world.hold(LONG);
-            let deleter = world.spawn(|world| world.table.delete_all());
-            let deleted = deleter.join().unwrap();
-            assert!(matches!(deleted, Err(Refusal::NotWritten(_))), "{deleted:?}");
-            assert!(world.release(&held));
-            world.end();
-        },
-    );
-}
-
-#[test]
-fn the_deletion_of_all_against_a_stuck_write_and_a_newcomer() {
-    check_with(
-        |store| store.stick(3),
-        |world| {
-            let other = World { resource: "other".parse().unwrap(), ..world.clone() };
-            world.hold(LONG);
-            other.hold(LONG);
-            let deleter = world.spawn(|world| world.table.delete_all());
-            let comer = other.spawn(|other| match other.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
-                Ok(grant) => assert!(other.release(&grant)),
-                Err(Refusal::Deleted) => {}
-                refused => panic!("{refused:?}"),
-            });
-            let store = world.store.clone().unwrap();
-            store.wait_until_stuck();
-            store.unstick();
-            assert_eq!(deleter.join().unwrap(), Ok(()));
-            comer.join().unwrap();
-            world.end();
-        },
-    );
-}
-
-/// It is not known what became of the write: nobody hears anything, but the operator does.
-#[test]
-fn a_lost_answer_of_the_store() {
-    check_with(
-        |store| store.lose_answer(2),
-        |world| {
-            let held = world.hold(LONG);
-            let shared = &world.table.shared;
-            let slot = shared.slot(&world.resource).unwrap();
-            let waiter = Arc::<Sleeper>::default();
-            let request = world.request(Mode::EXCLUSIVE, LONG, LONG);
-            let asked = Asked { id: LockId::random(), request, key: None, came: now() };
-            let begin = |event| shared.begin(&slot, event).unwrap_or_else(|_| panic!());
-            assert!(matches!(
-                begin(Event::Acquire(Box::new(asked), Arc::clone(&waiter))),
-                Begun::Done(Reply::InLine(..))
-            ));
-            // The threads of both would sleep until the process ends.
-            let Begun::Writing(asker) = begin(Event::Release(held.id)) else { panic!() };
-            while !world.failed.load(Ordering::SeqCst) {
-                thread::yield_now();
-            }
-            assert!(waiter.word().is_none() && asker.word().is_none());
-            assert_eq!(
-                world.table.locks(&world.resource, None, usize::MAX).locks.len(),
-                2,
-                "nothing is seen of it"
-            );
-        },
-    );
-}
-
-/// A table that is opened anew has what the store has.
-#[test]
-fn what_is_held_is_what_the_store_has() {
-    check(|world| {
-        let mode = Mode::ProtectedRead;
-        let comers = [true, false, true].map(|keep| {
-            world.spawn(move |world| {
-                let grant = world.ask(mode, Duration::ZERO, LONG, None).unwrap();
-                assert!(keep || world.release(&grant));
-                keep.then_some(grant.id)
-            })
-        });
-        let kept = comers.into_iter().filter_map(|comer| comer.join().unwrap());
-        let mut kept: Vec<_> = kept.collect();
-        kept.sort_unstable();
-        let held = |world: &World| {
-            let locks = world.table.locks(&world.resource, None, usize::MAX).locks.into_iter();
-            let mut ids: Vec<_> = locks.map(|lock| lock.id()).collect();
-            ids.sort_unstable();
-            ids
-        };
-        assert_eq!(held(&world), kept);
-        if let Some(store) = world.store.clone() {
-            assert_eq!(held(&World::new(Some(store))), kept);
-        }
-    });
-}
-
-/// Whoever joins the line does not wait for what its coming has written.
-#[test]
-fn who_joins_the_line_does_not_wait_for_the_end_of_another_lock_to_be_written() {
-    check_with(
-        |store| store.stick(3),
-        |world| {
-            let ask =
-                |lifetime| world.ask(Mode::ProtectedRead, Duration::ZERO, lifetime, None).unwrap();
-            let (_due, held) = (ask(SECOND), ask(LONG));
-            let store = world.store.clone().unwrap();
-            let heard = Arc::new(AtomicBool::new(false));
-            let hears = Arc::clone(&heard);
-            advance(2 * SECOND);
-            let late = world.spawn(move |world| {
-                let acquired = world.ask(Mode::EXCLUSIVE, SECOND, LONG, None);
-                assert!(matches!(acquired, Err(Refusal::TimedOut)), "{acquired:?}");
-                hears.store(true, Ordering::SeqCst);
-            });
-            store.wait_until_stuck();
-            let mut rounds = 0;
-            while !heard.load(Ordering::SeqCst) {
-                advance(2 * SECOND);
-                thread::yield_now();
-                rounds += 1;
-                assert!(rounds < 2000, "it waits for the disk");
-            }
-            store.unstick();
-            late.join().unwrap();
-            assert!(world.release(&held));
-            world.end();
-        },
-    );
-}
-
-/// Whoever writes, the end of the server waits for it, and hears of its end.
-#[test]
-fn the_end_of_the_server_against_a_release_that_is_being_written() {
-    check(|world| {
-        let held = world.hold(LONG);
-        let releases = world.spawn(move |world| assert!(world.release(&held)));
-        world.table.settle();
-        releases.join().unwrap();
-        world.table.settle();
-        assert!(world.table.shared.names(None, 1).is_empty());
         world.end();
     });
 }

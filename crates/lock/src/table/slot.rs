@@ -1,145 +1,79 @@
-//! The place of one resource in the table: its mutex, its gate, and the threads that sleep there.
+//! The slot of one resource in the table: its name, its mutex, and what that guards.
 
 use std::borrow::Borrow;
 use std::cmp;
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use log::error;
-
+use super::gate::Gate;
+use super::waiter::Waiter;
+use crate::ResourceName;
 use crate::nanos::Instant;
-use crate::resource::{self, Answer, Plan, Reply, Resource};
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard, locked, now, poisoned};
-use crate::{ResourceName, Then};
+use crate::resource::{self, Plan, Reply};
+use crate::sync::{Mutex, MutexGuard, locked, now, poisoned};
 
-pub(super) type State = Resource<Arc<Sleeper>>;
-pub(super) type Event = resource::Event<Arc<Sleeper>>;
+pub(super) type Resource = resource::Resource<Arc<Waiter>>;
+pub(super) type Input = resource::Input<Arc<Waiter>>;
 
-/// The place of one resource. In the map as long as the resource has locks.
+/// In the map for as long as the resource has locks.
 ///
-/// Slots are in order of their names, and a set of them is searched by name: the name is in memory
+/// Slots are ordered by name, and a set of them is searched by name, so that the name is in memory
 /// once.
 pub(crate) struct Slot {
     name: ResourceName,
-    entry: Mutex<Entry>,
+    inner: Mutex<Inner>,
 }
 
-pub(super) struct Entry {
-    pub(super) state: State,
+pub(super) struct Inner {
+    pub(super) resource: Resource,
     pub(super) gate: Gate,
 }
 
-/// Whether events are decided at once.
-pub(super) enum Gate {
-    Open,
-    /// A plan is being written. Events wait for it in order, but for those that are facts
-    /// whatever becomes of it; looks see the state as it is without it.
-    Closed(Box<Writing>),
-    /// Taken out of the map: whoever comes by an older look-up has to look again.
-    Retired,
-}
-
-/// What is being written, and what comes after it.
-pub(super) struct Writing {
-    pub(super) plan: Plan,
-    /// Who waits for the plan to be made, and what it then hears. `None`: whoever caused the plan
-    /// was answered before, and only those whom the plan concerns are told.
-    pub(super) asker: Option<(Answer, Arc<Sleeper>)>,
-    /// When the resource was due as the index of deadlines has it.
-    pub(super) due: Option<Instant>,
-    pub(super) turns: Turns,
-}
-
-/// The events that wait at the gate, in order of arrival. None takes longer to be taken out the
-/// more there are.
-#[derive(Default)]
-pub(super) struct Turns {
-    next: u64,
-    by_arrival: BTreeMap<u64, Turn>,
-    /// By the address of its sleeper, which is no other's as long as the turn is there.
-    arrivals: HashMap<usize, u64>,
-}
-
-/// An event that waits at the gate, and the thread that caused it.
-pub(super) struct Turn {
-    pub(super) event: Event,
-    pub(super) asker: Arc<Sleeper>,
-}
-
-/// One thread that sleeps until it hears of something, with the mutex of a resource; or what is to
-/// be done in its place.
-#[derive(Default)]
-pub(super) struct Sleeper {
-    /// Set once, under the mutex of the resource.
-    word: OnceLock<Reply>,
-    /// Its client has gone.
-    left: AtomicBool,
-    awake: Condvar,
-    then: Mutex<Option<Then<Reply>>>,
-}
-
-/// Why a thread does not sleep any more.
-pub(super) enum Woken {
-    Told(Reply),
-    ClientLeft,
-    TimedOut,
-}
-
 impl Slot {
-    pub(super) fn new(name: ResourceName, state: State) -> Self {
-        Self { name, entry: Mutex::new(Entry { state, gate: Gate::Open }) }
+    pub(super) fn new(name: ResourceName, resource: Resource) -> Self {
+        Self { name, inner: Mutex::new(Inner { resource, gate: Gate::Open }) }
     }
 
-    /// What the resource is called.
     pub(crate) fn name(&self) -> &ResourceName {
         &self.name
     }
 
-    pub(super) fn enter(&self) -> MutexGuard<'_, Entry> {
-        locked(&self.entry)
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        locked(&self.inner)
     }
 
-    /// Sleeps until the word comes, the client leaves or the deadline is there.
-    pub(super) fn sleep(&self, sleeper: &Sleeper, deadline: Option<Instant>) -> Woken {
-        let mut entry = self.enter();
+    /// Sleeps until the result is there; `None`: the client has departed, or the deadline is over.
+    pub(super) fn wait(&self, waiter: &Waiter, deadline: Option<Instant>) -> Option<Reply> {
+        let mut inner = self.lock();
         loop {
-            if let Some(word) = sleeper.word.get() {
-                return Woken::Told(word.clone());
+            let result = waiter.result();
+            if result.is_some() || waiter.has_departed() {
+                return result;
             }
-            if sleeper.left.load(Ordering::Relaxed) {
-                return Woken::ClientLeft;
-            }
-            entry = match deadline {
-                None => sleeper.awake.wait(entry).unwrap_or_else(|_| poisoned()),
+            inner = match deadline {
+                None => waiter.awake.wait(inner).unwrap_or_else(|_| poisoned()),
                 Some(deadline) => {
-                    let left = deadline.saturating_duration_since(now());
-                    if left.is_zero() {
-                        return Woken::TimedOut;
+                    let remaining = deadline.saturating_duration_since(now());
+                    if remaining.is_zero() {
+                        return None;
                     }
-                    sleeper.awake.wait_timeout(entry, left).unwrap_or_else(|_| poisoned()).0
+                    waiter.awake.wait_timeout(inner, remaining).unwrap_or_else(|_| poisoned()).0
                 }
             };
         }
     }
 
-    /// Sleeps until the word comes. Only for a thread that is told for certain.
-    pub(super) fn hear(&self, sleeper: &Sleeper) -> Reply {
-        match self.sleep(sleeper, None) {
-            Woken::Told(word) => word,
-            Woken::ClientLeft | Woken::TimedOut => poisoned(),
-        }
+    /// Sleeps until the result is there, which is certain to come.
+    pub(super) fn wait_for_certain(&self, waiter: &Waiter) -> Reply {
+        self.wait(waiter, None).unwrap_or_else(|| poisoned())
     }
 
-    /// Tells the thread that sleeps there that its client has gone.
-    pub(super) fn leave(&self, sleeper: &Sleeper) {
-        // Under the mutex, or the thread could fall asleep between its look and the wake.
-        let entry = self.enter();
-        sleeper.left.store(true, Ordering::Relaxed);
-        drop(entry);
-        sleeper.wake();
+    /// Tells a waiter that its client has departed.
+    pub(super) fn depart(&self, waiter: &Waiter) {
+        // Under the mutex, or the thread could fall asleep between its check and the wake-up.
+        let inner = self.lock();
+        waiter.depart();
+        drop(inner);
+        waiter.wake();
     }
 }
 
@@ -169,47 +103,7 @@ impl PartialEq for Slot {
     }
 }
 
-impl Writing {
-    /// Whether this thread waits for the plan to be made.
-    pub(super) fn is_asked_for_by(&self, asker: &Arc<Sleeper>) -> bool {
-        self.asker.as_ref().is_some_and(|(_, asks)| Arc::ptr_eq(asks, asker))
-    }
-
-    /// Takes the event of this thread out of the gate, if it still stands there.
-    pub(super) fn withdraw(&mut self, asker: &Arc<Sleeper>) -> bool {
-        self.turns.remove(asker)
-    }
-}
-
-impl Turns {
-    pub(super) fn push_back(&mut self, turn: Turn) {
-        self.arrivals.insert(address(&turn.asker), self.next);
-        self.by_arrival.insert(self.next, turn);
-        self.next += 1;
-    }
-
-    pub(super) fn pop_front(&mut self) -> Option<Turn> {
-        let (_, turn) = self.by_arrival.pop_first()?;
-        self.arrivals.remove(&address(&turn.asker));
-        Some(turn)
-    }
-
-    fn remove(&mut self, asker: &Arc<Sleeper>) -> bool {
-        let arrival = self.arrivals.remove(&address(asker));
-        arrival.is_some_and(|arrival| self.by_arrival.remove(&arrival).is_some())
-    }
-
-    #[cfg(all(test, not(shuttle)))]
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_arrival.is_empty()
-    }
-}
-
-fn address(sleeper: &Arc<Sleeper>) -> usize {
-    Arc::as_ptr(sleeper).addr()
-}
-
-impl Entry {
+impl Inner {
     /// The plan that is being written.
     pub(super) fn plan(&self) -> Option<&Plan> {
         match &self.gate {
@@ -218,60 +112,14 @@ impl Entry {
         }
     }
 
-    /// Whether an expiry comes before all events.
+    /// Whether an expiry has to come before every other input.
     pub(super) fn is_behind(&self) -> bool {
-        self.state.is_behind(now)
+        self.resource.is_behind(now)
     }
 
-    /// Whether an expiry comes before this event.
-    pub(super) fn comes_before(&self, event: &Event) -> bool {
-        !matches!(event, Event::Expire) && self.is_behind()
-    }
-
-    /// Whether nothing is left that has to be remembered.
+    /// Whether the slot can be removed from the map.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.gate, Gate::Open) && self.state.is_empty()
-    }
-}
-
-impl Sleeper {
-    /// Gives it the word. Under the mutex of the resource.
-    pub(super) fn tell(&self, word: Reply) {
-        // A waiter leaves its line with the word, so nobody can give it a second one.
-        let first = self.word.set(word).is_ok();
-        debug_assert!(first);
-    }
-
-    pub(super) fn word(&self) -> Option<Reply> {
-        self.word.get().cloned()
-    }
-
-    /// Has something done with the word when it comes, by whoever gives it, or now if it is there.
-    pub(super) fn then(&self, then: Then<Reply>) {
-        let mut place = locked(&self.then);
-        match self.word() {
-            None => *place = Some(then),
-            Some(word) => {
-                drop(place);
-                then(Ok(word));
-            }
-        }
-    }
-
-    /// Outside the mutex of the resource, or the thread would at once sleep again, on the mutex.
-    pub(super) fn wake(&self) {
-        let Some(word) = self.word() else { return self.awake.notify_one() };
-        let Some(then) = locked(&self.then).take() else { return self.awake.notify_one() };
-        // What is done with an answer is no part of the change.
-        if panic::catch_unwind(AssertUnwindSafe(|| then(Ok(word)))).is_err() {
-            error!("a panic at what was to be done with an answer");
-        }
-    }
-}
-
-impl fmt::Debug for Sleeper {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sleeper").field("word", &self.word).finish_non_exhaustive()
+        matches!(self.gate, Gate::Open) && self.resource.is_empty()
     }
 }
 
@@ -280,24 +128,10 @@ impl fmt::Debug for Sleeper {
 mod tests {
     use super::*;
 
-    #[test]
-    fn turns_are_in_order_and_one_can_be_taken_out() {
-        let mut turns = Turns::default();
-        let askers: Vec<_> = (0..4).map(|_| Arc::<Sleeper>::default()).collect();
-        for asker in &askers {
-            turns.push_back(Turn { event: Event::Expire, asker: Arc::clone(asker) });
-        }
-        assert!(turns.remove(&askers[1]) && !turns.remove(&askers[1]));
-        for asker in [&askers[0], &askers[2], &askers[3]] {
-            assert!(turns.pop_front().is_some_and(|turn| Arc::ptr_eq(&turn.asker, asker)));
-        }
-        assert!(turns.pop_front().is_none() && turns.is_empty() && turns.arrivals.is_empty());
-    }
-
     /// With the two counts of its Arc and the eight bytes that malloc puts before a block. Blocks
     /// are multiples of sixteen.
     #[test]
-    fn nobody_makes_a_slot_larger_unawares() {
+    fn a_slot_takes_no_more_memory_than_this() {
         assert_eq!(size_of::<Slot>() + 2 * size_of::<usize>() + 8, 192);
     }
 }

@@ -2,7 +2,9 @@
 
 mod expiries;
 mod pieces;
+mod stores;
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
@@ -62,6 +64,17 @@ impl LockTable {
         while self.locks(resource, None, usize::MAX).locks.len() <= count {
             thread::yield_now();
         }
+    }
+}
+
+/// Is told that the core cannot go on.
+struct Listener(Mutex<std::sync::mpsc::Sender<String>>);
+
+impl Observer for Listener {
+    fn ended(&self, _: End, _: Duration) {}
+
+    fn failed(&self, why: &str) {
+        self.0.lock().unwrap().send(why.into()).unwrap();
     }
 }
 
@@ -127,8 +140,8 @@ fn a_wait_that_runs_out_ends_in_time_and_leaves_the_line() {
     let lock = table.hold(&resource, LONG);
     let wait = Duration::from_millis(30);
     let began = Instant::now();
-    let outcome = table.wait_for(&resource, request(wait, LONG));
-    assert!(matches!(outcome, Err(Refusal::TimedOut)), "{outcome:?}");
+    let effects = table.wait_for(&resource, request(wait, LONG));
+    assert!(matches!(effects, Err(Refusal::TimedOut)), "{effects:?}");
     assert!(began.elapsed() >= wait);
     assert_eq!(table.locks(&resource, None, usize::MAX).locks.len(), 1);
     table.release(&resource, lock.id).wait().unwrap();
@@ -170,8 +183,8 @@ fn there_are_never_two_holders() {
                 for round in 0..2_000 {
                     let (resource, holders) = &resources[(seed + round) as usize % 3];
                     let wait = Duration::from_micros((seed * 7 + round * 13) % 300);
-                    let outcome = table.wait_for(resource, request(wait, LONG));
-                    if let Ok(lock) = outcome {
+                    let effects = table.wait_for(resource, request(wait, LONG));
+                    if let Ok(lock) = effects {
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         holders.fetch_sub(1, Ordering::SeqCst);
                         table.release(resource, lock.id).wait().unwrap();
@@ -190,7 +203,7 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
     for round in 0..500 {
         let lock = table.hold(&resource, LONG);
         let wait = Duration::from_micros(50 + round % 100);
-        let outcome = thread::scope(|scope| {
+        let effects = thread::scope(|scope| {
             let waiter = scope.spawn(|| table.wait_for(&resource, request(wait, LONG)));
             let released = Instant::now() + wait;
             while Instant::now() < released {
@@ -199,12 +212,12 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
             table.release(&resource, lock.id).wait().unwrap();
             waiter.join().unwrap()
         });
-        match outcome {
+        match effects {
             Ok(lock) => table.release(&resource, lock.id).wait().unwrap(),
             Err(Refusal::TimedOut) => {}
             other => panic!("{other:?}"),
         }
-        assert!(table.is_empty(), "somebody was granted a lock and does not know it");
+        assert!(table.is_empty(), "a client was granted a lock and does not know it");
     }
 }
 
@@ -227,7 +240,7 @@ fn deleting_tells_every_waiter() {
 }
 
 #[test]
-fn shutting_down_refuses_who_waits_and_who_comes() {
+fn shutting_down_refuses_waiting_and_new_requests() {
     let table = table();
     let resource = name("r");
     table.hold(&resource, LONG);
@@ -238,14 +251,14 @@ fn shutting_down_refuses_who_waits_and_who_comes() {
         assert!(matches!(waiter.join().unwrap(), Err(Refusal::ShuttingDown)));
     });
     for resource in [resource, name("free")] {
-        let outcome = table.wait_for(&resource, request(PATIENCE, LONG));
-        assert!(matches!(outcome, Err(Refusal::ShuttingDown)), "{outcome:?}");
+        let effects = table.wait_for(&resource, request(PATIENCE, LONG));
+        assert!(matches!(effects, Err(Refusal::ShuttingDown)), "{effects:?}");
     }
     assert_eq!(table.resources(None, 10), [name("r")]);
 }
 
 #[test]
-fn only_so_many_may_wait() {
+fn the_number_of_waiting_requests_is_limited() {
     for (waiting, waiting_per_resource, full) in [(1, 2, "other"), (2, 1, "r")] {
         let table = table_for(Limits { waiting, waiting_per_resource, ..LIMITS });
         let (resource, full) = (name("r"), name(full));
@@ -253,8 +266,8 @@ fn only_so_many_may_wait() {
         thread::scope(|scope| {
             let waiter = scope.spawn(|| table.wait_for(&resource, request(PATIENCE, LONG)));
             table.wait_for_line(&resource, 1);
-            let outcome = table.wait_for(&full, request(PATIENCE, LONG));
-            assert!(matches!(outcome, Err(Refusal::TooManyWaiting)), "{outcome:?}");
+            let effects = table.wait_for(&full, request(PATIENCE, LONG));
+            assert!(matches!(effects, Err(Refusal::TooManyWaiting)), "{effects:?}");
             for (lock, name) in &locks {
                 table.release(name, lock.id).wait().unwrap();
             }
@@ -301,14 +314,14 @@ fn pages_of_names_make_up_the_whole_list() {
 }
 
 #[test]
-fn only_so_many_locks_may_be_held() {
+fn the_number_of_locks_is_limited() {
     let table = table_for(Limits { locks: 2, ..LIMITS });
     let (a, b, c) = (name("a"), name("b"), name("c"));
     let held = table.hold(&a, LONG);
     table.hold(&b, LONG);
     let at_once = || table.wait_for(&c, request(Duration::ZERO, LONG));
     assert_eq!(at_once().unwrap_err(), Refusal::TooManyLocks);
-    // Whoever waits gets the lock of whoever had it.
+    // The limit does not stop a waiting request, which takes over the lock of another.
     thread::scope(|scope| {
         let waiter = scope.spawn(|| table.wait_for(&a, request(PATIENCE, LONG)));
         table.wait_for_line(&a, 1);
@@ -320,7 +333,7 @@ fn only_so_many_locks_may_be_held() {
     at_once().unwrap();
 }
 
-/// A handler that panics while its request waits leaves nobody in line whom nobody serves, and
+/// A handler that panics while its request waits leaves no request in line without a thread, and
 /// the core goes on.
 #[test]
 fn a_panic_while_waiting_leaves_the_line() {
@@ -353,161 +366,10 @@ fn a_panic_of_the_core_does_not_abort_the_process() {
         table.wait_for_line(&resource, 1);
         let slot = table.shared.slot(&resource).unwrap();
         let core = scope.spawn(move || {
-            let _entry = slot.enter();
+            let _inner = slot.lock();
             panic!("in the core");
         });
         assert!(core.join().is_err());
         assert!(waiter.join().is_err());
     });
-}
-
-type Outcome = fn(&[Change]) -> Result<(), StoreError>;
-
-/// A store in which something goes wrong, or is looked at.
-struct Broken<F>(F);
-
-impl<F: FnMut(&[Change]) -> Result<(), StoreError> + Send> Store for Broken<F> {
-    fn load(&mut self, _: &dyn Restore) -> Result<u64, OpenError> {
-        Ok(0)
-    }
-
-    fn commit(&mut self, batch: &[Change], _: Duration) -> Result<(), StoreError> {
-        (self.0)(batch)
-    }
-
-    fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
-        Err(StoreError::Refused("the disk is full".into()))
-    }
-}
-
-/// Hears that the core cannot go on.
-struct Listener(Mutex<std::sync::mpsc::Sender<String>>);
-
-impl Observer for Listener {
-    fn ended(&self, _: End, _: Duration) {}
-
-    fn failed(&self, why: &str) {
-        self.0.lock().unwrap().send(why.into()).unwrap();
-    }
-}
-
-#[test]
-fn when_it_is_not_known_what_was_written_nobody_hears_anything_but_the_operator() {
-    let outcomes: [(Outcome, _); 2] = [
-        (|_| Err(StoreError::Unknown("a sync failed".into())), "a sync failed"),
-        (|_| panic!("in the store"), "a thread panicked while it wrote the locks"),
-    ];
-    for (outcome, why) in outcomes {
-        let (sender, failures) = std::sync::mpsc::channel();
-        let observer = Arc::new(Listener(Mutex::new(sender)));
-        let store: Box<dyn Store> = Box::new(Broken(outcome));
-        let table = LockTable::new(LIMITS, PATIENCE, Some(store), observer).unwrap();
-        let table = Arc::new(table);
-        let asker = std::thread::spawn({
-            let table = Arc::clone(&table);
-            move || table.wait_for(&name("r"), request(Duration::ZERO, LONG))
-        });
-        assert_eq!(failures.recv_timeout(PATIENCE).unwrap(), why);
-        assert!(!asker.is_finished());
-        assert!(table.locks(&name("r"), None, usize::MAX).locks.is_empty(), "nothing is granted");
-    }
-}
-
-/// The store refuses the end of a lock for as long as the server runs: it ends all the same.
-#[test]
-fn an_expiry_that_is_refused_does_not_hold_up_the_end() {
-    static COMMITS: AtomicU32 = AtomicU32::new(0);
-    let outcome = |_: &[Change]| match COMMITS.fetch_add(1, Ordering::SeqCst) {
-        0 => Ok(()),
-        _ => Err(StoreError::Refused("the disk is full".into())),
-    };
-    let table = LockTable::new(LIMITS, PATIENCE, Some(Box::new(Broken(outcome))), Arc::new(()));
-    let table = table.unwrap();
-    table.hold(&name("r"), Duration::from_millis(1));
-    while COMMITS.load(Ordering::SeqCst) < 2 {
-        thread::yield_now();
-    }
-    let (sender, ended) = std::sync::mpsc::channel();
-    thread::spawn(move || {
-        drop(table);
-        sender.send(()).unwrap();
-    });
-    assert!(ended.recv_timeout(PATIENCE).is_ok());
-}
-
-/// A commit took so long that the lock would end early after a restart, and cannot be repeated.
-#[test]
-fn a_grant_that_would_end_early_after_a_restart_is_not_answered() {
-    let (sender, failures) = std::sync::mpsc::channel();
-    let observer = Arc::new(Listener(Mutex::new(sender)));
-    let slow = |_: &[Change]| {
-        thread::sleep(Duration::from_millis(1_100));
-        Ok(())
-    };
-    let table = LockTable::new(LIMITS, PATIENCE, Some(Box::new(Broken(slow))), observer).unwrap();
-    let table = Arc::new(table);
-    let asker = std::thread::spawn({
-        let table = Arc::clone(&table);
-        move || table.wait_for(&name("r"), request(Duration::ZERO, LONG))
-    });
-    let why = failures.recv_timeout(PATIENCE).unwrap();
-    assert!(why.ends_with("could not be repeated: the disk is full"), "{why}");
-    assert!(!asker.is_finished());
-    assert!(table.locks(&name("r"), None, usize::MAX).locks.is_empty(), "nothing is granted");
-}
-
-#[test]
-fn an_expiry_that_is_refused_holds_up_no_other() {
-    let stuck = |batch: &[Change]| {
-        let is_stuck = |c: &Change| c.resource.as_str() == "stuck" && !c.removed.is_empty();
-        match batch.iter().all(is_stuck) {
-            true => Err(StoreError::Refused("the disk is full".into())),
-            false => Ok(()),
-        }
-    };
-    let table =
-        LockTable::new(LIMITS, PATIENCE, Some(Box::new(Broken(stuck))), Arc::new(())).unwrap();
-    let short = Duration::from_millis(10);
-    table.wait_for(&name("stuck"), request(Duration::ZERO, short)).unwrap();
-    let begun = Instant::now();
-    for _ in 0..8 {
-        table.wait_for(&name("free"), request(PATIENCE, short)).unwrap();
-    }
-    // It is tried again every second.
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-}
-
-/// And whatever else is written is written by the journal's.
-#[test]
-fn a_change_that_comes_alone_is_written_by_its_own_thread() {
-    let (sender, writers) = std::sync::mpsc::channel();
-    let store = Broken(move |_: &[Change]| {
-        sender.send(std::thread::current().name().map(String::from)).unwrap();
-        Ok(())
-    });
-    let table = LockTable::new(LIMITS, PATIENCE, Some(Box::new(store)), Arc::new(())).unwrap();
-    let (journal, own) = (Some("journal".into()), std::thread::current().name().map(String::from));
-    let written_by = |writer: &Option<String>, what| {
-        assert_eq!(writers.recv_timeout(PATIENCE).unwrap(), *writer, "{what}");
-        table.settle();
-    };
-    let (a, b) = (name("a"), name("b"));
-    let held = table.hold(&a, LONG);
-    written_by(&journal, "the first change");
-    let short = table.hold(&b, Duration::from_millis(10));
-    written_by(&own, "a grant");
-    written_by(&journal, "an expiry");
-    assert!(table.find(&b, short.id).is_none());
-    table.renew(&a, held.id, LONG).wait().unwrap();
-    written_by(&own, "a renewal");
-    table.release(&a, held.id).wait().unwrap();
-    written_by(&own, "a release");
-    let undelivered = table.hold(&a, LONG);
-    written_by(&own, "a grant");
-    table.abandon(&a, undelivered.id);
-    written_by(&journal, "the end of a lock whose client has gone");
-    table.hold(&a, LONG);
-    written_by(&own, "a grant");
-    table.delete_resource(&a).unwrap();
-    written_by(&journal, "a deletion");
 }

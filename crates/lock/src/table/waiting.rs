@@ -1,89 +1,134 @@
-//! How long the thread that caused an event waits for the result, and what happens if none comes in
-//! time.
+//! How long a thread waits for the result of its input, and what happens if there is none in time.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
-use super::Shared;
-use super::change::Ticket;
-use super::slot::{Event, Gate, Sleeper, Slot, Turn, Woken};
+use super::change::{CORE_PANICKED, Progress, Ticket};
+use super::gate::{Gate, QueuedInput};
+use super::slot::{Input, Slot};
+use super::waiter::Waiter;
+use super::{Shared, granted};
 use crate::journal::{By, Finish, Journal};
 use crate::nanos::Instant;
-use crate::resource::Reply;
-use crate::sync::now;
-use crate::{LockId, NotWritten, Pending, Refusal};
+use crate::resource::{Claim, Reply};
+use crate::sync::{now, poisoned};
+use crate::{Departure, Grant, LockId, NotWritten, Pending, Refusal};
 
-/// What happens to an event if its thread stops waiting for the result.
+/// What happens to a queued input if its caller times out.
 #[derive(Clone, Copy)]
-pub(super) enum Unheard {
-    /// It is cancelled if it is still in the queue of its resource.
-    NeverWas,
+pub(super) enum OnTimeout {
+    /// It is cancelled if it is still queued.
+    Cancel,
     /// It is carried out.
-    Stays,
-    /// It is carried out, and then this lock is released: no client knows of it.
-    GivesUp(LockId),
+    Keep,
+    /// It is carried out, and then this lock is released, since no client knows of it.
+    Abandon(LockId),
+}
+
+/// A request that may have to wait for its turn at a closed gate, and then in line.
+pub(super) struct Caller<'a> {
+    /// Gets the result if the request has to wait in line.
+    pub(super) waiter: Arc<Waiter>,
+    /// How long it waits at the gate.
+    pub(super) gate_deadline: Instant,
+    pub(super) on_timeout: OnTimeout,
+    /// Called once it waits in line.
+    pub(super) on_wait: &'a mut dyn FnMut(Departure),
+}
+
+/// A request that waits in line, on its own thread.
+struct InLine<'a> {
+    shared: &'a Shared,
+    slot: Arc<Slot>,
+    claim: Claim,
+    waiter: Arc<Waiter>,
 }
 
 impl Shared {
-    /// Returns the result as one that comes later. `Err`: somebody has to wait for it, as the store
-    /// may take too long.
-    pub(super) fn later(&self, asker: Arc<Sleeper>) -> Result<Pending<Reply>, Arc<Sleeper>> {
+    /// Waits for the result of a request for a lock.
+    pub(super) fn wait_for_grant(
+        &self,
+        slot: Arc<Slot>,
+        progress: Progress,
+        caller: Caller<'_>,
+    ) -> Pending<Result<Grant, Refusal>> {
+        let Caller { waiter, gate_deadline, on_timeout, on_wait } = caller;
+        let reply = match progress {
+            Progress::Done(reply) => reply,
+            Progress::Writing(waiter) => match self.detach(waiter) {
+                Ok(pending) => return pending.map(granted),
+                Err(waiter) => self.wait(&slot, &waiter, on_timeout),
+            },
+            Progress::Queued(waiter) => {
+                self.wait_at_gate(&slot, &waiter, gate_deadline, on_timeout)
+            }
+        };
+        let Reply::InLine(claim, deadline) = reply else { return granted(reply).into() };
+        let place = InLine { shared: self, slot, claim, waiter };
+        on_wait(place.departure());
+        granted(place.wait(deadline)).into()
+    }
+
+    /// Turns the waiter into a result that comes later. `Err`: its thread has to wait, since the
+    /// store may take too long.
+    pub(super) fn detach(&self, waiter: Arc<Waiter>) -> Result<Pending<Reply>, Arc<Waiter>> {
         match self.patience {
-            None => Ok(Pending::Later(Box::new(move |then| asker.then(then)))),
-            Some(_) => Err(asker),
+            None => Ok(Pending::Later(Box::new(move |then| waiter.then(then)))),
+            Some(_) => Err(waiter),
         }
     }
 
-    /// Waits for the result, but not longer than the store's patience: see [`Shared::hear_by`].
-    pub(super) fn hear(&self, slot: &Slot, asker: &Arc<Sleeper>, unheard: Unheard) -> Reply {
-        self.hear_by(slot, asker, self.patience_ends(), unheard)
+    /// Waits for the result, for as long as the store may take: see [`Shared::wait_until`].
+    pub(super) fn wait(&self, slot: &Slot, waiter: &Arc<Waiter>, on_timeout: OnTimeout) -> Reply {
+        self.wait_until(slot, waiter, self.store_deadline(), on_timeout)
     }
 
-    /// When a thread that begins to wait now has waited long enough.
-    pub(super) fn patience_ends(&self) -> Option<Instant> {
+    /// When a thread that begins to wait for the store now gives up.
+    pub(super) fn store_deadline(&self) -> Option<Instant> {
         self.patience.map(|patience| now() + patience)
     }
 
-    /// Waits for the result until the deadline. Then a change that has not been handed to the store
-    /// is withdrawn, so that nothing has happened. For one that has been, the result is unknown, and
-    /// `unheard` says what happens to the event.
-    pub(super) fn hear_by(
+    /// Waits for the result until the deadline. Then a change that was not handed to the store is
+    /// withdrawn, so that nothing has happened. Else the result is unknown, and `on_timeout` says
+    /// what happens to the input.
+    pub(super) fn wait_until(
         &self,
         slot: &Slot,
-        asker: &Arc<Sleeper>,
+        waiter: &Arc<Waiter>,
         deadline: Option<Instant>,
-        unheard: Unheard,
+        on_timeout: OnTimeout,
     ) -> Reply {
-        if let Woken::Told(reply) = slot.sleep(asker, deadline) {
+        if let Some(reply) = slot.wait(waiter, deadline) {
             return reply;
         }
-        let mut entry = slot.enter();
-        if let Some(reply) = asker.word() {
+        let mut inner = slot.lock();
+        if let Some(reply) = waiter.result() {
             return reply;
         }
-        let Gate::Closed(writing) = &mut entry.gate else {
-            drop(entry);
-            return slot.hear(asker);
+        let Gate::Closed(writing) = &mut inner.gate else {
+            drop(inner);
+            return slot.wait_for_certain(waiter);
         };
-        if writing.is_asked_for_by(asker)
+        if writing.is_awaited_by(waiter)
             && let Some(journal) = &self.journal
             && let Some(ticket) = journal.withdraw(slot.name())
         {
-            // Nobody else can finish this change, so the gate stays closed until it is.
-            drop(entry);
+            // Nobody else can finish this change, so the gate stays closed until it is finished.
+            drop(inner);
             self.finish_withdrawn(journal, ticket);
-            return slot.hear(asker);
+            return slot.wait_for_certain(waiter);
         }
-        match unheard {
-            Unheard::GivesUp(id) => {
-                let event = Event::Abandon(id, self.reconnect_grace);
-                writing.turns.push_back(Turn { event, asker: Arc::default() });
+        match on_timeout {
+            OnTimeout::Abandon(id) => {
+                let input = Input::Abandon(id, self.reconnect_grace);
+                writing.queue.push_back(QueuedInput { input, waiter: Arc::default() });
             }
-            Unheard::NeverWas if writing.withdraw(asker) => {
+            OnTimeout::Cancel if writing.cancel(waiter) => {
                 return Reply::Refused(Refusal::NotWritten(too_late()));
             }
-            Unheard::NeverWas | Unheard::Stays => {}
+            OnTimeout::Cancel | OnTimeout::Keep => {}
         }
-        writing.asker.take_if(|(_, asks)| Arc::ptr_eq(asks, asker));
+        writing.caller.take_if(|(_, caller)| Arc::ptr_eq(caller, waiter));
         Reply::Refused(Refusal::NotWritten(NotWritten::Unknown))
     }
 
@@ -96,27 +141,75 @@ impl Shared {
         self.tell(news);
     }
 
-    /// Like [`Shared::hear`], but if the event is still in the queue of its resource at the deadline,
-    /// it is cancelled.
-    pub(super) fn hear_until(
+    /// Like [`Shared::wait`], but if the input is still queued at the deadline, it is cancelled.
+    fn wait_at_gate(
         &self,
         slot: &Slot,
-        asker: &Arc<Sleeper>,
+        waiter: &Arc<Waiter>,
         deadline: Instant,
-        unheard: Unheard,
+        on_timeout: OnTimeout,
     ) -> Reply {
-        match slot.sleep(asker, Some(deadline)) {
-            Woken::Told(reply) => return reply,
-            Woken::TimedOut | Woken::ClientLeft => {}
+        if let Some(reply) = slot.wait(waiter, Some(deadline)) {
+            return reply;
         }
-        let mut entry = slot.enter();
-        if let Gate::Closed(writing) = &mut entry.gate
-            && writing.withdraw(asker)
+        let mut inner = slot.lock();
+        if let Gate::Closed(writing) = &mut inner.gate
+            && writing.cancel(waiter)
         {
             return Reply::Refused(Refusal::TimedOut);
         }
-        drop(entry);
-        self.hear(slot, asker, unheard)
+        drop(inner);
+        self.wait(slot, waiter, on_timeout)
+    }
+}
+
+impl InLine<'_> {
+    fn departure(&self) -> Departure {
+        let (slot, waiter) = (Arc::clone(&self.slot), Arc::clone(&self.waiter));
+        Departure::new(move || slot.depart(&waiter))
+    }
+
+    /// What happens to the end of the wait if the store does not answer in time. A lock whose
+    /// conversion ends is held all the same.
+    fn on_timeout(&self) -> OnTimeout {
+        match self.claim {
+            Claim::Place { id, .. } => OnTimeout::Abandon(id),
+            Claim::Conversion { .. } => OnTimeout::Keep,
+        }
+    }
+
+    /// Sleeps until the result is there, or ends the wait.
+    fn wait(&self, deadline: Instant) -> Reply {
+        if let Some(reply) = self.slot.wait(&self.waiter, Some(deadline)) {
+            return reply;
+        }
+        let input = match self.waiter.has_departed() {
+            true => Input::Withdraw(self.claim, self.shared.reconnect_grace),
+            false => Input::TimeOut(self.claim),
+        };
+        let progress = self.shared.begin(&self.slot, input);
+        if let Ok(Progress::Writing(waiter) | Progress::Queued(waiter)) = progress
+            && let unknown @ Reply::Refused(_) =
+                self.shared.wait(&self.slot, &waiter, self.on_timeout())
+        {
+            return unknown;
+        }
+        // If a result has come at the same time, it wins.
+        self.waiter.result().unwrap_or_else(|| poisoned())
+    }
+}
+
+impl Drop for InLine<'_> {
+    /// A request without a thread must not stay in line.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let leave = || self.shared.run(&self.slot, Input::TimeOut(self.claim));
+            // Panics, too, if the core has: a second panic that got out of here would abort the
+            // process, which is about to end by itself.
+            if panic::catch_unwind(AssertUnwindSafe(leave)).is_err() {
+                self.shared.observer.failed(CORE_PANICKED);
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ impl Scene {
         id
     }
 
-    /// Asks for another mode; what becomes of it, and who else heard what.
+    /// Converts a lock: the result, and who else was told what.
     fn convert(&mut self, id: LockId, mode: Mode, who: &'static str, wait: f64) -> (Reply, String) {
         self.happen(self.conversion(id, mode, who, wait))
     }
@@ -21,10 +21,10 @@ impl Scene {
         mode: Mode,
         who: &'static str,
         wait: f64,
-    ) -> Event<&'static str> {
+    ) -> Input<&'static str> {
         let wait = Duration::from_secs_f64(wait);
         let wanted = Conversion { mode, wait, lifetime: None };
-        Event::Convert(Box::new(Wish { id, wanted, came: self.instant }), who)
+        Input::Convert(Box::new(ConvertRequest { id, wanted, arrived_at: self.instant }), who)
     }
 
     /// Its mode and its fencing token.
@@ -34,8 +34,8 @@ impl Scene {
     }
 }
 
-/// In a word.
-fn outcome(reply: &Reply) -> &'static str {
+/// The result in a word.
+fn effects(reply: &Reply) -> &'static str {
     match reply {
         Reply::Granted(_) => "granted",
         Reply::InLine(Claim::Conversion { .. }, _) => "waits",
@@ -57,7 +57,7 @@ fn each_of_the_36_pairs_alone_is_converted_at_once() {
         let a = scene.hold(from, "a");
         let (_, token) = scene.held(a);
         let (reply, told) = scene.convert(a, to, "a", 0.0);
-        assert_eq!((outcome(&reply), told.as_str()), ("granted", ""), "{from} to {to}");
+        assert_eq!((effects(&reply), told.as_str()), ("granted", ""), "{from} to {to}");
         assert_eq!(scene.held(a), (to, token), "{from} to {to}");
     }
 }
@@ -73,10 +73,10 @@ fn each_of_the_36_pairs_beside_each_other_holder() {
             let fits = together(other, to);
             let expected = if fits { "granted" } else { "timed_out" };
             let (reply, _) = scene.convert(a, to, "a", 0.0);
-            assert_eq!(outcome(&reply), expected, "{case}");
+            assert_eq!(effects(&reply), expected, "{case}");
             assert_eq!(scene.held(a).0, if fits { to } else { from }, "{case}");
             if !fits {
-                assert_eq!(outcome(&scene.convert(a, to, "a", 9.0).0), "waits", "{case}");
+                assert_eq!(effects(&scene.convert(a, to, "a", 9.0).0), "waits", "{case}");
                 assert_eq!(scene.held(a).0, from, "{case}");
                 assert_eq!(scene.release(b), (true, "a granted".into()), "{case}");
                 assert_eq!(scene.held(a).0, to, "{case}");
@@ -95,7 +95,7 @@ fn each_of_the_36_pairs_with_a_request_that_waits() {
             let (reply, told) = scene.convert(a, to, "a", 0.0);
             let expected = if together(to, wanted) { "b granted" } else { "" };
             assert_eq!(
-                (outcome(&reply), told.as_str()),
+                (effects(&reply), told.as_str()),
                 ("granted", expected),
                 "{from} to {to}, and {wanted} waits"
             );
@@ -111,7 +111,7 @@ fn each_of_the_36_pairs_with_a_conversion_that_waits() {
         let c = scene.hold(Mode::ProtectedRead, "c");
         let b = scene.hold(Mode::Null, "b");
         let a = scene.hold(from, "a");
-        assert_eq!(outcome(&scene.convert(b, EX, "b", 50.0).0), "waits");
+        assert_eq!(effects(&scene.convert(b, EX, "b", 50.0).0), "waits");
         let case = format!("{from} to {to}");
         let (reply, told) = scene.convert(a, to, "a", 9.0);
         let expected = match (together(Mode::ProtectedRead, to), from) {
@@ -120,7 +120,7 @@ fn each_of_the_36_pairs_with_a_conversion_that_waits() {
             // b waits for a, and a would wait behind b.
             (false, _) => "deadlock",
         };
-        assert_eq!((outcome(&reply), told.as_str()), (expected, ""), "{case}");
+        assert_eq!((effects(&reply), told.as_str()), (expected, ""), "{case}");
         let a_hinders = scene.held(a).0 != Mode::Null;
         let expected = if a_hinders { "" } else { "b granted" };
         assert_eq!(scene.release(c), (true, expected.into()), "{case}");
@@ -134,22 +134,22 @@ fn each_of_the_36_pairs_with_a_conversion_that_waits() {
 fn of_two_readers_that_both_want_to_write_the_second_hears_of_the_deadlock() {
     let mut scene = Scene::new();
     let [a, b] = ["a", "b"].map(|who| scene.hold(Mode::ProtectedRead, who));
-    assert_eq!(outcome(&scene.convert(a, EX, "a", 50.0).0), "waits");
-    assert_eq!(outcome(&scene.convert(b, EX, "b", 50.0).0), "deadlock");
+    assert_eq!(effects(&scene.convert(a, EX, "a", 50.0).0), "waits");
+    assert_eq!(effects(&scene.convert(b, EX, "b", 50.0).0), "deadlock");
     assert_eq!(scene.held(b).0, Mode::ProtectedRead, "as before");
     let (reply, told) = scene.convert(b, Mode::Null, "b", 0.0);
-    assert_eq!((outcome(&reply), told.as_str()), ("granted", "a granted"));
+    assert_eq!((effects(&reply), told.as_str()), ("granted", "a granted"));
     // From there it may wait.
-    assert_eq!(outcome(&scene.convert(b, EX, "b", 50.0).0), "waits");
+    assert_eq!(effects(&scene.convert(b, EX, "b", 50.0).0), "waits");
     assert_eq!(scene.release(a), (true, "b granted".into()));
 }
 
 #[test]
-fn whoever_does_not_wait_does_not_hear_of_a_deadlock() {
+fn a_conversion_without_a_wait_times_out_instead_of_a_deadlock() {
     let mut scene = Scene::new();
     let [a, b] = ["a", "b"].map(|who| scene.hold(Mode::ProtectedRead, who));
     scene.convert(a, EX, "a", 50.0);
-    assert_eq!(outcome(&scene.convert(b, EX, "b", 0.0).0), "timed_out");
+    assert_eq!(effects(&scene.convert(b, EX, "b", 0.0).0), "timed_out");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_claim_is_of_one_conversion() {
     let [a, _b] = ["a", "b"].map(|who| scene.hold(Mode::ProtectedRead, who));
     let first = claim(scene.convert(a, EX, "a", 5.0).0);
     assert_eq!(scene.withdraw(first), "a departed");
-    assert_eq!(outcome(&scene.convert(a, EX, "c", 50.0).0), "waits");
+    assert_eq!(effects(&scene.convert(a, EX, "c", 50.0).0), "waits");
     assert_eq!(scene.at(5.0).time_out(first), "");
     assert_eq!(scene.withdraw(first), "");
     assert_eq!(scene.resource.tally().waiting, 1);
@@ -242,7 +242,7 @@ fn the_conversion_of_a_lock_that_ends_ends_with_it() {
         let mut scene = Scene::new();
         let [a, b] = ["a", "b"].map(|who| scene.hold(Mode::ProtectedRead, who));
         scene.renew(b, 500);
-        assert_eq!(outcome(&scene.convert(a, EX, "a", 500.0).0), "waits");
+        assert_eq!(effects(&scene.convert(a, EX, "a", 500.0).0), "waits");
         scene.acquire_in(Mode::ProtectedRead, "c", 500.0, 100.0);
         assert_eq!(end(&mut scene, a), expected);
         assert_eq!(scene.resource.tally().waiting, 0);
@@ -255,7 +255,7 @@ fn a_lock_waits_for_one_mode_at_a_time() {
     let [a, b] = ["a", "b"].map(|who| scene.hold(Mode::ProtectedRead, who));
     scene.convert(a, EX, "a", 50.0);
     for mode in [EX, Mode::Null, Mode::ProtectedRead] {
-        assert_eq!(outcome(&scene.convert(a, mode, "c", 50.0).0), "converting");
+        assert_eq!(effects(&scene.convert(a, mode, "c", 50.0).0), "converting");
     }
     assert_eq!(scene.release(b), (true, "a granted".into()));
 }
@@ -281,8 +281,11 @@ fn a_lifetime_begins_anew_if_that_is_asked_for() {
             let b = waits.then(|| scene.hold(Mode::ProtectedRead, "b"));
             let lifetime = lifetime.map(Duration::from_secs);
             let wanted = Conversion { mode: EX, wait: Duration::from_secs(20), lifetime };
-            let came = scene.at(if waits { 40.0 } else { 50.0 }).instant;
-            scene.happen(Event::Convert(Box::new(Wish { id: a, wanted, came }), "a"));
+            let arrived_at = scene.at(if waits { 40.0 } else { 50.0 }).instant;
+            scene.happen(Input::Convert(
+                Box::new(ConvertRequest { id: a, wanted, arrived_at }),
+                "a",
+            ));
             if let Some(b) = b {
                 assert_eq!(scene.at(50.0).release(b), (true, "a granted".into()));
             }
@@ -297,35 +300,35 @@ fn a_lifetime_begins_anew_if_that_is_asked_for() {
 fn what_cannot_be_converted() {
     let mut scene = Scene::new();
     let unknown = LockId::random();
-    assert_eq!(outcome(&scene.convert(unknown, EX, "a", 0.0).0), "no_such_lock");
+    assert_eq!(effects(&scene.convert(unknown, EX, "a", 0.0).0), "no_such_lock");
     let a = scene.hold(semaphore(3), "a");
     let n = scene.hold(Mode::Null, "h");
-    assert_eq!(outcome(&scene.convert(a, Mode::Null, "a", 0.0).0), "not_convertible");
-    assert_eq!(outcome(&scene.convert(n, semaphore(3), "h", 0.0).0), "not_convertible");
-    assert_eq!(outcome(&scene.convert(n, EX, "h", 0.0).0), "mismatch", "they have the limit 3");
+    assert_eq!(effects(&scene.convert(a, Mode::Null, "a", 0.0).0), "not_convertible");
+    assert_eq!(effects(&scene.convert(n, semaphore(3), "h", 0.0).0), "not_convertible");
+    assert_eq!(effects(&scene.convert(n, EX, "h", 0.0).0), "mismatch", "they have the limit 3");
     scene.release(a);
     let reader = scene.hold(Mode::ProtectedRead, "b");
     let (waiting, _, _) = scene.acquire_in(semaphore(3), "c", 50.0, 100.0);
-    assert_eq!(outcome(&scene.convert(waiting, EX, "c", 0.0).0), "still_waiting");
-    assert_eq!(outcome(&scene.convert(n, EX, "h", 50.0).0), "mismatch");
+    assert_eq!(effects(&scene.convert(waiting, EX, "c", 0.0).0), "still_waiting");
+    assert_eq!(effects(&scene.convert(n, EX, "h", 50.0).0), "mismatch");
     scene.release(waiting);
-    assert_eq!(outcome(&scene.convert(n, EX, "h", 50.0).0), "waits");
+    assert_eq!(effects(&scene.convert(n, EX, "h", 50.0).0), "waits");
     let asked = scene.asked(request(semaphore(3), "c", 50.0, 100.0), None);
     assert!(matches!(scene.ask(asked).0, Reply::Refused(Refusal::OtherLimit(Limit::ONE))));
     assert_eq!(scene.at(100.0).convert(reader, Mode::Null, "b", 0.0).1, "h timed out");
-    assert_eq!(outcome(&scene.at(100.1).convert(reader, EX, "b", 0.0).0), "no_such_lock");
+    assert_eq!(effects(&scene.at(100.1).convert(reader, EX, "b", 0.0).0), "no_such_lock");
 }
 
 #[test]
 fn a_conversion_that_is_refused_has_not_happened() {
     let mut scene = Scene::new();
     let [a, b] = ["a", "b"].map(|who| scene.hold(Mode::ProtectedRead, who));
-    let event = scene.conversion(a, Mode::Null, "a", 0.0);
-    assert_eq!(scene.refuse(event), "");
+    let input = scene.conversion(a, Mode::Null, "a", 0.0);
+    assert_eq!(scene.refuse(input), "");
     assert_eq!(scene.held(a).0, Mode::ProtectedRead);
     // One that waits is a fact.
-    let event = scene.conversion(a, EX, "a", 50.0);
-    scene.refuse(event);
+    let input = scene.conversion(a, EX, "a", 50.0);
+    scene.refuse(input);
     scene.acquire_in(Mode::ProtectedRead, "c", 50.0, 100.0);
     scene.release(b);
     assert_eq!(scene.held(a).0, EX);
@@ -337,10 +340,10 @@ fn overdue(scene: &mut Scene) -> LockId {
     let d = scene.hold(Mode::ProtectedRead, "d");
     let [a, b] = ["a", "b"].map(|who| scene.hold(Mode::Null, who));
     let first = claim(scene.convert(a, EX, "a", 50.0).0);
-    assert_eq!(outcome(&scene.convert(b, Mode::ProtectedWrite, "b", 50.0).0), "waits");
+    assert_eq!(effects(&scene.convert(b, Mode::ProtectedWrite, "b", 50.0).0), "waits");
     assert_eq!(scene.release(d), (true, String::new()));
     assert!(scene.resource.next_due().is_none_or(|due| due > scene.instant));
-    assert_eq!(scene.refuse(Event::Withdraw(first, GRACE)), "a departed");
+    assert_eq!(scene.refuse(Input::Withdraw(first, GRACE)), "a departed");
     assert_eq!(scene.held(b).0, Mode::Null);
     b
 }
@@ -380,14 +383,15 @@ fn what_is_fact_beside_a_plan_of_a_conversion() {
     let n = scene.hold(Mode::Null, "h");
     let first = claim(scene.convert(a, EX, "a", 50.0).0);
     let second = claim(scene.convert(n, EX, "h", 50.0).0);
-    let now = Now { instant: scene.instant, wall: scene.wall, numbers: &scene.numbers };
-    let Decision { plan, .. } = scene.resource.decide(Event::Release(b), now);
-    let beside = |event| scene.resource.facts_beside(&event, &plan, now).is_some();
-    assert!(!beside(Event::TimeOut(first)), "it is being converted");
-    assert!(!beside(Event::Withdraw(first, GRACE)));
-    assert!(beside(Event::TimeOut(second)));
-    assert!(beside(Event::Withdraw(second, GRACE)));
-    let facts = scene.resource.facts_beside(&Event::Dismiss, &plan, now).unwrap();
+    let now = Now { instant: scene.instant, wall: scene.wall };
+    let Decision { plan, .. } =
+        scene.resource.decide(Input::Release(b), now, &mut || scene.numbers.next());
+    let beside = |input| scene.resource.facts_beside(&input, &plan, now).is_some();
+    assert!(!beside(Input::TimeOut(first)), "it is being converted");
+    assert!(!beside(Input::Withdraw(first, GRACE)));
+    assert!(beside(Input::TimeOut(second)));
+    assert!(beside(Input::Withdraw(second, GRACE)));
+    let facts = scene.resource.facts_beside(&Input::Dismiss, &plan, now).unwrap();
     assert_eq!(facts.unconverted, [(n, Refusal::ShuttingDown)]);
 }
 
@@ -396,7 +400,7 @@ fn shutting_down_ends_every_conversion() {
     let mut scene = Scene::new();
     let [a, _b] = ["a", "b"].map(|who| scene.hold(Mode::ProtectedRead, who));
     scene.convert(a, EX, "a", 50.0);
-    assert_eq!(scene.happen(Event::Dismiss).1, "a shutting down");
+    assert_eq!(scene.happen(Input::Dismiss).1, "a shutting down");
     assert_eq!(scene.held(a).0, Mode::ProtectedRead);
 }
 
@@ -407,14 +411,15 @@ fn the_lock_is_held_in_its_new_mode_in_what_is_written() {
     let n = scene.hold(Mode::Null, "h");
     scene.at(30.0).convert(a, EX, "a", 50.0);
     scene.acquire_in(Mode::ConcurrentRead, "c", 50.0, 100.0);
-    let now = Now { instant: scene.instant, wall: scene.wall, numbers: &scene.numbers };
-    let Decision { plan, .. } = scene.resource.decide(Event::Release(b), now);
+    let now = Now { instant: scene.instant, wall: scene.wall };
+    let Decision { plan, .. } =
+        scene.resource.decide(Input::Release(b), now, &mut || scene.numbers.next());
     let mut ended: Vec<_> = plan.ended_tokens().collect();
     ended.sort_unstable();
     assert_eq!(ended, [scene.held(a).1, scene.held(b).1]);
     let held: Vec<_> = plan.holders().collect();
     assert_eq!(held.len(), 1);
     assert_eq!((held[0].terms.mode, held[0].fencing_token), (EX, scene.held(a).1));
-    assert_eq!(held[0].remaining(scene.instant), Some(Duration::from_secs(70)), "not anew");
+    assert_eq!(held[0].remaining(scene.instant), Some(Duration::from_secs(70)), "not started over");
     assert_eq!(scene.held(n).0, Mode::Null);
 }

@@ -1,4 +1,4 @@
-//! How much one event brings about, and how many it takes for all.
+//! How much one input changes, and how many it takes for all.
 
 use super::*;
 
@@ -11,22 +11,23 @@ impl Scene {
         modes.for_each(|mode| drop(self.acquire_in(mode, "b", HOUR, lifetime)));
     }
 
-    /// Repeats an event as long as it brings something about that is not more than a piece;
+    /// Repeats an input for as long as it changes something, never more than a piece;
     /// returns how many times that was.
-    fn repeat(&mut self, event: impl Fn() -> Event<&'static str>) -> usize {
+    fn repeat(&mut self, input: impl Fn() -> Input<&'static str>) -> usize {
         let now = |scene: &Self| scene.instant;
         for times in 0.. {
-            let at = Now { instant: now(self), wall: self.wall, numbers: &self.numbers };
-            let Decision { facts, plan, .. } = self.resource.decide(event(), at);
+            let at = Now { instant: now(self), wall: self.wall };
+            let Decision { facts, plan, .. } =
+                self.resource.decide(input(), at, &mut || self.numbers.next());
             let sizes =
                 [plan.ended.len(), plan.deleted.len() + plan.granted.len(), facts.given_up.len()];
             if sizes == [0; 3] {
                 return times;
             }
             assert!(sizes.iter().all(|size| *size <= PIECE), "{sizes:?} at once");
-            let mut outcome = Outcome::default();
-            self.resource.note(facts, &mut outcome);
-            self.resource.apply(plan, at, &mut outcome);
+            let mut effects = Effects::default();
+            self.resource.note(facts, &mut effects);
+            self.resource.apply(plan, at, &mut effects);
         }
         unreachable!()
     }
@@ -44,20 +45,20 @@ fn what_expires_together_does_so_in_pieces() {
     is_linear(|count| {
         let mut scene = Scene::new();
         scene.read(count, 10.0);
-        let pieces = scene.at(11.0).repeat(|| Event::Expire);
+        let pieces = scene.at(11.0).repeat(|| Input::Expire);
         assert!(scene.resource.is_empty());
         pieces
     });
 }
 
 #[test]
-fn those_who_fit_together_are_granted_in_pieces_and_in_order() {
+fn what_fits_together_is_granted_in_pieces_and_in_order() {
     is_linear(|count| {
         let mut scene = Scene::new();
         scene.acquire("a", 0.0, 10.0);
         scene.read(count, HOUR);
-        let pieces = scene.at(11.0).repeat(|| Event::Expire);
-        assert_eq!((scene.resource.holders.len(), scene.resource.line.waiting()), (count, 0));
+        let pieces = scene.at(11.0).repeat(|| Input::Expire);
+        assert_eq!((scene.resource.holders.len(), scene.resource.line.waiting_count()), (count, 0));
         pieces
     });
 }
@@ -72,15 +73,15 @@ fn places_are_given_up_in_pieces() {
             let Reply::InLine(claim, _) = reply else { panic!("{reply:?}") };
             scene.withdraw(claim);
         }
-        let pieces = scene.at(30.0).repeat(|| Event::Expire);
-        assert_eq!(scene.resource.line.kept(), 0);
+        let pieces = scene.at(30.0).repeat(|| Input::Expire);
+        assert_eq!(scene.resource.line.kept_count(), 0);
         pieces
     });
 }
 
-/// Those in line go first, from its end: nobody is granted a lock which the next piece ends.
+/// Those in line go first, from its end: no request is granted a lock which the next piece ends.
 #[test]
-fn what_is_deleted_together_is_deleted_in_pieces_but_for_who_came_later() {
+fn a_deletion_is_done_in_pieces_and_spares_later_requests() {
     is_linear(|count| {
         let mut scene = Scene::new();
         let (held, waiting) = (count.div_ceil(2), count / 2);
@@ -91,7 +92,7 @@ fn what_is_deleted_together_is_deleted_in_pieces_but_for_who_came_later() {
         }
         let before = scene.numbers.next();
         scene.acquire("c", HOUR, HOUR);
-        let pieces = scene.repeat(|| Event::Delete(before));
+        let pieces = scene.repeat(|| Input::Delete(before));
         assert_eq!(scene.locks(), ["c"]);
         assert!(scene.resource.is_behind(|| scene.instant), "the newcomer is next");
         scene.expire();
@@ -102,7 +103,7 @@ fn what_is_deleted_together_is_deleted_in_pieces_but_for_who_came_later() {
 
 /// Nothing can be written, or all of them would have expired before anything else happens.
 #[test]
-fn a_lock_that_has_expired_is_nobody_s() {
+fn a_key_does_not_find_an_expired_lock() {
     let mut scene = Scene::new();
     let key = |number: usize| format!("key-{number}");
     for number in 0..=PIECE {
@@ -120,7 +121,7 @@ fn a_lock_that_has_expired_is_nobody_s() {
 }
 
 #[test]
-fn a_place_that_is_due_to_be_given_up_is_nobody_s() {
+fn a_key_does_not_find_a_place_whose_time_is_over() {
     let mut scene = Scene::new();
     scene.acquire("a", 0.0, HOUR);
     for number in 0..=PIECE {
@@ -128,7 +129,7 @@ fn a_place_that_is_due_to_be_given_up_is_nobody_s() {
         let Reply::InLine(claim, _) = reply else { panic!("{reply:?}") };
         scene.withdraw(claim);
     }
-    // More are due than are given up by one event.
+    // More are due than one input gives up.
     let key = format!("key-{PIECE}");
     let (reply, _) = scene.at(30.0).acquire_with(&key, "b");
     let Reply::InLine(Claim::Place { id, attempt, .. }, _) = reply else { panic!("{reply:?}") };

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::super::gate::Gate;
 use super::super::*;
 use crate::Mode;
 use crate::journal::store::{Change, Restore, StoreError};
+use crate::resource::PIECE;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(3600);
@@ -84,11 +86,11 @@ impl Stopped {
         }
     }
 
-    /// Returns when somebody waits for the commit that is about this resource.
-    fn wait_for_turn(&self, resource: &str) {
+    /// Returns when an input is queued behind the commit of this resource.
+    fn wait_for_queue(&self, resource: &str) {
         let slot = self.table.shared.slot(&resource.parse().unwrap()).unwrap();
-        let waits = || match &slot.enter().gate {
-            Gate::Closed(writing) => !writing.turns.is_empty(),
+        let waits = || match &slot.lock().gate {
+            Gate::Closed(writing) => !writing.queue.is_empty(),
             Gate::Open | Gate::Retired => false,
         };
         while !waits() {
@@ -119,7 +121,7 @@ fn others_have_their_turn_between_the_pieces_of_a_deletion() {
         // Their changes are submitted when this returns.
         let other = stopped.ask("other", Mode::EXCLUSIVE, LONG);
         let newcomer = scope.spawn(|| stopped.ask("big", Mode::Null, LONG).wait());
-        stopped.wait_for_turn("big");
+        stopped.wait_for_queue("big");
         let commits = stopped.commits_until(|batch| batch.contains(&("big".into(), 1, 0)));
         stopped.go_on();
         stopped.go_on();
@@ -134,7 +136,7 @@ fn others_have_their_turn_between_the_pieces_of_a_deletion() {
 }
 
 #[test]
-fn who_comes_when_more_than_a_piece_has_expired_does_not_wait_in_line() {
+fn a_request_that_arrives_when_more_than_a_piece_has_expired_does_not_wait_in_line() {
     let stopped = Stopped::new();
     let resource = "big".parse().unwrap();
     let count = PIECE + 100;
@@ -146,7 +148,7 @@ fn who_comes_when_more_than_a_piece_has_expired_does_not_wait_in_line() {
     }
     let mut commits = thread::scope(|scope| {
         let comer = scope.spawn(|| stopped.ask("big", Mode::EXCLUSIVE, LONG).wait());
-        stopped.wait_for_turn("big");
+        stopped.wait_for_queue("big");
         let commits = stopped.commits_until(|batch| batch.iter().any(|(_, _, held)| *held > 0));
         stopped.go_on();
         comer.join().unwrap().unwrap();

@@ -1,20 +1,19 @@
-//! Expires locks at the end of their lifetime.
+//! The loop that expires locks at the end of their lifetime.
 
 use std::time::Duration;
 
 use super::deadlines::{Deadlines, Due};
-use super::sync::now;
+use crate::sync::now;
 
-/// How soon expiries that could not be written are tried again, the first time and at most.
+/// After how long expiries that could not be written are tried again.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(16);
 
-/// The body of the reaper thread: calls `expire` with the resources whose deadline has come,
-/// until [`Deadlines::close`].
+/// The body of the reaper's thread: calls `expire` with the resources that are due, until
+/// [`Deadlines::close`].
 ///
-/// `expire` has to move their deadlines. It returns those for which it could not: they are set
-/// aside and tried again together, later each time, and not before `is_writable` says that it can
-/// be of use.
+/// `expire` has to move their deadlines. It returns those whose expiry could not be written. They
+/// are set aside and tried again together, after longer pauses each time, once `is_writable`.
 pub(super) fn run(
     deadlines: &Deadlines,
     expire: impl Fn(&[Due]) -> Vec<Due>,

@@ -1,26 +1,24 @@
-//! When something on a resource ends by itself: an index, and a sleep until the earliest.
-//!
-//! Nothing ticks: without a deadline the sleep lasts for ever.
+//! The deadlines of all resources: an index, and a sleep until the earliest. Nothing polls.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::nanos::Instant;
-use super::sharded::Sharded;
-use super::sync::{Condvar, Mutex, locked, now, poisoned};
-use super::table::Slot;
+use super::slot::Slot;
+use crate::nanos::Instant;
+use crate::sharded::Sharded;
+use crate::sync::{Condvar, Mutex, locked, now, poisoned};
 
-/// How many resources the reaper takes out of a shard of the index at a time: few, so that what is
-/// due in one shard does not wait for long until it has been through the others.
+/// How many resources the reaper takes from one shard at a time: few, so that no shard waits long
+/// for its turn.
 const MAX_BATCH: usize = 8;
 
-/// When something on a resource ends by itself next, at most one entry a resource: a released
-/// lock leaves nothing behind.
+/// At most one deadline for each resource, that of what ends next. A released lock leaves nothing
+/// behind.
 pub(super) struct Deadlines {
-    /// In the shards of the table.
+    /// Sharded like the table.
     index: Sharded<Index>,
     alarm: Mutex<Alarm>,
-    /// Signalled when the alarm has been set to an earlier time, or closed.
+    /// Signalled when the alarm is set to an earlier time, or closed.
     earlier: Condvar,
 }
 
@@ -30,26 +28,26 @@ pub(super) type Due = (Instant, Arc<Slot>);
 #[derive(Default)]
 struct Index {
     due: BTreeSet<Due>,
-    /// Those on which nothing could be ended, until all of them are tried again.
+    /// Those whose expiry was refused, until all of them are tried again.
     set_aside: BTreeSet<Due>,
 }
 
 /// What the reaper sleeps for.
 #[derive(Default)]
 struct Alarm {
-    /// The earliest deadline that the reaper knows of. It forgets it when it begins to look
-    /// at the index, so that it hears of every deadline that it may just have missed.
+    /// The earliest deadline that the reaper knows of. Cleared before the reaper reads the index, so
+    /// that a deadline which is added meanwhile sets it again.
     next: Option<Instant>,
     closed: bool,
 }
 
 impl Deadlines {
-    /// An index in the shards of this table.
+    /// An empty index, sharded like this table.
     pub(super) fn like<T>(table: &Sharded<T>) -> Self {
         Self { index: Sharded::like(table), alarm: Mutex::default(), earlier: Condvar::default() }
     }
 
-    /// Sets the deadlines of the resources of one shard, of which none was known.
+    /// Fills an empty shard.
     pub(super) fn fill(&self, shard: usize, due: impl Iterator<Item = Due>) {
         let mut index = locked(self.index.shard(shard));
         index.due = due.collect();
@@ -58,7 +56,7 @@ impl Deadlines {
         first.into_iter().for_each(|first| self.set_alarm(first));
     }
 
-    /// Moves a resource's deadline; `None` stands for none.
+    /// Moves the deadline of a resource; `None`: it has none.
     pub(super) fn change(&self, slot: &Arc<Slot>, from: Option<Instant>, to: Option<Instant>) {
         let mut index = locked(self.index.of(slot.name()));
         if let Some(from) = from {
@@ -73,7 +71,7 @@ impl Deadlines {
         }
     }
 
-    /// Sets a resource aside until [`Deadlines::take_back`], if it is still due then.
+    /// Sets a resource aside until [`Deadlines::take_back`], unless its deadline has changed.
     pub(super) fn set_aside(&self, due: Due) {
         let mut index = locked(self.index.of(due.1.name()));
         if index.take(&due) {
@@ -81,7 +79,7 @@ impl Deadlines {
         }
     }
 
-    /// Lets all resources be due again that were set aside.
+    /// Makes all resources due again that were set aside.
     pub(super) fn take_back(&self) {
         for shard in self.index.iter() {
             let Index { due, set_aside } = &mut *locked(shard);
@@ -89,7 +87,7 @@ impl Deadlines {
         }
     }
 
-    /// Ends every wait for a deadline.
+    /// Ends [`Deadlines::wait_until_due`].
     pub(super) fn close(&self) {
         locked(&self.alarm).closed = true;
         self.earlier.notify_one();
@@ -104,7 +102,8 @@ impl Deadlines {
         }
     }
 
-    /// Sleeps until a deadline has come, and returns whose, or until `at_most`; `None` when closed.
+    /// Sleeps until resources are due, and returns some of them, or until `at_most`; `None` when
+    /// closed.
     pub(super) fn wait_until_due(&self, at_most: Option<Instant>) -> Option<Vec<Due>> {
         loop {
             let mut alarm = locked(&self.alarm);
@@ -126,14 +125,16 @@ impl Deadlines {
             match alarm.next {
                 None => drop(self.earlier.wait(alarm).unwrap_or_else(|_| poisoned())),
                 Some(next) => {
-                    let left = next.saturating_duration_since(now());
-                    drop(self.earlier.wait_timeout(alarm, left).unwrap_or_else(|_| poisoned()));
+                    let remaining = next.saturating_duration_since(now());
+                    drop(
+                        self.earlier.wait_timeout(alarm, remaining).unwrap_or_else(|_| poisoned()),
+                    );
                 }
             }
         }
     }
 
-    /// Whose deadline has come at `now`, some of each shard, and the earliest of the others.
+    /// Some resources of each shard that are due at `now`, and the earliest other deadline.
     fn look(&self, now: Instant) -> (Vec<Due>, Option<Instant>) {
         let (mut due, mut next) = (Vec::new(), None);
         for shard in self.index.iter() {
@@ -149,7 +150,7 @@ impl Deadlines {
 }
 
 impl Index {
-    /// Takes one out, wherever it is; `false` if there is none.
+    /// Takes one out; `false` if it is not there.
     fn take(&mut self, due: &Due) -> bool {
         self.due.remove(due) || self.set_aside.remove(due)
     }
