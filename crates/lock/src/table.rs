@@ -263,18 +263,10 @@ impl LockManager for LockTable {
     }
 
     fn resources(&self, after: Option<&ResourceName>, limit: usize) -> Vec<ResourceName> {
-        let mut found = Vec::new();
-        let mut after = after.cloned();
-        while found.len() < limit {
-            let names = self.shared.names(after.as_ref(), limit - found.len());
-            let Some(last) = names.last() else { break };
-            after = Some(last.clone());
-            let has_locks = |state: &Resource, plan: Option<&Plan>| state.has_locks(plan, now());
-            let held = |name: &ResourceName| self.shared.read(name, has_locks).unwrap_or(false);
-            let room = limit - found.len();
-            found.extend(names.into_iter().filter(held).take(room));
-        }
-        found
+        let has_locks = |state: &Resource, plan: Option<&Plan>| state.has_locks(plan, now());
+        let is_in_use = |name: &ResourceName| self.shared.read(name, has_locks).unwrap_or(false);
+        let names = self.shared.all_names(after.cloned(), limit).flatten();
+        names.filter(is_in_use).take(limit).collect()
     }
 
     fn locks(&self, resource: &ResourceName, after: Option<Cursor>, limit: usize) -> Page {
@@ -298,11 +290,7 @@ impl LockManager for LockTable {
 
     fn delete_all(&self) -> Result<(), Refusal> {
         let before = self.shared.numbers.next();
-        let mut after = None;
-        loop {
-            let mut names = self.shared.names(after.as_ref(), MAX_AT_A_TIME);
-            let Some(last) = names.last() else { return Ok(()) };
-            after = Some(last.clone());
+        for mut names in self.shared.all_names(None, MAX_AT_A_TIME) {
             while !names.is_empty() {
                 let refused = self.shared.run_each(&names, |name| name, || Input::Delete(before));
                 if let Some((_, refusal)) = refused.into_iter().next() {
@@ -311,6 +299,7 @@ impl LockManager for LockTable {
                 names.retain(|name| self.shared.has_locks_before(name, before));
             }
         }
+        Ok(())
     }
 
     fn events(&self) -> &Arc<Events> {
@@ -359,16 +348,10 @@ impl LockTable {
         // A request reads this under the mutex of its resource before it joins the line: either it
         // sees the flag, or the loop below sees the request.
         self.shared.shutting_down.store(true, Ordering::SeqCst);
-        let mut after = None;
-        loop {
-            let names = self.shared.names(after.as_ref(), MAX_AT_A_TIME);
-            let Some(last) = names.last() else { return };
-            after = Some(last.clone());
-            for resource in names {
-                if let Some(slot) = self.shared.slot(&resource) {
-                    // A retired slot has no requests in line.
-                    let _ = self.shared.begin(&slot, Input::Dismiss);
-                }
+        for resource in self.shared.all_names(None, MAX_AT_A_TIME).flatten() {
+            if let Some(slot) = self.shared.slot(&resource) {
+                // A retired slot has no requests in line.
+                let _ = self.shared.begin(&slot, Input::Dismiss);
             }
         }
     }

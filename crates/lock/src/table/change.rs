@@ -291,11 +291,11 @@ impl<'a> Locked<'a> {
         result
     }
 
-    /// Decides the inputs that have queued up, each after all that the resource is behind with, up
-    /// to the first whose plan has to be written. Returns its change.
+    /// Decides what the resource is behind with and then the inputs that have queued up, until a
+    /// plan has to be written. Returns its change.
     fn catch_up(&mut self, mut queue: InputQueue, can_write: bool) -> Option<Change> {
         let mut following = None;
-        // If the store refuses, it would refuse these, too.
+        // If the store has just refused, it would refuse an expiry, too.
         while can_write && following.is_none() && self.inner.is_behind() {
             following = self.start(Input::Expire, None).1;
         }

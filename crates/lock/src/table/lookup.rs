@@ -1,5 +1,6 @@
 //! The map from names to slots, and reading resources without waiting for anything.
 
+use std::iter;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ impl Shared {
         drop(inner);
         if let Some(journal) = self.journal.as_ref().filter(|_| !added) {
             // Its request was granted, and the note of that was still to be written.
-            journal.note(std::iter::once(PlaceNote::Left(resource, arrival)));
+            journal.note(iter::once(PlaceNote::Left(resource, arrival)));
         }
     }
 
@@ -89,6 +90,19 @@ impl Shared {
                 after = Some(last);
             }
         }
+    }
+
+    /// All names in order after `after`, in batches of about this size.
+    pub(super) fn all_names(
+        &self,
+        mut after: Option<ResourceName>,
+        about: usize,
+    ) -> impl Iterator<Item = Vec<ResourceName>> {
+        iter::from_fn(move || {
+            let names = self.names(after.as_ref(), about);
+            after = Some(names.last()?.clone());
+            Some(names)
+        })
     }
 
     /// About this many names in order, after `after`; none only if there are no more.
