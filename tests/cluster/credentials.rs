@@ -13,36 +13,8 @@ use super::{acquire_patiently, health, join_by, metric};
 use crate::authority::{Authority, text};
 use crate::harness::{Server, wait_until};
 
-const ROOT: [&str; 2] = ["--user", "root:secret"];
-
-/// Switches authentication on: a user `locks` with this password may use the locks.
-fn secure(etcd: &Etcd, password: &str) {
-    for command in [
-        &["user", "add", "root:secret"][..],
-        &["user", "grant-role", "root", "root"],
-        &["user", "add", &format!("locks:{password}")],
-        &["role", "add", "locks"],
-        &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "/rdlm/"],
-        &["user", "grant-role", "locks", "locks"],
-        &["auth", "enable"],
-    ] {
-        etcd.ctl(command).unwrap_or_else(|| panic!("{command:?}"));
-    }
-}
-
-fn as_root(etcd: &Etcd, command: &[&str]) {
-    etcd.ctl(&[&ROOT, command].concat()).unwrap_or_else(|| panic!("{command:?}"));
-}
-
-/// Gives `locks` another password. etcdctl reads that from its standard input.
-fn set_password(etcd: &Etcd, password: &str) {
-    let script = format!(
-        "echo {password} | etcdctl --endpoints {} {} passwd --interactive=false locks",
-        etcd.endpoints(),
-        ROOT.join(" ") + " user"
-    );
-    let done = Command::new("sh").env("ETCDCTL_API", "3").args(["-c", &script]).output().unwrap();
-    assert!(done.status.success(), "{done:?}");
+fn run(etcd: &Etcd, command: &[&str]) {
+    etcd.ctl(command).unwrap_or_else(|| panic!("{command:?}"));
 }
 
 /// A member whose tokens are of this kind.
@@ -106,7 +78,7 @@ fn goes_on_while_users_change(etcd: &Etcd, file: &Path) {
         assert_eq!(response.status, 201, "{what}: {}", response.text());
     };
     goes_on("authentication is off");
-    secure(etcd, "pw");
+    etcd.secure("pw");
     goes_on("authentication is on");
     for command in [
         &["user", "add", "other:other"][..],
@@ -115,12 +87,12 @@ fn goes_on_while_users_change(etcd: &Etcd, file: &Path) {
         &["user", "delete", "other"],
         &["auth", "disable"],
     ] {
-        as_root(etcd, command);
+        run(etcd, command);
         goes_on(&format!("{command:?}"));
     }
     etcd.ctl(&["auth", "enable"]).unwrap();
     goes_on("authentication is on again");
-    set_password(etcd, "pw");
+    etcd.set_password("pw");
     goes_on("every token of the user was withdrawn");
     assert_eq!(metric(&server, r#"rdlm_etcd_errors_total{kind="error"} "#), 0.0);
     assert_eq!(metric(&server, "rdlm_tenures_total "), 1.0);
@@ -144,7 +116,7 @@ fn users_of_etcd_with_jwt_change_unnoticed() {
 fn tokens_end_unnoticed() {
     let dir = TempDir::new().unwrap();
     let etcd = or_skip!(start_with_tokens(&["--auth-token", &jwt(dir.path(), "1s")]));
-    secure(&etcd, "pw");
+    etcd.secure("pw");
     let server = patient(&etcd, &password_file(&dir));
     let end = Instant::now() + Duration::from_millis(2500);
     for number in 0.. {
@@ -162,25 +134,25 @@ fn tokens_end_unnoticed() {
 fn an_etcd_that_hangs_up_instead_of_refusing_a_token_is_logged_in_to() {
     let dir = TempDir::new().unwrap();
     let etcd = or_skip!(start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]));
-    secure(&etcd, "pw");
+    etcd.secure("pw");
     let proxy = Proxy::before(etcd.port());
     proxy.hang_up_on_refusals();
     let server = active(&proxy.url(), &password_file(&dir));
-    as_root(&etcd, &["user", "add", "other:other"]);
+    run(&etcd, &["user", "add", "other:other"]);
     assert_eq!(acquire_patiently(&server, "a").status, 201);
-    as_root(&etcd, &["user", "delete", "other"]);
+    run(&etcd, &["user", "delete", "other"]);
     assert_eq!(acquire_patiently(&server, "b").status, 201);
 }
 
 #[test]
 fn a_password_that_is_changed_in_both_places_is_used_without_a_restart() {
     let etcd = or_skip!(start_with_tokens(&[]));
-    secure(&etcd, "pw");
+    etcd.secure("pw");
     let dir = TempDir::new().unwrap();
     let file = password_file(&dir);
     let server = active(&etcd.endpoints(), &file);
     let lock = server.hold("a");
-    set_password(&etcd, "next");
+    etcd.set_password("next");
     wait_until("the old one is refused", || health(&server)["role"] == "unconfirmed");
     // A file that is being written is no new password.
     fs::write(&file, "").unwrap();

@@ -1,6 +1,7 @@
 //! An etcd of one member or more, on free ports, which ends with the test.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+/// The user who may do everything, and the password.
+const ROOT: &str = "root:secret";
 
 /// A cluster.
 pub(crate) struct Etcd {
@@ -129,10 +133,11 @@ impl Etcd {
     /// Writes what there is to a file.
     pub(crate) fn save_snapshot(&self) -> PathBuf {
         let file = self.dir.path().join("snapshot");
+        // Of one member only.
         let endpoint = format!("http://127.0.0.1:{}", self.port());
-        let mut save = Command::new("etcdctl");
-        save.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "snapshot", "save"]);
-        assert!(save.arg(&file).output().unwrap().status.success());
+        let mut save = etcdctl(&endpoint);
+        save.args(["snapshot", "save"]).arg(&file);
+        assert!(save.output().unwrap().status.success());
         file
     }
 
@@ -185,13 +190,37 @@ impl Etcd {
 
     /// What etcdctl prints, if it succeeds.
     pub(crate) fn ctl(&self, args: &[&str]) -> Option<String> {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoints()])
-            .args(args)
-            .output()
-            .unwrap();
+        let output = self.etcdctl().args(args).output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// On all members, as a user who may do everything.
+    pub(crate) fn etcdctl(&self) -> Command {
+        etcdctl(&self.endpoints())
+    }
+
+    /// Switches authentication on: a user `locks` with this password may use the locks.
+    pub(crate) fn secure(&self, password: &str) {
+        for command in [
+            &["user", "add", ROOT][..],
+            &["user", "grant-role", "root", "root"],
+            &["user", "add", &format!("locks:{password}")],
+            &["role", "add", "locks"],
+            &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "/rdlm/"],
+            &["user", "grant-role", "locks", "locks"],
+            &["auth", "enable"],
+        ] {
+            self.ctl(command).unwrap_or_else(|| panic!("{command:?}"));
+        }
+    }
+
+    /// Gives `locks` another password.
+    pub(crate) fn set_password(&self, password: &str) {
+        let mut passwd = self.etcdctl();
+        passwd.args(["user", "passwd", "--interactive=false", "locks"]);
+        let mut passwd = passwd.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        writeln!(passwd.stdin.take().unwrap(), "{password}").unwrap();
+        assert!(passwd.wait().unwrap().success());
     }
 
     pub(crate) fn signal(&self, member: usize, signal: &str) {
@@ -211,6 +240,13 @@ impl Drop for Etcd {
             let _ = member.process.wait();
         }
     }
+}
+
+/// With authentication switched off, the user does not matter.
+fn etcdctl(endpoints: &str) -> Command {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").args(["--user", ROOT, "--endpoints", endpoints]);
+    command
 }
 
 /// etcd has to be told its port: one that was free a moment ago.

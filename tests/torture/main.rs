@@ -13,6 +13,8 @@
 
 mod auditor;
 mod client;
+mod control_group;
+mod credentials;
 #[path = "../cluster/etcd.rs"]
 #[allow(dead_code, reason = "the tests of several servers use the rest")]
 mod etcd;
@@ -120,16 +122,25 @@ fn ha_run(plan: &HaPlan, report: &mut Report) -> bool {
     true
 }
 
-#[test]
-fn several_servers_keep_the_rules() {
-    use FaultKind::{CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong};
-    let faults = [CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong];
-    let plan = HaPlan::new(fastrand::u64(..), Duration::from_secs(10), &faults);
+fn short_ha_run(faults: &[FaultKind]) {
+    let plan = HaPlan::new(fastrand::u64(..), Duration::from_secs(10), faults);
     let mut report = Report::default();
     if ha_run(&plan, &mut report) {
         report.print();
         assert_eq!(report.violations(), 0);
     }
+}
+
+#[test]
+fn several_servers_keep_the_rules() {
+    use FaultKind::{CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong};
+    short_ha_run(&[CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong]);
+}
+
+#[test]
+fn several_servers_keep_the_rules_whatever_the_operator_does() {
+    use FaultKind::{EtcdEmptied, EtcdRekeyed, EtcdRestored, NoMoreThreads, PaceChanged};
+    short_ha_run(&[EtcdEmptied, EtcdRekeyed, EtcdRestored, NoMoreThreads, PaceChanged]);
 }
 
 /// Runs of half a minute, each with a seed and so a plan of its own.
