@@ -1,7 +1,6 @@
 //! The same with three servers on three etcd: clients at every server, every link to etcd by way
 //! of a proxy, and an audit of all that was ever written.
 
-use std::env;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -19,14 +18,16 @@ use crate::credentials::Credentials;
 use crate::etcd::Etcd;
 use crate::history::{Fault, FaultKind, Log, Outcome as Answered, Span, Time};
 use crate::proxy::{Cut, Proxy};
-use crate::run::{Ending, Outcome};
+use crate::run::{self, Ending, Outcome};
 use crate::server::{Server, Setup};
 use crate::wire::Connection;
 use crate::witness;
 use crate::workloads::{self, Round};
 
 /// How many clients do what; they are spread over the servers.
-const CLIENTS: [(u32, Round); 8] = [
+pub(crate) type Clients = &'static [(u32, Round)];
+
+const CLIENTS: Clients = &[
     (6, workloads::mixed),
     (2, workloads::line),
     (1, workloads::keys),
@@ -36,9 +37,6 @@ const CLIENTS: [(u32, Round); 8] = [
     (3, workloads::deletion),
     (1, workloads::observer),
 ];
-
-/// Another build of the server, to put that to the torture.
-const BINARY: &str = "RDLM_TORTURE_BINARY";
 
 /// How far the monotonic clock of each server is ahead of this process's, where that can be had:
 /// as if their hosts had been started at different times.
@@ -86,12 +84,12 @@ pub(crate) struct HaPlan {
     pub(crate) seed: u64,
     pub(crate) time: Duration,
     pub(crate) faults: Vec<FaultKind>,
+    pub(crate) clients: Clients,
 }
 
 impl HaPlan {
     pub(crate) fn new(seed: u64, time: Duration, faults: &[FaultKind]) -> Self {
-        let binary = env::var_os(BINARY).unwrap_or(env!("CARGO_BIN_EXE_rdlm").into()).into();
-        Self { binary, seed, time, faults: faults.to_vec() }
+        Self { binary: run::binary(), seed, time, faults: faults.to_vec(), clients: CLIENTS }
     }
 
     /// As the seed says.
@@ -138,7 +136,7 @@ pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
     let faults = thread::scope(|scope| {
         let ending = Ending(&ended);
         scope.spawn(|| witness::watch_the_processor(&log, &ended));
-        let clients: Vec<_> = clients(&log, &addresses, &mut rng)
+        let clients: Vec<_> = clients(plan.clients, &log, &addresses, &mut rng)
             .into_iter()
             .map(|(mut client, number, round)| {
                 scope.spawn(move || {
@@ -173,11 +171,12 @@ pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
 }
 
 fn clients<'r>(
+    kinds: Clients,
     log: &'r Log,
     addresses: &[SocketAddr],
     rng: &mut Rng,
 ) -> Vec<(Client<'r>, u32, Round)> {
-    let kinds = CLIENTS.iter().enumerate();
+    let kinds = kinds.iter().enumerate();
     let each =
         kinds.flat_map(|(kind, (count, round))| (0..*count).map(move |n| (kind as u32, n, *round)));
     let clients = each.enumerate().map(|(place, (kind, n, round))| {

@@ -31,6 +31,7 @@ mod report;
 mod rules;
 mod run;
 mod server;
+mod single;
 #[path = "../wire.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod wire;
@@ -60,6 +61,11 @@ const RUN: Duration = Duration::from_secs(10);
 
 /// The same of several servers, where a fault takes longer.
 const HA_RUN: Duration = Duration::from_secs(30);
+
+/// As the environment says.
+fn time_or(default: Duration) -> Duration {
+    env::var(TIME).map_or(default, |time| humantime::parse_duration(&time).unwrap())
+}
 
 fn short_run(durable: bool, faults: &[FaultKind]) {
     let plan = Plan::new(fastrand::u64(..), Duration::from_secs(4), durable, faults);
@@ -92,7 +98,7 @@ fn torture() {
         let outcome = run::Outcome { history, log: Vec::new(), ended: false };
         report.add(&Plan::random(0, RUN), &outcome);
     } else {
-        let time = env::var(TIME).map_or(RUN, |time| humantime::parse_duration(&time).unwrap());
+        let time = time_or(RUN);
         let seed = env::var(SEED).ok().map(|seed| seed.parse().unwrap());
         let end = Instant::now() + time;
         loop {
@@ -147,7 +153,7 @@ fn several_servers_keep_the_rules_whatever_the_operator_does() {
 #[test]
 #[ignore = "long; make torture-ha runs it"]
 fn torture_ha() {
-    let time = env::var(TIME).map_or(HA_RUN, |time| humantime::parse_duration(&time).unwrap());
+    let time = time_or(HA_RUN);
     let seed = env::var(SEED).ok().map(|seed| seed.parse().unwrap());
     println!("clocks of their own: {}", server::has_time_namespaces());
     let (end, mut report) = (Instant::now() + time, Report::default());
