@@ -55,18 +55,6 @@ fn password_file(dir: &TempDir) -> std::path::PathBuf {
     file
 }
 
-macro_rules! or_skip {
-    ($etcd:expr) => {
-        match $etcd {
-            Some(etcd) => etcd,
-            None => {
-                println!("skipped: etcd is not installed");
-                return;
-            }
-        }
-    };
-}
-
 /// No request notices that etcd's users, roles or authentication have changed.
 fn goes_on_while_users_change(etcd: &Etcd, file: &Path) {
     // What is not switched on yet may be configured already.
@@ -100,7 +88,7 @@ fn goes_on_while_users_change(etcd: &Etcd, file: &Path) {
 
 #[test]
 fn users_of_etcd_with_simple_tokens_change_unnoticed() {
-    let etcd = or_skip!(start_with_tokens(&[]));
+    let Some(etcd) = start_with_tokens(&[]) else { return };
     let dir = TempDir::new().unwrap();
     goes_on_while_users_change(&etcd, &password_file(&dir));
 }
@@ -108,14 +96,14 @@ fn users_of_etcd_with_simple_tokens_change_unnoticed() {
 #[test]
 fn users_of_etcd_with_jwt_change_unnoticed() {
     let dir = TempDir::new().unwrap();
-    let etcd = or_skip!(start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]));
+    let Some(etcd) = start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]) else { return };
     goes_on_while_users_change(&etcd, &password_file(&dir));
 }
 
 #[test]
 fn tokens_end_unnoticed() {
     let dir = TempDir::new().unwrap();
-    let etcd = or_skip!(start_with_tokens(&["--auth-token", &jwt(dir.path(), "1s")]));
+    let Some(etcd) = start_with_tokens(&["--auth-token", &jwt(dir.path(), "1s")]) else { return };
     etcd.secure("pw");
     let server = patient(&etcd, &password_file(&dir));
     let end = Instant::now() + Duration::from_millis(2500);
@@ -133,7 +121,7 @@ fn tokens_end_unnoticed() {
 #[test]
 fn an_etcd_that_hangs_up_instead_of_refusing_a_token_is_logged_in_to() {
     let dir = TempDir::new().unwrap();
-    let etcd = or_skip!(start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]));
+    let Some(etcd) = start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]) else { return };
     etcd.secure("pw");
     let proxy = Proxy::before(etcd.port());
     proxy.hang_up_on_refusals();
@@ -146,7 +134,7 @@ fn an_etcd_that_hangs_up_instead_of_refusing_a_token_is_logged_in_to() {
 
 #[test]
 fn a_password_that_is_changed_in_both_places_is_used_without_a_restart() {
-    let etcd = or_skip!(start_with_tokens(&[]));
+    let Some(etcd) = start_with_tokens(&[]) else { return };
     etcd.secure("pw");
     let dir = TempDir::new().unwrap();
     let file = password_file(&dir);
@@ -181,7 +169,7 @@ fn certificates_for_etcd_are_renewed_without_a_restart() {
     let (ca, cert, key) = (text(&ca), text(&issued.certificate), text(&issued.key));
     let tls =
         ["--cert-file", cert, "--key-file", key, "--client-cert-auth", "--trusted-ca-file", ca];
-    let mut etcd = or_skip!(Etcd::start_with_tls(&tls));
+    let Some(mut etcd) = Etcd::start_with_tls(&tls) else { return };
     let endpoints = etcd.endpoints().replace("http://", "https://");
     let options = ["--etcd-ca", ca, "--etcd-cert", cert, "--etcd-key", key];
     let mut server = join_by(&endpoints, &options);

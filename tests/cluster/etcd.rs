@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::needed;
+
 /// The user who may do everything, and the password.
 const ROOT: &str = "root:secret";
 
@@ -71,7 +73,9 @@ impl Etcd {
     }
 
     fn start_scheme(scheme: &str, count: usize, options: &[&str]) -> Option<Self> {
-        Command::new("etcd").arg("--version").stdout(Stdio::null()).status().ok()?;
+        if !needed::are_installed(&["etcd", "etcdctl"]) {
+            return None;
+        }
         let dir = TempDir::new().unwrap();
         let ports: Vec<_> = (0..count).map(|_| (free_port(), free_port())).collect();
         let peers = ports.iter().enumerate();

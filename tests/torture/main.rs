@@ -25,6 +25,9 @@ mod history;
 mod http;
 mod made_up;
 mod mutants;
+#[path = "../needed.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod needed;
 mod nemesis;
 mod proxy;
 mod report;
@@ -117,7 +120,6 @@ fn torture() {
 fn ha_run(plan: &HaPlan, report: &mut Report) -> bool {
     println!("seed {}: {:?}", plan.seed, plan.faults);
     let Some((outcome, audit)) = ha::run(plan) else {
-        println!("skipped: etcd is not installed");
         return false;
     };
     let of_one = Plan::new(plan.seed, plan.time, true, &plan.faults);
