@@ -47,7 +47,7 @@ impl Report {
             println!("the server is gone: {plan:?}\n{}", log.join("\n"));
         }
         let mut broken = *ended;
-        for (rule, verdict) in history.parts().iter().flat_map(rules::check_all) {
+        for (rule, verdict) in rules::check_all(history) {
             let figures = self.rules.entry(rule).or_default();
             figures.0 += verdict.judged;
             figures.1 += verdict.violations.len() as u64;
