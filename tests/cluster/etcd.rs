@@ -39,6 +39,13 @@ impl Member {
     fn start(&mut self) {
         self.process = self.command.spawn().unwrap();
     }
+
+    /// It may not have made its directory yet.
+    fn remove_data(&self) {
+        if self.data.exists() {
+            fs::remove_dir_all(&self.data).unwrap();
+        }
+    }
 }
 
 impl Etcd {
@@ -122,7 +129,7 @@ impl Etcd {
 
     /// The data of all members is removed. They are the same cluster afterwards, by its id.
     pub(crate) fn empty(&mut self) {
-        self.replace_data(|member| fs::remove_dir_all(&member.data).unwrap());
+        self.replace_data(Member::remove_data);
     }
 
     /// The data of one member is removed, and it is started as if nothing had happened: it may join
@@ -130,7 +137,7 @@ impl Etcd {
     pub(crate) fn empty_member(&mut self, member: usize) {
         let member = &mut self.members[member];
         member.stop();
-        fs::remove_dir_all(&member.data).unwrap();
+        member.remove_data();
         member.start();
     }
 
@@ -148,7 +155,7 @@ impl Etcd {
     /// All members go back to the snapshot. They are the same cluster afterwards, by its id.
     pub(crate) fn restore_snapshot(&mut self, snapshot: &Path) {
         self.replace_data(|member| {
-            fs::remove_dir_all(&member.data).unwrap();
+            member.remove_data();
             let mut restore = Command::new("etcdctl");
             restore.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot);
             restore.args(&member.identity).arg("--data-dir").arg(&member.data);
@@ -176,7 +183,7 @@ impl Etcd {
         let peer = self.members[member].identity.last().unwrap().clone();
         self.insist(&["member", "add", &name, &format!("--peer-urls={peer}")]);
         let member = &mut self.members[member];
-        fs::remove_dir_all(&member.data).unwrap();
+        member.remove_data();
         member.command.args(["--initial-cluster-state", "existing"]);
         member.start();
         self.wait_until_healthy();

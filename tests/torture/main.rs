@@ -42,6 +42,7 @@ mod witness;
 mod workloads;
 
 use std::env;
+use std::panic;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -119,9 +120,12 @@ fn torture() {
 
 fn ha_run(plan: &HaPlan, report: &mut Report) -> bool {
     println!("seed {}: {:?}", plan.seed, plan.faults);
-    let Some((outcome, audit)) = ha::run(plan) else {
-        return false;
+    // What was found before is reported all the same.
+    let Ok(run) = panic::catch_unwind(|| ha::run(plan)) else {
+        report.add_no_recovery();
+        return true;
     };
+    let Some((outcome, audit)) = run else { return false };
     let of_one = Plan::new(plan.seed, plan.time, true, &plan.faults);
     report.add(&of_one, &outcome);
     if let Some(audit) = audit {
