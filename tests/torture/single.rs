@@ -110,7 +110,8 @@ fn single_locks_on_etcd_are_recorded() {
     const KINDS: &[(u32, Round)] = &[(15 * CLIENTS, on_etcd)];
     // A fault takes some seconds.
     record("single-etcd.json", Duration::from_secs(10), |time| {
-        let faults = [FaultKind::Kill, FaultKind::Terminate, FaultKind::StopServerForLong];
+        use FaultKind::{CutOffFromEtcd, Kill, StopServerForLong, Terminate};
+        let faults = [CutOffFromEtcd, Kill, StopServerForLong, Terminate];
         let plan = HaPlan { clients: KINDS, ..HaPlan::new(fastrand::u64(..), time, &faults) };
         ha::run(&plan).map(|(outcome, _)| outcome.history)
     });
