@@ -15,7 +15,7 @@ use history::{Action, Call, History, Outcome, Span};
 use lock::{Lock, Op, Ret, Title};
 
 /// The search takes exponential time at worst.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A lock that lives longer does not end within a history.
 const LONG: Duration = Duration::from_secs(30);
