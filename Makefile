@@ -30,7 +30,7 @@ SOURCE_DATE_EPOCH ?= $(shell date -ud '$(RELEASED)' +%s 2>/dev/null || git log -
 export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
 
 .PHONY: all toolchain run test test-browser test-clients test-python test-terraform tiny-http \
-    screenshots check deny schedules fmt bench torture torture-ha ha fuzz install install-systemd deb \
+    screenshots check deny judge schedules fmt bench torture torture-ha ha fuzz install install-systemd deb \
     dist sbom-tools reproducible image test-packages uninstall clean
 
 # `auditable build` has the list of dependencies in the binary.
@@ -95,7 +95,9 @@ check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) check --locked --manifest-path fuzz/Cargo.toml
+	$(CARGO) fmt --check --manifest-path tests/judge/Cargo.toml
 	$(CARGO) test --locked
+	$(MAKE) judge
 	$(MAKE) schedules
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
@@ -109,6 +111,16 @@ deny:
 	@if timeout 60 $(CARGO) deny fetch db >/dev/null 2>&1; \
 	then $(CARGO) deny --locked check --disable-fetch advisories; \
 	else echo "skipped: advisories: their database cannot be fetched"; fi
+
+# Judges the histories of single locks that the tests have recorded last, by a checker of
+# linearizability that others wrote, which is tried on broken histories first.
+JUDGE = --locked --manifest-path tests/judge/Cargo.toml --target-dir $(TARGET_DIR)/judge
+HISTORIES = $(TARGET_DIR)/*/torture/single-$(or $(STORE),*).json
+AT_LEAST ?= 100
+
+judge:
+	$(CARGO) test --quiet $(JUDGE)
+	$(CARGO) run --quiet $(JUDGE) -- $(AT_LEAST) $(HISTORIES)
 
 # The races of the lock core under a model checker, each in so many orders of its threads by
 # each of two schedulers.
@@ -134,6 +146,8 @@ MINUTES ?= 20
 KILLS ?= 300
 PROPTEST_CASES ?= 10000
 TIME ?= 30m
+# Of histories of single locks, for `make judge`.
+RECORD ?= 6m
 
 torture: all
 	RDLM_CRASH_ROUNDS=$(KILLS) $(CARGO) test --locked --release crash -- --nocapture
@@ -146,6 +160,9 @@ torture: all
 	$(CARGO) test --locked --release --test torture every_mutant -- --ignored --nocapture
 	RDLM_TORTURE_TIME=$(TIME) $(CARGO) test --locked --release --test torture -- \
 	    --exact torture --ignored --nocapture
+	RDLM_TORTURE_TIME=$(RECORD) $(CARGO) test --locked --release --test torture \
+	    single_locks_on_disk
+	$(MAKE) judge STORE=disk AT_LEAST=2000
 
 # The same with three servers on three etcd, after servers that are broken on purpose; needs
 # etcd and etcdctl.
@@ -153,6 +170,9 @@ torture-ha:
 	$(CARGO) test --locked --release --test torture each_mutant_of_several -- --ignored --nocapture
 	RDLM_TORTURE_TIME=$(TIME) $(CARGO) test --locked --release --test torture -- \
 	    --exact torture_ha --ignored --nocapture
+	RDLM_TORTURE_TIME=$(RECORD) $(CARGO) test --locked --release --test torture \
+	    single_locks_on_etcd
+	$(MAKE) judge STORE=etcd AT_LEAST=2000
 
 # Two servers on an etcd of three members on this machine, for a try-out; Ctrl-C ends all.
 ha: all

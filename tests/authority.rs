@@ -12,6 +12,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
 
 use crate::harness::{Client, PATIENCE, Server};
+use crate::needed;
 
 /// An authority, with a directory for what it issues.
 pub(crate) struct Authority {
@@ -121,9 +122,10 @@ pub(crate) type Secured = Client<StreamOwned<ClientConnection, TcpStream>>;
 /// Runs openssl, which has to succeed.
 #[track_caller]
 fn openssl(dir: &Path, args: &[&str], more: &[&str]) {
+    needed::insist("openssl");
     let mut command = Command::new("openssl");
     let output = command.args(args).args(more).current_dir(dir).stdin(Stdio::null()).output();
-    let output = output.expect("openssl is needed");
+    let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

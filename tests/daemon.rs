@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{Server, lock_body, wait_until};
+use crate::needed;
 
 fn rdlm(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_rdlm")).args(args).output().unwrap()
@@ -296,7 +297,7 @@ fn it_is_static_and_runs_in_an_empty_directory() {
     fs::copy(program, dir.path().join("rdlm")).unwrap();
     let mut chroot = Command::new("chroot");
     if fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
-        eprintln!("skipped: only root may chroot");
+        needed::cannot_run("only root may chroot");
         return;
     }
     let server = Server::start_command(chroot.arg(dir.path()).args(["/rdlm", "serve"]));

@@ -9,6 +9,7 @@
 
 mod authority;
 mod harness;
+mod needed;
 mod wire;
 
 mod admin;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::harness::{Client, Server, wait_until};
+use crate::needed;
 
 /// An nginx with nothing configured but where to pass requests on to.
 pub(crate) struct Nginx {
@@ -17,6 +18,7 @@ pub(crate) struct Nginx {
 
 impl Nginx {
     pub(crate) fn before(server: &Server) -> Self {
+        needed::insist("nginx");
         let dir = TempDir::new().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (path, there) = (dir.path().display(), server.port());
@@ -37,7 +39,7 @@ impl Nginx {
         fs::write(&file, configuration).unwrap();
         let mut command = Command::new("nginx");
         command.arg("-e").arg(dir.path().join("error.log")).arg("-c").arg(file);
-        let process = command.stdout(Stdio::null()).spawn().expect("nginx has to be installed");
+        let process = command.stdout(Stdio::null()).spawn().unwrap();
         wait_until("nginx listens", || Client::try_connect(port).is_some());
         Self { process, port, _dir: dir }
     }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::authority::Authority;
 use crate::harness::Server;
+use crate::{needed, python};
 
 const UNIT: &str = include_str!("../packaging/rdlm.service");
 const MANIFEST: &str = include_str!("../packaging/kubernetes.yaml");
@@ -49,25 +50,12 @@ fn manifest() -> String {
 /// What a document in YAML says; `None`, and says so, where nothing can read that.
 fn parsed(yaml: &str) -> Option<Vec<Value>> {
     let script = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))";
-    let process = Command::new("python3")
+    let mut process = Command::new(python::with_yaml()?)
         .args(["-c", script])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .spawn();
-    let mut process = match process {
-        Ok(process)
-            if Command::new("python3")
-                .args(["-c", "import yaml"])
-                .status()
-                .is_ok_and(|status| status.success()) =>
-        {
-            process
-        }
-        _ => {
-            println!("skipped: there is no python3 that knows YAML");
-            return None;
-        }
-    };
+        .spawn()
+        .unwrap();
     process.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
     let output = process.wait_with_output().unwrap();
     Some(serde_json::from_slice(&output.stdout).unwrap())
@@ -115,15 +103,15 @@ fn the_unit_starts_a_server_with_tls_and_users() {
 
 #[test]
 fn systemd_takes_the_unit_with_all_of_its_settings() {
+    if !needed::are_installed(&["systemd-analyze"]) {
+        return;
+    }
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("rdlm.service");
     // Only what is there may be started.
     fs::write(&path, unit().replace("/usr/local/bin/rdlm", "/bin/true")).unwrap();
     let mut verify = Command::new("systemd-analyze");
-    let Ok(output) = verify.args(["verify", "--man=no"]).arg(&path).output() else {
-        println!("skipped: there is no systemd-analyze");
-        return;
-    };
+    let output = verify.args(["verify", "--man=no"]).arg(&path).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let about_it = |line: &&str| line.contains("rdlm.service");
     assert_eq!(said.lines().filter(about_it).collect::<Vec<_>>(), [""; 0], "{said}");

@@ -4,14 +4,36 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::needed;
+
 /// A file of tests that takes longer hangs; with its servers, it is ended. In seconds.
 const PATIENCE: &str = "120";
 
-/// A Python that the client supports, if there is one.
+/// A Python that the client supports. Without one, the test is skipped, or fails.
 pub(crate) fn recent() -> Option<&'static str> {
-    let check = ["-c", "import sys; sys.exit(sys.version_info < (3, 9))"];
-    let status = Command::new("python3").args(check).status();
-    status.is_ok_and(|status| status.success()).then_some("python3")
+    if !needed::are_installed(&["python3"]) {
+        return None;
+    }
+    let is_recent = succeeds("import sys; sys.exit(sys.version_info < (3, 9))");
+    if !is_recent {
+        needed::cannot_run("python3 is older than 3.9");
+    }
+    is_recent.then_some("python3")
+}
+
+/// The same with what reads YAML.
+pub(crate) fn with_yaml() -> Option<&'static str> {
+    let python = recent()?;
+    let knows_yaml = succeeds("import yaml");
+    if !knows_yaml {
+        needed::cannot_run("python3 knows no YAML: apt-get install python3-yaml");
+    }
+    knows_yaml.then_some(python)
+}
+
+fn succeeds(script: &str) -> bool {
+    let run = Command::new("python3").args(["-c", script]).output();
+    run.is_ok_and(|run| run.status.success())
 }
 
 #[test]
@@ -22,10 +44,7 @@ fn the_python_client_has_the_version_of_the_server() {
 
 #[test]
 fn the_python_client_keeps_its_promises() {
-    let Some(python) = recent() else {
-        println!("skipped: there is no python3, of version 3.9 or newer");
-        return;
-    };
+    let Some(python) = recent() else { return };
     let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python");
     let files = fs::read_dir(client.join("tests")).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());

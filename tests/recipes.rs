@@ -6,6 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::harness::Server;
+use crate::needed;
 use crate::python;
 
 /// Airflow and Celery as far as the recipes need them: their tasks are plain functions.
@@ -30,11 +31,8 @@ fn blocks<'a>(part: &'a str, language: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_recipe_prints_what_the_page_says_and_leaves_nothing_behind() {
-    for tool in ["bash", "curl", "sqlite3"] {
-        if Command::new(tool).arg("--version").output().is_err() {
-            println!("skipped: there is no {tool}");
-            return;
-        }
+    if !needed::are_installed(&["bash", "curl", "sqlite3"]) {
+        return;
     }
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/recipes.md");
     let page = fs::read_to_string(page).unwrap();
@@ -46,7 +44,6 @@ fn every_recipe_prints_what_the_page_says_and_leaves_nothing_behind() {
     for recipe in recipes {
         let name = recipe.lines().next().unwrap();
         if name.starts_with("Python") && python::recent().is_none() {
-            println!("skipped: there is no python3, of version 3.9 or newer");
             continue;
         }
         let dir = TempDir::new().unwrap();
@@ -73,10 +70,7 @@ fn every_recipe_prints_what_the_page_says_and_leaves_nothing_behind() {
 
 #[test]
 fn the_tasks_of_airflow_and_celery_run_under_their_locks() {
-    let Some(python) = python::recent() else {
-        println!("skipped: there is no python3, of version 3.9 or newer");
-        return;
-    };
+    let Some(python) = python::recent() else { return };
     let page = include_str!("../docs/integrations.md");
     let server = Server::start();
     let script = STAND_INS.to_string() + &blocks(page, "python").concat() + "rebuild('acme')";

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::connections::crowd;
 use crate::harness::{Client, Server, wait_until};
+use crate::needed;
 
 /// The limit does not hold for root.
 const NOBODY: u32 = 65_534;
@@ -40,6 +41,7 @@ impl Limited {
         let program = TempDir::new().unwrap();
         let rdlm = program.path().join("rdlm");
         fs::copy(env!("CARGO_BIN_EXE_rdlm"), &rdlm).unwrap();
+        needed::insist("prlimit");
         let limit = format!("--nproc={}", threads_in_use() + more);
         let mut command = Command::new("prlimit");
         command.arg(limit).arg(rdlm).arg("serve").uid(user());

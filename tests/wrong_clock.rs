@@ -1,9 +1,11 @@
 //! What the server says of a clock that cannot be right.
 
-use std::env::{self, consts::ARCH};
+use std::env::consts::ARCH;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+
+use crate::needed;
 
 /// What a server logs before it listens.
 fn log_of_start(command: &mut Command) -> Vec<String> {
@@ -18,15 +20,6 @@ fn log_of_start(command: &mut Command) -> Vec<String> {
     log
 }
 
-fn is_there(tool: &str) -> bool {
-    let there = Command::new(tool).arg("--version").output().is_ok();
-    if !there {
-        println!("skipped: there is no {tool}");
-        assert!(env::var_os("CI").is_none(), "there is no {tool}");
-    }
-    there
-}
-
 #[test]
 fn a_clock_that_shows_a_time_before_the_release_is_told_of() {
     let tells = |log: &[String]| log.iter().filter(|line| line.contains("the clock shows")).count();
@@ -34,7 +27,7 @@ fn a_clock_that_shows_a_time_before_the_release_is_told_of() {
     assert_eq!(tells(&log_of_start(&mut Command::new(rdlm))), 0);
     // The binary is static and asks the kernel; an emulator asks for it, which is not.
     let emulator = format!("qemu-{ARCH}");
-    if is_there("faketime") && is_there(&emulator) {
+    if needed::are_installed(&["faketime", &emulator]) {
         let mut faked = Command::new("faketime");
         let log = log_of_start(faked.args(["2026-01-01 00:00:00", &emulator, rdlm]));
         assert_eq!(tells(&log), 1, "{log:?}");

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{Running, is_alive, is_there};
+use super::{Running, is_alive};
 use crate::harness::{Server, wait_until};
+use crate::needed;
 
 /// The command of the step, as the document has it.
 fn step() -> String {
@@ -36,7 +37,7 @@ fn start(server: &Server, directory: &Path, deploy: &str) -> Running {
 /// (SIGKILL for all that are left would come 10 s after the first: nothing waits for that here.)
 #[test]
 fn a_cancelled_job_ends_its_deployment_and_releases_the_lock() {
-    if !is_there("bash") {
+    if !needed::are_installed(&["bash"]) {
         return;
     }
     let server = Server::start();
@@ -60,7 +61,7 @@ fn a_cancelled_job_ends_its_deployment_and_releases_the_lock() {
 
 #[test]
 fn a_cancelled_job_that_waits_leaves_the_line() {
-    if !is_there("bash") {
+    if !needed::are_installed(&["bash"]) {
         return;
     }
     let server = Server::start();

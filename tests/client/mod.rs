@@ -30,17 +30,6 @@ fn rdlm(port: u16, args: &[&str]) -> Command {
     command
 }
 
-/// Whether a program is there that a test needs. Where all of them have to be, it fails.
-fn is_there(program: &str) -> bool {
-    let there =
-        Command::new("which").arg(program).stdout(Stdio::null()).status().unwrap().success();
-    assert!(there || std::env::var_os("CI").is_none(), "there is no {program}");
-    if !there {
-        println!("skipped: there is no {program}");
-    }
-    there
-}
-
 /// A port on which nobody listens.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

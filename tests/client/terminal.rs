@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::is_there;
 use crate::harness::{PATIENCE, Server, wait_until};
+use crate::needed;
 
 /// A command that has a terminal of its own; it is killed with the test.
 struct Terminal {
@@ -162,8 +162,7 @@ fn ctrl_c_ends_a_script_and_not_only_one_round_of_it() {
 
 #[test]
 fn ctrl_z_stops_it_and_fg_goes_on() {
-    if Command::new("bash").arg("--version").stdout(Stdio::null()).status().is_err() {
-        println!("skipped: there is no bash");
+    if !needed::are_installed(&["bash"]) {
         return;
     }
     let server = Server::start();
@@ -193,7 +192,7 @@ fn ctrl_z_stops_it_and_fg_goes_on() {
 /// goes on, and not later.
 #[test]
 fn fg_after_the_lock_ran_out_ends_the_command() {
-    if !is_there("bash") {
+    if !needed::are_installed(&["bash"]) {
         return;
     }
     let server = Server::start();

@@ -13,36 +13,8 @@ use super::{acquire_patiently, health, join_by, metric};
 use crate::authority::{Authority, text};
 use crate::harness::{Server, wait_until};
 
-const ROOT: [&str; 2] = ["--user", "root:secret"];
-
-/// Switches authentication on: a user `locks` with this password may use the locks.
-fn secure(etcd: &Etcd, password: &str) {
-    for command in [
-        &["user", "add", "root:secret"][..],
-        &["user", "grant-role", "root", "root"],
-        &["user", "add", &format!("locks:{password}")],
-        &["role", "add", "locks"],
-        &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "/rdlm/"],
-        &["user", "grant-role", "locks", "locks"],
-        &["auth", "enable"],
-    ] {
-        etcd.ctl(command).unwrap_or_else(|| panic!("{command:?}"));
-    }
-}
-
-fn as_root(etcd: &Etcd, command: &[&str]) {
-    etcd.ctl(&[&ROOT, command].concat()).unwrap_or_else(|| panic!("{command:?}"));
-}
-
-/// Gives `locks` another password. etcdctl reads that from its standard input.
-fn set_password(etcd: &Etcd, password: &str) {
-    let script = format!(
-        "echo {password} | etcdctl --endpoints {} {} passwd --interactive=false locks",
-        etcd.endpoints(),
-        ROOT.join(" ") + " user"
-    );
-    let done = Command::new("sh").env("ETCDCTL_API", "3").args(["-c", &script]).output().unwrap();
-    assert!(done.status.success(), "{done:?}");
+fn run(etcd: &Etcd, command: &[&str]) {
+    etcd.ctl(command).unwrap_or_else(|| panic!("{command:?}"));
 }
 
 /// A member whose tokens are of this kind.
@@ -83,18 +55,6 @@ fn password_file(dir: &TempDir) -> std::path::PathBuf {
     file
 }
 
-macro_rules! or_skip {
-    ($etcd:expr) => {
-        match $etcd {
-            Some(etcd) => etcd,
-            None => {
-                println!("skipped: etcd is not installed");
-                return;
-            }
-        }
-    };
-}
-
 /// No request notices that etcd's users, roles or authentication have changed.
 fn goes_on_while_users_change(etcd: &Etcd, file: &Path) {
     // What is not switched on yet may be configured already.
@@ -106,7 +66,7 @@ fn goes_on_while_users_change(etcd: &Etcd, file: &Path) {
         assert_eq!(response.status, 201, "{what}: {}", response.text());
     };
     goes_on("authentication is off");
-    secure(etcd, "pw");
+    etcd.secure("pw");
     goes_on("authentication is on");
     for command in [
         &["user", "add", "other:other"][..],
@@ -115,12 +75,12 @@ fn goes_on_while_users_change(etcd: &Etcd, file: &Path) {
         &["user", "delete", "other"],
         &["auth", "disable"],
     ] {
-        as_root(etcd, command);
+        run(etcd, command);
         goes_on(&format!("{command:?}"));
     }
     etcd.ctl(&["auth", "enable"]).unwrap();
     goes_on("authentication is on again");
-    set_password(etcd, "pw");
+    etcd.set_password("pw");
     goes_on("every token of the user was withdrawn");
     assert_eq!(metric(&server, r#"rdlm_etcd_errors_total{kind="error"} "#), 0.0);
     assert_eq!(metric(&server, "rdlm_tenures_total "), 1.0);
@@ -128,7 +88,7 @@ fn goes_on_while_users_change(etcd: &Etcd, file: &Path) {
 
 #[test]
 fn users_of_etcd_with_simple_tokens_change_unnoticed() {
-    let etcd = or_skip!(start_with_tokens(&[]));
+    let Some(etcd) = start_with_tokens(&[]) else { return };
     let dir = TempDir::new().unwrap();
     goes_on_while_users_change(&etcd, &password_file(&dir));
 }
@@ -136,15 +96,15 @@ fn users_of_etcd_with_simple_tokens_change_unnoticed() {
 #[test]
 fn users_of_etcd_with_jwt_change_unnoticed() {
     let dir = TempDir::new().unwrap();
-    let etcd = or_skip!(start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]));
+    let Some(etcd) = start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]) else { return };
     goes_on_while_users_change(&etcd, &password_file(&dir));
 }
 
 #[test]
 fn tokens_end_unnoticed() {
     let dir = TempDir::new().unwrap();
-    let etcd = or_skip!(start_with_tokens(&["--auth-token", &jwt(dir.path(), "1s")]));
-    secure(&etcd, "pw");
+    let Some(etcd) = start_with_tokens(&["--auth-token", &jwt(dir.path(), "1s")]) else { return };
+    etcd.secure("pw");
     let server = patient(&etcd, &password_file(&dir));
     let end = Instant::now() + Duration::from_millis(2500);
     for number in 0.. {
@@ -161,26 +121,26 @@ fn tokens_end_unnoticed() {
 #[test]
 fn an_etcd_that_hangs_up_instead_of_refusing_a_token_is_logged_in_to() {
     let dir = TempDir::new().unwrap();
-    let etcd = or_skip!(start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]));
-    secure(&etcd, "pw");
+    let Some(etcd) = start_with_tokens(&["--auth-token", &jwt(dir.path(), "5m")]) else { return };
+    etcd.secure("pw");
     let proxy = Proxy::before(etcd.port());
     proxy.hang_up_on_refusals();
     let server = active(&proxy.url(), &password_file(&dir));
-    as_root(&etcd, &["user", "add", "other:other"]);
+    run(&etcd, &["user", "add", "other:other"]);
     assert_eq!(acquire_patiently(&server, "a").status, 201);
-    as_root(&etcd, &["user", "delete", "other"]);
+    run(&etcd, &["user", "delete", "other"]);
     assert_eq!(acquire_patiently(&server, "b").status, 201);
 }
 
 #[test]
 fn a_password_that_is_changed_in_both_places_is_used_without_a_restart() {
-    let etcd = or_skip!(start_with_tokens(&[]));
-    secure(&etcd, "pw");
+    let Some(etcd) = start_with_tokens(&[]) else { return };
+    etcd.secure("pw");
     let dir = TempDir::new().unwrap();
     let file = password_file(&dir);
     let server = active(&etcd.endpoints(), &file);
     let lock = server.hold("a");
-    set_password(&etcd, "next");
+    etcd.set_password("next");
     wait_until("the old one is refused", || health(&server)["role"] == "unconfirmed");
     // A file that is being written is no new password.
     fs::write(&file, "").unwrap();
@@ -209,7 +169,7 @@ fn certificates_for_etcd_are_renewed_without_a_restart() {
     let (ca, cert, key) = (text(&ca), text(&issued.certificate), text(&issued.key));
     let tls =
         ["--cert-file", cert, "--key-file", key, "--client-cert-auth", "--trusted-ca-file", ca];
-    let mut etcd = or_skip!(Etcd::start_with_tls(&tls));
+    let Some(mut etcd) = Etcd::start_with_tls(&tls) else { return };
     let endpoints = etcd.endpoints().replace("http://", "https://");
     let options = ["--etcd-ca", ca, "--etcd-cert", cert, "--etcd-key", key];
     let mut server = join_by(&endpoints, &options);

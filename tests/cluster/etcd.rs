@@ -1,6 +1,7 @@
 //! An etcd of one member or more, on free ports, which ends with the test.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::needed;
+
+/// The user who may do everything, and the password.
+const ROOT: &str = "root:secret";
 
 /// A cluster.
 pub(crate) struct Etcd {
@@ -32,6 +38,13 @@ impl Member {
 
     fn start(&mut self) {
         self.process = self.command.spawn().unwrap();
+    }
+
+    /// It may not have made its directory yet.
+    fn remove_data(&self) {
+        if self.data.exists() {
+            fs::remove_dir_all(&self.data).unwrap();
+        }
     }
 }
 
@@ -67,7 +80,9 @@ impl Etcd {
     }
 
     fn start_scheme(scheme: &str, count: usize, options: &[&str]) -> Option<Self> {
-        Command::new("etcd").arg("--version").stdout(Stdio::null()).status().ok()?;
+        if !needed::are_installed(&["etcd", "etcdctl"]) {
+            return None;
+        }
         let dir = TempDir::new().unwrap();
         let ports: Vec<_> = (0..count).map(|_| (free_port(), free_port())).collect();
         let peers = ports.iter().enumerate();
@@ -114,7 +129,7 @@ impl Etcd {
 
     /// The data of all members is removed. They are the same cluster afterwards, by its id.
     pub(crate) fn empty(&mut self) {
-        self.replace_data(|member| fs::remove_dir_all(&member.data).unwrap());
+        self.replace_data(Member::remove_data);
     }
 
     /// The data of one member is removed, and it is started as if nothing had happened: it may join
@@ -122,24 +137,25 @@ impl Etcd {
     pub(crate) fn empty_member(&mut self, member: usize) {
         let member = &mut self.members[member];
         member.stop();
-        fs::remove_dir_all(&member.data).unwrap();
+        member.remove_data();
         member.start();
     }
 
     /// Writes what there is to a file.
     pub(crate) fn save_snapshot(&self) -> PathBuf {
         let file = self.dir.path().join("snapshot");
+        // Of one member only.
         let endpoint = format!("http://127.0.0.1:{}", self.port());
-        let mut save = Command::new("etcdctl");
-        save.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "snapshot", "save"]);
-        assert!(save.arg(&file).output().unwrap().status.success());
+        let mut save = etcdctl(&endpoint);
+        save.args(["snapshot", "save"]).arg(&file);
+        assert!(save.output().unwrap().status.success());
         file
     }
 
     /// All members go back to the snapshot. They are the same cluster afterwards, by its id.
     pub(crate) fn restore_snapshot(&mut self, snapshot: &Path) {
         self.replace_data(|member| {
-            fs::remove_dir_all(&member.data).unwrap();
+            member.remove_data();
             let mut restore = Command::new("etcdctl");
             restore.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot);
             restore.args(&member.identity).arg("--data-dir").arg(&member.data);
@@ -167,7 +183,7 @@ impl Etcd {
         let peer = self.members[member].identity.last().unwrap().clone();
         self.insist(&["member", "add", &name, &format!("--peer-urls={peer}")]);
         let member = &mut self.members[member];
-        fs::remove_dir_all(&member.data).unwrap();
+        member.remove_data();
         member.command.args(["--initial-cluster-state", "existing"]);
         member.start();
         self.wait_until_healthy();
@@ -185,13 +201,37 @@ impl Etcd {
 
     /// What etcdctl prints, if it succeeds.
     pub(crate) fn ctl(&self, args: &[&str]) -> Option<String> {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoints()])
-            .args(args)
-            .output()
-            .unwrap();
+        let output = self.etcdctl().args(args).output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// On all members, as a user who may do everything.
+    pub(crate) fn etcdctl(&self) -> Command {
+        etcdctl(&self.endpoints())
+    }
+
+    /// Switches authentication on: a user `locks` with this password may use the locks.
+    pub(crate) fn secure(&self, password: &str) {
+        for command in [
+            &["user", "add", ROOT][..],
+            &["user", "grant-role", "root", "root"],
+            &["user", "add", &format!("locks:{password}")],
+            &["role", "add", "locks"],
+            &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "/rdlm/"],
+            &["user", "grant-role", "locks", "locks"],
+            &["auth", "enable"],
+        ] {
+            self.ctl(command).unwrap_or_else(|| panic!("{command:?}"));
+        }
+    }
+
+    /// Gives `locks` another password.
+    pub(crate) fn set_password(&self, password: &str) {
+        let mut passwd = self.etcdctl();
+        passwd.args(["user", "passwd", "--interactive=false", "locks"]);
+        let mut passwd = passwd.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        writeln!(passwd.stdin.take().unwrap(), "{password}").unwrap();
+        assert!(passwd.wait().unwrap().success());
     }
 
     pub(crate) fn signal(&self, member: usize, signal: &str) {
@@ -211,6 +251,13 @@ impl Drop for Etcd {
             let _ = member.process.wait();
         }
     }
+}
+
+/// With authentication switched off, the user does not matter.
+fn etcdctl(endpoints: &str) -> Command {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").args(["--user", ROOT, "--endpoints", endpoints]);
+    command
 }
 
 /// etcd has to be told its port: one that was free a moment ago.

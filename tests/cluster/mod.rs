@@ -1,4 +1,4 @@
-//! Several servers on a real etcd. Without one installed, each test says that it was skipped.
+//! Several servers on a real etcd. Without one installed, each test is skipped.
 
 mod credentials;
 mod departures;
@@ -26,15 +26,10 @@ use etcd::{Etcd, free_port};
 
 /// Skips the test where etcd is not installed.
 macro_rules! etcd_or_skip {
-    ($members:expr) => {
-        match crate::cluster::etcd::Etcd::start($members) {
-            Some(etcd) => etcd,
-            None => {
-                println!("skipped: etcd is not installed");
-                return;
-            }
-        }
-    };
+    ($members:expr) => {{
+        let Some(etcd) = crate::cluster::etcd::Etcd::start($members) else { return };
+        etcd
+    }};
 }
 pub(crate) use etcd_or_skip;
 

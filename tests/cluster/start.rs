@@ -9,6 +9,7 @@ use super::etcd::Etcd;
 use super::etcd_or_skip;
 use super::{health, join, join_by};
 use crate::harness::wait_until;
+use crate::needed;
 
 const TLS: [&str; 4] = ["--tls-cert", "c", "--tls-key", "k"];
 
@@ -91,32 +92,29 @@ fn an_etcd_that_is_away_is_waited_for_and_the_log_says_so_once() {
 }
 
 /// Makes an authority, and a certificate of it for 127.0.0.1; `None` where there is no openssl.
-fn certificates(dir: &Path) -> Option<()> {
+fn certificates(dir: &Path) {
     let script = r#"
         openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem
         openssl req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout key.pem -out csr.pem
         printf 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth' > ext
         openssl x509 -req -days 2 -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial \
             -extfile ext -out cert.pem"#;
-    let made = Command::new("sh").args(["-ec", script]).current_dir(dir).output().ok()?;
-    made.status.success().then_some(())
+    let made = Command::new("sh").args(["-ec", script]).current_dir(dir).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
 }
 
 #[test]
 fn etcd_may_speak_tls_and_ask_for_a_certificate() {
     let dir = TempDir::new().unwrap();
-    if certificates(dir.path()).is_none() {
-        println!("skipped: there is no openssl");
+    if !needed::are_installed(&["openssl"]) {
         return;
     }
+    certificates(dir.path());
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
     let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
     let tls =
         ["--cert-file", &cert, "--key-file", &key, "--client-cert-auth", "--trusted-ca-file", &ca];
-    let Some(etcd) = Etcd::start_with_tls(&tls) else {
-        println!("skipped: etcd is not installed");
-        return;
-    };
+    let Some(etcd) = Etcd::start_with_tls(&tls) else { return };
     let endpoints = etcd.endpoints().replace("http://", "https://");
     let server = join_by(&endpoints, &["--etcd-ca", &ca, "--etcd-cert", &cert, "--etcd-key", &key]);
     wait_until("it is active", || health(&server)["role"] == "active");

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use super::strace::Strace;
 use super::{Host, attempt, lock_of};
 use crate::harness::{Server, lock_body, wait_until};
+use crate::needed;
 
 /// Acquires locks until one cannot be written; returns those that could, and the answer.
 fn fill(server: &Server, prefix: &str) -> (Vec<String>, String) {
@@ -135,7 +136,7 @@ fn on_a_small_disk(host: &Host, ballast: usize) -> Option<(PathBuf, Mount, Serve
     fs::create_dir(&dir).unwrap();
     let options = ["-t", "tmpfs", "-o", "size=8m", "tmpfs", &data_dir];
     if !Command::new("mount").args(options).output().is_ok_and(|output| output.status.success()) {
-        println!("skipped: may not mount a tmpfs here");
+        needed::cannot_run("no tmpfs may be mounted here");
         return None;
     }
     let mount = Mount(dir.clone());
@@ -186,7 +187,7 @@ fn a_full_disk_takes_releases_and_expiries() {
 /// A write or a new name that fails refuses one change; a sync that fails ends the server.
 #[test]
 fn a_failed_sync_ends_the_server_and_a_failed_write_does_not() {
-    if !Strace::is_there() {
+    if !needed::are_installed(&["strace"]) {
         return;
     }
     for (fault, ends) in [
@@ -248,7 +249,7 @@ fn a_failed_sync_ends_the_server_and_a_failed_write_does_not() {
 /// has no lifetime, and is not repeated.
 #[test]
 fn what_is_answered_stands_also_if_it_cannot_be_repeated() {
-    if !Strace::is_there() {
+    if !needed::are_installed(&["strace"]) {
         return;
     }
     let slow = ["fdatasync:delay_enter=1300000:when=1", "pwrite64:delay_enter=1300000:when=1"];

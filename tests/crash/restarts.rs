@@ -9,6 +9,7 @@ use humantime::parse_rfc3339;
 
 use super::Host;
 use crate::harness::{Server, wait_until};
+use crate::needed;
 
 #[test]
 fn a_lock_is_held_by_the_same_url_after_a_restart() {
@@ -171,6 +172,7 @@ fn a_second_server_on_the_same_directory_is_refused() {
 /// The host is the same, and so is its boot; only the clock is another one.
 #[test]
 fn a_lock_has_its_lifetime_left_after_a_start_in_another_time_namespace() {
+    needed::insist("unshare");
     let host = Host::new();
     let in_namespace = |seconds: &str| {
         let mut command = Command::new("unshare");

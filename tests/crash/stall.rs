@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::Host;
 use super::strace::Strace;
 use crate::harness::{Client, Server, lock_body, wait_until};
+use crate::needed;
 
 /// Longer than everything that a test looks at meanwhile. Nobody waits for its end.
 const STALL: &str = "fdatasync:delay_enter=30000000:when=1";
@@ -37,7 +38,7 @@ fn join(server: &Server, resource: &str, wait: f64) -> Client {
 
 #[test]
 fn who_looks_leaves_or_gives_up_does_not_wait_for_the_disk() {
-    if !Strace::is_there() {
+    if !needed::are_installed(&["strace"]) {
         return;
     }
     let host = Host::new();
@@ -80,7 +81,7 @@ fn who_looks_leaves_or_gives_up_does_not_wait_for_the_disk() {
 
 #[test]
 fn a_wait_begins_when_the_request_comes_though_the_disk_is_stalled() {
-    if !Strace::is_there() {
+    if !needed::are_installed(&["strace"]) {
         return;
     }
     let host = Host::new();
@@ -125,7 +126,7 @@ fn be_granted_slowly(server: &Server, host: &Host, writer: &str) -> (Client, Str
 
 #[test]
 fn answers_come_in_the_order_of_their_requests_though_one_waits_for_the_disk() {
-    if !Strace::is_there() {
+    if !needed::are_installed(&["strace"]) {
         return;
     }
     for writer in WRITERS {
@@ -147,7 +148,7 @@ fn answers_come_in_the_order_of_their_requests_though_one_waits_for_the_disk() {
 
 #[test]
 fn who_has_gone_when_its_lock_is_written_does_not_keep_it() {
-    if !Strace::is_there() {
+    if !needed::are_installed(&["strace"]) {
         return;
     }
     for writer in WRITERS {
@@ -162,7 +163,7 @@ fn who_has_gone_when_its_lock_is_written_does_not_keep_it() {
 
 #[test]
 fn an_end_of_the_server_waits_for_what_is_being_written() {
-    if !Strace::is_there() {
+    if !needed::are_installed(&["strace"]) {
         return;
     }
     for writer in WRITERS {
@@ -176,7 +177,7 @@ fn an_end_of_the_server_waits_for_what_is_being_written() {
 
 #[test]
 fn a_lock_whose_client_has_gone_is_not_held_after_the_end_of_the_server() {
-    if !Strace::is_there() {
+    if !needed::are_installed(&["strace"]) {
         return;
     }
     for writer in WRITERS {

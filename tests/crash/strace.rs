@@ -16,15 +16,6 @@ pub(super) struct Strace {
 }
 
 impl Strace {
-    /// Whether there is one; says so if not.
-    pub(super) fn is_there() -> bool {
-        let there = Command::new("strace").arg("-V").output().is_ok();
-        if !there {
-            println!("skipped: there is no strace");
-        }
-        there
-    }
-
     /// Returns when all threads of the server are traced. The faults are in the words of
     /// strace's option `inject`.
     pub(super) fn attach(server: &Server, host: &Host, faults: &[&str]) -> Self {

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::blocks::{Block, LINES};
 use super::{pages, to_run};
 use crate::harness::Server;
+use crate::needed;
 
 /// What a page needs to be run as it stands.
 #[derive(Default)]
@@ -329,11 +330,8 @@ fn run(page: &Page, text: &str) {
 
 #[test]
 fn what_is_pasted_into_a_shell_does_what_the_page_says() {
-    for tool in ["bash", "curl", "jq", "openssl"] {
-        if Command::new(tool).arg("--version").output().is_err() {
-            println!("skipped: there is no {tool}");
-            return;
-        }
+    if !needed::are_installed(&["bash", "curl", "jq", "openssl"]) {
+        return;
     }
     let mut run_pages = 0;
     // Most of the time they wait.

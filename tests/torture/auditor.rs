@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -143,11 +143,12 @@ fn history(etcd: &Etcd) -> BTreeMap<u64, Events> {
     let head = etcd.ctl(&["get", "/rdlm/head", "-w", "json"]).unwrap();
     let head: Value = serde_json::from_str(&head).unwrap();
     let Some(last) = head["kvs"][0]["mod_revision"].as_u64() else { return BTreeMap::new() };
-    let mut watch = Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .args(["--endpoints", &etcd.endpoints()])
+    let mut watch = etcd
+        .etcdctl()
         .args(["watch", "--prefix", "/rdlm/", "--rev", "1", "-w", "json"])
         .stdout(Stdio::piped())
+        // It says that authentication is not switched on.
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut found = BTreeMap::<u64, Events>::new();

@@ -245,7 +245,34 @@ impl<'h> Facts<'h> {
         let forgotten =
             self.kills.iter().filter(|kill| !self.history.durable && kill.to > grant.returned);
         let ends = released.chain(deleted).chain(forgotten.map(|kill| kill.from));
-        ends.min().unwrap_or(Time::NEVER).min(earliest_expiry(asked, wish, own))
+        ends.min().unwrap_or(Time::NEVER).min(self.earliest_expiry(asked, wish, own))
+    }
+
+    /// The lock was held by then at least, if nobody ended it: counted from when the request was
+    /// sent, or the last renewal.
+    fn earliest_expiry(&self, asked: Time, wish: &Wish, own: &[&Call]) -> Time {
+        let mut until = asked + wish.lifetime;
+        let mut in_doubt = Duration::MAX;
+        for call in own {
+            let Action::Renew { lifetime, .. } = call.action else { continue };
+            if call.outcome == Outcome::Done {
+                until = call.sent + lifetime.min(in_doubt);
+            } else if self.may_have_renewed(call) {
+                in_doubt = in_doubt.min(lifetime);
+                until = until.min(call.sent + lifetime);
+            }
+        }
+        until
+    }
+
+    /// Whether a renewal that was not answered with success may have had an effect all the same. A
+    /// standby repeats it at the next active server, where the lock may be over by then.
+    fn may_have_renewed(&self, call: &Call) -> bool {
+        match call.outcome {
+            Outcome::Unknown => true,
+            Outcome::Refused(404) => self.is_killed_between(call.sent, call.returned),
+            _ => false,
+        }
     }
 
     fn released(&self, grant: &Call, own: &[&Call], deletions: &[&&Call]) -> Time {
@@ -268,33 +295,15 @@ impl<'h> Facts<'h> {
 
     fn expired(&self, grant: &Call, wish: &Wish, own: &[&Call]) -> Time {
         let renewed = own.iter().filter_map(|call| match (&call.action, &call.outcome) {
-            (Action::Renew { lifetime, .. }, Outcome::Done | Outcome::Unknown) => {
-                Some(self.latest_effect(call) + *lifetime)
+            (Action::Renew { lifetime, .. }, outcome) => {
+                let renewed = *outcome == Outcome::Done || self.may_have_renewed(call);
+                renewed.then(|| self.latest_effect(call) + *lifetime)
             }
             _ => None,
         });
         let last = renewed.fold(grant.returned + wish.lifetime, Time::max);
         if last == Time::NEVER { last } else { self.prolonged_by_kills(last + ANSWER_GRACE) }
     }
-}
-
-/// The lock was held by then at least, if nobody ended it: counted from when the request was
-/// sent, or the last renewal.
-fn earliest_expiry(asked: Time, wish: &Wish, own: &[&Call]) -> Time {
-    let mut until = asked + wish.lifetime;
-    let mut in_doubt = Duration::MAX;
-    for call in own {
-        let Action::Renew { lifetime, .. } = call.action else { continue };
-        match call.outcome {
-            Outcome::Done => until = call.sent + lifetime.min(in_doubt),
-            Outcome::Unknown => {
-                in_doubt = in_doubt.min(lifetime);
-                until = until.min(call.sent + lifetime);
-            }
-            _ => {}
-        }
-    }
-    until
 }
 
 /// When the first request with each key was sent.

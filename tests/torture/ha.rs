@@ -1,9 +1,8 @@
 //! The same with three servers on three etcd: clients at every server, every link to etcd by way
 //! of a proxy, and an audit of all that was ever written.
 
-use std::env;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,17 +13,21 @@ use serde_json::Value;
 
 use crate::auditor::{self, Audit};
 use crate::client::Client;
+use crate::control_group::ControlGroup;
+use crate::credentials::Credentials;
 use crate::etcd::Etcd;
 use crate::history::{Fault, FaultKind, Log, Outcome as Answered, Span, Time};
 use crate::proxy::{Cut, Proxy};
-use crate::run::{Ending, Outcome};
+use crate::run::{self, Ending, Outcome};
 use crate::server::{Server, Setup};
 use crate::wire::Connection;
 use crate::witness;
 use crate::workloads::{self, Round};
 
 /// How many clients do what; they are spread over the servers.
-const CLIENTS: [(u32, Round); 8] = [
+pub(crate) type Clients = &'static [(u32, Round)];
+
+const CLIENTS: Clients = &[
     (6, workloads::mixed),
     (2, workloads::line),
     (1, workloads::keys),
@@ -35,9 +38,6 @@ const CLIENTS: [(u32, Round); 8] = [
     (1, workloads::observer),
 ];
 
-/// Another build of the server, to put that to the torture.
-const BINARY: &str = "RDLM_TORTURE_BINARY";
-
 /// How far the monotonic clock of each server is ahead of this process's, where that can be had:
 /// as if their hosts had been started at different times.
 const CLOCKS_AHEAD: [Duration; 3] =
@@ -45,11 +45,18 @@ const CLOCKS_AHEAD: [Duration; 3] =
 
 const MEMBERS: usize = 3;
 
-/// `--failover-after`
+/// `--failover-after` of all servers at first.
 const FAILOVER: Duration = Duration::from_secs(1);
 
+/// What it may be changed to, in seconds.
+const PACES: [&str; 3] = ["1", "2", "3"];
+
+const PACE: &str = "--failover-after";
+
+const ACCEPT: &str = "--etcd-accept-restored";
+
 /// Those of every run; some only in some, because nothing can be audited after them.
-const FAULTS: [FaultKind; 13] = [
+const FAULTS: [FaultKind; 18] = [
     FaultKind::Kill,
     FaultKind::Terminate,
     FaultKind::StopServer,
@@ -63,6 +70,11 @@ const FAULTS: [FaultKind; 13] = [
     FaultKind::EtcdSlow,
     FaultKind::CutConnections,
     FaultKind::StandbyKilled,
+    FaultKind::EtcdEmptied,
+    FaultKind::EtcdRestored,
+    FaultKind::EtcdRekeyed,
+    FaultKind::PaceChanged,
+    FaultKind::NoMoreThreads,
 ];
 
 /// How one run goes.
@@ -72,12 +84,12 @@ pub(crate) struct HaPlan {
     pub(crate) seed: u64,
     pub(crate) time: Duration,
     pub(crate) faults: Vec<FaultKind>,
+    pub(crate) clients: Clients,
 }
 
 impl HaPlan {
     pub(crate) fn new(seed: u64, time: Duration, faults: &[FaultKind]) -> Self {
-        let binary = env::var_os(BINARY).unwrap_or(env!("CARGO_BIN_EXE_rdlm").into()).into();
-        Self { binary, seed, time, faults: faults.to_vec() }
+        Self { binary: run::binary(), seed, time, faults: faults.to_vec(), clients: CLIENTS }
     }
 
     /// As the seed says.
@@ -94,22 +106,28 @@ impl HaPlan {
 struct Cluster {
     etcd: Etcd,
     nodes: Vec<Node>,
+    credentials: Credentials,
+    /// When the operator accepted that etcd had lost writes.
+    accepted: Vec<Time>,
 }
 
 struct Node {
     server: Server,
     /// One to each member.
     proxies: Vec<Proxy>,
+    /// Where it gets no more threads; `None` where the test may make no control groups.
+    group: Option<ControlGroup>,
 }
 
 /// `None` where etcd is not installed.
 pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
     let quota = plan.faults.contains(&FaultKind::EtcdFull);
-    let options: &[&str] = if quota { &["--quota-backend-bytes", "33554432"] } else { &[] };
-    let etcd = Etcd::start_with(MEMBERS, options)?;
-    let nodes = CLOCKS_AHEAD.map(|ahead| Node::start(&etcd, &plan.binary, ahead));
-    let nodes = nodes.into();
-    let mut cluster = Cluster { etcd, nodes };
+    let mut options = vec!["--bcrypt-cost", "4"];
+    options.extend(["--quota-backend-bytes", "33554432"].iter().filter(|_| quota));
+    let etcd = Etcd::start_with(MEMBERS, &options)?;
+    let credentials = Credentials::new();
+    let nodes = CLOCKS_AHEAD.map(|ahead| Node::start(&etcd, &plan.binary, ahead, &credentials));
+    let mut cluster = Cluster { etcd, nodes: nodes.into(), credentials, accepted: Vec::new() };
     cluster.wait_until_well();
     let (log, ended) = (Log::default(), AtomicBool::new(false));
     let end = Instant::now() + plan.time;
@@ -118,7 +136,7 @@ pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
     let faults = thread::scope(|scope| {
         let ending = Ending(&ended);
         scope.spawn(|| witness::watch_the_processor(&log, &ended));
-        let clients: Vec<_> = clients(&log, &addresses, &mut rng)
+        let clients: Vec<_> = clients(plan.clients, &log, &addresses, &mut rng)
             .into_iter()
             .map(|(mut client, number, round)| {
                 scope.spawn(move || {
@@ -134,9 +152,12 @@ pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
         faults
     });
     let ended = cluster.nodes.iter_mut().any(|node| !node.server.is_running());
-    let history = log.into_history(true, Duration::ZERO, faults);
+    let mut history = log.into_history(true, Duration::ZERO, faults);
+    history.accepted = cluster.accepted.clone();
+    // What was granted before etcd lost it is not in its history.
+    let kept = history.accepted.last().copied().unwrap_or_default();
     let granted = history.calls.iter().filter_map(|call| match call.outcome {
-        Answered::Granted { token, .. } => Some(token),
+        Answered::Granted { token, .. } if call.returned >= kept => Some(token),
         _ => None,
     });
     let granted: Vec<_> = granted.collect();
@@ -150,11 +171,12 @@ pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
 }
 
 fn clients<'r>(
+    kinds: Clients,
     log: &'r Log,
     addresses: &[SocketAddr],
     rng: &mut Rng,
 ) -> Vec<(Client<'r>, u32, Round)> {
-    let kinds = CLIENTS.iter().enumerate();
+    let kinds = kinds.iter().enumerate();
     let each =
         kinds.flat_map(|(kind, (count, round))| (0..*count).map(move |n| (kind as u32, n, *round)));
     let clients = each.enumerate().map(|(place, (kind, n, round))| {
@@ -165,22 +187,35 @@ fn clients<'r>(
 }
 
 impl Node {
-    fn start(etcd: &Etcd, binary: &std::path::Path, clock_ahead: Duration) -> Self {
+    fn start(etcd: &Etcd, binary: &Path, clock_ahead: Duration, credentials: &Credentials) -> Self {
         let proxies: Vec<_> = addresses(etcd).into_iter().map(Proxy::start).collect();
         let urls = proxies.iter().map(|proxy| format!("http://{}", proxy.address()));
         let urls = urls.collect::<Vec<_>>().join(",");
-        let options = ["--etcd", &urls, "--failover-after", "1"].map(String::from).to_vec();
+        let mut options = ["--etcd", &urls, PACE, PACES[0]].map(String::from).to_vec();
+        options.extend(credentials.options());
         let (binary, data_dir, restart_grace) = (binary.into(), None, Duration::ZERO);
         let setup = Setup { binary, data_dir, restart_grace, options, clock_ahead };
-        Self { server: Server::start(setup), proxies }
+        Self { server: Server::start(setup), proxies, group: ControlGroup::new() }
+    }
+
+    /// What `/health` says, if it answers.
+    fn health(&self) -> Option<Value> {
+        let mut connection =
+            Connection::open(self.server.address(), Duration::from_secs(1)).ok()?;
+        connection.send("GET /health HTTP/1.1\r\nHost: t\r\n\r\n").ok()?;
+        serde_json::from_slice(&connection.response().ok()?.body).ok()
+    }
+
+    /// The number of the `head` that it asks the operator to accept, if it does.
+    fn asks_to_accept(&self) -> Option<String> {
+        let health = self.health()?;
+        let (_, number) = health["detail"].as_str()?.split_once(ACCEPT)?;
+        Some(number.trim_start().split(':').next()?.into())
     }
 
     /// What `/health` says of its role, if it answers.
     fn role(&self) -> Option<String> {
-        let mut connection =
-            Connection::open(self.server.address(), Duration::from_secs(1)).ok()?;
-        connection.send("GET /health HTTP/1.1\r\nHost: t\r\n\r\n").ok()?;
-        let answer: Value = serde_json::from_slice(&connection.response().ok()?.body).ok()?;
+        let answer = self.health()?;
         // A standby is well if it knows who is active.
         let known = answer["active"].is_string();
         known.then(|| answer["role"].as_str().unwrap_or_default().into())
@@ -288,6 +323,28 @@ impl Cluster {
                 for_a_while(rng.u32(2..10));
                 away.iter().for_each(|member| self.etcd.signal(*member, "-CONT"));
             }
+            FaultKind::EtcdEmptied => {
+                self.etcd.empty();
+                self.credentials.are_on = false;
+                self.accept_loss();
+            }
+            FaultKind::EtcdRestored => {
+                let snapshot = self.etcd.save_snapshot();
+                for_a_while(rng.u32(2..5));
+                self.etcd.restore_snapshot(&snapshot);
+                self.accept_loss();
+            }
+            FaultKind::EtcdRekeyed => self.credentials.change(&self.etcd, rng),
+            FaultKind::PaceChanged => {
+                let node = &mut self.nodes[rng.usize(..CLOCKS_AHEAD.len())];
+                assert!(node.server.restart_with(PACE, rng.choice(PACES)));
+            }
+            FaultKind::NoMoreThreads => {
+                let Some(group) = &node.group else { return };
+                group.hold(&node.server, rng.u64(..4));
+                for_a_while(rng.u32(2..8));
+                group.let_go();
+            }
             FaultKind::Compacted => compact(&self.etcd),
             FaultKind::EtcdFull => {
                 fill(&self.etcd);
@@ -295,6 +352,28 @@ impl Cluster {
                 make_room(&self.etcd);
             }
             other => unreachable!("{other:?} is not for several servers"),
+        }
+    }
+
+    /// As docs/high-availability.md says, after all servers have refused what etcd shows.
+    fn accept_loss(&mut self) {
+        let end = Instant::now() + Duration::from_secs(15);
+        let numbers = loop {
+            let numbers: Vec<_> = self.nodes.iter().filter_map(Node::asks_to_accept).collect();
+            if numbers.len() == self.nodes.len() {
+                break numbers;
+            }
+            if Instant::now() > end {
+                // The rules say what became of the locks.
+                println!("not all servers refuse what etcd shows");
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        self.accepted.push(Time::now());
+        for (node, number) in self.nodes.iter_mut().zip(numbers) {
+            assert!(node.server.restart_with(ACCEPT, Some(&number)));
+            node.server.set_option(ACCEPT, None);
         }
     }
 }

@@ -210,6 +210,16 @@ pub(crate) enum FaultKind {
     Compacted,
     /// etcd has used up its quota, and is given room again.
     EtcdFull,
+    /// The data of all members of etcd is removed, and the operator accepts that.
+    EtcdEmptied,
+    /// etcd goes back to a snapshot, and the operator accepts that.
+    EtcdRestored,
+    /// Authentication is switched on in etcd, or the servers' password changes.
+    EtcdRekeyed,
+    /// A server is started again with another `--failover-after`.
+    PaceChanged,
+    /// The active server gets no more threads from its control group.
+    NoMoreThreads,
 }
 
 impl FaultKind {
@@ -253,12 +263,33 @@ pub(crate) struct History {
     pub(crate) faults: Vec<Fault>,
     /// When the machine did not let the test run, or its disk was slow.
     pub(crate) hiccups: Vec<Span>,
+    /// When the operator accepted that the servers' store had lost writes: until then the servers
+    /// have to refuse, afterwards nothing is certain that was before.
+    #[serde(default)]
+    pub(crate) accepted: Vec<Time>,
 }
 
 impl History {
     pub(crate) fn write(&self, path: &Path) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, serde_json::to_vec(self).unwrap()).unwrap();
+    }
+
+    /// What is to be judged together: the time between two losses that the operator accepted. Of
+    /// what was answered before or after, only the request is known.
+    pub(crate) fn parts(&self) -> Vec<Self> {
+        let starts = [Time::default()].into_iter().chain(self.accepted.iter().copied());
+        let ends = self.accepted.iter().copied().chain([Time::NEVER]);
+        starts.zip(ends).map(|(start, end)| self.part(start, end)).collect()
+    }
+
+    fn part(&self, start: Time, end: Time) -> Self {
+        let asked = self.calls.iter().filter(|call| call.sent < end);
+        let calls = asked.map(|call| match call.returned >= start && call.returned < end {
+            true => call.clone(),
+            false => Call { outcome: Outcome::Unknown, ..call.clone() },
+        });
+        Self { calls: calls.collect(), accepted: Vec::new(), ..self.clone() }
     }
 
     pub(crate) fn read(path: &Path) -> Self {
@@ -291,6 +322,6 @@ impl Log {
         let mut calls = self.calls.into_inner().unwrap();
         calls.sort_by_key(|call| call.sent);
         let hiccups = self.hiccups.into_inner().unwrap();
-        History { durable, restart_grace, calls, faults, hiccups }
+        History { durable, restart_grace, calls, faults, hiccups, accepted: Vec::new() }
     }
 }

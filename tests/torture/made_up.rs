@@ -78,6 +78,12 @@ impl Story {
         self
     }
 
+    /// The operator accepts that the store has lost writes.
+    fn loss_accepted(mut self, time: u64) -> Self {
+        self.0.accepted.push(at(time));
+        self
+    }
+
     fn broken(&self) -> Vec<Rule> {
         let verdicts = rules::check_all(&self.0).into_iter();
         verdicts.filter(|(_, v)| !v.violations.is_empty()).map(|(rule, _)| rule).collect()
@@ -200,6 +206,30 @@ fn a_grant_that_a_kill_has_lost_is_caught() {
     story().looked(50, 60, "a", true).keeps_all();
     let in_memory = Story::new().granted(0, 10, &wish("a"), 1).fault(FaultKind::Kill, 20, 40);
     in_memory.looked(50, 60, "a", false).granted(70, 80, &wish("b"), 2).keeps_all();
+}
+
+#[test]
+fn a_renewal_that_a_standby_repeats_may_have_ended_the_lock_earlier() {
+    let repeated = |sent| {
+        let renewal = Action::Renew { uid: "a".into(), lifetime: Duration::from_millis(100) };
+        let story = Story::on_disk().granted(0, 10, &wish("a"), 1);
+        story.call(sent, 600, renewal, Outcome::Refused(404)).fault(FaultKind::Kill, 40, 500)
+    };
+    repeated(30).keeps_all();
+    // Too late to be over by then.
+    repeated(550).breaks(Rule::Durability);
+}
+
+#[test]
+fn what_a_store_has_lost_is_judged_until_the_operator_accepts_that() {
+    let held = || Story::on_disk().granted(0, 10, &wish("a"), 5);
+    let emptied = || held().fault(FaultKind::EtcdEmptied, 100, 500);
+    emptied().granted(200, 210, &wish("b"), 6).loss_accepted(300).breaks(Rule::Exclusion);
+    emptied().looked(200, 210, "a", false).loss_accepted(300).breaks(Rule::Durability);
+    emptied().loss_accepted(300).granted(400, 410, &wish("b"), 1).keeps_all();
+    // What is granted afterwards is held.
+    let again = || emptied().loss_accepted(300).granted(400, 410, &wish("b"), 1);
+    again().granted(600, 610, &wish("c"), 2).breaks(Rule::Exclusion);
 }
 
 #[test]

@@ -13,6 +13,8 @@
 
 mod auditor;
 mod client;
+mod control_group;
+mod credentials;
 #[path = "../cluster/etcd.rs"]
 #[allow(dead_code, reason = "the tests of several servers use the rest")]
 mod etcd;
@@ -23,12 +25,16 @@ mod history;
 mod http;
 mod made_up;
 mod mutants;
+#[path = "../needed.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod needed;
 mod nemesis;
 mod proxy;
 mod report;
 mod rules;
 mod run;
 mod server;
+mod single;
 #[path = "../wire.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod wire;
@@ -36,6 +42,7 @@ mod witness;
 mod workloads;
 
 use std::env;
+use std::panic;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -58,6 +65,11 @@ const RUN: Duration = Duration::from_secs(10);
 
 /// The same of several servers, where a fault takes longer.
 const HA_RUN: Duration = Duration::from_secs(30);
+
+/// As the environment says.
+fn time_or(default: Duration) -> Duration {
+    env::var(TIME).map_or(default, |time| humantime::parse_duration(&time).unwrap())
+}
 
 fn short_run(durable: bool, faults: &[FaultKind]) {
     let plan = Plan::new(fastrand::u64(..), Duration::from_secs(4), durable, faults);
@@ -90,7 +102,7 @@ fn torture() {
         let outcome = run::Outcome { history, log: Vec::new(), ended: false };
         report.add(&Plan::random(0, RUN), &outcome);
     } else {
-        let time = env::var(TIME).map_or(RUN, |time| humantime::parse_duration(&time).unwrap());
+        let time = time_or(RUN);
         let seed = env::var(SEED).ok().map(|seed| seed.parse().unwrap());
         let end = Instant::now() + time;
         loop {
@@ -108,10 +120,12 @@ fn torture() {
 
 fn ha_run(plan: &HaPlan, report: &mut Report) -> bool {
     println!("seed {}: {:?}", plan.seed, plan.faults);
-    let Some((outcome, audit)) = ha::run(plan) else {
-        println!("skipped: etcd is not installed");
-        return false;
+    // What was found before is reported all the same.
+    let Ok(run) = panic::catch_unwind(|| ha::run(plan)) else {
+        report.add_no_recovery();
+        return true;
     };
+    let Some((outcome, audit)) = run else { return false };
     let of_one = Plan::new(plan.seed, plan.time, true, &plan.faults);
     report.add(&of_one, &outcome);
     if let Some(audit) = audit {
@@ -120,11 +134,8 @@ fn ha_run(plan: &HaPlan, report: &mut Report) -> bool {
     true
 }
 
-#[test]
-fn several_servers_keep_the_rules() {
-    use FaultKind::{CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong};
-    let faults = [CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong];
-    let plan = HaPlan::new(fastrand::u64(..), Duration::from_secs(10), &faults);
+fn short_ha_run(faults: &[FaultKind]) {
+    let plan = HaPlan::new(fastrand::u64(..), Duration::from_secs(10), faults);
     let mut report = Report::default();
     if ha_run(&plan, &mut report) {
         report.print();
@@ -132,11 +143,23 @@ fn several_servers_keep_the_rules() {
     }
 }
 
+#[test]
+fn several_servers_keep_the_rules() {
+    use FaultKind::{CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong};
+    short_ha_run(&[CutConnections, CutOffFromEtcd, EtcdIsHeardNoMore, Kill, StopServerForLong]);
+}
+
+#[test]
+fn several_servers_keep_the_rules_whatever_the_operator_does() {
+    use FaultKind::{EtcdEmptied, EtcdRekeyed, EtcdRestored, NoMoreThreads, PaceChanged};
+    short_ha_run(&[EtcdEmptied, EtcdRekeyed, EtcdRestored, NoMoreThreads, PaceChanged]);
+}
+
 /// Runs of half a minute, each with a seed and so a plan of its own.
 #[test]
 #[ignore = "long; make torture-ha runs it"]
 fn torture_ha() {
-    let time = env::var(TIME).map_or(HA_RUN, |time| humantime::parse_duration(&time).unwrap());
+    let time = time_or(HA_RUN);
     let seed = env::var(SEED).ok().map(|seed| seed.parse().unwrap());
     println!("clocks of their own: {}", server::has_time_namespaces());
     let (end, mut report) = (Instant::now() + time, Report::default());

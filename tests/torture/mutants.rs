@@ -396,6 +396,15 @@ const OF_SEVERAL: &[OfSeveral] = &[
         )],
     },
     OfSeveral {
+        name: "an etcd that has lost writes is believed",
+        by: By::Run(&[FaultKind::EtcdEmptied, FaultKind::EtcdRestored]),
+        edits: &[edit(
+            "src/cluster/history.rs",
+            "!shown.is_some_and(|shown| shown.continues(known))",
+            "shown.is_some_and(|shown| shown.number == u64::MAX)",
+        )],
+    },
+    OfSeveral {
         name: "a standby goes by its own time alone",
         by: By::Tests(&["--lib", "cluster::model"]),
         edits: &[edit(

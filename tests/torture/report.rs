@@ -63,6 +63,11 @@ impl Report {
         }
     }
 
+    /// The servers or etcd did not recover from a fault.
+    pub(crate) fn add_no_recovery(&mut self) {
+        self.ended += 1;
+    }
+
     /// What an audit of etcd's history has found.
     pub(crate) fn add_audit(&mut self, seed: u64, audit: &Audit) {
         let Audit { writes, tenures, locks, faults } = audit;
@@ -98,7 +103,7 @@ impl Report {
             println!("audited: {writes} writes, {tenures} tenures, {locks} locks; {wrong} wrong");
         }
         if self.ended > 0 {
-            println!("{} servers ended by themselves or did not start again", self.ended);
+            println!("{} servers ended by themselves or did not recover", self.ended);
         }
     }
 }

@@ -95,6 +95,10 @@ impl Verdict {
 }
 
 pub(crate) fn check_all(history: &History) -> Vec<(Rule, Verdict)> {
+    history.parts().iter().flat_map(check_part).collect()
+}
+
+fn check_part(history: &History) -> Vec<(Rule, Verdict)> {
     let facts = Facts::of(history);
     Rule::ALL.iter().map(|(rule, check)| (*rule, check(&facts))).collect()
 }

@@ -20,7 +20,9 @@ use crate::witness;
 use crate::workloads::{self, Round};
 
 /// How many clients do what, and whether they come through the proxy.
-const CLIENTS: [(u32, Way, Round); 11] = [
+pub(crate) type Clients = &'static [(u32, Way, Round)];
+
+const CLIENTS: Clients = &[
     (4, Way::Direct, workloads::mixed),
     (4, Way::Proxy, workloads::mixed),
     (2, Way::Direct, workloads::line),
@@ -34,14 +36,21 @@ const CLIENTS: [(u32, Way, Round); 11] = [
     (1, Way::Direct, workloads::observer),
 ];
 
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Way {
     Direct,
     Proxy,
 }
 
 /// Says which client a process of its own is: address, number and seed, milliseconds.
 pub(crate) const VICTIM: &str = "RDLM_TORTURE_CLIENT";
+
+/// Another build of the server, to put that to the torture.
+const BINARY: &str = "RDLM_TORTURE_BINARY";
+
+pub(crate) fn binary() -> PathBuf {
+    env::var_os(BINARY).unwrap_or(env!("CARGO_BIN_EXE_rdlm").into()).into()
+}
 
 /// How one run goes.
 #[derive(Debug, Clone)]
@@ -53,12 +62,13 @@ pub(crate) struct Plan {
     /// On a file system of its own, which can be filled.
     pub(crate) small_disk: bool,
     pub(crate) faults: Vec<FaultKind>,
+    pub(crate) clients: Clients,
 }
 
 impl Plan {
     pub(crate) fn new(seed: u64, time: Duration, durable: bool, faults: &[FaultKind]) -> Self {
-        let binary = env!("CARGO_BIN_EXE_rdlm").into();
-        Self { binary, seed, time, durable, small_disk: false, faults: faults.to_vec() }
+        let (binary, faults) = (binary(), faults.to_vec());
+        Self { binary, seed, time, durable, small_disk: false, faults, clients: CLIENTS }
     }
 
     /// As the seed says.
@@ -128,16 +138,17 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         for errors in victims.iter_mut().filter_map(|victim| victim.stderr.take()) {
             scope.spawn(|| collect(BufReader::new(errors), &log));
         }
-        let clients: Vec<_> = clients(&log, server.address(), proxy.address(), &mut rng)
-            .into_iter()
-            .map(|(mut client, number, round)| {
-                scope.spawn(move || {
-                    while Instant::now() < end {
-                        round(&mut client, number);
-                    }
+        let clients: Vec<_> =
+            clients(plan.clients, &log, [server.address(), proxy.address()], &mut rng)
+                .into_iter()
+                .map(|(mut client, number, round)| {
+                    scope.spawn(move || {
+                        while Instant::now() < end {
+                            round(&mut client, number);
+                        }
+                    })
                 })
-            })
-            .collect();
+                .collect();
         let rng = rng.fork();
         let (server, victims) = (&mut server, &victims);
         let nemesis = Nemesis { rng, kinds: &faults, server, proxy: &proxy, victims };
@@ -162,12 +173,12 @@ impl Drop for Ending<'_> {
 }
 
 fn clients<'r>(
+    kinds: Clients,
     log: &'r Log,
-    direct: SocketAddr,
-    proxied: SocketAddr,
+    [direct, proxied]: [SocketAddr; 2],
     rng: &mut Rng,
 ) -> Vec<(Client<'r>, u32, Round)> {
-    let kinds = CLIENTS.iter().enumerate().flat_map(|(kind, (count, way, round))| {
+    let kinds = kinds.iter().enumerate().flat_map(|(kind, (count, way, round))| {
         (0..*count).map(move |n| (kind as u32, n, *way, *round))
     });
     let clients = kinds.map(|(kind, n, way, round)| {

@@ -104,6 +104,21 @@ impl Server {
         is_running
     }
 
+    /// The same with an option that has another value from now on, or with `None` is left out.
+    pub(crate) fn restart_with(&mut self, option: &str, value: Option<&str>) -> bool {
+        self.set_option(option, value);
+        self.restart(Signal::TERM)
+    }
+
+    /// From the next start on.
+    pub(crate) fn set_option(&mut self, option: &str, value: Option<&str>) {
+        let options = &mut self.setup.options;
+        if let Some(place) = options.iter().position(|known| known == option) {
+            options.drain(place..place + 2);
+        }
+        options.extend(value.into_iter().flat_map(|value| [option.into(), value.into()]));
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }

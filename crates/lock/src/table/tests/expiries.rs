@@ -1,6 +1,5 @@
 //! Expiries that cannot be written.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -10,12 +9,16 @@ use crate::journal::store::{Change, Restore, StoreError};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A store that refuses or not, and tells how many changes it was asked for.
+/// A store that refuses or not, and reports each commit.
 struct Refusing {
     refuses: Arc<AtomicBool>,
-    asked: Arc<Mutex<usize>>,
-    /// Told of each commit without a change: a look whether it still refuses.
-    probes: Sender<()>,
+    commits: Sender<Commit>,
+}
+
+struct Commit {
+    /// None: a probe whether the store still refuses.
+    changes: usize,
+    is_refused: bool,
 }
 
 impl Store for Refusing {
@@ -24,14 +27,12 @@ impl Store for Refusing {
     }
 
     fn commit(&mut self, batch: &[Change], _: Duration) -> Result<(), StoreError> {
-        if !self.refuses.load(Ordering::SeqCst) {
-            return Ok(());
+        let is_refused = self.refuses.load(Ordering::SeqCst);
+        let _ = self.commits.send(Commit { changes: batch.len(), is_refused });
+        match is_refused {
+            true => Err(StoreError::Refused("the disk is full".into())),
+            false => Ok(()),
         }
-        *self.asked.lock().unwrap() += batch.len();
-        if batch.is_empty() {
-            let _ = self.probes.send(());
-        }
-        Err(StoreError::Refused("the disk is full".into()))
     }
 
     fn repeat(&mut self, _: &[Change], _: Duration) -> Result<(), StoreError> {
@@ -39,35 +40,47 @@ impl Store for Refusing {
     }
 }
 
-fn refusing() -> (LockTable, Arc<AtomicBool>, Arc<Mutex<usize>>, Receiver<()>) {
-    let (refuses, asked) = (Arc::<AtomicBool>::default(), Arc::<Mutex<usize>>::default());
-    let (probes, probed) = unbounded();
-    let (is_refusing, is_asked) = (Arc::clone(&refuses), Arc::clone(&asked));
-    let store = Box::new(Refusing { refuses: is_refusing, asked: is_asked, probes });
+fn refusing() -> (LockTable, Arc<AtomicBool>, Receiver<Commit>) {
+    let refuses = Arc::<AtomicBool>::default();
+    let (sender, commits) = unbounded();
+    let store = Box::new(Refusing { refuses: Arc::clone(&refuses), commits: sender });
     let limits = Limits { locks: 10_000, waiting: 10, waiting_per_resource: 10 };
     let table = LockTable::new(limits, Duration::ZERO, Some(store), Arc::new(())).unwrap();
-    (table, refuses, asked, probed)
+    (table, refuses, commits)
+}
+
+/// Waits until so many changes were committed, or refused.
+fn wait_for_changes(commits: &Receiver<Commit>, count: usize, is_refused: bool) {
+    let mut changes = 0;
+    while changes < count {
+        let commit = commits.recv_timeout(PATIENCE).unwrap();
+        if commit.is_refused == is_refused {
+            changes += commit.changes;
+        }
+    }
+    assert_eq!(changes, count);
 }
 
 #[test]
 fn what_cannot_be_written_is_tried_once_and_again_when_it_can_be() {
     const COUNT: usize = 1_000;
-    let (table, refuses, asked, probed) = refusing();
-    for number in 0..COUNT {
-        let terms = Terms::exclusive("test", Duration::from_secs(5));
-        let resource = format!("r{number}").parse().unwrap();
-        table.acquire(&resource, terms, None, &mut |_| {}).wait().unwrap();
-    }
+    let (table, refuses, commits) = refusing();
+    let acquire = |resource: &str, lifetime: u64| {
+        let terms = Terms::exclusive("test", Duration::from_secs(lifetime));
+        table.acquire(&resource.parse().unwrap(), terms, None, &mut |_| {}).wait().unwrap();
+    };
+    (0..COUNT).for_each(|number| acquire(&format!("r{number}"), 5));
     refuses.store(true, Ordering::SeqCst);
     assert_eq!(table.totals().active, COUNT, "none has expired before");
-    while *asked.lock().unwrap() < COUNT {
-        thread::yield_now();
+    wait_for_changes(&commits, COUNT, true);
+    // The journal probes each second whether it can write again.
+    for _ in 0..3 {
+        let probe = commits.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(probe.changes, 0, "each was tried once");
     }
-    // The journal looks each second whether it can write again.
-    (0..3).for_each(|_| probed.recv_timeout(PATIENCE).unwrap());
-    assert_eq!(*asked.lock().unwrap(), COUNT, "each was tried once");
     refuses.store(false, Ordering::SeqCst);
-    while table.totals().active > 0 {
-        thread::yield_now();
-    }
+    wait_for_changes(&commits, COUNT, false);
+    // The expiries have been applied when a later change has been.
+    acquire("later", 60);
+    assert_eq!(table.totals().active, 1);
 }
