@@ -11,12 +11,12 @@ use log::{info, warn};
 
 use super::chain::Tenure;
 use super::etcd::{Etcd, Failure};
-use super::names::Names;
 use super::role::Loop;
 use super::tenure::Pace;
 use super::trust::{Trust, TrustFiles};
 use super::upstream::Handle;
 use super::{Options, Standby};
+use crate::client::net::Names;
 use crate::http::certificates::CertificateFiles;
 use crate::lock::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId,

@@ -14,7 +14,8 @@ use super::deadline::{Deadline, Wait};
 use super::events::Following;
 use super::retry::{TRIES, retry};
 use super::transport::{Call, Limits, Transport};
-use super::{Error, LockOptions, Lost, Target};
+use super::{Error, LockOptions, Lost, Target, TlsFiles, tls};
+use crate::net::{Names, agent};
 
 /// What stays as it is in the path of a URL.
 const IN_PATH: &AsciiSet =
@@ -73,8 +74,13 @@ impl Client {
         Self::with_tls(target, servers.chain(lock.base.as_deref()).any(is_tls))
     }
 
+    /// Without TLS, its files are not read: they need not be there.
     fn with_tls(target: &Target, tls: bool) -> Result<Self, Error> {
-        let transports = target.servers.iter().map(|server| Transport::new(target, server, tls));
+        let none = TlsFiles::default();
+        let config = tls::config(if tls { &target.tls } else { &none })?;
+        let agent = agent(Names::default(), config);
+        let transports = target.servers.iter();
+        let transports = transports.map(|server| Transport::new(target, server, agent.clone()));
         let transports = transports.collect::<Result<Arc<[_]>, _>>()?;
         if transports.is_empty() {
             return Err(Error::Usage("there is no server to talk to".into()));

@@ -6,15 +6,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
 use super::answer::{Answer, Asked, Expected, Failure};
 use super::deadline::{Deadline, Wait};
 use super::events::Following;
-use super::socket::WithKeepalive;
-use super::{Credentials, Error, ServerUrl, Target, tls};
+use super::{Credentials, Error, ServerUrl, Target};
 use crate::url;
 
 /// How long a connection may take to come about.
@@ -111,22 +108,9 @@ pub(super) fn new_key() -> String {
 
 impl Transport {
     /// Opens no connection yet.
-    pub(super) fn new(target: &Target, server: &ServerUrl, tls: bool) -> Result<Self, Error> {
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            // Lock servers are inside; a proxy for the outside does not reach them.
-            .proxy(None)
-            .user_agent(concat!("rdlm/", env!("CARGO_PKG_VERSION")))
-            .accept("application/hal+json");
-        if tls {
-            config = config.tls_config(tls::config(&target.tls)?);
-        }
+    pub(super) fn new(target: &Target, server: &ServerUrl, agent: Agent) -> Result<Self, Error> {
         let authorization = target.credentials.as_ref().map(authorization_of).transpose()?;
         let of_url = server.credentials.as_ref().map(authorization_of).transpose()?;
-        let connector = ().chain(WithKeepalive).chain(RustlsConnector::default());
-        let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
         let (url, servers) = (server.url.as_str().into(), target.servers.as_slice().into());
         Ok(Self { agent, url, servers, authorization, of_url })
     }
@@ -181,6 +165,7 @@ impl Transport {
         let request = http::Request::builder()
             .method(&call.method)
             .uri(format!("{}{}", call.base.unwrap_or(&self.url), call.path))
+            .header("Accept", "application/hal+json")
             .header("Idempotency-Key", &call.key);
         match self.credentials(call).filter(|_| self.is_trusted(call)) {
             Some(authorization) => request.header("Authorization", authorization),
