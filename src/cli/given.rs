@@ -9,7 +9,7 @@ use pico_args::Arguments;
 
 use super::UsageError;
 use super::syntax::{Opt, Subcommand, Unset, Value};
-use crate::client::url;
+use crate::client::raw::url;
 
 /// The longest `wait` and `lifetime` in seconds.
 pub(super) const MAX_SECONDS: f64 = 1e9;

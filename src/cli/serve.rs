@@ -9,7 +9,7 @@ use log::LevelFilter;
 
 use super::given::{Given, number, seconds};
 use super::{Command, UsageError, table};
-use crate::client::url;
+use crate::client::raw::url;
 use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
 use crate::doors::users::UserFile;

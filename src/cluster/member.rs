@@ -16,7 +16,7 @@ use super::tenure::Pace;
 use super::trust::{Trust, TrustFiles};
 use super::upstream::Handle;
 use super::{Options, Standby};
-use crate::client::net::Names;
+use crate::client::raw::net::Names;
 use crate::http::certificates::CertificateFiles;
 use crate::lock::{
     Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Limits, Lock, LockId,

@@ -10,7 +10,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::client::net::tls;
+use crate::client::raw::net::tls;
 use crate::http::certificates::{self, CertificateError, CertificateFiles};
 use crate::http::reloaded::{Reloaded, Source};
 

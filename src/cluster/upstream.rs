@@ -9,7 +9,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::framing::ResponseHead;
 use super::trust::{Trust, server_name};
-use crate::client::net::{self, Names, Stream};
+use crate::client::raw::net::{self, Names, Stream};
 use crate::http::connection::Next;
 
 /// How long a name that is not known may be looked up, then how long a connection may take to come

@@ -10,7 +10,8 @@ use signal_hook::consts::SIGTSTP;
 
 use super::waiting::Waiting;
 use super::{Ending, Error, show, signals, stdout};
-use crate::client::{self, Client, Deadline, GIVE_UP, Guard, LockOptions, Lost, who};
+use crate::client::raw::{Deadline, GIVE_UP, who};
+use crate::client::{self, Client, Guard, LockOptions, Lost};
 
 /// How a wait ended, unless with an error.
 pub(super) enum Acquired {

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::table::{printable, requester, short};
 use super::{Ending, Error, print, say};
-use crate::client::{Client, Event, Failure};
+use crate::client::Client;
+use crate::client::raw::{Event, Failure};
 
 /// How many that have happened already are shown first.
 const LATEST: usize = 20;

@@ -19,7 +19,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::client::{self, Client, Failure, LockOptions, LockPath, Target};
+use crate::client::raw::{Failure, LockPath};
+use crate::client::{self, Client, LockOptions, Target};
 pub use child::{BECOME, Become, LEAD, become_command, lead_group};
 pub use hash::{Secret, hash};
 pub use run::Run;

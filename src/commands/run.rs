@@ -10,9 +10,8 @@ use signal_hook::consts::{SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU};
 use super::acquire::{Acquired, acquire};
 use super::child::{Child, Event};
 use super::{Ending, Error, say, signals, terminal};
-use crate::client::{
-    self, Client, Deadline, GIVE_UP, Guard, LockOptions, LockPath, Lost, Wait, who,
-};
+use crate::client::raw::{Deadline, GIVE_UP, LockPath, Wait, who};
+use crate::client::{self, Client, Guard, LockOptions, Lost};
 
 /// How long it may take to release all locks when the command has ended.
 const RELEASE: Duration = Duration::from_secs(10);

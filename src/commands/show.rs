@@ -9,7 +9,8 @@ use super::table::{
     FIELDS, LOCKS, RESOURCES, age, aligned, lock_row, printable, requester, waits_for_ever,
 };
 use super::{Ending, Error, print, terminal};
-use crate::client::{Answer, Client, Failure, LockPath};
+use crate::client::Client;
+use crate::client::raw::{Answer, Failure, LockPath};
 
 /// `rdlm get`
 pub(super) fn lock(client: &Client, path: &LockPath, json: bool) -> Result<Ending, Error> {

@@ -11,7 +11,8 @@ use signal_hook::consts::{SIGCONT, SIGTSTP};
 use super::show::{self, Look, Resource};
 use super::table::{printable, start};
 use super::{Ending, Error, events, print, signals};
-use crate::client::{self, Client, Failure};
+use crate::client::raw::Failure;
+use crate::client::{self, Client};
 
 /// How often the table is drawn: ages go on.
 const EVERY: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use ureq::http::response::Parts;
 use ureq::http::{HeaderMap, HeaderValue};
 
 use super::Error;
-use super::api::is_uid;
+use super::lock_path::{LockPath, is_uid};
 
 /// A server that asks for a longer pause is asked again after this one.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -96,6 +96,19 @@ impl Failure {
                 | Self::Later { .. }
                 | Self::Proxy { .. }
         )
+    }
+}
+
+impl Failure {
+    /// The error that it is for whoever wanted something of a lock.
+    pub fn about_lock(self, path: &LockPath) -> Error {
+        match self {
+            Self::NotThere => Error::Gone(format!(
+                "{} is not held: it was released or deleted, it has expired, or it never was",
+                path.path
+            )),
+            failure => failure.into(),
+        }
     }
 }
 

@@ -1,21 +1,19 @@
 //! The API, as a client sees it: one method a request.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use ureq::http;
 
 use super::answer::{Answer, Expected, Failure};
+use super::client::is_tls;
 use super::deadline::{Deadline, Wait};
 use super::events::Following;
+use super::lock_path::LockPath;
 use super::retry::{TRIES, retry};
-use super::transport::{Call, Limits, Transport};
-use super::{Error, LockOptions, Lost, Target, TlsFiles, tls};
-use crate::net::{Names, agent};
+use super::transport::Call;
+use super::{Client, Error, LockOptions, Target};
 
 /// What stays as it is in the path of a URL.
 const IN_PATH: &AsciiSet =
@@ -23,15 +21,6 @@ const IN_PATH: &AsciiSet =
 
 /// For what nobody should wait for.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// A server, or several of which any will do. Clones share what they know of which answers.
-#[derive(Clone)]
-pub struct Client {
-    transports: Arc<[Transport]>,
-    /// The one that is asked first: the last that answered.
-    current: Arc<AtomicUsize>,
-    on_loss: Option<Sender<Lost>>,
-}
 
 /// A lock that was granted.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,60 +31,13 @@ pub(super) struct Lock {
     pub(super) lifetime: Duration,
 }
 
-/// Where a lock is: `/locks/{resource}/{uid}` on the server, or on another one that its URL names.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LockPath {
-    base: Option<String>,
-    path: String,
-}
-
+/// Requests for which [`Client::acquire`] and [`crate::Guard`] have no method.
+#[doc(hidden)]
 impl Client {
-    /// A client of a server, `http://locks:8888`, or of several, separated by commas: the next one
-    /// is asked when one cannot be reached or is not the active one. A URL may have a name and a
-    /// password. No connection is opened yet.
-    ///
-    /// # Errors
-    /// [`Error::Usage`]: it is no such URL.
-    pub fn new(urls: &str) -> Result<Self, Error> {
-        Self::of(&urls.parse()?)
-    }
-
-    /// The same, with certificates and an administrator's password.
-    ///
-    /// # Errors
-    /// [`Error::Usage`]: the certificates cannot be read.
-    pub fn of(target: &Target) -> Result<Self, Error> {
-        Self::with_tls(target, target.servers.iter().any(|server| is_tls(&server.url)))
-    }
-
     /// The same for whoever asks about a lock by its URL, too.
     pub fn about(target: &Target, lock: &LockPath) -> Result<Self, Error> {
         let servers = target.servers.iter().map(|server| &*server.url);
         Self::with_tls(target, servers.chain(lock.base.as_deref()).any(is_tls))
-    }
-
-    /// Without TLS, its files are not read: they need not be there.
-    fn with_tls(target: &Target, tls: bool) -> Result<Self, Error> {
-        let none = TlsFiles::default();
-        let config = tls::config(if tls { &target.tls } else { &none })?;
-        let agent = agent(Names::default(), config);
-        let transports = target.servers.iter();
-        let transports = transports.map(|server| Transport::new(target, server, agent.clone()));
-        let transports = transports.collect::<Result<Arc<[_]>, _>>()?;
-        if transports.is_empty() {
-            return Err(Error::Usage("there is no server to talk to".into()));
-        }
-        Ok(Self { transports, current: Arc::default(), on_loss: None })
-    }
-
-    /// From now on, each lock that this client acquires and loses is told of by this channel.
-    #[must_use]
-    pub fn tell_of_loss(self, sender: Sender<Lost>) -> Self {
-        Self { on_loss: Some(sender), ..self }
-    }
-
-    pub(super) fn on_loss(&self) -> Option<Sender<Lost>> {
-        self.on_loss.clone()
     }
 
     /// Whether a lock is one of a server of this client.
@@ -103,57 +45,6 @@ impl Client {
         self.transports.iter().any(|server| lock.base.as_deref() == Some(&*server.url))
     }
 
-    /// Whether there is more than one server.
-    pub(super) fn has_others(&self) -> bool {
-        self.transports.len() > 1
-    }
-
-    fn transport(&self) -> &Transport {
-        &self.transports[self.current.load(Ordering::Relaxed) % self.transports.len()]
-    }
-
-    /// Sends a request to the server that answered last. If it cannot be reached, or is not the
-    /// one to ask, it is sent to the next one. If its answer is lost, the next try begins there.
-    fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        self.ask(call, Transport::send)
-    }
-
-    fn ask<T>(
-        &self,
-        call: &Call<'_>,
-        ask: impl Fn(&Transport, &Call<'_>, Limits) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        // A server that a lock's URL names is the only one.
-        let servers = if call.base.is_some() { 1 } else { self.transports.len() };
-        let mut left = u32::try_from(servers).unwrap_or(u32::MAX);
-        let result = loop {
-            let result = ask(self.transport(), call, call.limits(left));
-            left = left.saturating_sub(1);
-            match &result {
-                Err(
-                    Failure::Unreachable(_)
-                    | Failure::Later { .. }
-                    | Failure::Proxy { .. }
-                    | Failure::Foreign(_),
-                ) if left > 0 => {}
-                _ => break result,
-            }
-            self.current.fetch_add(1, Ordering::Relaxed);
-            if call.by.is_over() {
-                break result;
-            }
-        };
-        match result {
-            Err(Failure::Elsewhere(base)) if call.base.is_none() => {
-                ask(self.transport(), &Call { base: Some(&base), ..call.clone() }, call.limits(1))
-            }
-            Err(Failure::Dropped(_)) if call.base.is_none() => {
-                self.current.fetch_add(1, Ordering::Relaxed);
-                result
-            }
-            result => result,
-        }
-    }
 
     /// Whether the server is well.
     pub fn health(&self) -> Result<(), Failure> {
@@ -315,64 +206,6 @@ impl Client {
     fn retry(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         retry(TRIES, || self.send(call))
     }
-}
-
-impl Failure {
-    /// The error that it is for whoever wanted something of a lock.
-    pub fn about_lock(self, path: &LockPath) -> Error {
-        match self {
-            Self::NotThere => Error::Gone(format!(
-                "{} is not held: it was released or deleted, it has expired, or it never was",
-                path.path
-            )),
-            failure => failure.into(),
-        }
-    }
-}
-
-impl LockPath {
-    /// The name of the resource.
-    pub fn resource(&self) -> String {
-        let name = self.path.split('/').nth(2).unwrap_or_default();
-        percent_decode_str(name).decode_utf8_lossy().into_owned()
-    }
-
-    fn uid(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or_default()
-    }
-
-    /// Understands the URL of a lock, or its path.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let text = text.trim();
-        let expected = || {
-            // It may have a password, which is not for messages.
-            let shown = text.rsplit('@').next().unwrap_or_default();
-            Error::Usage(format!("{shown:?}: expected the URL of a lock, as acquire prints it"))
-        };
-        // The base may have a path with `/locks/` in it.
-        let (at, _) = text.rmatch_indices('/').nth(2).ok_or_else(expected)?;
-        let (base, path) = text.split_at(at);
-        let is_url = base.starts_with("http://") || base.starts_with("https://");
-        let shape: Vec<_> = path.split('/').collect();
-        match shape[..] {
-            ["", "locks", resource, uid] if is_uid(uid) && !resource.is_empty() => {}
-            _ => return Err(expected()),
-        }
-        let legal = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte);
-        if !(base.is_empty() || is_url) || !text.bytes().all(legal) {
-            return Err(expected());
-        }
-        let base = if is_url { Some(base.into()) } else { None };
-        Ok(Self { base, path: path.into() })
-    }
-}
-
-fn is_tls(url: &str) -> bool {
-    url.starts_with("https://")
-}
-
-pub(super) fn is_uid(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn on_lock<'a>(method: http::Method, lock: &'a LockPath, expected: Expected<'a>) -> Call<'a> {

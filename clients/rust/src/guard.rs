@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::Error;
 use super::answer::Failure;
-use super::api::{Client, Lock};
+use super::Client;
+use super::api::Lock;
 use super::deadline::Deadline;
 use super::lease::Lease;
 use super::retry::{Pauses, TRIES, retry};
@@ -139,6 +140,10 @@ impl Guard {
     }
 
     /// The same, by a deadline that is shared with others.
+    ///
+    /// # Errors
+    /// As [`Guard::release`].
+    #[doc(hidden)]
     pub fn release_by(mut self, by: Deadline) -> Result<(), Error> {
         self.end(by)
     }

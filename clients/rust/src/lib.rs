@@ -23,29 +23,30 @@
 mod alarm;
 mod answer;
 mod api;
+mod client;
 mod clock;
 mod deadline;
 mod events;
 mod guard;
 mod lease;
-pub mod net;
+mod lock_path;
+pub mod raw;
 mod request;
 mod retry;
 mod target;
 mod tls;
 mod transport;
-pub mod url;
 
 use std::fmt;
 use std::time::Duration;
 
-pub use answer::{Answer, Failure};
-pub use api::{Client, LockPath};
-pub use deadline::{Deadline, Wait};
-pub use events::Event;
-pub use guard::{GIVE_UP, Guard, Lost};
+pub use client::Client;
+/// The channels of [`Client::tell_of_loss`] and [`Pending::answered`], which can be waited for
+/// together with others.
+pub use crossbeam_channel;
+pub use guard::{Guard, Lost};
 pub use request::Pending;
-pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles, who};
+pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles};
 
 /// How a lock is asked for.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::answer::Failure;
-use super::api::{Client, Lock};
+use super::api::Lock;
 use super::deadline::{Deadline, Wait};
 use super::guard::GIVE_UP;
 use super::retry::{Pauses, TRIES};
 use super::transport::{ANSWER, new_key};
-use super::{Error, Guard, LockOptions, who};
+use super::target::who;
+use super::{Client, Error, Guard, LockOptions};
 use crate::clock;
 
 /// A request that waits for its lock, on a thread of its own. Dropping it withdraws the request.
@@ -98,6 +99,7 @@ impl Pending {
     }
 
     /// Withdraws the request, by a deadline that is shared with what is given up beside it.
+    #[doc(hidden)]
     pub fn withdraw(mut self, by: Deadline) {
         self.go_on = None;
         self.request.withdraw(&self.answers, by);

@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use nix::unistd::{gethostname, getuid};
 use percent_encoding::percent_decode_str;
 
 use super::Error;
-use crate::url;
+use crate::raw::url;
 
 /// The servers, and who talks to them.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,8 +113,8 @@ impl ServerUrl {
 /// Who asks, where, perhaps for which program, and the number of the process that does.
 pub fn who(program: Option<&str>) -> String {
     let user = user();
-    let uname = rustix::system::uname();
-    let host = uname.nodename().to_string_lossy();
+    let host = gethostname().unwrap_or_default();
+    let host = host.to_string_lossy();
     let pid = std::process::id();
     match program {
         Some(program) => format!("{user}@{host}: {program} [{pid}]"),
@@ -125,7 +126,7 @@ pub fn who(program: Option<&str>) -> String {
 /// file of users, or else its number.
 fn user() -> String {
     let from_environment = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let uid = rustix::process::getuid().as_raw();
+    let uid = getuid().as_raw();
     let from_file = || {
         let users = std::fs::read_to_string("/etc/passwd").ok()?;
         let mut lines = users.lines().map(|line| line.split(':').collect::<Vec<_>>());

@@ -7,7 +7,7 @@ use rustls::ClientConfig;
 
 use super::Error;
 use super::target::{PemFile, TlsFiles};
-use crate::net::tls::{Pem, config_of_files};
+use crate::raw::net::tls::{Pem, config_of_files};
 
 pub(super) fn config(files: &TlsFiles) -> Result<Arc<ClientConfig>, Error> {
     let authority = files.authority.as_ref().map(PemFile::read).transpose()?;

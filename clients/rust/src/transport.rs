@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Value;
 use ureq::{Agent, Body, http};
 
@@ -12,7 +13,7 @@ use super::answer::{Answer, Asked, Expected, Failure};
 use super::deadline::{Deadline, Wait};
 use super::events::Following;
 use super::{Credentials, Error, ServerUrl, Target};
-use crate::url;
+use crate::raw::url;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -103,7 +104,10 @@ impl<'a> Call<'a> {
 
 /// A new Idempotency-Key.
 pub(super) fn new_key() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
+    let mut bytes = [0; 16];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.unwrap_or_else(|_| panic!("the system has no random numbers"));
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 impl Transport {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ureq::Agent;
 
-use crate::client::net::tls::{Pem, config_of_files};
-use crate::client::net::{Names, agent};
+use crate::client::raw::net::tls::{Pem, config_of_files};
+use crate::client::raw::net::{Names, agent};
 use crate::cluster::Options;
 use crate::http::reloaded::{self, Reloaded, Source};
 
