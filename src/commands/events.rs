@@ -36,12 +36,12 @@ pub(super) fn events(client: &Client, resource: Option<&str>, json: bool) -> Res
     }
 }
 
-/// Says each time that something has happened, or may have.
+/// Sends a message for each event, and whenever some may have been missed.
 pub(super) fn tell_of_changes(client: &Client, resource: Option<&str>, changed: &Sender<bool>) {
     let mut last = None;
     loop {
         let following = client.follow(resource, 0, last.as_deref());
-        // A message that nobody has taken yet says the same.
+        // If the channel is full, the message in it does as well.
         let tell = |live| {
             let _ = changed.try_send(live);
         };

@@ -1,4 +1,4 @@
-//! The API, as a client sees it: one method a request.
+//! The API: one method for each request.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use super::retry::{TRIES, retry};
 use super::transport::Call;
 use super::{Client, Error, LockOptions, Target};
 
-/// What stays as it is in the path of a URL.
+/// What is escaped in the path of a URL.
 const IN_PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':').remove(b'~').remove(b'@').remove(b'-');
 
-/// For what nobody should wait for.
+/// The time-out of a request that only a message depends on.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A lock that was granted.
@@ -27,26 +27,25 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 pub(super) struct Lock {
     pub(super) path: LockPath,
     pub(super) fencing_token: Option<u64>,
-    /// As it was granted, at most as it was asked for.
+    /// As granted, at most as requested.
     pub(super) lifetime: Duration,
 }
 
-/// Requests for which [`Client::acquire`] and [`crate::Guard`] have no method.
+/// Single requests: see [`crate::raw`].
 #[doc(hidden)]
 impl Client {
-    /// The same for whoever asks about a lock by its URL, too.
+    /// A client that may also be used for a lock at another server.
     pub fn about(target: &Target, lock: &LockPath) -> Result<Self, Error> {
         let servers = target.servers.iter().map(|server| &*server.url);
         Self::with_tls(target, servers.chain(lock.base.as_deref()).any(is_tls))
     }
 
-    /// Whether a lock is one of a server of this client.
+    /// Whether a lock is at one of this client's servers.
     pub fn is_for(&self, lock: &LockPath) -> bool {
         self.transports.iter().any(|server| lock.base.as_deref() == Some(&*server.url))
     }
 
-
-    /// Whether the server is well.
+    /// Whether the server is healthy.
     pub fn health(&self) -> Result<(), Failure> {
         self.send(&Call::new(http::Method::GET, "/health", Expected::Health)).map(drop)
     }
@@ -57,7 +56,7 @@ impl Client {
         format!("{base}{}", lock.path)
     }
 
-    /// Sends one request for a lock. The server answers when it is granted or `wait` is over.
+    /// Sends one request for a lock. The server responds when it is granted or `wait` is over.
     pub(super) fn ask_once(
         &self,
         resource: &str,
@@ -84,8 +83,8 @@ impl Client {
             wait: Some(wait),
             ..Call::new(http::Method::POST, &path, Expected::NewLock)
         })?;
-        // The host of its URL is what the server believes to be called; this client reached it by
-        // its own URL, and keeps to that.
+        // `Location` has the host as the server believes to be called. This client keeps to the
+        // URL by which it has reached the server.
         let uid = answer.uid.as_deref().unwrap_or_default();
         Ok(Lock {
             path: LockPath { base: None, path: format!("{path}/{uid}") },
@@ -94,13 +93,20 @@ impl Client {
         })
     }
 
-    /// Lets a lock live for another lifetime.
+    /// Withdraws the request with this key: its place in line, or the lock if it was granted.
+    pub(super) fn withdraw(&self, resource: &str, key: &str, by: Deadline) -> Result<(), Failure> {
+        let path = format!("/locks/{}", utf8_percent_encode(resource, IN_PATH));
+        let call = Call::new(http::Method::DELETE, &path, Expected::NoContent);
+        self.send(&Call { key: key.into(), by, ..call }).map(drop)
+    }
+
+    /// Renews a lock.
     pub fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
         let call = renewal(lock, lifetime);
         retry(TRIES, || self.send(&call)).map(drop)
     }
 
-    /// The same, by a deadline. Returns how long it lives.
+    /// Renews a lock by a deadline. Returns the new lifetime.
     pub(super) fn renew_by(
         &self,
         lock: &LockPath,
@@ -133,7 +139,7 @@ impl Client {
         self.delete_once_or_again(&on_lock(http::Method::DELETE, lock, Expected::NoContent))
     }
 
-    /// The same, by a deadline.
+    /// Releases a lock by a deadline.
     pub(super) fn release_by(&self, lock: &LockPath, by: Deadline) -> Result<(), Failure> {
         let call = on_lock(http::Method::DELETE, lock, Expected::NoContent);
         self.delete_once_or_again(&Call { by, ..call })
@@ -150,8 +156,8 @@ impl Client {
         self.retry(&Call::new(http::Method::GET, "/status", expected).by_administrator())
     }
 
-    /// Follows what happens, to one resource or to all: behind the event with the id `last`, or
-    /// else from the `latest` that have happened already.
+    /// Follows the events of one resource, or of all: those after the event with the id `last`, or
+    /// else the `latest` ones so far and all later ones.
     pub fn follow(
         &self,
         resource: Option<&str>,
@@ -172,7 +178,7 @@ impl Client {
         self.retry(&list_of_locks(&path, resource))
     }
 
-    /// The same, for a message that can do without.
+    /// The same, with a short time-out and no repetition.
     pub fn locks_at_once(&self, resource: &str) -> Result<Answer, Failure> {
         let (path, by) = (path_of(resource), Deadline::after(AT_ONCE));
         self.send(&Call { by, ..list_of_locks(&path, resource) })
@@ -185,12 +191,12 @@ impl Client {
         self.delete_once_or_again(&call.by_administrator())
     }
 
-    /// A deletion whose answer was lost has been done; its repetition finds nothing.
+    /// If the response to a deletion is lost, its repetition may find nothing, and has succeeded.
     fn delete_once_or_again(&self, call: &Call<'_>) -> Result<(), Failure> {
         let mut dropped = false;
         let result = retry(TRIES, || {
             let result = self.send(call);
-            // An answer of something on the way may have been made in place of the server's.
+            // An intermediary may have replaced the server's response.
             dropped |= matches!(
                 result,
                 Err(Failure::Dropped(_) | Failure::Foreign(_) | Failure::Proxy { .. })
@@ -217,7 +223,7 @@ fn renewal(lock: &LockPath, lifetime: Duration) -> Call<'_> {
     Call { body, ..on_lock(http::Method::PATCH, lock, Expected::Lock(lock.uid())) }
 }
 
-/// The lifetime that an answer tells, if it is shorter than the one that was asked for.
+/// The lifetime in a response, or the requested one if that is shorter.
 fn granted_lifetime(answer: &Answer, asked_for: Duration) -> Duration {
     let seconds = answer.json["lifetime"].as_f64();
     let granted = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());

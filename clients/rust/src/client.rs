@@ -1,4 +1,4 @@
-//! The servers of a client, and which of them a request goes to.
+//! The servers of a client, and which one a request is sent to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,27 +10,28 @@ use super::raw::net::{Names, agent};
 use super::transport::{Call, Limits, Transport};
 use super::{Error, Lost, Target, TlsFiles, tls};
 
-/// A server, or several of which any will do. Clones share what they know of which answers.
+/// A client of one server, or of several equivalent ones. Clones share their connections, and which
+/// server is asked first.
 #[derive(Clone)]
 pub struct Client {
     pub(super) transports: Arc<[Transport]>,
-    /// The one that is asked first: the last that answered.
+    /// The one asked first: the last that responded.
     current: Arc<AtomicUsize>,
     on_loss: Option<Sender<Lost>>,
 }
 
 impl Client {
-    /// A client of a server, `http://locks:8888`, or of several, separated by commas: the next one
-    /// is asked when one cannot be reached or is not the active one. A URL may have a name and a
-    /// password. No connection is opened yet.
+    /// A client of the server at a URL, as `http://locks:8888`, or of several, separated by commas:
+    /// if one cannot be reached or is not active, the next one is asked. A URL may have a user and
+    /// a password. Opens no connection yet.
     ///
     /// # Errors
-    /// [`Error::Usage`]: it is no such URL.
+    /// [`Error::Usage`]: not such a URL.
     pub fn new(urls: &str) -> Result<Self, Error> {
         Self::of(&urls.parse()?)
     }
 
-    /// The same, with certificates and an administrator's password.
+    /// The same, with credentials and certificates.
     ///
     /// # Errors
     /// [`Error::Usage`]: the certificates cannot be read.
@@ -38,7 +39,7 @@ impl Client {
         Self::with_tls(target, target.servers.iter().any(|server| is_tls(&server.url)))
     }
 
-    /// Without TLS, its files are not read: they need not be there.
+    /// Without `tls`, the files for it are not read, and need not exist.
     pub(super) fn with_tls(target: &Target, tls: bool) -> Result<Self, Error> {
         let none = TlsFiles::default();
         let config = tls::config(if tls { &target.tls } else { &none })?;
@@ -52,7 +53,7 @@ impl Client {
         Ok(Self { transports, current: Arc::default(), on_loss: None })
     }
 
-    /// From now on, each lock that this client acquires and loses is told of by this channel.
+    /// Reports each lock that is acquired from now on and lost by this channel, if it has room.
     #[must_use]
     pub fn tell_of_loss(self, sender: Sender<Lost>) -> Self {
         Self { on_loss: Some(sender), ..self }
@@ -71,8 +72,8 @@ impl Client {
         &self.transports[self.current.load(Ordering::Relaxed) % self.transports.len()]
     }
 
-    /// Sends a request to the server that answered last. If it cannot be reached, or is not the
-    /// one to ask, it is sent to the next one. If its answer is lost, the next try begins there.
+    /// Sends a request to the server that responded last. If that cannot be reached or is not
+    /// active, sends it to the next one. If the response is lost, the next attempt begins there.
     pub(super) fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         self.ask(call, Transport::send)
     }
@@ -82,7 +83,7 @@ impl Client {
         call: &Call<'_>,
         ask: impl Fn(&Transport, &Call<'_>, Limits) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        // A server that a lock's URL names is the only one.
+        // A lock whose URL names a server is only there.
         let servers = if call.base.is_some() { 1 } else { self.transports.len() };
         let mut left = u32::try_from(servers).unwrap_or(u32::MAX);
         let result = loop {

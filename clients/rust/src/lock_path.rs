@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 
 use super::Error;
 
-/// Where a lock is: `/locks/{resource}/{uid}` on the server, or on another one that its URL names.
+/// The path of a lock, `/locks/{resource}/{uid}`, and the server if its URL names one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LockPath {
     pub(super) base: Option<String>,
@@ -22,15 +22,18 @@ impl LockPath {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// Understands the URL of a lock, or its path.
+    /// Parses the URL of a lock, or its path.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]: neither of them.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let text = text.trim();
         let expected = || {
-            // It may have a password, which is not for messages.
+            // Messages do not show a password.
             let shown = text.rsplit('@').next().unwrap_or_default();
             Error::Usage(format!("{shown:?}: expected the URL of a lock, as acquire prints it"))
         };
-        // The base may have a path with `/locks/` in it.
+        // From the right: the base may have `/locks/` in its path.
         let (at, _) = text.rmatch_indices('/').nth(2).ok_or_else(expected)?;
         let (base, path) = text.split_at(at);
         let is_url = base.starts_with("http://") || base.starts_with("https://");
