@@ -21,8 +21,8 @@ pub(super) fn events(client: &Client, resource: Option<&str>, json: bool) -> Res
     let mut last = None;
     loop {
         let failure = match client.follow(resource, LATEST, last.as_deref()) {
-            Ok(mut following) => {
-                while let Some(event) = following.next() {
+            Ok(following) => {
+                for event in following {
                     print(&if json { json_line(&event) } else { line(&event) })?;
                     last = Some(event.id);
                 }
@@ -46,8 +46,8 @@ pub(super) fn tell_of_changes(client: &Client, resource: Option<&str>, changed: 
             let _ = changed.try_send(live);
         };
         tell(following.is_ok());
-        if let Ok(mut following) = following {
-            while let Some(event) = following.next() {
+        if let Ok(following) = following {
+            for event in following {
                 last = Some(event.id);
                 tell(true);
             }

@@ -226,6 +226,11 @@ impl Supervision {
                 recv(self.kill_at()) -> _ => self.kill(),
             }
         }
+        self.release_all(ending.unwrap_or(Ending::Done))
+    }
+
+    /// Releases the locks after the end of the command.
+    fn release_all(self, ending: Ending) -> Result<Ending, Error> {
         terminal::take_back_from(self.child.group());
         let options = &self.run.options;
         match self.state {
@@ -240,7 +245,7 @@ impl Supervision {
             }
             State::Running => {
                 release(self.guards, options, Deadline::after(RELEASE))?;
-                Ok(ending.unwrap_or(Ending::Done))
+                Ok(ending)
             }
         }
     }

@@ -27,27 +27,12 @@ const PACE_BY_ANSWER: u32 = 10;
 pub(super) fn watch(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
     let signals = signals::start()?;
     let changes = changes(client, resource)?;
-    let is_terminal = io::stdout().is_terminal();
     let mut look = look(client, resource)?;
-    let (mut live, mut last) = (false, None);
-    if is_terminal {
-        print("\x1b[2J")?;
-    }
+    let mut shown = Shown::begin()?;
+    let mut live = false;
     let (mut due, mut not_before) = (None, Instant::now());
     loop {
-        let (text, seen) = match &look {
-            Ok(look) => {
-                let resources = look.resources();
-                (show::table(&resources, show::width()), Ok(uids(resources)))
-            }
-            Err(why) => (format!("the server does not answer: {why}\n"), Err(())),
-        };
-        if is_terminal {
-            print(&screen(&text))?;
-        } else if last.as_ref() != Some(&seen) {
-            print(&text)?;
-            last = Some(seen);
-        }
+        shown.update(&look)?;
         if !live || look.is_err() {
             due = due.or(Some(Instant::now() + EVERY));
         }
@@ -75,6 +60,45 @@ pub(super) fn watch(client: &Client, resource: Option<&str>) -> Result<Ending, E
     }
 }
 
+/// The table on standard output.
+struct Shown {
+    is_terminal: bool,
+    /// What was printed last if that is no terminal; `Err`: that the server does not answer.
+    last: Option<Result<Uids, ()>>,
+}
+
+/// What makes two tables differ, apart from times: of each resource the locks, and how many of them
+/// are held.
+type Uids = Vec<(Vec<String>, usize)>;
+
+impl Shown {
+    fn begin() -> Result<Self, Error> {
+        let is_terminal = io::stdout().is_terminal();
+        if is_terminal {
+            print("\x1b[2J")?;
+        }
+        Ok(Self { is_terminal, last: None })
+    }
+
+    /// Draws the table on a terminal; elsewhere, prints it if it has changed.
+    fn update(&mut self, look: &Result<Look, String>) -> Result<(), Error> {
+        let (text, seen) = match look {
+            Ok(look) => {
+                let resources = look.resources();
+                (show::table(&resources, show::width()), Ok(uids(resources)))
+            }
+            Err(why) => (format!("the server does not answer: {why}\n"), Err(())),
+        };
+        if self.is_terminal {
+            print(&screen(&text))?;
+        } else if self.last.as_ref() != Some(&seen) {
+            print(&text)?;
+            self.last = Some(seen);
+        }
+        Ok(())
+    }
+}
+
 /// A snapshot, or why there is none now. `Err`: asking again does not help.
 fn look(client: &Client, resource: Option<&str>) -> Result<Result<Look, String>, Error> {
     Ok(match show::look(client, resource) {
@@ -96,8 +120,7 @@ fn changes(client: &Client, resource: Option<&str>) -> Result<Receiver<bool>, Er
     Ok(changes)
 }
 
-/// What makes two tables differ, apart from times.
-fn uids(resources: Vec<Resource>) -> Vec<(Vec<String>, usize)> {
+fn uids(resources: Vec<Resource>) -> Uids {
     resources.into_iter().map(|resource| (resource.uids, resource.held)).collect()
 }
 

@@ -28,8 +28,18 @@ impl Following {
         Self { stream: BufReader::new(Box::new(stream)) }
     }
 
-    /// Waits for the next event; `None` when the stream has ended.
-    pub fn next(&mut self) -> Option<Event> {
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        (&mut self.stream).take(MAX_LINE).read_line(&mut line).ok()?;
+        line.strip_suffix('\n').map(String::from)
+    }
+}
+
+/// Waits for each event, until the stream ends.
+impl Iterator for Following {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
         let mut event = Event::default();
         loop {
             let line = self.line()?;
@@ -42,12 +52,6 @@ impl Following {
                 _ => {}
             }
         }
-    }
-
-    fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        (&mut self.stream).take(MAX_LINE).read_line(&mut line).ok()?;
-        line.strip_suffix('\n').map(String::from)
     }
 }
 
