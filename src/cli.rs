@@ -1,4 +1,4 @@
-//! The command line. Parses and validates, opens nothing.
+//! The command line: parsing and validation. Opens no files and no connections.
 
 mod commands;
 mod completions;
@@ -25,21 +25,21 @@ use crate::server;
 use given::{Given, takes_value};
 use syntax::Subcommand;
 
-/// What to do.
+/// A parsed command line.
 #[derive(Debug, PartialEq)]
 pub enum Command {
     /// Run the server.
     Serve {
-        /// How.
+        /// How to run it.
         options: server::Options,
         /// What to log.
         log: logging::Options,
     },
     /// Talk to a server.
     Client {
-        /// About what.
+        /// What to ask.
         command: ClientCommand,
-        /// To which one.
+        /// The servers to ask.
         target: Target,
     },
     /// Print the hash of a secret, for the file of users.
@@ -48,15 +48,15 @@ pub enum Command {
     Become(Become),
     /// Lead the process group of that command.
     LeadGroup,
-    /// Print this text: help, the version, the manual page, completions.
+    /// Print a text: help, the version, the manual page or completions.
     Print(String),
 }
 
-/// The command line is wrong; says how, in one line.
+/// What is wrong with the command line, in one line.
 #[derive(Debug, PartialEq)]
 pub struct UsageError {
     text: String,
-    /// It is the command line of another command than the server's.
+    /// Whether the command is another one than `serve`.
     pub of_client: bool,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// Understands a command line, the name of the program first.
+/// Parses a command line, whose first word is the name of the program.
 ///
 /// # Errors
 /// An unknown command or option, or a value that is not accepted.
@@ -83,7 +83,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     let program = args.next().unwrap_or_default();
     let is_daemon = Path::new(&program).file_name() == Some(OsStr::new("rdlm-daemon"));
     let mut words: Vec<OsString> = args.collect();
-    // What is behind `--` belongs to the command that is to be run.
+    // What follows `--` is the command to run.
     let behind = words.iter().position(|word| word == "--").map(|at| {
         let behind = words.split_off(at);
         behind.into_iter().skip(1).collect::<Vec<_>>()
@@ -157,7 +157,7 @@ fn version() -> String {
     format!("rdlm {} ({})\n", env!("CARGO_PKG_VERSION"), RELEASED)
 }
 
-/// The words that are not the value of the option before them.
+/// The words without the values of options.
 fn words_for_rdlm<'w>(
     words: &'w [OsString],
     command: Option<&'static Subcommand>,

@@ -12,7 +12,7 @@ use super::{Command, UsageError, unknown};
 use crate::client::{Credentials, LockOptions, PemFile, ServerUrl, Target, TlsFiles};
 use crate::commands::{Become, Command as Client, Run};
 
-/// Understands the arguments of a command; `behind` is what comes after `--`.
+/// Parses the arguments of a command; `behind` is what follows `--`.
 pub(super) fn parse(
     command: &str,
     mut given: Given,
@@ -130,7 +130,7 @@ fn lock_options(given: &mut Given) -> Result<LockOptions, UsageError> {
     })
 }
 
-/// A renewal, or with a mode a conversion.
+/// A renewal, or a conversion if there is a mode.
 fn renew(mut given: Given) -> Result<Client, UsageError> {
     let mode = given.optional("--mode", mode)?;
     let wait = given.value("--wait", |text| seconds(text, true))?;
@@ -180,8 +180,7 @@ fn credentials() -> Result<Option<Credentials>, UsageError> {
     }
 }
 
-/// A variable without the end of its line, which a file has from an editor, and `$(cat FILE)` has
-/// not.
+/// A variable without line ends, which a value read from a file may have.
 fn secret(name: &str) -> Result<Option<String>, UsageError> {
     let text = environment(name)?;
     let trimmed = text.map(|text| text.trim_end_matches(['\r', '\n']).to_string());
@@ -190,8 +189,8 @@ fn secret(name: &str) -> Result<Option<String>, UsageError> {
 
 fn tls_files(given: &mut Given) -> Result<TlsFiles, UsageError> {
     let mut file = |option| {
-        let said = given.said(option)?;
-        Ok(said.map(|said| PemFile { path: PathBuf::from(said.text), named_by: said.by }))
+        let value = given.text(option)?;
+        Ok(value.map(|value| PemFile { path: PathBuf::from(value.text), named_by: value.named_by }))
     };
     let authority = file("--ca")?;
     let own = match (file("--cert")?, file("--key")?) {

@@ -1,4 +1,4 @@
-//! Completions for shells: the table, in the language of each.
+//! Completions for shells, from the table.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) fn of(shell: &str) -> Option<String> {
     }
 }
 
-/// The words that may stand behind the options.
+/// The words that may follow the options.
 fn operands(command: &Subcommand) -> Vec<&'static str> {
     match command.operands {
         "SHELL" => SHELLS.to_vec(),
@@ -24,7 +24,7 @@ fn operands(command: &Subcommand) -> Vec<&'static str> {
     }
 }
 
-/// Whether a command of its own follows, behind `--`.
+/// Whether a command follows after `--`.
 fn runs(command: &Subcommand) -> bool {
     command.operands.contains("-- ")
 }
@@ -50,7 +50,7 @@ fn bash() -> String {
         .replace("@WORDS@\n", &COMMANDS.iter().map(words).collect::<String>())
 }
 
-/// What completes the value of an option, if it has one.
+/// How bash completes the value of an option, if it has one.
 fn bash_value(value: Value) -> Option<String> {
     let generated = |how: &str| format!("$(compgen {how} -- \"$current\")");
     let words = |all: &[&str]| generated(&format!("-W \"{}\"", all.join(" ")));
@@ -145,7 +145,7 @@ fn fish_option(command: &str, option: &Opt) -> String {
     format!("complete -c rdlm -n '__rdlm_is {is}' -l {name}{value} -d '{brief}'\n")
 }
 
-/// For a text between apostrophes, which has neither those nor what zsh takes for its own.
+/// A text to put between apostrophes, without those and without what zsh interprets.
 fn quotable(text: &str) -> String {
     text.replace('\'', "\u{2019}").replace('[', "(").replace(']', ")").replace(':', " -")
 }

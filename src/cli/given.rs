@@ -1,4 +1,4 @@
-//! The arguments of a command, looked up by what the table says of its options.
+//! The arguments of a command, which are looked up by the table of its options.
 
 use std::ffi::{OsStr, OsString};
 use std::str::FromStr;
@@ -9,21 +9,22 @@ use pico_args::Arguments;
 
 use super::UsageError;
 use super::syntax::{Opt, Subcommand, Unset, Value};
-use crate::client::url;
+use crate::client::raw::url;
 
 /// The longest `wait` and `lifetime` in seconds.
 pub(super) const MAX_SECONDS: f64 = 1e9;
 
-/// What was given to a command.
+/// The arguments of a command that have not been looked up yet.
 pub(super) struct Given {
     command: &'static Subcommand,
     args: Arguments,
     seen: Vec<&'static str>,
 }
 
-/// The value of an option, and where it stands: the option itself, or its variable.
-pub(super) struct Said {
-    pub(super) by: String,
+/// The value of an option.
+pub(super) struct OptionValue {
+    /// The option or the environment variable that has it, for messages.
+    pub(super) named_by: String,
     pub(super) text: String,
 }
 
@@ -32,32 +33,32 @@ impl Given {
         Self { command, args, seen: Vec::new() }
     }
 
-    /// The value of an option, or else that of its variable in the environment; `parse` says what
-    /// it expected instead.
+    /// The value of an option, or else of its environment variable. An error of `parse` says what
+    /// was expected instead.
     pub(super) fn optional<T>(
         &mut self,
         name: &str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, UsageError> {
-        self.said(name)?.map(|said| said.parse(&parse)).transpose()
+        self.text(name)?.map(|value| value.parse(&parse)).transpose()
     }
 
-    /// The same, or else what the table has in its place.
+    /// The same, or else the default in the table.
     pub(super) fn value<T>(
         &mut self,
         name: &str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<T, UsageError> {
-        let said = match (self.said(name)?, self.option(name)?.unset) {
-            (Some(said), _) => said,
-            (None, Unset::Value(text)) => Said { by: name.into(), text: text.into() },
+        let value = match (self.text(name)?, self.option(name)?.unset) {
+            (Some(value), _) => value,
+            (None, Unset::Value(text)) => OptionValue { named_by: name.into(), text: text.into() },
             (None, _) => return Err(UsageError::new(format!("{name} is missing"))),
         };
-        said.parse(&parse)
+        value.parse(&parse)
     }
 
-    /// The values of an option that may be repeated, or else those of its variable, between which
-    /// are commas.
+    /// The values of an option that may be repeated, or else those of its variable, separated by
+    /// commas.
     pub(super) fn repeated<T>(
         &mut self,
         name: &str,
@@ -65,17 +66,18 @@ impl Given {
     ) -> Result<Vec<T>, UsageError> {
         let option = self.option(name)?;
         let mut values = Vec::new();
-        while let Some(said) = self.word(option)? {
-            values.push(said.parse(&parse)?);
+        while let Some(value) = self.argument(option)? {
+            values.push(value.parse(&parse)?);
         }
         let Some(all) = self.variable(name)?.filter(|_| values.is_empty()) else {
             return Ok(values);
         };
-        let part = |text: &str| Said { by: all.by.clone(), text: text.trim().into() };
+        let part =
+            |text: &str| OptionValue { named_by: all.named_by.clone(), text: text.trim().into() };
         all.text.split(',').map(|text| part(text).parse(&parse)).collect()
     }
 
-    /// Whether an option without a value is given, or its variable says yes.
+    /// Whether an option without a value is given, or its variable is `yes`.
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, UsageError> {
         if self.args.contains(self.option(name)?.name) {
             return Ok(true);
@@ -85,28 +87,28 @@ impl Given {
             "no" => Ok(false),
             _ => Err("yes or no".into()),
         };
-        Ok(self.variable(name)?.map(|said| said.parse(&yes_or_no)).transpose()?.unwrap_or(false))
+        Ok(self.variable(name)?.map(|value| value.parse(&yes_or_no)).transpose()?.unwrap_or(false))
     }
 
-    /// The text of an option, or else that of its variable.
-    pub(super) fn said(&mut self, name: &str) -> Result<Option<Said>, UsageError> {
+    /// The value of an option, or else of its variable, unparsed.
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<OptionValue>, UsageError> {
         let option = self.option(name)?;
-        let said = match self.word(option)? {
+        let value = match self.argument(option)? {
             None => self.variable(name)?,
-            said => said,
+            value => value,
         };
-        if said.is_some() {
+        if value.is_some() {
             self.seen.push(option.name);
         }
-        Ok(said)
+        Ok(value)
     }
 
-    /// Whether an option that was looked up above, or its variable, is there.
+    /// Whether an option that was looked up before, or its variable, has a value.
     pub(super) fn was_given(&self, name: &str) -> bool {
         self.seen.contains(&name)
     }
 
-    /// Checks that nothing but options was given.
+    /// Checks that there are no operands.
     pub(super) fn nothing_left(self) -> Result<(), UsageError> {
         match self.args.finish().first() {
             None => Ok(()),
@@ -114,7 +116,7 @@ impl Given {
         }
     }
 
-    /// The one operand.
+    /// The operand, of which there has to be one.
     pub(super) fn one(self, what: &str) -> Result<String, UsageError> {
         let command = self.command.name;
         let missing = || UsageError::new(format!("{what} is missing; see rdlm {command} --help"));
@@ -131,7 +133,7 @@ impl Given {
         }
     }
 
-    /// What is left when the options are taken out.
+    /// The operands.
     pub(super) fn operands(self) -> Result<Vec<String>, UsageError> {
         let operand = |word: OsString| {
             if word.as_encoded_bytes().starts_with(b"-") || word.is_empty() {
@@ -145,19 +147,20 @@ impl Given {
         self.args.finish().into_iter().map(operand).collect()
     }
 
-    /// What is not in the table cannot be asked for: whoever tries gets this for any arguments.
+    /// An option in the table. Parsing one that is missing there fails for any arguments, so a test
+    /// finds it.
     fn option(&self, name: &str) -> Result<&'static Opt, UsageError> {
         let command = self.command.name;
         let missing = || UsageError::new(format!("{command} has no option {name}"));
         self.command.find(name).map(|(_, option)| option).ok_or_else(missing)
     }
 
-    fn word(&mut self, option: &'static Opt) -> Result<Option<Said>, UsageError> {
+    fn argument(&mut self, option: &'static Opt) -> Result<Option<OptionValue>, UsageError> {
         for name in [Some(option.name), option.also].into_iter().flatten() {
             let text =
                 self.args.opt_value_from_fn(name, |text| Ok::<_, convert::Infallible>(text.into()));
             let wrong = match text {
-                Ok(Some(text)) => return Ok(Some(Said { by: name.into(), text })),
+                Ok(Some(text)) => return Ok(Some(OptionValue { named_by: name.into(), text })),
                 Ok(None) => continue,
                 Err(pico_args::Error::NonUtf8Argument) => {
                     format!("the value of {name} is not valid UTF-8")
@@ -169,30 +172,30 @@ impl Given {
         Ok(None)
     }
 
-    fn variable(&self, name: &str) -> Result<Option<Said>, UsageError> {
+    fn variable(&self, name: &str) -> Result<Option<OptionValue>, UsageError> {
         let found = self.command.find(name);
-        let Some(by) = found.and_then(|(group, option)| group.variable(option)) else {
+        let Some(named_by) = found.and_then(|(group, option)| group.variable(option)) else {
             return Ok(None);
         };
-        Ok(environment(&by)?.map(|text| Said { by, text }))
+        Ok(environment(&named_by)?.map(|text| OptionValue { named_by, text }))
     }
 }
 
-impl Said {
+impl OptionValue {
     fn parse<T>(self, parse: &impl Fn(&str) -> Result<T, String>) -> Result<T, UsageError> {
         parse(&self.text).map_err(|expected| {
             let text = url::without_password(&self.text);
-            UsageError::new(format!("{} {text:?}: expected {expected}", self.by))
+            UsageError::new(format!("{} {text:?}: expected {expected}", self.named_by))
         })
     }
 }
 
-/// Whether an option is followed by its value.
+/// Whether a word is an option that is followed by a value.
 pub(super) fn takes_value(command: &'static Subcommand, word: &str) -> bool {
     command.find(word).is_some_and(|(_, option)| option.value != Value::Nothing)
 }
 
-/// A variable of the environment; an empty one is none.
+/// An environment variable; an empty one counts as unset.
 pub(super) fn environment(name: &str) -> Result<Option<String>, UsageError> {
     match env::var(name) {
         Ok(value) if value.is_empty() => Ok(None),

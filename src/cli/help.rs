@@ -1,11 +1,11 @@
-//! What `--help` prints: the table, in lines of at most 80 columns.
+//! `--help`: the table, in lines of at most 80 columns.
 
 use super::syntax::{Group, Opt, Subcommand};
 use super::table::{COMMANDS, CONNECTION, CREDENTIALS, EXIT_CODES, WITHOUT_COMMAND};
 
 const WIDTH: usize = 80;
 
-/// Behind a longer left column, the right one begins on the next line.
+/// After a longer left column, the right one begins on the next line.
 const LONGEST_LEFT: usize = 26;
 
 const ABOUT: &str = "rdlm, a lock manager over HTTP";
@@ -50,7 +50,7 @@ pub(super) fn of(command: &Subcommand) -> String {
     text + &examples(command.examples)
 }
 
-/// As in `one, another or a third`.
+/// Such as `one, another or a third`.
 pub(super) fn any_of(words: &[&str]) -> String {
     match words {
         [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
@@ -59,12 +59,12 @@ pub(super) fn any_of(words: &[&str]) -> String {
 }
 
 impl Subcommand {
-    /// As in `run RESOURCE`.
+    /// Such as `run RESOURCE`.
     fn synopsis(&self) -> String {
         format!("{} {}", self.name, self.operands).trim_end().into()
     }
 
-    /// The same with the place of the options.
+    /// The same with `[OPTIONS]`.
     pub(super) fn usage(&self) -> String {
         let has_options = self.options().count() > 1;
         let options = if has_options { " [OPTIONS]" } else { "" };

@@ -1,11 +1,11 @@
-//! The manual page, in the language of man(7): the table, with prose around it.
+//! The manual page, in the markup of man(7): the table, and prose around it.
 
 use super::help::filled;
 use super::syntax::{Group, Opt, Subcommand};
 use super::table::{COMMANDS, CONNECTION, CREDENTIALS, EXIT_CODES};
 use crate::RELEASED;
 
-/// Lines of source, which are filled again when the page is shown.
+/// The width of source lines; man(1) fills them again.
 const WIDTH: usize = 76;
 
 const PROSE: &str = include_str!("man.roff");
@@ -66,8 +66,8 @@ fn paragraphs(text: &str, usage: &str) -> String {
     paragraphs.join(".PP\n")
 }
 
-/// A sentence a line, or several lines, as man(7) wants it. The words in capitals of the usage are
-/// set as such.
+/// Each sentence on a line of its own, or several, as man(7) recommends. Placeholders of the usage,
+/// which are in capitals, are in italics.
 fn sentences(text: &str, usage: &str) -> String {
     let places: Vec<_> = usage.split(|c: char| !c.is_ascii_uppercase()).collect();
     let mut lines = String::new();
@@ -100,7 +100,7 @@ fn styled(word: &str, places: &[&str]) -> String {
     format!("{before}\\f{font}{}\\fR{after}", escaped(core))
 }
 
-/// As in a synopsis: what stands for something else in italics, what is typed in bold.
+/// A synopsis: placeholders in italics, what is typed in bold.
 fn signature(usage: &str) -> String {
     let is_word = |c: char| c.is_ascii_alphabetic() || c == '-';
     let mut text = String::new();
@@ -115,7 +115,7 @@ fn signature(usage: &str) -> String {
     text
 }
 
-/// What roff would take for its own, or draw in another way than it is typed.
+/// Escapes what roff interprets, or shows other than typed.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq").replace('`', "\\(ga")
 }

@@ -9,7 +9,7 @@ use log::LevelFilter;
 
 use super::given::{Given, number, seconds};
 use super::{Command, UsageError, table};
-use crate::client::url;
+use crate::client::raw::url;
 use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
 use crate::doors::users::UserFile;
@@ -61,7 +61,8 @@ fn options(given: &mut Given) -> Result<server::Options, UsageError> {
     })
 }
 
-/// Where the server has names, that by which other servers send clients to it is one of them.
+/// If the server's names are restricted, that in `--advertise-url` is one of them: other servers send
+/// clients there.
 fn add_advertised_host(options: &mut server::Options) {
     let is_named = !options.hosts.is_empty() || options.base_url.is_some();
     let url = options.cluster.as_ref().and_then(|cluster| cluster.advertise_url.as_deref());
@@ -101,7 +102,7 @@ fn lock_limits(given: &mut Given) -> Result<Limits, UsageError> {
     })
 }
 
-/// The options that are about etcd and the other servers.
+/// The options for etcd and other servers.
 fn cluster(given: &mut Given) -> Result<Option<cluster::Options>, UsageError> {
     let endpoints = given.optional("--etcd", endpoints)?;
     let options = cluster::Options {

@@ -1,21 +1,21 @@
-//! What a command line is made of: commands, groups of options, options.
+//! The types of the table of commands: commands, groups of options, options.
 
 /// A command of rdlm.
 #[derive(Debug, PartialEq)]
 pub(super) struct Subcommand {
     pub(super) name: &'static str,
-    /// What follows the options, as in `RESOURCE`.
+    /// What follows the options, such as `RESOURCE`.
     pub(super) operands: &'static str,
-    /// Under which heading `rdlm --help` lists it.
+    /// The heading in `rdlm --help`.
     pub(super) section: &'static str,
     /// What it does, in half a line.
     pub(super) brief: &'static str,
-    /// The same in paragraphs, with an empty line between them.
+    /// The same in paragraphs, separated by empty lines.
     pub(super) about: &'static str,
     pub(super) groups: &'static [&'static Group],
-    /// What else is to be known of the command, in paragraphs.
+    /// Further paragraphs, after the options.
     pub(super) notes: &'static str,
-    /// Commands to try.
+    /// Command lines to try.
     pub(super) examples: &'static [&'static str],
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Subcommand {
 #[derive(Debug, PartialEq)]
 pub(super) struct Group {
     pub(super) title: &'static str,
-    /// What the variables of the environment begin with that stand for these options.
+    /// The prefix of the environment variables for these options.
     pub(super) variables: Option<&'static str>,
     pub(super) options: &'static [Opt],
 }
@@ -32,17 +32,16 @@ pub(super) struct Group {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Opt {
     pub(super) name: &'static str,
-    /// Another spelling, which is accepted and not shown.
+    /// Another spelling, accepted but not shown.
     pub(super) also: Option<&'static str>,
     pub(super) value: Value,
-    /// What it is for. The part before the first comma, colon or semicolon stands for itself: it is
-    /// what completions show.
+    /// What it is for. Completions show the part before the first comma, colon or semicolon.
     pub(super) text: &'static str,
     pub(super) unset: Unset,
     pub(super) may_be_repeated: bool,
 }
 
-/// What an option is followed by: how that is called, and how a shell completes it.
+/// The value of an option: its name, and how a shell completes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Value {
     Nothing,
@@ -56,18 +55,18 @@ pub(super) enum Value {
     WordOrFile(&'static [&'static str]),
 }
 
-/// What is taken where an option is not given.
+/// The default of an option.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Unset {
     Nothing,
     /// This value.
     Value(&'static str),
-    /// What these words describe.
+    /// A default that these words describe.
     Described(&'static str),
 }
 
 impl Subcommand {
-    /// An option and the group that it is in.
+    /// An option and its group.
     pub(super) fn find(&self, option: &str) -> Option<(&'static Group, &'static Opt)> {
         let in_group = |group: &&'static Group| {
             let found = group.options.iter().find(|it| it.is_spelled(option))?;
@@ -86,7 +85,7 @@ impl Subcommand {
 }
 
 impl Group {
-    /// The variable of the environment that stands for an option of the group.
+    /// The environment variable for an option of the group.
     pub(super) fn variable(&self, option: &Opt) -> Option<String> {
         let name = option.name.trim_start_matches('-').replace('-', "_").to_uppercase();
         self.variables.map(|prefix| format!("{prefix}_{name}"))
@@ -102,12 +101,12 @@ impl Opt {
         Self { name, also: None, value, text, unset: Unset::Nothing, may_be_repeated: false }
     }
 
-    /// With a value that is taken where it is not given.
+    /// With a default.
     pub(super) const fn or(self, value: &'static str) -> Self {
         Self { unset: Unset::Value(value), ..self }
     }
 
-    /// With words that say what happens where it is not given.
+    /// With a description of what happens if it is not given.
     pub(super) const fn otherwise(self, described: &'static str) -> Self {
         Self { unset: Unset::Described(described), ..self }
     }
@@ -124,7 +123,7 @@ impl Opt {
         self.name == word || self.also == Some(word)
     }
 
-    /// As in `--port PORT`.
+    /// Such as `--port PORT`.
     pub(super) fn usage(&self) -> String {
         match self.value.name() {
             Some(value) => format!("{} {value}", self.name),
@@ -132,7 +131,7 @@ impl Opt {
         }
     }
 
-    /// The text up to where it goes into detail.
+    /// The text without details.
     pub(super) fn brief(&self) -> &'static str {
         let ends = [", ", ": ", "; "].iter().filter_map(|end| self.text.find(end));
         &self.text[..ends.min().unwrap_or(self.text.len())]
@@ -152,7 +151,7 @@ impl Value {
 }
 
 impl Unset {
-    /// As people read it.
+    /// As shown to people.
     pub(super) fn shown(self) -> Option<&'static str> {
         match self {
             Self::Nothing => None,

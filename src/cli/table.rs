@@ -1,10 +1,10 @@
-//! All commands and options. The parser, `--help`, the manual page and the completions of shells
-//! are made from this table, and from nothing else.
+//! All commands and options, as data. The parser, `--help`, the manual page and the completions of
+//! shells are made from this table alone.
 
 use super::syntax::Value::{Directory, File, OneOf, Seconds, Text, WordOrFile};
 use super::syntax::{Group, Opt, Subcommand};
 
-/// In the order in which they are listed.
+/// In the order of `rdlm --help`.
 pub(super) static COMMANDS: [&Subcommand; 17] = [
     &SERVE,
     &HEALTH,
@@ -29,11 +29,11 @@ pub(super) fn find(name: &str) -> Option<&'static Subcommand> {
     COMMANDS.into_iter().find(|command| command.name == name)
 }
 
-/// The options that go without a command.
+/// The options that need no command.
 pub(super) static WITHOUT_COMMAND: Group =
     Group { title: "", variables: None, options: &[PRINT_HELP, PRINT_VERSION] };
 
-/// What follows `completions`.
+/// The operands of `completions`.
 pub(super) const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 /// The modes of locks, with the two that have a second name.
@@ -333,7 +333,7 @@ static HEALTH: Subcommand = Subcommand {
 
 // --- The options of several commands ---
 
-/// Of all commands that talk to a server.
+/// The options of all commands that talk to a server.
 pub(super) static CONNECTION: Group = Group {
     title: "Server (or RDLM_URL, RDLM_CA, RDLM_CERT, RDLM_KEY)",
     variables: Some("RDLM"),
@@ -347,7 +347,7 @@ pub(super) static CONNECTION: Group = Group {
     ],
 };
 
-/// What else is to be known of all that have these.
+/// A note for all commands with these options.
 pub(super) const CREDENTIALS: &str = "If the server asks who you are, set RDLM_USER and \
                                       RDLM_PASSWORD, or RDLM_TOKEN, or present a certificate.";
 

@@ -8,8 +8,8 @@ fn parsed(words: &[&str]) -> Result<Command, UsageError> {
     parse(["rdlm"].iter().chain(words).map(OsString::from))
 }
 
-/// The parser asks for what it needs by name: an option that is not in the table fails whatever is
-/// given, one that is in the table alone is left over.
+/// The parser looks options up by name: one that is not in the table fails for any arguments, and one
+/// that only the table has is left over.
 #[test]
 fn the_parser_takes_every_option_of_the_table() {
     for command in COMMANDS {
@@ -42,7 +42,7 @@ fn the_server_starts_without_an_option() {
     assert!(matches!(parsed(&["serve"]), Ok(Command::Serve { .. })));
 }
 
-/// They are shown beside names of up to 26 characters, by shells that do not break lines.
+/// Shells show them beside names of up to 26 characters, and do not break lines.
 #[test]
 fn what_completions_show_is_short() {
     for option in COMMANDS.iter().flat_map(|command| command.options()) {

@@ -11,13 +11,13 @@ use log::{info, warn};
 
 use super::chain::Tenure;
 use super::etcd::{Etcd, Failure};
-use super::names::Names;
 use super::role::Loop;
 use super::tenure::Pace;
 use super::trust::{Trust, TrustFiles};
 use super::upstream::Handle;
 use super::{Options, Standby};
 use crate::current_locks::CurrentLocks;
+use crate::client::raw::net::Names;
 use crate::http::certificates::CertificateFiles;
 use crate::lock::{Events, Limits, LockManager, LockTable, NotWritten, Observer, Refusal};
 use crate::metrics::{ClusterMetrics, ClusterState};

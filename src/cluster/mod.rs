@@ -17,7 +17,6 @@ mod member;
 mod middle;
 #[cfg(test)]
 mod model;
-mod names;
 mod records;
 mod refused;
 mod role;

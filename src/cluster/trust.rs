@@ -10,6 +10,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::client::raw::net::tls;
 use crate::http::certificates::{self, CertificateError, CertificateFiles};
 use crate::http::reloaded::{Reloaded, Source};
 
@@ -75,7 +76,7 @@ impl TrustFiles {
     fn roots(&self, pem: &[u8]) -> Result<RootCertStore, String> {
         match &self.authority {
             Some(path) => certificates::roots(pem, path).map_err(authority),
-            None => Ok(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()),
+            None => Ok(tls::built_in_authorities()),
         }
     }
 }
@@ -98,17 +99,14 @@ impl Source for TrustFiles {
             Some(files) => Some((files, files.pair(next(), next()).map_err(own)?)),
             None => None,
         };
-        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(self.roots(next())?);
+        let roots = self.roots(next())?;
         let config = match pair {
-            Some((files, (chain, key))) => builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| own(files.unsuitable(error)))?,
-            None => builder.with_no_client_auth(),
+            Some((files, pair)) => {
+                tls::config(roots, Some(pair)).map_err(|error| own(files.unsuitable(error)))?
+            }
+            None => tls::config(roots, None).map_err(|error| error.to_string())?,
         };
-        Ok(Arc::new(config))
+        Ok(config)
     }
 
     fn describe(&self, _: &Arc<ClientConfig>) -> String {
@@ -129,30 +127,5 @@ fn authority(error: CertificateError) -> String {
 
 /// The host of a URL, as its certificate names it.
 pub(super) fn server_name(url: &str) -> Option<ServerName<'static>> {
-    let authority = url.split_once("://")?.1;
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => host,
-        _ => authority,
-    };
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    ServerName::try_from(address.unwrap_or(host)).ok().map(|name| name.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_name_in_a_certificate_is_that_of_the_url() {
-        for (url, name) in [
-            ("https://a.example:8888", "a.example"),
-            ("https://a.example", "a.example"),
-            ("https://10.0.0.1:8888", "10.0.0.1"),
-            ("https://[::1]:8888", "::1"),
-            ("https://[::1]", "::1"),
-        ] {
-            assert_eq!(server_name(url), Some(name.try_into().unwrap()), "{url}");
-        }
-        assert_eq!(server_name("https://a b"), None);
-    }
+    tls::server_name(url.split_once("://")?.1)
 }

@@ -5,12 +5,11 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::{ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::framing::ResponseHead;
-use super::names::Names;
 use super::trust::{Trust, server_name};
+use crate::client::raw::net::{self, Names, Stream};
 use crate::http::connection::Next;
 
 /// How long a name that is not known may be looked up, then how long a connection may take to come
@@ -42,32 +41,20 @@ pub(super) struct Upstream {
     is_idle: bool,
 }
 
-/// What carries the bytes.
-enum Stream {
-    Plain(Socket),
-    Tls(Box<StreamOwned<ClientConnection, Socket>>),
-}
-
-/// A socket that another thread can shut down, without another descriptor.
-struct Socket(Arc<TcpStream>);
-
 impl Upstream {
     /// Connects to `http://HOST:PORT`, or to `https://HOST:PORT` if the server is one to trust.
     pub(super) fn connect(url: &str, names: &Names, trust: Option<&Trust>) -> io::Result<Self> {
         let wrong = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
         let stream = match url.split_once("://") {
-            Some(("http", authority)) => {
-                Stream::Plain(Socket(Arc::new(connect(authority, 80, names)?)))
-            }
+            Some(("http", authority)) => Stream::plain(connect(authority, 80, names)?),
             Some(("https", authority)) => {
                 let trust = trust.ok_or_else(|| {
                     wrong("it speaks TLS: this server needs --tls-cert or --advertise-ca, too")
                 })?;
-                let socket = Socket(Arc::new(connect(authority, 443, names)?));
+                let tcp = connect(authority, 443, names)?;
                 let name = server_name(url).ok_or_else(|| wrong("the URL has no host"))?;
-                let session = ClientConnection::new(trust.current().as_ref().clone(), name);
-                let session = session.map_err(io::Error::other)?;
-                Stream::Tls(Box::new(shake_hands(session, socket)?))
+                let config = trust.current().as_ref().clone();
+                Stream::encrypted(tcp, config, name, Some(Instant::now() + CONNECT))?
             }
             _ => return Err(wrong("it is not at http://HOST:PORT or https://HOST:PORT")),
         };
@@ -77,34 +64,26 @@ impl Upstream {
     /// Whether another request may be sent: the answer to the one before is all there, and the
     /// server has neither ended the connection nor said what nobody has asked for.
     pub(super) fn is_open(&self) -> bool {
-        if !self.is_idle {
-            return false;
-        }
-        let (mut byte, socket) = ([0], &self.stream.socket().0);
-        let peeked = socket.set_nonblocking(true).and_then(|()| socket.peek(&mut byte));
-        let open = matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        socket.set_nonblocking(false).is_ok() && open && self.stream.is_empty()
+        self.is_idle && self.stream.is_idle()
     }
 
     /// For another thread, which can shut it down.
     pub(super) fn handle(&self) -> Handle {
-        Handle(Arc::clone(&self.stream.socket().0))
+        Handle(Arc::clone(self.stream.tcp()))
     }
 
     /// Sends a request. If nothing of it could be sent, another server may be asked.
     pub(super) fn send(&mut self, request: &[u8]) -> io::Result<()> {
         self.is_idle = false;
-        match &mut self.stream {
-            Stream::Plain(socket) => socket.write_all(request),
-            Stream::Tls(session) => session.write_all(request).and_then(|()| session.flush()),
-        }
+        self.stream.write_all(request)?;
+        self.stream.flush()
     }
 
     /// Waits for the response up to `within`; whether something has come.
     pub(super) fn wait(&mut self, within: Duration) -> bool {
-        let in_time = self.stream.socket().0.set_read_timeout(Some(within)).is_ok();
+        let in_time = self.stream.set_deadline(Some(Instant::now() + within)).is_ok();
         let came = in_time && self.receive().is_ok();
-        self.stream.socket().0.set_read_timeout(None).is_ok() && came
+        self.stream.set_deadline(None).is_ok() && came
     }
 
     /// The head of the response, without what is for this server alone; `None`: there is none, and
@@ -165,104 +144,25 @@ impl Upstream {
     fn receive(&mut self) -> io::Result<usize> {
         let len = self.input.len();
         self.input.resize(len + PIECE, 0);
-        let received = loop {
-            let room = &mut self.input[len..];
-            let read = match &mut self.stream {
-                Stream::Plain(socket) => socket.read(room),
-                Stream::Tls(session) => session.read(room),
-            };
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                received => break received,
-            }
-        };
+        let received = self.stream.read(&mut self.input[len..]);
         self.input.truncate(len + received.as_ref().copied().unwrap_or(0));
         received
-    }
-}
-
-impl Stream {
-    fn socket(&self) -> &Socket {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(session) => &session.sock,
-        }
-    }
-
-    /// Whether all that has come has been read.
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Plain(_) => true,
-            Self::Tls(session) => session.conn.wants_read(),
-        }
     }
 }
 
 fn connect(authority: &str, default_port: u16, names: &Names) -> io::Result<TcpStream> {
     let with_port =
         if has_port(authority) { authority.into() } else { format!("{authority}:{default_port}") };
-    let mut last = io::ErrorKind::NotFound.into();
-    for address in names.addresses(&with_port, CONNECT)? {
-        match TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(socket) => {
-                socket.set_nodelay(true)?;
-                socket.set_write_timeout(Some(SILENCE))?;
-                let options = SockRef::from(&socket);
-                options.set_tcp_keepalive(&KEEPALIVE)?;
-                options.set_tcp_user_timeout(Some(SILENCE))?;
-                return Ok(socket);
-            }
-            Err(error) => last = error,
-        }
-    }
-    // It may have moved.
-    names.refresh();
-    Err(last)
-}
-
-/// However slowly the other side does its part.
-fn shake_hands(
-    mut session: ClientConnection,
-    mut socket: Socket,
-) -> io::Result<StreamOwned<ClientConnection, Socket>> {
-    let deadline = Instant::now() + CONNECT;
-    while session.is_handshaking() {
-        while session.wants_write() {
-            session.write_tls(&mut socket)?;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        socket.0.set_read_timeout(Some(left))?;
-        if session.read_tls(&mut socket)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let understood = session.process_new_packets();
-        if let Err(error) = understood {
-            // The other side's log says why, too.
-            let _ = session.write_tls(&mut socket);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-        }
-    }
-    socket.0.set_read_timeout(None)?;
-    Ok(StreamOwned::new(session, socket))
-}
-
-impl Read for Socket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        (&*self.0).flush()
-    }
+    let addresses = names.addresses(&with_port, CONNECT)?;
+    let limit = CONNECT * u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    let tcp = net::connect(&addresses, Some(Instant::now() + limit))
+        // It may have moved.
+        .inspect_err(|_| names.refresh())?;
+    tcp.set_write_timeout(Some(SILENCE))?;
+    let options = SockRef::from(&tcp);
+    options.set_tcp_keepalive(&KEEPALIVE)?;
+    options.set_tcp_user_timeout(Some(SILENCE))?;
+    Ok(tcp)
 }
 
 /// Shuts a connection down from another thread.

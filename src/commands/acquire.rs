@@ -1,4 +1,4 @@
-//! `rdlm acquire`, and the wait for a lock that a signal ends.
+//! `rdlm acquire`, and a wait for a lock that a signal can end.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,19 +10,20 @@ use signal_hook::consts::SIGTSTP;
 
 use super::waiting::Waiting;
 use super::{Ending, Error, show, signals, stdout};
-use crate::client::{self, Client, Deadline, GIVE_UP, Guard, LockOptions, Lost, who};
+use crate::client::raw::{Deadline, GIVE_UP, who};
+use crate::client::{self, Client, Guard, LockOptions, Lost};
 
 /// How a wait ended, unless with an error.
 pub(super) enum Acquired {
     /// With the lock.
     Granted(Guard),
-    /// With a signal. What is given up for that is given up by the deadline.
+    /// With a signal. Locks held already are to be released by the deadline.
     Signalled(i32, Deadline),
-    /// Because a lock that is held already was lost.
+    /// Because a lock held already was lost.
     Lost(Lost, Deadline),
 }
 
-/// Prints the URL of the lock alone, for scripts. Who cannot be told of it does not get it.
+/// Takes a lock and prints its URL alone, for scripts. If nothing can be printed, takes none.
 pub(super) fn print(client: Client, resource: &str, options: LockOptions) -> Result<Ending, Error> {
     if is_closed(&stdout().map_err(Error::Output)?).map_err(Error::Output)? {
         let why =
@@ -43,17 +44,16 @@ pub(super) fn print(client: Client, resource: &str, options: LockOptions) -> Res
     }
 }
 
-/// Whether standard output was closed when this process was started. In its place, the runtime of
-/// the language has opened /dev/null before `main`, for reading and writing; a shell opens it for
-/// writing only.
+/// Whether standard output was closed when this process was started. If so, Rust's runtime has opened
+/// /dev/null in its place, for reading and writing; a shell opens it for writing only.
 fn is_closed(stdout: &File) -> io::Result<bool> {
     let null = fs::metadata("/dev/null")?.rdev();
     let is_null = stdout.metadata().is_ok_and(|stdout| stdout.rdev() == null);
     Ok(is_null && fcntl_getfl(stdout)?.contains(OFlags::RDWR))
 }
 
-/// Waits until the lock is granted, the wait is over, a signal comes, or one of the locks that are
-/// held meanwhile is lost.
+/// Waits until the lock is granted, the wait is over, a signal arrives, or a lock held already is
+/// lost.
 pub(super) fn acquire(
     client: &Client,
     resource: &str,

@@ -1,8 +1,8 @@
-//! The command of a `run`: a process in a group of its own, so that signals reach its children,
-//! and that the kernel kills when this process dies.
+//! The command of a `run`. Its process is in a group of its own, so that signals reach its children,
+//! and the kernel kills it when this process dies.
 //!
-//! Another process leads the group, and does nothing else: a process that leads one cannot begin
-//! a session (setsid(2)), and programs that want to would do something else instead.
+//! Another process leads the group, and does nothing else: a group leader cannot create a session
+//! (setsid(2)), and programs that try would behave differently.
 
 use std::ffi::OsString;
 use std::io;
@@ -18,13 +18,13 @@ use rustix::process::{
 
 use super::Ending;
 
-/// The name of the hidden command by which this program becomes the command of a `run`.
+/// The hidden command that makes this program the command of a `run`.
 pub const BECOME: &str = "__become";
 
-/// The name of the hidden command that leads the group of the command of a `run`.
+/// The hidden command that leads the process group of a `run`.
 pub const LEAD: &str = "__lead";
 
-/// Leads a process group until `parent` is gone, whose end of a pipe standard input is.
+/// Leads a process group until standard input, a pipe from the parent, is closed.
 pub fn lead_group() {
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
 }
@@ -32,7 +32,7 @@ pub fn lead_group() {
 /// The command to become.
 #[derive(Debug, PartialEq)]
 pub struct Become {
-    /// The process without which it is not to run.
+    /// The process ID of the parent, without which it is not to run.
     pub parent: i32,
     /// The program.
     pub program: OsString,
@@ -42,27 +42,26 @@ pub struct Become {
 
 /// Becomes another program that is killed when `parent` dies. Returns only if that fails.
 ///
-/// This is a step of its own, in a process of its own, because what has to be done between
-/// fork and exec could be done there only by unsafe code.
+/// This is a process of its own because code between fork and exec would be unsafe.
 pub fn become_command(command: &Become) -> io::Error {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
     }
-    // Otherwise it died before it could be noticed.
+    // If the parent is another one, it died before the call above.
     if getppid().map(Pid::as_raw_nonzero).is_none_or(|pid| pid.get() != command.parent) {
         return io::Error::other("rdlm has ended");
     }
     Command::new(&command.program).args(&command.args).exec()
 }
 
-/// What happens to the command.
+/// A change of state of the command.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Event {
     /// It has ended.
     Ended(Ending),
     /// A signal has stopped it.
     Stopped(i32),
-    /// A process that it left behind has ended.
+    /// One of its descendants, left behind, has ended.
     OrphanEnded,
 }
 
@@ -70,17 +69,17 @@ pub(super) enum Event {
 pub(super) struct Child {
     pid: Pid,
     group: Pid,
-    /// Its end ends the leader.
+    /// Closing it ends the leader.
     _leader: ChildStdin,
     pub(super) events: Receiver<Event>,
 }
 
 impl Child {
-    /// Starts it. To be called on a thread that lives as long as this process: the kernel takes
-    /// the end of the thread for that of the parent.
+    /// Starts it. Call this on a thread that lives as long as the process: to the kernel, the end of
+    /// that thread is the death of the parent.
     pub(super) fn start(command: &[OsString], environment: &[(&str, String)]) -> io::Result<Self> {
-        // Whoever is left behind by a parent that ends becomes a child of this process, which
-        // so notices the end of the whole group. Otherwise SIGKILL ends it a little later.
+        // Orphans of the command become children of this process, so it notices the end of the whole
+        // group. If this fails, SIGKILL ends them a little later.
         let _ = set_child_subreaper(Some(getpid()));
         let mut leader = Command::new("/proc/self/exe")
             .arg(LEAD)
@@ -110,14 +109,14 @@ impl Child {
 
     /// Sends a signal to it and its children.
     pub(super) fn signal(&self, signal: Signal) {
-        // Fails if they are gone by now.
+        // Fails if they have ended.
         let _ = kill_process_group(self.group, signal);
         if let Some(group) = self.new_group() {
             let _ = kill_process_group(group, signal);
         }
     }
 
-    /// Whether it and its children are gone.
+    /// Whether it and its children have ended.
     pub(super) fn group_is_gone(&self) -> bool {
         test_kill_process_group(self.group).is_err()
     }
@@ -127,13 +126,13 @@ impl Child {
         self.group
     }
 
-    /// The group that the command has made for itself, if it did.
+    /// The process group that the command has created, if it did.
     fn new_group(&self) -> Option<Pid> {
         getpgid(Some(self.pid)).ok().filter(|group| *group == self.pid)
     }
 }
 
-/// The body of the thread that waits for children, as long as there are any.
+/// The body of the thread that waits for children until there are none.
 fn watch(child: Pid, events: &Sender<Event>) {
     loop {
         let event = match wait(WaitOptions::UNTRACED) {

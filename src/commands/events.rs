@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::table::{printable, requester, short};
 use super::{Ending, Error, print, say};
-use crate::client::{Client, Event, Failure};
+use crate::client::Client;
+use crate::client::raw::{Event, Failure};
 
 /// How many that have happened already are shown first.
 const LATEST: usize = 20;
@@ -20,8 +21,8 @@ pub(super) fn events(client: &Client, resource: Option<&str>, json: bool) -> Res
     let mut last = None;
     loop {
         let failure = match client.follow(resource, LATEST, last.as_deref()) {
-            Ok(mut following) => {
-                while let Some(event) = following.next() {
+            Ok(following) => {
+                for event in following {
                     print(&if json { json_line(&event) } else { line(&event) })?;
                     last = Some(event.id);
                 }
@@ -35,18 +36,18 @@ pub(super) fn events(client: &Client, resource: Option<&str>, json: bool) -> Res
     }
 }
 
-/// Says each time that something has happened, or may have.
+/// Sends a message for each event, and whenever some may have been missed.
 pub(super) fn tell_of_changes(client: &Client, resource: Option<&str>, changed: &Sender<bool>) {
     let mut last = None;
     loop {
         let following = client.follow(resource, 0, last.as_deref());
-        // A message that nobody has taken yet says the same.
+        // If the channel is full, the message in it does as well.
         let tell = |live| {
             let _ = changed.try_send(live);
         };
         tell(following.is_ok());
-        if let Ok(mut following) = following {
-            while let Some(event) = following.next() {
+        if let Ok(following) = following {
+            for event in following {
                 last = Some(event.id);
                 tell(true);
             }

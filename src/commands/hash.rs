@@ -1,4 +1,4 @@
-//! `rdlm hash-password` and `rdlm hash-token`: what the file of users has in place of a secret.
+//! `rdlm hash-password` and `rdlm hash-token`: hashes of secrets for the file of users.
 
 use std::fmt::Write;
 use std::io::{self, BufRead, IsTerminal, stdin};
@@ -12,22 +12,22 @@ use signal_hook::low_level::emulate_default_handler;
 
 use super::{Error, print};
 
-/// As much as a login can take: some 50 ms.
+/// The cost of bcrypt: some 50 ms a login.
 const COST: u32 = 10;
 
-/// bcrypt looks at no more, in bytes.
+/// bcrypt ignores what is behind, in bytes.
 const MAX_PASSWORD: usize = 72;
 
-/// What is to be hashed.
+/// The secret to hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secret {
-    /// A password, which people choose: dear to guess.
+    /// A password, chosen by people: guessing has to be expensive.
     Password,
-    /// A token, which is long and random: cheap to check.
+    /// A token, long and random: checking may be cheap.
     Token,
 }
 
-/// Reads a secret, without an echo if that is from a terminal, and prints its hash.
+/// Reads a secret, without echo if from a terminal, and prints its hash.
 ///
 /// # Errors
 /// It is empty or too long, or cannot be read.
@@ -86,8 +86,7 @@ fn line() -> io::Result<String> {
     Ok(line.trim_end_matches(['\r', '\n']).into())
 }
 
-/// As long as this lives, the terminal does not show what is typed; nor does it stay so if a
-/// signal ends the process.
+/// Turns the echo of the terminal off, until it is dropped or a signal ends the process.
 struct Silence {
     before: Termios,
     signals: signal_hook::iterator::Handle,

@@ -1,5 +1,5 @@
-//! The commands that talk to a server: run a command under a lock, take and release locks in
-//! scripts, look and delete.
+//! The commands that talk to a server: they run a command under a lock, take and release locks for
+//! scripts, show and delete locks.
 
 mod acquire;
 mod child;
@@ -19,12 +19,13 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::client::{self, Client, Failure, LockOptions, LockPath, Target};
+use crate::client::raw::{Failure, LockPath};
+use crate::client::{self, Client, LockOptions, Target};
 pub use child::{BECOME, Become, LEAD, become_command, lead_group};
 pub use hash::{Secret, hash};
 pub use run::Run;
 
-/// What to do.
+/// A command and its arguments.
 #[derive(Debug, PartialEq)]
 pub enum Command {
     /// Run a command under a lock.
@@ -33,10 +34,10 @@ pub enum Command {
     Acquire {
         /// The name of the resource.
         resource: String,
-        /// How it is asked for.
+        /// What to ask for.
         options: LockOptions,
     },
-    /// Let a lock live for another lifetime.
+    /// Renew a lock.
     Renew {
         /// The URL of the lock, or its path.
         lock: String,
@@ -63,19 +64,19 @@ pub enum Command {
     Get {
         /// The URL of the lock, or its path.
         lock: String,
-        /// As the server sends it, for programs.
+        /// Whether to print what the server sends, for programs.
         json: bool,
     },
     /// Show the resources that have locks.
     Resources {
-        /// As the server sends it, for programs.
+        /// Whether to print what the server sends, for programs.
         json: bool,
     },
     /// Show the locks of a resource.
     Locks {
         /// Its name.
         resource: String,
-        /// As the server sends it, for programs.
+        /// Whether to print what the server sends, for programs.
         json: bool,
     },
     /// Delete the locks of a resource; `None`: all locks.
@@ -83,13 +84,13 @@ pub enum Command {
         /// Its name.
         resource: Option<String>,
     },
-    /// Ask whether the server is well.
+    /// Ask whether the server is healthy.
     Health,
-    /// Print what happens to locks.
+    /// Print events.
     Events {
         /// The name of one resource; `None`: all.
         resource: Option<String>,
-        /// An object a line, for programs.
+        /// Whether to print JSON, an object on each line.
         json: bool,
     },
     /// Show locks until Ctrl-C.
@@ -99,10 +100,10 @@ pub enum Command {
     },
 }
 
-/// Why a command did not do what it should; says so in one line.
+/// Why a command failed, as one line.
 #[derive(Debug)]
 pub enum Error {
-    /// What the client says.
+    /// An error of the client.
     Client(client::Error),
     /// Standard output cannot be written.
     Output(io::Error),
@@ -111,7 +112,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // What a server sent is in here.
+            // It may contain text from a server.
             Self::Client(error) => f.write_str(&table::printable(&error.to_string())),
             Self::Output(error) => write!(f, "cannot write the output: {error}"),
         }
@@ -132,22 +133,22 @@ impl From<Failure> for Error {
     }
 }
 
-/// How a command ended that did what it should.
+/// How a command ended, unless with an error.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Ending {
-    /// By itself.
+    /// It is done.
     Done,
     /// The command of a `run` exited with this code.
     Exited(u8),
     /// A signal ended the command of a `run`, or the wait for a lock.
     Signalled(i32),
-    /// The command of a `run` was ended, because it had run for as long as it may.
+    /// The command of a `run` was ended at its `--timeout`.
     TimedOut,
-    /// The lock was not granted, which is not to be talked about.
+    /// The lock was not granted, and no message is wanted.
     NotGranted,
 }
 
-/// Does what a command says.
+/// Executes a command.
 ///
 /// # Errors
 /// See [`Error`].
@@ -161,7 +162,7 @@ pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
             | Command::Watch { .. }
     );
     match dispatch(command, target) {
-        // A reader that has gone (`rdlm resources | head -1`) is no failure.
+        // A reader that has enough (`rdlm resources | head -1`) is no failure.
         Err(Error::Output(error)) if only_looks && error.kind() == io::ErrorKind::BrokenPipe => {
             Ok(Ending::Done)
         }
@@ -229,13 +230,12 @@ pub fn print(text: &str) -> Result<(), Error> {
     stdout.write_all(text.as_bytes()).map_err(Error::Output)
 }
 
-/// Standard output as a file: that of std takes every text for written if it is not open for
-/// writing.
+/// Standard output as a file: std's reports success even if it is not open for writing.
 fn stdout() -> io::Result<File> {
     Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
-/// A line for people, on standard error, where it must not stop anything.
+/// Prints a line for people on standard error. Failures are ignored.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "rdlm: {}", table::printable(text));
 }

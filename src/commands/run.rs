@@ -10,35 +10,33 @@ use signal_hook::consts::{SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU};
 use super::acquire::{Acquired, acquire};
 use super::child::{Child, Event};
 use super::{Ending, Error, say, signals, terminal};
-use crate::client::{
-    self, Client, Deadline, GIVE_UP, Guard, LockOptions, LockPath, Lost, Wait, who,
-};
+use crate::client::raw::{Deadline, GIVE_UP, LockPath, Wait, who};
+use crate::client::{self, Client, Guard, LockOptions, Lost};
 
 /// How long it may take to release all locks when the command has ended.
 const RELEASE: Duration = Duration::from_secs(10);
 
-/// How long after SIGKILL the end of the command is waited for.
+/// How long to wait for the end of the command after SIGKILL.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 
 /// A command that is to run under locks.
 #[derive(Debug, PartialEq)]
 pub struct Run {
-    /// The resources, each once, in the order of their names: two commands that want the same
-    /// ones cannot wait for each other.
+    /// The resources, without duplicates and sorted, so that two commands cannot deadlock.
     pub resources: Vec<String>,
-    /// How each of them is asked for; the wait is for all of them together.
+    /// What to ask for. The wait is for all locks together.
     pub options: LockOptions,
     /// The program and its arguments; there is at least the program.
     pub command: Vec<OsString>,
-    /// The time between SIGTERM and SIGKILL when the command has to end.
+    /// The time between SIGTERM and SIGKILL when the command is ended.
     pub kill_after: Duration,
     /// How long the command may run.
     pub timeout: Option<Duration>,
-    /// The code if a lock was not granted, in place of the usual one.
+    /// The exit code if a lock is not granted, in place of 75.
     pub conflict_exit_code: Option<u8>,
-    /// Nothing is said if a lock was not granted, nor while it is waited for.
+    /// Whether to print nothing while waiting, nor if a lock is not granted.
     pub quiet: bool,
-    /// The URLs of the locks under which this process runs already.
+    /// The URLs of the locks that this process runs under.
     pub held_by_ancestors: Vec<String>,
 }
 
@@ -70,8 +68,7 @@ enum Taken {
     Signalled(i32),
 }
 
-/// Takes one lock after the other. Those that were taken before one that is not to be had are
-/// released.
+/// Takes one lock after the other. If one is not granted, releases those taken before.
 fn take(
     client: &Client,
     run: &Run,
@@ -102,7 +99,7 @@ fn take(
     Ok(Taken::All(guards))
 }
 
-/// What the command finds in its environment.
+/// Environment variables for the command.
 fn environment(guards: &[Guard]) -> Vec<(&'static str, String)> {
     let words =
         |word: &dyn Fn(&Guard) -> String| guards.iter().map(word).collect::<Vec<_>>().join(" ");
@@ -114,7 +111,7 @@ fn environment(guards: &[Guard]) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Releases all of them, the latest first. What cannot be released expires by itself.
+/// Releases all of them, the latest first. A lock whose release fails expires.
 fn release(mut guards: Vec<Guard>, options: &LockOptions, by: Deadline) -> Result<(), Error> {
     let mut result = Ok(());
     while let Some(guard) = guards.pop() {
@@ -135,7 +132,7 @@ fn release(mut guards: Vec<Guard>, options: &LockOptions, by: Deadline) -> Resul
 }
 
 impl Run {
-    /// A lock that an ancestor holds is not free before this process has ended.
+    /// A lock that an ancestor holds is not released before this process ends.
     fn refuse_to_wait_for_itself(&self, client: &Client) -> Result<(), Error> {
         let LockOptions { wait, mode, limit, .. } = &self.options;
         let excludes = limit.is_none_or(|limit| limit == 1)
@@ -173,14 +170,14 @@ struct Supervision {
     run: Run,
     guards: Vec<Guard>,
     state: State,
-    /// It was sent SIGTSTP, so that when it stops, it is for that, whatever stopped it.
+    /// SIGTSTP was passed on, so if the command stops next, this is why, whatever signal stopped it.
     is_to_pause: bool,
 }
 
 enum State {
     /// The locks are held.
     Running,
-    /// The command is asked to end, and made to at `kill_at`.
+    /// The command was sent SIGTERM, and is sent SIGKILL at `kill_at`.
     Ending { why: Why, kill_at: Instant, killed: bool },
 }
 
@@ -188,7 +185,7 @@ enum State {
 enum Why {
     /// A lock is lost.
     Lost(Lost),
-    /// It has run for as long as it may.
+    /// Its time is over.
     TimedOut,
 }
 
@@ -209,7 +206,7 @@ impl Supervision {
                 recv(events) -> event => match event {
                     Ok(Event::Ended(how)) => ending = Some(how),
                     Ok(Event::Stopped(signal)) => self.stopped(signal),
-                    // Looked at above.
+                    // The loop's condition looks at the group.
                     Ok(Event::OrphanEnded) => {}
                     Err(_) if ending.is_none() => {
                         let text = "cannot see how the command ended";
@@ -229,11 +226,16 @@ impl Supervision {
                 recv(self.kill_at()) -> _ => self.kill(),
             }
         }
+        self.release_all(ending.unwrap_or(Ending::Done))
+    }
+
+    /// Releases the locks after the end of the command.
+    fn release_all(self, ending: Ending) -> Result<Ending, Error> {
         terminal::take_back_from(self.child.group());
         let options = &self.run.options;
         match self.state {
             State::Ending { why: Why::Lost(lost), .. } => {
-                // Those that are not lost.
+                // The other locks.
                 let _ = release(self.guards, options, Deadline::after(GIVE_UP));
                 Err(client::Error::from(lost).into())
             }
@@ -243,7 +245,7 @@ impl Supervision {
             }
             State::Running => {
                 release(self.guards, options, Deadline::after(RELEASE))?;
-                Ok(ending.unwrap_or(Ending::Done))
+                Ok(ending)
             }
         }
     }
@@ -255,8 +257,8 @@ impl Supervision {
         }
     }
 
-    /// Whether there is nothing more to wait for. While the locks are held, that is the end of
-    /// the command; when it was to end, also that of its children.
+    /// Whether there is nothing left to wait for: the end of the command, and, if it was ended, that
+    /// of its children.
     fn is_over(&self, ending: Option<Ending>) -> bool {
         match self.state {
             State::Running => ending.is_some(),
@@ -270,7 +272,7 @@ impl Supervision {
     fn lose(&mut self, lost: Lost) {
         match &mut self.state {
             State::Ending { why: Why::Lost(_), .. } => {}
-            // It is on its way already.
+            // It is being ended already.
             State::Ending { why, .. } => *why = Why::Lost(lost),
             State::Running => {
                 let seconds = self.run.kill_after.as_secs_f64();
@@ -293,7 +295,7 @@ impl Supervision {
 
     fn end(&mut self, why: Why) {
         self.child.signal(Signal::TERM);
-        // One that is stopped could not hear it.
+        // A stopped process receives no SIGTERM.
         self.child.signal(Signal::CONT);
         let kill_at = Instant::now() + self.run.kill_after;
         self.state = State::Ending { why, kill_at, killed: false };
@@ -307,7 +309,7 @@ impl Supervision {
         }
     }
 
-    /// A signal for this process is one for the command and its children.
+    /// Passes a signal to this process on to the command and its children.
     fn pass_on(&mut self, signal: i32) {
         self.is_to_pause = signal == SIGTSTP;
         if signal == SIGCONT {
@@ -323,9 +325,9 @@ impl Supervision {
         }
     }
 
-    /// The command was stopped. If it wants the terminal, it gets it. If it is to pause as a job
-    /// of the terminal, so is this process, so that the shell notices. Whoever else has stopped
-    /// it is left alone, and the lock is renewed.
+    /// Handles a stop of the command. If it wants the terminal, it gets it. If it was stopped by job
+    /// control, this process stops, too, so that the shell notices. If anything else has stopped it,
+    /// it stays stopped, and the lock is renewed.
     fn stopped(&mut self, signal: i32) {
         if matches!(self.state, State::Ending { .. }) {
             self.child.signal(Signal::CONT);
@@ -337,7 +339,7 @@ impl Supervision {
             self.child.signal(Signal::CONT);
             return;
         }
-        // Some programs stop themselves by SIGSTOP when they are to pause.
+        // Some programs handle SIGTSTP and then stop themselves by SIGSTOP.
         let by_terminal =
             signal != SIGSTOP || is_to_pause || terminal::is_held_by(self.child.group());
         if by_terminal && terminal::controls_jobs() {

@@ -1,4 +1,4 @@
-//! The commands that look: at a lock, at a resource, at all of them.
+//! The commands that show a lock, a resource, or all of them.
 
 use std::io::{self, IsTerminal};
 use std::time::{Instant, SystemTime};
@@ -9,7 +9,8 @@ use super::table::{
     FIELDS, LOCKS, RESOURCES, age, aligned, lock_row, printable, requester, waits_for_ever,
 };
 use super::{Ending, Error, print, terminal};
-use crate::client::{Answer, Client, Failure, LockPath};
+use crate::client::Client;
+use crate::client::raw::{Answer, Failure, LockPath};
 
 /// `rdlm get`
 pub(super) fn lock(client: &Client, path: &LockPath, json: bool) -> Result<Ending, Error> {
@@ -35,7 +36,7 @@ pub(super) fn lock(client: &Client, path: &LockPath, json: bool) -> Result<Endin
     Ok(Ending::Done)
 }
 
-/// What only the list of its resource tells of a lock, if that may be seen.
+/// Fields of a lock that only the list of its resource has, if the user may see that.
 fn what_lists_tell(client: &Client, resource: &str, lock: &Value) -> Vec<Vec<String>> {
     let Some(locks) = locks_to_tell_of(client, resource) else { return Vec::new() };
     let listed = locks.iter().map(|(listed, _)| listed).find(|listed| listed["uid"] == lock["uid"]);
@@ -68,7 +69,8 @@ pub(super) fn locks(client: &Client, resource: &str, json: bool) -> Result<Endin
     Ok(Ending::Done)
 }
 
-/// What is waited for, in words: who holds it, and whose turn it is, if that may be seen.
+/// A sentence for a waiting client: who holds the resource, and its position in line, if the user may
+/// see that.
 pub(super) fn wait(client: &Client, resource: &str, title: Option<&str>) -> String {
     let mut words = format!("waiting for {resource}");
     let Some(locks) = locks_to_tell_of(client, resource) else { return words };
@@ -84,7 +86,7 @@ pub(super) fn wait(client: &Client, resource: &str, title: Option<&str>) -> Stri
     printable(&words)
 }
 
-/// Why a lock was not granted, with who holds it, if that may be seen.
+/// Why a lock was not granted, and who holds it, if the user may see that.
 pub(super) fn refusal(client: &Client, resource: &str, why: &str) -> String {
     let holder = locks_to_tell_of(client, resource).and_then(|locks| holder(&locks));
     match holder {
@@ -93,7 +95,7 @@ pub(super) fn refusal(client: &Client, resource: &str, why: &str) -> String {
     }
 }
 
-/// The locks, and how old each is, in words.
+/// The locks of a resource, each with its age.
 fn locks_to_tell_of(client: &Client, resource: &str) -> Option<Vec<(Value, String)>> {
     let answer = client.locks_at_once(resource).ok()?;
     let locks = answer.json["_embedded"]["locks"].as_array()?.clone();
@@ -124,10 +126,11 @@ fn ordinal(number: u64) -> String {
     format!("{number}{ending}")
 }
 
-/// A resource and its locks: the rows of each, as tables show them, and what identifies them.
+/// A resource and its locks.
 pub(super) struct Resource {
+    /// A row of the table for each lock.
     rows: Vec<Vec<String>>,
-    /// Which locks there are.
+    /// Of each lock.
     pub(super) uids: Vec<String>,
     pub(super) held: usize,
 }
@@ -143,7 +146,7 @@ impl Resource {
         }
     }
 
-    /// One row for all of its locks. It has none if it was released a moment ago.
+    /// A row for the resource; `None` if it has no locks any more.
     fn row(&self) -> Option<Vec<String>> {
         let [name, state, title, mode, client, since, ends] =
             <&[String; 7]>::try_from(self.rows.first()?.as_slice()).ok()?;
@@ -159,27 +162,27 @@ impl Resource {
     }
 }
 
-/// All locks in one table.
+/// A table of all locks.
 pub(super) fn table(resources: &[Resource], width: Option<usize>) -> String {
     let rows: Vec<_> = resources.iter().flat_map(|resource| resource.rows.clone()).collect();
     aligned(&LOCKS, &rows, width)
 }
 
-/// One resource, or all of them, in one request.
+/// The locks of one resource, or of all, now.
 pub(super) fn listed(client: &Client, resource: Option<&str>) -> Result<Vec<Resource>, Failure> {
     Ok(look(client, resource)?.resources())
 }
 
-/// What the server said at a moment.
+/// A snapshot of one resource, or of all.
 pub(super) struct Look {
     json: Value,
-    /// The name of the resource, if it is one.
+    /// `None`: all resources.
     resource: Option<String>,
     date: Option<SystemTime>,
     at: Instant,
 }
 
-/// Looks at one resource, or all of them, in one request.
+/// Takes a snapshot, by one request.
 pub(super) fn look(client: &Client, resource: Option<&str>) -> Result<Look, Failure> {
     let answer = match resource {
         Some(name) => client.locks(name)?,
@@ -190,7 +193,7 @@ pub(super) fn look(client: &Client, resource: Option<&str>) -> Result<Look, Fail
 }
 
 impl Look {
-    /// The same locks, older by what has passed since.
+    /// The locks of the snapshot, with their ages now.
     pub(super) fn resources(&self) -> Vec<Resource> {
         let now = self.date.map(|date| date + self.at.elapsed());
         if let Some(name) = &self.resource {
@@ -202,13 +205,13 @@ impl Look {
     }
 }
 
-/// How wide standard output is, if that is a terminal; in pipes, everything is whole.
+/// The width of standard output if that is a terminal; otherwise nothing is cut.
 pub(super) fn width() -> Option<usize> {
     let stdout = io::stdout();
     stdout.is_terminal().then(|| terminal::columns(stdout))
 }
 
-/// What the server answers; but the end of a wait that has none is null.
+/// Prints what the server sent, except that the end of an endless wait is null.
 fn print_json(answer: Answer) -> Result<Ending, Error> {
     let Answer { mut json, body, .. } = answer;
     let text = match without_ends(&mut json) {
@@ -219,7 +222,7 @@ fn print_json(answer: Answer) -> Result<Ending, Error> {
     Ok(Ending::Done)
 }
 
-/// Whether there was such an end.
+/// Replaces ends of endless waits by null; returns whether there were any.
 fn without_ends(json: &mut Value) -> bool {
     let mut changed = false;
     if waits_for_ever(json) {

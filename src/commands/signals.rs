@@ -16,14 +16,13 @@ use super::Error;
 use crate::client;
 use crate::signals::Ignored;
 
-/// Those that ask for an end, for a pause and for going on, and those that only the command
-/// can have a meaning for.
+/// Those that end, stop and continue a process, and those that mean something to the command only.
 const WANTED: [i32; 12] = [
     SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM,
     SIGPROF, SIGWINCH,
 ];
 
-/// The signals that are for the command, but for those that are ignored from the start.
+/// Begins to receive signals, except those that were ignored at the start.
 pub(super) fn start() -> Result<Receiver<i32>, Error> {
     let refused =
         |error| Error::Client(client::Error::System(format!("cannot receive signals: {error}")));
@@ -31,13 +30,13 @@ pub(super) fn start() -> Result<Receiver<i32>, Error> {
     let wanted = WANTED.iter().filter(|signal| !ignored.contains(**signal));
     let mut signals = Signals::new(wanted).map_err(refused)?;
     if ignored.contains(SIGCHLD) {
-        // Or the kernel would keep to itself how the command ends. Any handler will do.
+        // While it is ignored, the kernel does not report how a child ends. Any handler will do.
         signal_hook::flag::register(SIGCHLD, Arc::new(AtomicBool::new(false))).map_err(refused)?;
     }
     let (sender, receiver) = unbounded();
     let forward = move || {
         for signal in signals.forever() {
-            // Fails only when main has returned, and the process with it.
+            // Fails only if main has returned.
             let _ = sender.send(signal);
         }
     };
@@ -45,13 +44,12 @@ pub(super) fn start() -> Result<Receiver<i32>, Error> {
     Ok(receiver)
 }
 
-/// Whether a signal asks for an end.
+/// Whether a signal asks the process to end.
 pub(super) fn ends(signal: i32) -> bool {
     matches!(signal, SIGINT | SIGTERM | SIGHUP | SIGQUIT)
 }
 
-/// Stops this process, as Ctrl-Z would if nobody listened to it. Returns when it goes on.
+/// Stops this process, as Ctrl-Z does by default. Returns when it is continued.
 pub(super) fn stop_here() {
-    // Fails only if there is no such process.
     let _ = kill_process(getpid(), Signal::STOP);
 }

@@ -5,20 +5,20 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
-/// A column, and what may be done to it where a terminal is too narrow.
+/// A column, and how it is narrowed on a terminal that is too narrow.
 pub(super) struct Column {
     name: &'static str,
     narrowed: Narrowed,
 }
 
 enum Narrowed {
-    /// It is as wide as it has to be.
+    /// Not at all.
     Never,
-    /// It goes, the smaller numbers first.
+    /// It is removed, in the order of these numbers.
     Away(u8),
-    /// When nothing more can go, it is cut to so many columns at least, at its end.
+    /// If that is not enough, its texts are cut at their ends, to this width at least.
     To(usize),
-    /// The same in the middle: it is the end of a name that tells it from others.
+    /// The same, in the middle: names often differ at their ends.
     InTheMiddleTo(usize),
 }
 
@@ -26,7 +26,7 @@ const fn column(name: &'static str, narrowed: Narrowed) -> Column {
     Column { name, narrowed }
 }
 
-/// Those of a table of locks.
+/// The columns of a table of locks.
 pub(super) const LOCKS: [Column; 7] = [
     column("RESOURCE", Narrowed::InTheMiddleTo(16)),
     column("STATE", Narrowed::Never),
@@ -37,7 +37,7 @@ pub(super) const LOCKS: [Column; 7] = [
     column("ENDS IN", Narrowed::Never),
 ];
 
-/// Those of a table of resources.
+/// The columns of a table of resources.
 pub(super) const RESOURCES: [Column; 7] = [
     column("RESOURCE", Narrowed::InTheMiddleTo(16)),
     column("HOLDER", Narrowed::To(12)),
@@ -48,19 +48,19 @@ pub(super) const RESOURCES: [Column; 7] = [
     column("WAITING", Narrowed::Never),
 ];
 
-/// Those of a table of one thing.
+/// The columns of a table of one lock.
 pub(super) const FIELDS: [Column; 2] =
     [column("FIELD", Narrowed::Never), column("VALUE", Narrowed::To(12))];
 
-/// A wait as long as this has no end.
+/// A wait of this length has no end.
 const FOR_EVER_SECONDS: f64 = 1e9;
 
-/// Whether a request waits for as long as it takes.
+/// Whether a request waits without an end.
 pub(super) fn waits_for_ever(lock: &Value) -> bool {
     lock["active"] == false && lock["wait"].as_f64().is_some_and(|wait| wait >= FOR_EVER_SECONDS)
 }
 
-/// A row of the table of locks; `now` is the time of the server.
+/// A row of the table of locks; `now` is by the server's clock.
 pub(super) fn lock_row(resource: &str, lock: &Value, now: Option<SystemTime>) -> Vec<String> {
     let text = |name: &str| printable(lock[name].as_str().unwrap_or("-"));
     let active = lock["active"].as_bool() == Some(true);
@@ -88,7 +88,7 @@ pub(super) fn lock_row(resource: &str, lock: &Value, now: Option<SystemTime>) ->
     vec![printable(resource), state, text("title"), mode, requester(lock), span(age), ends]
 }
 
-/// Who asked for a lock, and from where.
+/// The user and the address of a lock's client.
 pub(super) fn requester(lock: &Value) -> String {
     let client = printable(lock["client"].as_str().unwrap_or("-"));
     match lock["user"].as_str() {
@@ -97,7 +97,7 @@ pub(super) fn requester(lock: &Value) -> String {
     }
 }
 
-/// How long a lock has been held, or waited for.
+/// How long a lock has been held or waited for.
 pub(super) fn age(lock: &Value, now: Option<SystemTime>) -> String {
     let since = if lock["active"] == true { "active_since" } else { "wait_since" };
     let since = humantime::parse_rfc3339(lock[since].as_str().unwrap_or_default()).ok();
@@ -105,7 +105,7 @@ pub(super) fn age(lock: &Value, now: Option<SystemTime>) -> String {
     age.map_or("-".into(), short)
 }
 
-/// Aligned in columns, a line each; on a terminal in lines that are no wider than that.
+/// Rows as lines with aligned columns, at most `width` wide.
 pub(super) fn aligned(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> String {
     let mut widths: Vec<_> = columns.iter().map(|column| column.name.width()).collect();
     for row in rows {
@@ -133,7 +133,7 @@ pub(super) fn aligned(columns: &[Column], rows: &[Vec<String>], width: Option<us
     text
 }
 
-/// Makes columns narrower until they fit, if they can.
+/// Narrows columns until they fit, as far as possible.
 fn narrow(columns: &[Column], widths: &mut [usize], width: usize) {
     let wide = |widths: &[usize]| {
         let shown = widths.iter().filter(|width| **width > 0);
@@ -174,7 +174,7 @@ impl Column {
     }
 }
 
-/// The longest beginning of a text that fits in so many columns of a terminal.
+/// The longest start of a text that fits in `width` columns of a terminal.
 pub(super) fn start(text: &str, width: usize) -> &str {
     if text.width() <= width {
         return text;
@@ -184,15 +184,15 @@ pub(super) fn start(text: &str, width: usize) -> &str {
     &text[..ends.take_while(fits).last().unwrap_or(0)]
 }
 
-/// The longest end of one.
+/// The longest end of a text that fits in `width` columns.
 fn end(text: &str, width: usize) -> &str {
     let fits = |at: &usize| text[*at..].width() <= width;
     let starts = text.char_indices().map(|(at, _)| at).rev();
     &text[starts.take_while(fits).last().unwrap_or(text.len())..]
 }
 
-/// With whatever a terminal could take for a command, or show in another order, escaped:
-/// titles are what strangers wrote.
+/// Escapes what a terminal could interpret, or show in another order: anybody may have written the
+/// titles.
 pub(super) fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for char in text.chars() {
@@ -200,7 +200,7 @@ pub(super) fn printable(text: &str) -> String {
             '\n' => printable += "\\n",
             '\t' => printable += "\\t",
             '\r' => printable += "\\r",
-            // Line separators, and what changes the direction of a text or is not seen.
+            // Line separators, and characters that are invisible or change the direction of text.
             '\u{ad}'
             | '\u{61c}'
             | '\u{200b}'..='\u{200f}'
@@ -232,7 +232,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("back up — ok"), "back up — ok");
         assert_eq!(printable("a\x1b[2J\nb\u{7f}\u{9b}"), r"a\u{1b}[2J\nb\u{7f}\u{9b}");
         assert_eq!(printable("x\u{202e}y\u{2028}"), r"x\u{202e}y\u{2028}");

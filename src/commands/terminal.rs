@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Pid, getpgrp};
 use rustix::termios::{tcgetpgrp, tcgetwinsize, tcsetpgrp};
 
-/// Gives the terminal to a group, if it is ours to give. Says whether it did.
+/// Gives the terminal to a group, if this process's group has it. Returns whether it did.
 pub(super) fn give_to(group: Pid) -> bool {
     hand_over(getpgrp(), group)
 }
@@ -23,12 +23,12 @@ pub(super) fn is_held_by(group: Pid) -> bool {
     tcgetpgrp(io::stdin()).ok() == Some(group)
 }
 
-/// Whether there is a terminal that controls the jobs of this session.
+/// Whether the session has a controlling terminal.
 pub(super) fn controls_jobs() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// How wide it is; 80, if it does not say.
+/// The width of a terminal; 80 if unknown.
 pub(super) fn columns(terminal: impl AsFd) -> usize {
     let size = tcgetwinsize(terminal).map_or(0, |size| usize::from(size.ws_col));
     if size == 0 { 80 } else { size }
@@ -39,8 +39,8 @@ fn hand_over(from: Pid, to: Pid) -> bool {
     if !stdin.is_terminal() || tcgetpgrp(&stdin).ok() != Some(from) {
         return false;
     }
-    // The kernel stops a process in the background that touches the terminal, unless it
-    // blocks the signal for that.
+    // The kernel stops a background process that changes the terminal, unless that process blocks
+    // SIGTTOU.
     let mut signal = SigSet::empty();
     signal.add(Signal::SIGTTOU);
     if signal.thread_block().is_err() {

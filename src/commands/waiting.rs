@@ -1,4 +1,4 @@
-//! The line on a terminal that tells what is waited for.
+//! The line on a terminal that shows what is waited for.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,14 +10,13 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use super::{show, table, terminal};
 use crate::client::Client;
 
-/// How long a wait is before it is told of.
+/// How long a wait lasts before it is shown.
 const SOON: Duration = Duration::from_millis(500);
 
-/// How often the line is brought up to date.
+/// How often the line is updated.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// As long as this lives, standard error shows what is waited for. It is one line, which is gone
-/// in the end.
+/// Shows what is waited for on one line of standard error, until it is dropped.
 pub(super) struct Waiting {
     line: Arc<Line>,
     /// Dropping it ends the thread.
@@ -34,7 +33,7 @@ struct State {
 }
 
 impl Waiting {
-    /// Begins, if standard error is a terminal.
+    /// `None` if standard error is no terminal.
     pub(super) fn show(client: &Client, resource: &str, title: Option<&str>) -> Option<Self> {
         if !io::stderr().is_terminal() {
             return None;

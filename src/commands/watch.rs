@@ -1,4 +1,4 @@
-//! `rdlm watch`: a live table of who holds and who waits.
+//! `rdlm watch`: a live table of holders and waiting clients.
 
 use std::io::{self, IsTerminal};
 use std::thread;
@@ -11,42 +11,28 @@ use signal_hook::consts::{SIGCONT, SIGTSTP};
 use super::show::{self, Look, Resource};
 use super::table::{printable, start};
 use super::{Ending, Error, events, print, signals};
-use crate::client::{self, Client, Failure};
+use crate::client::raw::Failure;
+use crate::client::{self, Client};
 
-/// How often the table is drawn: ages go on.
+/// How often the table is drawn, as ages change.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How soon the server is asked again at most, if much happens; and how many times as long as its
-/// answer took.
+/// The shortest pause between two requests if much happens, and the pause as a multiple of the last
+/// response time.
 const PACE: Duration = Duration::from_millis(200);
 const PACE_BY_ANSWER: u32 = 10;
 
-/// Shows locks until a signal ends it. The server is asked when it says that something has
-/// happened; each second, if it does not say.
+/// Shows locks until a signal ends it. The server is asked after each event, or each second if the
+/// events cannot be followed.
 pub(super) fn watch(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
     let signals = signals::start()?;
     let changes = changes(client, resource)?;
-    let is_terminal = io::stdout().is_terminal();
     let mut look = look(client, resource)?;
-    let (mut live, mut last) = (false, None);
-    if is_terminal {
-        print("\x1b[2J")?;
-    }
+    let mut shown = Shown::begin()?;
+    let mut live = false;
     let (mut due, mut not_before) = (None, Instant::now());
     loop {
-        let (text, seen) = match &look {
-            Ok(look) => {
-                let resources = look.resources();
-                (show::table(&resources, show::width()), Ok(uids(resources)))
-            }
-            Err(why) => (format!("the server does not answer: {why}\n"), Err(())),
-        };
-        if is_terminal {
-            print(&screen(&text))?;
-        } else if last.as_ref() != Some(&seen) {
-            print(&text)?;
-            last = Some(seen);
-        }
+        shown.update(&look)?;
         if !live || look.is_err() {
             due = due.or(Some(Instant::now() + EVERY));
         }
@@ -68,14 +54,52 @@ pub(super) fn watch(client: &Client, resource: Option<&str>) -> Result<Ending, E
             let began = Instant::now();
             look = self::look(client, resource)?;
             due = None;
-            // What is slow is asked less often.
+            // A slow server is asked less often.
             not_before = Instant::now() + began.elapsed() * PACE_BY_ANSWER;
         }
     }
 }
 
-/// What the server says, or why it does not, in words. An error is what asking again does not help
-/// with.
+/// The table on standard output.
+struct Shown {
+    is_terminal: bool,
+    /// What was printed last if that is no terminal; `Err`: that the server does not answer.
+    last: Option<Result<Uids, ()>>,
+}
+
+/// What makes two tables differ, apart from times: of each resource the locks, and how many of them
+/// are held.
+type Uids = Vec<(Vec<String>, usize)>;
+
+impl Shown {
+    fn begin() -> Result<Self, Error> {
+        let is_terminal = io::stdout().is_terminal();
+        if is_terminal {
+            print("\x1b[2J")?;
+        }
+        Ok(Self { is_terminal, last: None })
+    }
+
+    /// Draws the table on a terminal; elsewhere, prints it if it has changed.
+    fn update(&mut self, look: &Result<Look, String>) -> Result<(), Error> {
+        let (text, seen) = match look {
+            Ok(look) => {
+                let resources = look.resources();
+                (show::table(&resources, show::width()), Ok(uids(resources)))
+            }
+            Err(why) => (format!("the server does not answer: {why}\n"), Err(())),
+        };
+        if self.is_terminal {
+            print(&screen(&text))?;
+        } else if self.last.as_ref() != Some(&seen) {
+            print(&text)?;
+            self.last = Some(seen);
+        }
+        Ok(())
+    }
+}
+
+/// A snapshot, or why there is none now. `Err`: asking again does not help.
 fn look(client: &Client, resource: Option<&str>) -> Result<Result<Look, String>, Error> {
     Ok(match show::look(client, resource) {
         Ok(look) => Ok(look),
@@ -86,7 +110,7 @@ fn look(client: &Client, resource: Option<&str>) -> Result<Result<Look, String>,
     })
 }
 
-/// A channel that says when something has happened, and whether it will say so again.
+/// A channel with a message for each change: whether events are being followed.
 fn changes(client: &Client, resource: Option<&str>) -> Result<Receiver<bool>, Error> {
     let (sender, changes) = bounded(1);
     let (client, resource) = (client.clone(), resource.map(String::from));
@@ -96,13 +120,12 @@ fn changes(client: &Client, resource: Option<&str>) -> Result<Receiver<bool>, Er
     Ok(changes)
 }
 
-/// What makes one table differ from another, whatever the time.
-fn uids(resources: Vec<Resource>) -> Vec<(Vec<String>, usize)> {
+fn uids(resources: Vec<Resource>) -> Uids {
     resources.into_iter().map(|resource| (resource.uids, resource.held)).collect()
 }
 
-/// A text from the first line of the terminal on, cut to its size. What was there before is
-/// overwritten rather than cleared, which would flicker.
+/// A text on the whole terminal, cut to its size. It overwrites the previous one, since clearing
+/// would flicker.
 fn screen(text: &str) -> String {
     let size = tcgetwinsize(io::stdout()).ok().filter(|size| size.ws_row > 1 && size.ws_col > 0);
     let (rows, columns) =

@@ -1,5 +1,6 @@
 //! The client as a library for Rust programs.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -158,4 +159,23 @@ fn the_example_works_under_its_lock() {
     let output = example.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the lock was lost"));
+}
+
+/// Each crate costs every program that depends on the client time to compile and trust.
+#[test]
+fn a_program_that_depends_on_the_client_compiles_few_crates() {
+    const MOST: usize = 40;
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--package", "rdlm-client", "--prefix", "none"])
+        .args(["--edges", "normal,build", "--no-dedupe"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).unwrap();
+    let crates: BTreeSet<_> = text.lines().collect();
+    assert!((10..=MOST).contains(&crates.len()), "{}: {crates:#?}", crates.len());
+    for server in ["rdlm v", "rdlm-lock", "rdlm-http"] {
+        assert!(!crates.iter().any(|name| name.starts_with(server)), "{server}");
+    }
 }

@@ -1,45 +1,36 @@
-//! A timer that goes on while the host sleeps, as the lifetime of a lock does. A time-out of std
-//! would begin to count again where it was.
+//! A timer that goes on while the host sleeps, as the lifetime of a lock does. The time-outs of std
+//! stand still meanwhile.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::io::{Errno, read};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
+use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-/// Rings once for each time that it is set.
+/// Goes off once each time it is set.
 #[derive(Debug)]
-pub(super) struct Alarm(OwnedFd);
+pub(super) struct Alarm(TimerFd);
 
 impl Alarm {
-    /// It does not ring before it is set.
+    /// One that is not set.
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self(timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?))
+        Ok(Self(TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC)?))
     }
 
-    /// Rings at this time, by [`crate::clock::now`], and not when it was to before.
+    /// Sets when it goes off, by [`crate::clock::now`], in place of an earlier setting.
     pub(super) fn set(&self, at: Duration) -> io::Result<()> {
-        // Zero would be never.
-        let at = at.max(Duration::from_nanos(1));
-        let once = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: at.try_into().map_err(io::Error::other)?,
-        };
-        timerfd_settime(&self.0, TimerfdTimerFlags::ABSTIME, &once)?;
-        Ok(())
+        // Zero would turn it off.
+        let at = TimeSpec::from_duration(at.max(Duration::from_nanos(1)));
+        Ok(self.0.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
     }
 
-    /// Waits until it rings.
+    /// Waits until it goes off.
     pub(super) fn wait(&self) -> io::Result<()> {
-        let mut count = [0; 8];
         loop {
-            match read(&self.0, &mut count) {
-                Err(Errno::INTR) => {}
-                result => return Ok(result.map(drop)?),
+            match self.0.wait() {
+                Err(Errno::EINTR) => {}
+                result => return Ok(result?),
             }
         }
     }

@@ -1,5 +1,4 @@
-//! What an answer means: whether it is rdlm's own, and what to do if it is not the one that was
-//! wanted.
+//! What a response means: whether rdlm sent it, and what to do if it is not the expected one.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -9,16 +8,16 @@ use ureq::http::response::Parts;
 use ureq::http::{HeaderMap, HeaderValue};
 
 use super::Error;
-use super::api::is_uid;
+use super::lock_path::{LockPath, is_uid};
 
-/// A server that asks for a longer pause is asked again after this one.
+/// The longest pause that a server's `Retry-After` can cause.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// An answer of rdlm with a status under 300.
+/// A response of rdlm with a status under 300.
 pub struct Answer {
-    /// When the server sent it, by its clock.
+    /// When it was sent, by the server's clock.
     pub date: Option<SystemTime>,
-    /// All of it.
+    /// The body.
     pub body: Vec<u8>,
     /// The body, parsed; null if there is none.
     pub json: Value,
@@ -26,9 +25,9 @@ pub struct Answer {
     pub(super) uid: Option<String>,
 }
 
-/// What an answer under 300 has to be. Anything else was made by something on the way, such as a
-/// proxy's page for maintenance: it says nothing about the lock. (Servers of 1.0.0 behind a proxy
-/// that replaces `Server` have no other mark.)
+/// What a response under 300 has to be. Any other comes from an intermediary, such as a proxy's
+/// maintenance page, and says nothing about the lock. The body has to tell, because a 1.0.0 behind a
+/// proxy that replaces `Server` has no header of its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Expected<'a> {
     /// 201 with the URL of a lock.
@@ -39,54 +38,54 @@ pub(super) enum Expected<'a> {
     Resource(&'a str),
     /// 200 with a list of resources.
     Resources,
-    /// 200 that says that the server is well.
+    /// 200 from a healthy server.
     Health,
     /// 204.
     NoContent,
-    /// Events; anything else is none.
+    /// A stream of events, which is not parsed here.
     Events,
 }
 
-/// Why there is no useful answer.
+/// Why there is no usable response.
 #[derive(Debug)]
 pub enum Failure {
-    /// No connection came about.
+    /// No connection was established.
     Unreachable(String),
-    /// The connection ended, or time ran out, before the answer was there.
+    /// The connection ended, or time ran out, before the response was complete.
     Dropped(String),
-    /// The answer is not one of rdlm.
+    /// What responded is not rdlm.
     NotRdlm(String),
-    /// An answer that something on the way made, as far as one can tell.
+    /// An intermediary seems to have made the response.
     Foreign(String),
-    /// There is no such lock.
+    /// The lock does not exist.
     NotThere,
-    /// 503: it was not done, and may be later.
+    /// 503 of rdlm: nothing was done, and a later attempt may succeed.
     Later {
-        /// Why, in the server's words.
+        /// The reason the server gives.
         detail: String,
-        /// When it is worth asking again.
+        /// How long to wait before the next attempt.
         retry_after: Option<Duration>,
     },
-    /// Something on the way cannot do it now. What the server has done is not known.
+    /// An intermediary failed. What the server has done is not known.
     Proxy {
-        /// What it says.
+        /// What failed.
         detail: String,
-        /// When it is worth asking again.
+        /// How long to wait before the next attempt.
         retry_after: Option<Duration>,
     },
-    /// Another server is the one to ask, at this URL.
+    /// A redirect to the server at this URL.
     Elsewhere(String),
-    /// Another error of the server.
+    /// Any other error of the server.
     Refused {
         /// The HTTP status.
         status: u16,
-        /// Why, in the server's words.
+        /// The reason the server gives.
         detail: String,
     },
 }
 
 impl Failure {
-    /// Whether it may go better with the next try.
+    /// Whether another attempt may succeed.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
@@ -96,6 +95,19 @@ impl Failure {
                 | Self::Later { .. }
                 | Self::Proxy { .. }
         )
+    }
+}
+
+impl Failure {
+    /// As the error of a request about this lock.
+    pub fn about_lock(self, path: &LockPath) -> Error {
+        match self {
+            Self::NotThere => Error::Gone(format!(
+                "{} is not held: it was released or deleted, it has expired, or it never was",
+                path.path
+            )),
+            failure => failure.into(),
+        }
     }
 }
 
@@ -117,15 +129,15 @@ impl From<Failure> for Error {
     }
 }
 
-/// What was asked: to understand the answer, and for messages.
+/// What was sent to whom, to interpret the response and for messages.
 pub(super) struct Asked<'a> {
-    /// The server that was asked, as messages show it.
+    /// The server, without credentials.
     pub(super) url: &'a str,
     pub(super) path: &'a str,
     pub(super) expected: Expected<'a>,
-    /// How long the answer may take.
+    /// The time-out of the response.
     pub(super) within: Duration,
-    /// What there is to say if it asks for other credentials.
+    /// The message for a 401.
     pub(super) not_accepted: &'a str,
 }
 
@@ -178,11 +190,11 @@ impl Asked<'_> {
         match (status, detail, header(head, "Location")) {
             (401, ..) => Failure::Refused { status, detail: self.not_accepted.into() },
             (404, Some(_), _) if reason == Some("no_such_lock") => Failure::NotThere,
-            // It knows nothing of the path: the base of the URL is not its own.
+            // rdlm, but at another base URL.
             (404, Some(_), _) => Failure::Foreign(format!(
                 "{url} is not where rdlm's API begins: it knows no such path"
             )),
-            // Whether it was done is not known to the server either.
+            // Not even the server knows whether it was done.
             (503, Some(detail), _) if outcome == Some("unknown") => Failure::Dropped(detail.into()),
             (503, Some(detail), _) => Failure::Later { detail: detail.into(), retry_after },
             (307 | 308, _, Some(to)) if to.ends_with(path) && to.contains("://") => {
@@ -192,7 +204,7 @@ impl Asked<'_> {
             (403, None, _) => {
                 Failure::Refused { status, detail: format!("{url} answers {status}") }
             }
-            // A proxy, whose server is gone or slow.
+            // A proxy whose server is gone or slow.
             (408 | 429 | 500.., None, _) => {
                 let detail = format!(
                     "{url} answers {status}, not as rdlm does: is the server behind it there?"
@@ -213,7 +225,7 @@ impl Asked<'_> {
         Failure::NotRdlm(format!("{} is no rdlm server: {why}", self.url))
     }
 
-    /// What it means that there is no answer.
+    /// What an error of the exchange means.
     pub(super) fn failure(&self, error: ureq::Error) -> Failure {
         let url = self.url;
         match error {
@@ -264,7 +276,7 @@ fn header<'a>(head: &'a Parts, name: &str) -> Option<&'a str> {
     head.headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The problem document of an answer, if rdlm wrote it.
+/// The problem document of a response, if rdlm wrote it.
 fn problem(head: &Parts, body: &[u8]) -> Option<Value> {
     let media_type = header(head, "Content-Type")?.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/problem+json") {
@@ -274,8 +286,8 @@ fn problem(head: &Parts, body: &[u8]) -> Option<Value> {
     is_rdlm(&head.headers, &problem).then_some(problem)
 }
 
-/// Whether an answer is rdlm's own. Proxies replace `Server`, which is the only mark of 1.0.0, and
-/// some drop headers that they do not know.
+/// Whether rdlm sent a response. Proxies replace `Server`, by which alone a 1.0.0 can be told, and
+/// some drop headers they do not know.
 fn is_rdlm(headers: &HeaderMap, problem: &Value) -> bool {
     headers.contains_key("RDLM-Version")
         || headers.get_all("Server").iter().any(names_rdlm)
@@ -293,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_rdlms_by_any_of_its_marks() {
+    fn any_header_or_type_of_rdlm_marks_its_response() {
         let marked = |name: &'static str, value: &'static str, kind: &str| {
             let headers =
                 HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_static(value))]);

@@ -1,155 +1,51 @@
-//! The API, as a client sees it: one method a request.
+//! The API: one method for each request.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use ureq::http;
 
 use super::answer::{Answer, Expected, Failure};
+use super::client::is_tls;
 use super::deadline::{Deadline, Wait};
 use super::events::Following;
+use super::lock_path::LockPath;
 use super::retry::{TRIES, retry};
-use super::transport::{Call, Limits, Transport};
-use super::{Error, LockOptions, Lost, Target};
+use super::transport::Call;
+use super::{Client, Error, LockOptions, Target};
 
-/// What stays as it is in the path of a URL.
+/// What is escaped in the path of a URL.
 const IN_PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':').remove(b'~').remove(b'@').remove(b'-');
 
-/// For what nobody should wait for.
+/// The time-out of a request that only a message depends on.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// A server, or several of which any will do. Clones share what they know of which answers.
-#[derive(Clone)]
-pub struct Client {
-    transports: Arc<[Transport]>,
-    /// The one that is asked first: the last that answered.
-    current: Arc<AtomicUsize>,
-    on_loss: Option<Sender<Lost>>,
-}
 
 /// A lock that was granted.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Lock {
     pub(super) path: LockPath,
     pub(super) fencing_token: Option<u64>,
-    /// As it was granted, at most as it was asked for.
+    /// As granted, at most as requested.
     pub(super) lifetime: Duration,
 }
 
-/// Where a lock is: `/locks/{resource}/{uid}` on the server, or on another one that its URL names.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LockPath {
-    base: Option<String>,
-    path: String,
-}
-
+/// Single requests: see [`crate::raw`].
+#[doc(hidden)]
 impl Client {
-    /// A client of a server, `http://locks:8888`, or of several, separated by commas: the next one
-    /// is asked when one cannot be reached or is not the active one. A URL may have a name and a
-    /// password. No connection is opened yet.
-    ///
-    /// # Errors
-    /// [`Error::Usage`]: it is no such URL.
-    pub fn new(urls: &str) -> Result<Self, Error> {
-        Self::of(&urls.parse()?)
-    }
-
-    /// The same, with certificates and an administrator's password.
-    ///
-    /// # Errors
-    /// [`Error::Usage`]: the certificates cannot be read.
-    pub fn of(target: &Target) -> Result<Self, Error> {
-        Self::with_tls(target, target.servers.iter().any(|server| is_tls(&server.url)))
-    }
-
-    /// The same for whoever asks about a lock by its URL, too.
+    /// A client that may also be used for a lock at another server.
     pub fn about(target: &Target, lock: &LockPath) -> Result<Self, Error> {
         let servers = target.servers.iter().map(|server| &*server.url);
         Self::with_tls(target, servers.chain(lock.base.as_deref()).any(is_tls))
     }
 
-    fn with_tls(target: &Target, tls: bool) -> Result<Self, Error> {
-        let transports = target.servers.iter().map(|server| Transport::new(target, server, tls));
-        let transports = transports.collect::<Result<Arc<[_]>, _>>()?;
-        if transports.is_empty() {
-            return Err(Error::Usage("there is no server to talk to".into()));
-        }
-        Ok(Self { transports, current: Arc::default(), on_loss: None })
-    }
-
-    /// From now on, each lock that this client acquires and loses is told of by this channel.
-    #[must_use]
-    pub fn tell_of_loss(self, sender: Sender<Lost>) -> Self {
-        Self { on_loss: Some(sender), ..self }
-    }
-
-    pub(super) fn on_loss(&self) -> Option<Sender<Lost>> {
-        self.on_loss.clone()
-    }
-
-    /// Whether a lock is one of a server of this client.
+    /// Whether a lock is at one of this client's servers.
     pub fn is_for(&self, lock: &LockPath) -> bool {
         self.transports.iter().any(|server| lock.base.as_deref() == Some(&*server.url))
     }
 
-    /// Whether there is more than one server.
-    pub(super) fn has_others(&self) -> bool {
-        self.transports.len() > 1
-    }
-
-    fn transport(&self) -> &Transport {
-        &self.transports[self.current.load(Ordering::Relaxed) % self.transports.len()]
-    }
-
-    /// Sends a request to the server that answered last. If it cannot be reached, or is not the
-    /// one to ask, it is sent to the next one. If its answer is lost, the next try begins there.
-    fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        self.ask(call, Transport::send)
-    }
-
-    fn ask<T>(
-        &self,
-        call: &Call<'_>,
-        ask: impl Fn(&Transport, &Call<'_>, Limits) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        // A server that a lock's URL names is the only one.
-        let servers = if call.base.is_some() { 1 } else { self.transports.len() };
-        let mut left = u32::try_from(servers).unwrap_or(u32::MAX);
-        let result = loop {
-            let result = ask(self.transport(), call, call.limits(left));
-            left = left.saturating_sub(1);
-            match &result {
-                Err(
-                    Failure::Unreachable(_)
-                    | Failure::Later { .. }
-                    | Failure::Proxy { .. }
-                    | Failure::Foreign(_),
-                ) if left > 0 => {}
-                _ => break result,
-            }
-            self.current.fetch_add(1, Ordering::Relaxed);
-            if call.by.is_over() {
-                break result;
-            }
-        };
-        match result {
-            Err(Failure::Elsewhere(base)) if call.base.is_none() => {
-                ask(self.transport(), &Call { base: Some(&base), ..call.clone() }, call.limits(1))
-            }
-            Err(Failure::Dropped(_)) if call.base.is_none() => {
-                self.current.fetch_add(1, Ordering::Relaxed);
-                result
-            }
-            result => result,
-        }
-    }
-
-    /// Whether the server is well.
+    /// Whether the server is healthy.
     pub fn health(&self) -> Result<(), Failure> {
         self.send(&Call::new(http::Method::GET, "/health", Expected::Health)).map(drop)
     }
@@ -160,7 +56,7 @@ impl Client {
         format!("{base}{}", lock.path)
     }
 
-    /// Sends one request for a lock. The server answers when it is granted or `wait` is over.
+    /// Sends one request for a lock. The server responds when it is granted or `wait` is over.
     pub(super) fn ask_once(
         &self,
         resource: &str,
@@ -187,8 +83,8 @@ impl Client {
             wait: Some(wait),
             ..Call::new(http::Method::POST, &path, Expected::NewLock)
         })?;
-        // The host of its URL is what the server believes to be called; this client reached it by
-        // its own URL, and keeps to that.
+        // `Location` has the host as the server believes to be called. This client keeps to the
+        // URL by which it has reached the server.
         let uid = answer.uid.as_deref().unwrap_or_default();
         Ok(Lock {
             path: LockPath { base: None, path: format!("{path}/{uid}") },
@@ -197,13 +93,20 @@ impl Client {
         })
     }
 
-    /// Lets a lock live for another lifetime.
+    /// Withdraws the request with this key: its place in line, or the lock if it was granted.
+    pub(super) fn withdraw(&self, resource: &str, key: &str, by: Deadline) -> Result<(), Failure> {
+        let path = format!("/locks/{}", utf8_percent_encode(resource, IN_PATH));
+        let call = Call::new(http::Method::DELETE, &path, Expected::NoContent);
+        self.send(&Call { key: key.into(), by, ..call }).map(drop)
+    }
+
+    /// Renews a lock.
     pub fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
         let call = renewal(lock, lifetime);
         retry(TRIES, || self.send(&call)).map(drop)
     }
 
-    /// The same, by a deadline. Returns how long it lives.
+    /// Renews a lock by a deadline. Returns the new lifetime.
     pub(super) fn renew_by(
         &self,
         lock: &LockPath,
@@ -236,7 +139,7 @@ impl Client {
         self.delete_once_or_again(&on_lock(http::Method::DELETE, lock, Expected::NoContent))
     }
 
-    /// The same, by a deadline.
+    /// Releases a lock by a deadline.
     pub(super) fn release_by(&self, lock: &LockPath, by: Deadline) -> Result<(), Failure> {
         let call = on_lock(http::Method::DELETE, lock, Expected::NoContent);
         self.delete_once_or_again(&Call { by, ..call })
@@ -253,8 +156,8 @@ impl Client {
         self.retry(&Call::new(http::Method::GET, "/status", expected).by_administrator())
     }
 
-    /// Follows what happens, to one resource or to all: behind the event with the id `last`, or
-    /// else from the `latest` that have happened already.
+    /// Follows the events of one resource, or of all: those after the event with the id `last`, or
+    /// else the `latest` ones so far and all later ones.
     pub fn follow(
         &self,
         resource: Option<&str>,
@@ -275,7 +178,7 @@ impl Client {
         self.retry(&list_of_locks(&path, resource))
     }
 
-    /// The same, for a message that can do without.
+    /// The same, with a short time-out and no repetition.
     pub fn locks_at_once(&self, resource: &str) -> Result<Answer, Failure> {
         let (path, by) = (path_of(resource), Deadline::after(AT_ONCE));
         self.send(&Call { by, ..list_of_locks(&path, resource) })
@@ -288,12 +191,12 @@ impl Client {
         self.delete_once_or_again(&call.by_administrator())
     }
 
-    /// A deletion whose answer was lost has been done; its repetition finds nothing.
+    /// If the response to a deletion is lost, its repetition may find nothing, and has succeeded.
     fn delete_once_or_again(&self, call: &Call<'_>) -> Result<(), Failure> {
         let mut dropped = false;
         let result = retry(TRIES, || {
             let result = self.send(call);
-            // An answer of something on the way may have been made in place of the server's.
+            // An intermediary may have replaced the server's response.
             dropped |= matches!(
                 result,
                 Err(Failure::Dropped(_) | Failure::Foreign(_) | Failure::Proxy { .. })
@@ -311,64 +214,6 @@ impl Client {
     }
 }
 
-impl Failure {
-    /// The error that it is for whoever wanted something of a lock.
-    pub fn about_lock(self, path: &LockPath) -> Error {
-        match self {
-            Self::NotThere => Error::Gone(format!(
-                "{} is not held: it was released or deleted, it has expired, or it never was",
-                path.path
-            )),
-            failure => failure.into(),
-        }
-    }
-}
-
-impl LockPath {
-    /// The name of the resource.
-    pub fn resource(&self) -> String {
-        let name = self.path.split('/').nth(2).unwrap_or_default();
-        percent_decode_str(name).decode_utf8_lossy().into_owned()
-    }
-
-    fn uid(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or_default()
-    }
-
-    /// Understands the URL of a lock, or its path.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let text = text.trim();
-        let expected = || {
-            // It may have a password, which is not for messages.
-            let shown = text.rsplit('@').next().unwrap_or_default();
-            Error::Usage(format!("{shown:?}: expected the URL of a lock, as acquire prints it"))
-        };
-        // The base may have a path with `/locks/` in it.
-        let (at, _) = text.rmatch_indices('/').nth(2).ok_or_else(expected)?;
-        let (base, path) = text.split_at(at);
-        let is_url = base.starts_with("http://") || base.starts_with("https://");
-        let shape: Vec<_> = path.split('/').collect();
-        match shape[..] {
-            ["", "locks", resource, uid] if is_uid(uid) && !resource.is_empty() => {}
-            _ => return Err(expected()),
-        }
-        let legal = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte);
-        if !(base.is_empty() || is_url) || !text.bytes().all(legal) {
-            return Err(expected());
-        }
-        let base = if is_url { Some(base.into()) } else { None };
-        Ok(Self { base, path: path.into() })
-    }
-}
-
-fn is_tls(url: &str) -> bool {
-    url.starts_with("https://")
-}
-
-pub(super) fn is_uid(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 fn on_lock<'a>(method: http::Method, lock: &'a LockPath, expected: Expected<'a>) -> Call<'a> {
     Call { base: lock.base.as_deref(), ..Call::new(method, &lock.path, expected) }
 }
@@ -378,7 +223,7 @@ fn renewal(lock: &LockPath, lifetime: Duration) -> Call<'_> {
     Call { body, ..on_lock(http::Method::PATCH, lock, Expected::Lock(lock.uid())) }
 }
 
-/// The lifetime that an answer tells, if it is shorter than the one that was asked for.
+/// The lifetime in a response, or the requested one if that is shorter.
 fn granted_lifetime(answer: &Answer, asked_for: Duration) -> Duration {
     let seconds = answer.json["lifetime"].as_f64();
     let granted = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());

@@ -1,19 +1,18 @@
-//! By when something is done.
+//! Deadlines, and waits that several attempts share.
 
 use std::time::{Duration, Instant};
 
 use super::LockOptions;
 
-/// A point in time that everything which serves one purpose shares, however many servers and
-/// attempts that takes. By the clock of time-outs, which stands still while the host sleeps; a
-/// lifetime is measured by [`crate::clock::now`].
+/// A point in time that all attempts at all servers share. By the clock of time-outs, which stands
+/// still while the host sleeps; lifetimes are measured by another.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// So long from now.
+    /// The end of `limit` from now.
     pub fn after(limit: Duration) -> Self {
-        // No wait is longer, and any clock can show that.
+        // Any clock can represent that.
         Self(Instant::now() + limit.min(LockOptions::FOR_EVER))
     }
 
@@ -25,7 +24,7 @@ impl Deadline {
         self.left().is_zero()
     }
 
-    /// This one, or the end of `limit` from now if that is earlier.
+    /// The earlier of this deadline and the end of `limit` from now.
     pub(super) fn at_most(self, limit: Duration) -> Self {
         Self(self.0.min(Instant::now() + limit))
     }
@@ -39,12 +38,12 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// One that ends so long from now.
+    /// A wait that ends `limit` from now.
     pub fn of(limit: Duration) -> Self {
         Self { limit, until: Deadline::after(limit) }
     }
 
-    /// What is left of it. One without an end is told as such in repetitions, too.
+    /// What is left. A wait without an end stays one in repetitions.
     pub fn left(self) -> Duration {
         if self.limit >= LockOptions::FOR_EVER { self.limit } else { self.until.left() }
     }
@@ -53,7 +52,7 @@ impl Wait {
         self.left().is_zero()
     }
 
-    /// What is left, for a request, in whole hundredths of a second: others read it.
+    /// What is left, in seconds, rounded up to hundredths: the status page shows it.
     pub(super) fn seconds(self) -> f64 {
         (self.left().as_secs_f64() * 100.0).ceil() / 100.0
     }

@@ -1,24 +1,24 @@
-//! Following what happens to locks: server-sent events.
+//! Events of locks, as server-sent events.
 
 use std::io::{BufRead, BufReader, Read};
 
 use serde_json::Value;
 
-/// The longest line that is one of an event, in bytes.
+/// The longest line of an event, in bytes.
 const MAX_LINE: u64 = 64 * 1024;
 
-/// Something that has happened.
+/// An event of a lock.
 #[derive(Debug, Default)]
 pub struct Event {
-    /// By which the following goes on behind it.
+    /// Following resumes after it when given this.
     pub id: String,
-    /// What it was.
+    /// What happened, such as `granted`.
     pub name: String,
-    /// To which lock, when, and so on.
+    /// The lock, the time and so on.
     pub data: Value,
 }
 
-/// Events as they come.
+/// A stream of events.
 pub struct Following {
     stream: BufReader<Box<dyn Read + Send>>,
 }
@@ -28,8 +28,18 @@ impl Following {
         Self { stream: BufReader::new(Box::new(stream)) }
     }
 
-    /// Waits for the next event; `None` when the stream has ended.
-    pub fn next(&mut self) -> Option<Event> {
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        (&mut self.stream).take(MAX_LINE).read_line(&mut line).ok()?;
+        line.strip_suffix('\n').map(String::from)
+    }
+}
+
+/// Waits for each event, until the stream ends.
+impl Iterator for Following {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
         let mut event = Event::default();
         loop {
             let line = self.line()?;
@@ -38,16 +48,10 @@ impl Following {
                 ("event", name) => event.name = name.into(),
                 ("data", data) => event.data = serde_json::from_str(data).ok()?,
                 ("", "") if !event.name.is_empty() => return Some(event),
-                // Comments, and what later servers may say.
+                // Comments, and fields of later servers.
                 _ => {}
             }
         }
-    }
-
-    fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        (&mut self.stream).take(MAX_LINE).read_line(&mut line).ok()?;
-        line.strip_suffix('\n').map(String::from)
     }
 }
 

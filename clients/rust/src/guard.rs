@@ -1,4 +1,4 @@
-//! A lock that is held: renewed at a third of its lifetime, on a thread of its own, until it is
+//! A lock that is held: a thread of its own renews it after each third of its lifetime, until it is
 //! released or lost.
 
 use std::fmt;
@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::Client;
 use super::Error;
 use super::answer::Failure;
-use super::api::{Client, Lock};
+use super::api::Lock;
 use super::deadline::Deadline;
 use super::lease::Lease;
 use super::retry::{Pauses, TRIES, retry};
 use super::transport::ANSWER;
 use crate::clock;
 
-/// How long it may take to give up a request or a lock if the server does not help.
+/// How long giving up a request or a lock may take if the server does not respond.
 pub const GIVE_UP: Duration = Duration::from_secs(3);
 
-/// A lock that is held. Dropping it releases the lock, which takes 3 s at the most.
+/// A lock that is held. Dropping it releases the lock, which takes at most 3 s.
 pub struct Guard {
     client: Client,
     resource: String,
@@ -32,15 +33,15 @@ pub struct Guard {
 pub struct Lost {
     /// The name of the resource.
     pub resource: String,
-    /// In words.
+    /// The reason, as a sentence.
     pub why: String,
 }
 
 impl Guard {
-    /// Takes over a lock that was asked for at `asked`, by [`clock::now`].
+    /// Holds a lock that was requested at `asked`, by [`clock::now`].
     ///
-    /// It lives for its lifetime from its grant, which may have been any time since it was asked
-    /// for. If that is long ago, it is renewed before anything else.
+    /// It may have been granted at any time since then, and lives for its lifetime from that time.
+    /// If more than a third of it may be over, it is renewed first.
     pub(super) fn hold(
         client: Client,
         resource: &str,
@@ -91,38 +92,39 @@ impl Guard {
         &self.resource
     }
 
-    /// The URL of the lock. Whoever knows it can release the lock.
+    /// The URL of the lock. It is secret: knowing it is the right to release the lock.
     #[must_use]
     pub fn url(&self) -> String {
         self.client.url_of(&self.lock.path)
     }
 
-    /// A number that is larger than that of every earlier holder. What is written under the lock
-    /// can carry it, so that whoever has lost the lock can be refused. `None`: the server has none.
+    /// The fencing token, larger than that of every earlier holder. A store that is sent it with
+    /// each write can reject writes of a holder that has lost the lock. `None`: the server gives
+    /// none.
     #[must_use]
     pub fn fencing_token(&self) -> Option<u64> {
         self.lock.fencing_token
     }
 
-    /// Whether the lock is lost: it was deleted, or no renewal has got through for its lifetime,
-    /// counted from when the last that did was sent. Once lost, it stays lost. See
-    /// [`Client::tell_of_loss`] for a channel that tells of it.
+    /// Whether the lock is lost: it was deleted, or no renewal has succeeded for its lifetime,
+    /// counted from when the last successful one was sent. A lost lock stays lost. See
+    /// [`Client::tell_of_loss`] for a channel that reports it.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.lost().is_some()
     }
 
-    /// The same, with the reason.
+    /// The loss and its reason, if the lock is lost.
     pub fn lost(&self) -> Option<Lost> {
         self.lease.lost()
     }
 
-    /// Converts the lock to another mode (`"PR"`, `"EX"` …), and waits for that up to `wait`. It
-    /// is held and renewed all the time, with the same token.
+    /// Converts the lock to another mode (`"PR"`, `"EX"` …), and waits up to `wait` for that. The
+    /// lock stays held and renewed meanwhile, and keeps its token.
     ///
     /// # Errors
-    /// [`Error::NotGranted`]: the mode did not fit within the wait, or would have been waited for
-    /// in vain; the lock is held as before. See [`Error`] for others.
+    /// [`Error::NotGranted`]: the wait ran out, or the conversion would be a deadlock; the lock is
+    /// held in its previous mode. See [`Error`] for others.
     pub fn convert(&self, mode: &str, wait: Duration) -> Result<(), Error> {
         let path = &self.lock.path;
         let converted = self.client.convert(path, mode, wait, None);
@@ -132,19 +134,23 @@ impl Guard {
     /// Releases the lock.
     ///
     /// # Errors
-    /// [`Error::Gone`]: the lock was lost before. Another one: the server does not answer, and the
-    /// lock expires within its lifetime.
+    /// [`Error::Gone`]: the lock was lost before. Any other: the release failed, and the lock
+    /// expires within its lifetime.
     pub fn release(self) -> Result<(), Error> {
         self.release_by(Deadline::after(ANSWER))
     }
 
-    /// The same, by a deadline that is shared with others.
+    /// Releases the lock by a deadline that several releases share.
+    ///
+    /// # Errors
+    /// As [`Guard::release`].
+    #[doc(hidden)]
     pub fn release_by(mut self, by: Deadline) -> Result<(), Error> {
         self.end(by)
     }
 
-    /// Ends the renewals and returns the URL. The lock is held for another lifetime at the most,
-    /// and can be renewed and released by its URL.
+    /// Ends the renewals and returns the URL, by which the lock can be renewed and released. The
+    /// lock is held for at most another lifetime.
     #[must_use]
     pub fn leave(mut self) -> String {
         self.is_over = true;
@@ -155,7 +161,7 @@ impl Guard {
     fn end(&mut self, by: Deadline) -> Result<(), Error> {
         self.is_over = true;
         let gone = || Error::Gone(format!("the lock on {} was lost before", self.resource));
-        // Somebody else may have the resource by now; there is nothing to release.
+        // Once the lease has ended, there is nothing to release.
         let left = self.lease.give_up();
         if left.is_zero() {
             return Err(gone());
@@ -186,7 +192,7 @@ fn confirm(client: &Client, resource: &str, lock: &Lock) -> Result<(Duration, Du
     })
 }
 
-/// Releases the lock. What cannot be released expires by itself.
+/// Releases the lock. If that fails, it expires.
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.is_over {
@@ -209,7 +215,7 @@ impl From<Lost> for Error {
     }
 }
 
-/// What the thread that renews a lock knows.
+/// The thread that renews a lock.
 struct Renewals {
     client: Client,
     lock: Lock,
@@ -225,7 +231,7 @@ impl Renewals {
         let mut pauses = Pauses::new();
         while self.lease.wait_until(due) {
             let sent = clock::now();
-            // All servers share this. After it, there is time for another try.
+            // For all servers together. It leaves time for another attempt.
             let by = Deadline::after(third.min(ANSWER).min(self.lease.left()));
             match self.client.renew_by(path, *lifetime, by) {
                 Ok(lifetime) => {

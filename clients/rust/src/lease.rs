@@ -1,5 +1,5 @@
-//! How long a lock is certainly held, and the end of that. It is told by a thread that does nothing
-//! else, so that no look-up, connection or server that hangs can delay it.
+//! How long a lock is certainly held. A thread that does nothing else reports the end, so that no
+//! look-up, connection or server that hangs can delay the report.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -11,15 +11,15 @@ use super::alarm::Alarm;
 use super::{Error, Lost};
 use crate::clock;
 
-/// The time for which a lock is held: from when the last renewal that succeeded was sent, for the
-/// lifetime that its answer told.
+/// The time for which a lock is certainly held: from when the last successful renewal was sent, for
+/// the lifetime in its response.
 pub(super) struct Lease {
     resource: String,
     on_loss: Option<Sender<Lost>>,
     state: Mutex<State>,
-    /// Set to the end of the lease, or to now when it has ended before.
+    /// Set to the end of the lease, and to zero if it ends early.
     expiry: Alarm,
-    /// The same for when the lock is to be renewed.
+    /// The same for the next renewal.
     renewal: Alarm,
 }
 
@@ -30,10 +30,10 @@ struct State {
     failure: String,
 }
 
-/// Once it is not held any more, it never is again.
+/// A lock that is not held any more never is again.
 #[derive(Debug, Clone, PartialEq)]
 enum Hold {
-    /// Until then, by [`clock::now`], if no renewal succeeds.
+    /// Until then, by [`clock::now`], unless a renewal succeeds.
     Until(Duration),
     /// Released, or left to its lifetime.
     Over,
@@ -42,7 +42,7 @@ enum Hold {
 }
 
 impl Lease {
-    /// Begins with a lock that was certainly held at `held`.
+    /// The lease of a lock that was certainly held at `held`.
     pub(super) fn begin(
         resource: &str,
         held: Duration,
@@ -69,7 +69,7 @@ impl Lease {
         })
     }
 
-    /// The body of the thread that tells of the end.
+    /// The body of the thread that reports the end.
     fn watch(&self) {
         loop {
             let rung = self.expiry.wait();
@@ -84,17 +84,17 @@ impl Lease {
         }
     }
 
-    /// Waits until it is time for the next renewal; says whether the lock is still held then.
+    /// Waits until the next renewal is due. Returns whether the lock is held then.
     pub(super) fn wait_until(&self, due: Duration) -> bool {
         let is_set = {
-            // Under the mutex: or the end could come between, and not be noticed.
+            // Under the mutex, so that setting the alarm cannot undo the one that `end` sets.
             let state = self.state();
             matches!(state.hold, Hold::Until(_)) && self.renewal.set(due).is_ok()
         };
         is_set && self.renewal.wait().is_ok() && !self.left().is_zero()
     }
 
-    /// What is left of it.
+    /// What is left.
     pub(super) fn left(&self) -> Duration {
         match self.state().hold {
             Hold::Until(until) => until.saturating_sub(clock::now()),
@@ -102,8 +102,8 @@ impl Lease {
         }
     }
 
-    /// A renewal that was sent at `sent` has succeeded. One whose answer comes too late changes
-    /// nothing: the lock was said to be lost.
+    /// A renewal sent at `sent` succeeded. After the end of the lease, that changes nothing: the
+    /// loss was reported.
     pub(super) fn renewed(&self, sent: Duration, lifetime: Duration) {
         let mut state = self.state();
         let Hold::Until(until) = state.hold else { return };
@@ -113,7 +113,7 @@ impl Lease {
         }
     }
 
-    /// A renewal has failed, which may pass.
+    /// A renewal failed; the next may succeed.
     pub(super) fn failed(&self, why: String) {
         self.state().failure = why;
     }
@@ -123,14 +123,14 @@ impl Lease {
         self.end(self.state(), Hold::Lost(why.into()));
     }
 
-    /// The lock is given up. Returns what was left of it.
+    /// Ends the lease without a loss. Returns what was left.
     pub(super) fn give_up(&self) -> Duration {
         let left = self.left();
         self.end(self.state(), Hold::Over);
         left
     }
 
-    /// That it is lost, if it is.
+    /// The loss, if the lock is lost.
     pub(super) fn lost(&self) -> Option<Lost> {
         let state = self.state();
         let why = match &state.hold {
@@ -141,18 +141,18 @@ impl Lease {
         Some(Lost { resource: self.resource.clone(), why })
     }
 
-    /// Ends it, unless it has ended, and tells of a loss.
+    /// Ends the lease, unless it has ended, and reports a loss.
     fn end(&self, mut state: MutexGuard<'_, State>, how: Hold) {
         if !matches!(state.hold, Hold::Until(_)) {
             return;
         }
         state.hold = how.clone();
-        // Both threads look, and end.
+        // Wakes both threads, which then end.
         let _ = self.expiry.set(Duration::ZERO);
         let _ = self.renewal.set(Duration::ZERO);
         drop(state);
         if let (Hold::Lost(why), Some(on_loss)) = (how, &self.on_loss) {
-            // Nobody has to listen.
+            // Fails if the receiver was dropped.
             let _ = on_loss.try_send(Lost { resource: self.resource.clone(), why });
         }
     }

@@ -1,5 +1,4 @@
-//! A client for Rust programs, and for the commands of this one. It knows the API alone, nothing
-//! of the server behind it.
+//! A client of rdlm, the lock manager over HTTP.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -23,76 +22,75 @@
 mod alarm;
 mod answer;
 mod api;
+mod client;
 mod clock;
 mod deadline;
 mod events;
 mod guard;
 mod lease;
-pub mod own_certificate;
+mod lock_path;
+pub mod raw;
 mod request;
 mod retry;
-mod socket;
 mod target;
 mod tls;
 mod transport;
-pub mod url;
 
 use std::fmt;
 use std::time::Duration;
 
-pub use answer::{Answer, Failure};
-pub use api::{Client, LockPath};
-pub use deadline::{Deadline, Wait};
-pub use events::Event;
-pub use guard::{GIVE_UP, Guard, Lost};
+pub use client::Client;
+/// The channels of [`Client::tell_of_loss`] and [`Pending::answered`], which can be waited for
+/// together with others.
+pub use crossbeam_channel;
+pub use guard::{Guard, Lost};
 pub use request::Pending;
-pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles, who};
+pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles};
 
-/// How a lock is asked for.
+/// What to ask for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LockOptions {
-    /// Who asks and what for, at most 1024 bytes; a longer one is cut. `None`: the user, the host
-    /// and the number of the process.
+    /// Who asks and what for, cut to 1024 bytes. `None`: the user, the host and the process ID.
     pub title: Option<String>,
     /// How long to wait for the lock, up to [`LockOptions::FOR_EVER`].
     pub wait: Duration,
     /// How long the lock lives without a renewal: over 0, up to 10⁹ seconds. If this host dies,
-    /// others wait for so long.
+    /// others wait until then.
     pub lifetime: Duration,
     /// One of `NL`, `CR`, `CW`, `PR`, `PW` and `EX`, or `shared` or `exclusive`; `None`: exclusive.
     pub mode: Option<String>,
-    /// How many may hold the resource at a time, 1 to 10⁶; `None`: one.
+    /// How many clients may hold the resource at a time, 1 to 10⁶; `None`: one.
     pub limit: Option<u32>,
 }
 
 impl LockOptions {
-    /// A wait that has no end: the longest that a server accepts.
+    /// Without an end: the longest wait that a server accepts.
     pub const FOR_EVER: Duration = Duration::from_secs(1_000_000_000);
 }
 
 impl Default for LockOptions {
-    /// An exclusive lock, as long as it takes, with a lifetime of a minute.
+    /// An exclusive lock with a lifetime of a minute, waited for without an end.
     fn default() -> Self {
         let lifetime = Duration::from_secs(60);
         Self { title: None, wait: Self::FOR_EVER, lifetime, mode: None, limit: None }
     }
 }
 
-/// Why something was not done; says so in one line, in which a server may have a say: print it
-/// where control characters do no harm.
+/// Why something was not done. Displays as one line, which may contain text from a server: before
+/// printing it to a terminal, escape control characters.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
-    /// The server cannot be reached, does not answer, or has a fault.
+    /// The server cannot be reached, does not respond, or failed.
     NoServer(String),
-    /// What answers there is not an rdlm server.
+    /// What responded is not an rdlm server.
     NotRdlm(String),
-    /// The request is not one that the server accepts.
+    /// The request, or the configuration, is not valid.
     Usage(String),
-    /// The server wants another user, or nobody.
+    /// The server refuses these credentials, or wants some.
     NotPermitted(String),
-    /// The lock was not granted; it may be later.
+    /// The lock was not granted; it may be if asked for again.
     NotGranted(String),
-    /// The lock, or what else was named, is not there any more.
+    /// The lock was lost, or what was named no longer exists.
     Gone(String),
     /// The operating system refused something.
     System(String),

@@ -1,5 +1,5 @@
 //! A request for a lock: it ends with the lock or with an error, and leaves nothing on the server
-//! when it is given up.
+//! when it is withdrawn.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,32 +7,34 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::answer::Failure;
-use super::api::{Client, Lock};
+use super::api::Lock;
 use super::deadline::{Deadline, Wait};
 use super::guard::GIVE_UP;
 use super::retry::{Pauses, TRIES};
+use super::target::who;
 use super::transport::{ANSWER, new_key};
-use super::{Error, Guard, LockOptions, who};
+use super::{Client, Error, Guard, LockOptions};
 use crate::clock;
 
-/// A request that waits for its lock, on a thread of its own. Dropping it withdraws the request.
+/// A request that waits for its lock, on a thread of its own. Dropping it withdraws the request,
+/// which takes at most 3 s.
 pub struct Pending {
     request: Request,
-    /// Dropping it ends the repetitions.
+    /// Ends the repetitions when it is dropped.
     go_on: Option<Sender<()>>,
     answers: Receiver<Result<Guard, Error>>,
     answered: Receiver<()>,
 }
 
-/// How long to wait for the end of a request before it is taken over once more.
-const TAKE_OVER: Duration = Duration::from_millis(200);
+/// How long to wait for the end of a request before it is withdrawn once more.
+const WITHDRAWN: Duration = Duration::from_millis(200);
 
 /// How long one server may take to withdraw a request, if there are others.
 const ONE_OF_SEVERAL: Duration = Duration::from_secs(1);
 
 impl Client {
-    /// Waits for the lock on a resource, and holds it. A request whose connection breaks, or that
-    /// something on the way answers, is sent again: it has its place in line, or the lock, again.
+    /// Waits for the lock on a resource, and holds it. If the connection breaks, the request is sent
+    /// again, and keeps its place in line, or its lock.
     ///
     /// # Errors
     /// [`Error::NotGranted`] after `options.wait`. See [`Error`] for others.
@@ -40,10 +42,10 @@ impl Client {
         self.request(resource, options)?.wait()
     }
 
-    /// The same for whoever has to listen to something else meanwhile.
+    /// Requests the lock, to wait for something else at the same time.
     ///
     /// # Errors
-    /// Options that no server accepts, or no thread.
+    /// [`Error::Usage`]: options that no server accepts. [`Error::System`]: no thread.
     pub fn request(&self, resource: &str, options: &LockOptions) -> Result<Pending, Error> {
         let title = options.title.clone().unwrap_or_else(|| who(None));
         let options = LockOptions { title: Some(fitting(&title)), ..options.clone() };
@@ -56,7 +58,7 @@ impl Client {
         let asking = {
             let request = request.clone();
             move || {
-                // If nobody listens any more, the lock is released by this.
+                // If the receiver is gone, this drops the guard, which releases the lock.
                 let _ = sender.send(request.until_held(&given_up));
                 let _ = done.send(());
             }
@@ -67,7 +69,7 @@ impl Client {
     }
 }
 
-/// What no server accepts, or no clock.
+/// Refuses what no server accepts, or no clock can represent.
 fn check(options: &LockOptions) -> Result<(), Error> {
     let longest = LockOptions::FOR_EVER;
     if options.wait > longest {
@@ -80,16 +82,16 @@ fn check(options: &LockOptions) -> Result<(), Error> {
 }
 
 impl Pending {
-    /// Ready when there is an answer, so that [`Pending::wait`] does not wait.
+    /// Ready when [`Pending::wait`] would return at once.
     #[must_use]
     pub fn answered(&self) -> &Receiver<()> {
         &self.answered
     }
 
-    /// Waits for the answer.
+    /// Waits for the lock.
     ///
     /// # Errors
-    /// [`Error::NotGranted`] after the wait that was asked for. See [`Error`] for others.
+    /// [`Error::NotGranted`] after the wait requested. See [`Error`] for others.
     pub fn wait(mut self) -> Result<Guard, Error> {
         let answer = self.answers.recv();
         self.go_on = None;
@@ -97,14 +99,14 @@ impl Pending {
         answer.unwrap_or_else(ended)
     }
 
-    /// Withdraws the request, by a deadline that is shared with what is given up beside it.
+    /// Withdraws the request by a deadline that several withdrawals and releases share.
+    #[doc(hidden)]
     pub fn withdraw(mut self, by: Deadline) {
         self.go_on = None;
         self.request.withdraw(&self.answers, by);
     }
 }
 
-/// Withdraws the request, which takes 3 s at the most.
 impl Drop for Pending {
     fn drop(&mut self) {
         if self.go_on.take().is_some() {
@@ -113,7 +115,7 @@ impl Drop for Pending {
     }
 }
 
-/// One request, however often it is sent.
+/// A request and all its repetitions.
 #[derive(Clone)]
 struct Request {
     client: Client,
@@ -129,8 +131,8 @@ impl Request {
         Guard::hold(self.client, &self.resource, lock, asked)
     }
 
-    /// Sends the request, and again with what is left of the wait when the connection breaks:
-    /// by its key it has its place in line, or the lock, again.
+    /// Sends the request, and again with what is left of the wait if the connection breaks: by its
+    /// key, it keeps its place in line, or its lock.
     fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Failure> {
         let (wait, tries) = (Wait::of(self.options.wait), Deadline::after(TRIES));
         let mut pauses = Pauses::new();
@@ -142,12 +144,13 @@ impl Request {
                 Err(failure) => failure,
             };
             match failure {
-                // From something on the way, which does not wait for so long.
+                // From an intermediary that does not wait that long.
                 Failure::Refused { status: 408, .. } if !wait.is_over() => {}
                 ref failure if failure.is_passing() => {}
                 failure => return Err(failure),
             }
-            // A wrong URL is answered at once; who took longer has passed the request on.
+            // A foreign response at once means a wrong URL; a late one, that a proxy has passed the
+            // request on.
             arrived |= match failure {
                 Failure::Unreachable(_) => false,
                 Failure::Foreign(_) => sent.elapsed() >= Duration::from_secs(1),
@@ -166,19 +169,15 @@ impl Request {
         client.ask_once(resource, options, key, wait, by)
     }
 
-    /// Leaves the line. Closing the connection is not enough: the key keeps the place for a
-    /// while. So the same request without a wait takes over the place and gives it up, or
-    /// gets the lock if that was granted by now. The request that is being taken over may
-    /// still be on its way; that its answer has come is the proof that nothing is left.
+    /// Leaves the line. Closing the connection is not enough: the key keeps the place for a while,
+    /// so what belongs to the key is deleted, be it the place or, by now, the lock. The request
+    /// itself may still be on its way to the server: only its answer proves that nothing is left.
     fn withdraw(&self, answers: &Receiver<Result<Guard, Error>>, by: Deadline) {
         while !by.is_over() {
-            // So that there is time for another server if this one is silent.
+            // Leaves time for another server if this one is silent.
             let this = if self.client.has_others() { by.at_most(ONE_OF_SEVERAL) } else { by };
-            if let Ok(lock) = self.send(Wait::of(Duration::ZERO), this) {
-                // If it fails, it was released a moment before, or it expires by itself.
-                let _ = self.client.release_by(&lock.path, by);
-            }
-            match answers.recv_timeout(TAKE_OVER.min(by.left())) {
+            let _ = self.client.withdraw(&self.resource, &self.key, this);
+            match answers.recv_timeout(WITHDRAWN.min(by.left())) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Ok(guard)) => {
                     let _ = guard.release_by(by);
@@ -190,7 +189,7 @@ impl Request {
     }
 }
 
-/// A title that the server accepts: at most 1024 bytes.
+/// Cut to what the server accepts.
 fn fitting(title: &str) -> String {
     const MAX_BYTES: usize = 1024;
     title[..title.floor_char_boundary(MAX_BYTES)].into()

@@ -1,4 +1,4 @@
-//! When to ask again, and how often.
+//! When to send a request again, and how often.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use crossbeam_channel::after;
 
 use super::answer::Failure;
 
-/// How long a request is sent again to a server that is not there.
+/// How long to keep trying a server that cannot be reached.
 pub(super) const TRIES: Duration = Duration::from_secs(2);
 
-/// Tries again for a while, as long as the failure may pass.
+/// Tries again for a while if the failure is transient.
 pub(super) fn retry<T>(
     within: Duration,
     mut attempt: impl FnMut() -> Result<T, Failure>,
@@ -25,12 +25,11 @@ pub(super) fn retry<T>(
         if Instant::now() + pause > until {
             return Err(failure);
         }
-        // A channel that is ready after the pause.
         let _ = after(pause).recv();
     }
 }
 
-/// The pauses between tries: from 0.1 s, each twice as long as the one before, to 2 s.
+/// The pauses between attempts: 0.1 s, doubled each time, up to 2 s.
 pub(super) struct Pauses(Duration);
 
 impl Pauses {
@@ -38,7 +37,7 @@ impl Pauses {
         Self(Duration::from_millis(100))
     }
 
-    /// The pause before the next try, after this failure.
+    /// The pause after this failure.
     pub(super) fn next(&mut self, failure: &Failure) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(Duration::from_secs(2));

@@ -1,58 +1,59 @@
-//! Which servers a client talks to, and as whom.
+//! Which servers a client talks to, and with which credentials.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use nix::unistd::{gethostname, getuid};
 use percent_encoding::percent_decode_str;
 
 use super::Error;
-use crate::url;
+use crate::raw::url;
 
-/// The servers, and who talks to them.
+/// Servers, with the credentials and certificates for them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
-    /// Where it is; several, if any of them will do. There is at least one.
+    /// At least one. Several are equivalent.
     pub servers: Vec<ServerUrl>,
-    /// Who asks.
+    /// For requests of an administrator, and all others if a server's URL has none.
     pub credentials: Option<Credentials>,
-    /// What TLS is spoken with.
+    /// For servers with https.
     pub tls: TlsFiles,
 }
 
-/// Files (PEM) for servers with https.
+/// PEM files for TLS.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TlsFiles {
-    /// Certificates to trust in place of those that are built in.
+    /// Authorities to trust in place of Mozilla's, which are built in.
     pub authority: Option<PemFile>,
-    /// The client's own certificate and its key, for servers that want one.
+    /// The client's certificate and its key, for servers that ask for one.
     pub own: Option<(PemFile, PemFile)>,
 }
 
-/// A file, and the option or variable that names it, for messages.
+/// A PEM file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PemFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What named it.
+    /// The option or variable that names it, for messages.
     pub named_by: String,
 }
 
-/// Where a server is.
+/// The URL of a server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerUrl {
-    /// Without a name and a password, and without a slash at the end.
+    /// Without a user, a password and a slash at the end.
     pub url: String,
-    /// Those that the URL had, for every request. They are in no message.
+    /// Those in the URL, for every request. No message shows them.
     pub credentials: Option<Credentials>,
 }
 
-/// By what a user is known.
+/// The credentials of a user.
 #[derive(Clone, PartialEq)]
 pub enum Credentials {
-    /// A name and a password (HTTP Basic).
+    /// A user and a password (HTTP Basic).
     Password {
-        /// The name.
+        /// The user.
         user: String,
         /// The password.
         password: String,
@@ -61,7 +62,7 @@ pub enum Credentials {
     Token(String),
 }
 
-/// Without what is secret.
+/// Without secrets.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -85,7 +86,7 @@ impl FromStr for Target {
 }
 
 impl ServerUrl {
-    /// Understands the URLs of servers, separated by commas.
+    /// Parses the URLs of servers, separated by commas.
     ///
     /// # Errors
     /// What was expected instead.
@@ -93,7 +94,7 @@ impl ServerUrl {
         urls.split(',').map(|url| Self::parse(url.trim())).collect()
     }
 
-    /// The name and password are those of RFC 3986, section 3.2.1.
+    /// User and password as in RFC 3986, section 3.2.1.
     fn parse(text: &str) -> Result<Self, String> {
         let url = url::base(text)?;
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", &url));
@@ -109,11 +110,11 @@ impl ServerUrl {
     }
 }
 
-/// Who asks, where, perhaps for which program, and the number of the process that does.
+/// The default title: user, host, program if there is one, and process ID.
 pub fn who(program: Option<&str>) -> String {
     let user = user();
-    let uname = rustix::system::uname();
-    let host = uname.nodename().to_string_lossy();
+    let host = gethostname().unwrap_or_default();
+    let host = host.to_string_lossy();
     let pid = std::process::id();
     match program {
         Some(program) => format!("{user}@{host}: {program} [{pid}]"),
@@ -121,11 +122,11 @@ pub fn who(program: Option<&str>) -> String {
     }
 }
 
-/// The name of the user: as the environment has it, which cron and systemd leave empty, or the
-/// file of users, or else its number.
+/// The name of the user, from the environment, or /etc/passwd (cron and systemd set no variable), or
+/// else its number.
 fn user() -> String {
     let from_environment = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let uid = rustix::process::getuid().as_raw();
+    let uid = getuid().as_raw();
     let from_file = || {
         let users = std::fs::read_to_string("/etc/passwd").ok()?;
         let mut lines = users.lines().map(|line| line.split(':').collect::<Vec<_>>());

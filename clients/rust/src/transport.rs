@@ -5,61 +5,59 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Value;
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
 use super::answer::{Answer, Asked, Expected, Failure};
 use super::deadline::{Deadline, Wait};
 use super::events::Following;
-use super::socket::WithKeepalive;
-use super::{Credentials, Error, ServerUrl, Target, tls};
-use crate::url;
+use super::{Credentials, Error, ServerUrl, Target};
+use crate::raw::url;
 
-/// How long a connection may take to come about.
+/// The time-out of a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take, beside the wait for a lock.
+/// The time-out of a response, beside the wait for a lock.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
-/// Time-outs are at least so long: none at all has another meaning.
+/// The shortest time-out: zero means something else.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// An answer that is longer is none of rdlm.
+/// No response of rdlm is longer.
 const MAX_BODY_BYTES: u64 = 1 << 28;
 
-/// The way to a server.
+/// One server, and what requests to it carry.
 #[derive(Clone)]
 pub(super) struct Transport {
     agent: Agent,
     pub(super) url: Arc<str>,
-    /// The servers that are sent what follows, and no others: a lock's URL may name any.
+    /// The only servers that are sent credentials: a lock's URL may name any other.
     servers: Arc<[ServerUrl]>,
     authorization: Option<Arc<str>>,
-    /// What the URL named: for whatever is in front of the server.
+    /// The credentials in the URL, for a proxy in front of the server.
     of_url: Option<Arc<str>>,
 }
 
-/// A request.
+/// A request and its deadlines.
 #[derive(Clone)]
 pub(super) struct Call<'a> {
     pub(super) method: http::Method,
-    /// The server, if it is another one.
+    /// Another server than that of the transport.
     pub(super) base: Option<&'a str>,
     pub(super) path: &'a str,
     pub(super) body: Option<Value>,
     pub(super) key: String,
-    /// What is in front of the server is not asked for this.
+    /// Whether an administrator's credentials come before those in the URL.
     pub(super) by_administrator: bool,
     pub(super) expected: Expected<'a>,
-    /// By when it is answered, by whichever server, if nothing is waited for.
+    /// When the response is due, from any server, beside `wait`.
     pub(super) by: Deadline,
-    /// How long the server may wait before it answers.
+    /// How long the server may wait before it responds.
     pub(super) wait: Option<Wait>,
 }
 
-/// How long one attempt may take.
+/// The time-outs of one attempt.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     connect: Duration,
@@ -85,8 +83,8 @@ impl<'a> Call<'a> {
         Self { by_administrator: true, ..self }
     }
 
-    /// The limits of an attempt at one of `servers` that are left to be asked. They share the time
-    /// for connections; one that is connected may take all that is left for its answer.
+    /// The time-outs of an attempt, when `servers` are left to try. They share the time for
+    /// connections; a server that is connected may take all the time left to respond.
     pub(super) fn limits(&self, servers: u32) -> Limits {
         let left = self.by.left().max(SHORTEST);
         let connect = (left / servers.max(1)).clamp(SHORTEST, CONNECT);
@@ -94,7 +92,7 @@ impl<'a> Call<'a> {
         Limits { connect, answer: left.saturating_add(wait) }
     }
 
-    /// The body, with what is left of the wait.
+    /// The body, with the time left to wait.
     fn body(&self) -> Option<String> {
         let mut body = self.body.clone()?;
         if let Some(wait) = self.wait {
@@ -106,27 +104,16 @@ impl<'a> Call<'a> {
 
 /// A new Idempotency-Key.
 pub(super) fn new_key() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
+    let mut bytes = [0; 16];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.unwrap_or_else(|_| panic!("the system has no random numbers"));
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 impl Transport {
-    /// Opens no connection yet.
-    pub(super) fn new(target: &Target, server: &ServerUrl, tls: bool) -> Result<Self, Error> {
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            // Lock servers are inside; a proxy for the outside does not reach them.
-            .proxy(None)
-            .user_agent(concat!("rdlm/", env!("CARGO_PKG_VERSION")))
-            .accept("application/hal+json");
-        if tls {
-            config = config.tls_config(tls::config(&target.tls)?);
-        }
+    pub(super) fn new(target: &Target, server: &ServerUrl, agent: Agent) -> Result<Self, Error> {
         let authorization = target.credentials.as_ref().map(authorization_of).transpose()?;
         let of_url = server.credentials.as_ref().map(authorization_of).transpose()?;
-        let connector = ().chain(WithKeepalive).chain(RustlsConnector::default());
-        let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
         let (url, servers) = (server.url.as_str().into(), target.servers.as_slice().into());
         Ok(Self { agent, url, servers, authorization, of_url })
     }
@@ -147,7 +134,7 @@ impl Transport {
         self.asked(call, limits, |asked| read(asked, result.map_err(|error| asked.failure(error))?))
     }
 
-    /// Asks for events, behind the one with the id `last`, and follows them as long as they come.
+    /// Requests the stream of events after the one with the id `last`.
     pub(super) fn follow(
         &self,
         call: &Call<'_>,
@@ -172,7 +159,7 @@ impl Transport {
             if response.status() == 200 && is_stream {
                 return Ok(Following::new(response.into_body().into_reader()));
             }
-            // Without events, it can only be refused.
+            // Not a stream of events, so it can only be an error.
             read(asked, response).and(Err(Failure::NotRdlm("there are no events".into())))
         })
     }
@@ -181,6 +168,7 @@ impl Transport {
         let request = http::Request::builder()
             .method(&call.method)
             .uri(format!("{}{}", call.base.unwrap_or(&self.url), call.path))
+            .header("Accept", "application/hal+json")
             .header("Idempotency-Key", &call.key);
         match self.credentials(call).filter(|_| self.is_trusted(call)) {
             Some(authorization) => request.header("Authorization", authorization),
@@ -188,7 +176,7 @@ impl Transport {
         }
     }
 
-    /// Whether the server of a call is one that credentials are for.
+    /// Whether the server of a call may see credentials.
     fn is_trusted(&self, call: &Call<'_>) -> bool {
         let is_ours = |base| self.servers.iter().any(|server| server.url == base);
         call.base.is_none_or(is_ours)
@@ -212,7 +200,7 @@ impl Transport {
             .build()
     }
 
-    /// Calls `understand` with what was asked of whom.
+    /// Calls `understand` with what was sent to whom.
     fn asked<T>(
         &self,
         call: &Call<'_>,
@@ -252,14 +240,14 @@ impl Transport {
     }
 }
 
-/// Reads an answer to its end.
+/// Reads a response to its end.
 fn read(asked: &Asked<'_>, response: http::Response<Body>) -> Result<Answer, Failure> {
     let (head, mut body) = response.into_parts();
     let body = body.with_config().limit(MAX_BODY_BYTES).read_to_vec();
     asked.understand(&head, body.map_err(|error| asked.failure(error))?)
 }
 
-/// The value of the header. An error says what is wrong, and shows nothing that is secret.
+/// The value of `Authorization`. Errors show no secrets.
 fn authorization_of(credentials: &Credentials) -> Result<Arc<str>, Error> {
     let unfit = |what: &str| Err(Error::Usage(what.into()));
     let has_control = |text: &str| text.chars().any(char::is_control);

@@ -1,16 +1,13 @@
 //! The files by which this server and etcd know each other. They are read again when they change.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::Agent;
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use ureq::unversioned::transport::DefaultConnector;
 
-use crate::client::own_certificate;
+use crate::client::raw::net::tls::{Pem, config_of_files};
+use crate::client::raw::net::{Names, agent};
 use crate::cluster::Options;
-use crate::cluster::names::Names;
 use crate::http::reloaded::{self, Reloaded, Source};
 
 /// How often the files are looked at, at most, unless a signal asks for it.
@@ -72,28 +69,12 @@ impl Source for TlsFiles {
     }
 
     fn understand(&self, contents: &[Vec<u8>]) -> Result<Agent, String> {
-        let mut contents = contents.iter().map(Vec::as_slice);
-        let mut next = || contents.next().unwrap_or_default();
-        let mut tls = TlsConfig::builder();
-        if let Some((certificate, key)) = &self.own {
-            let chain = certificates("--etcd-cert", certificate, next())?;
-            let key = private_key(key, next())?;
-            own_certificate::check(&chain, &key)
-                .map_err(|error| format!("--etcd-cert {}: {error}", certificate.display()))?;
-            tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
-        }
-        if let Some(file) = &self.ca {
-            let roots = certificates("--etcd-ca", file, next())?;
-            tls = tls.root_certs(RootCerts::Specific(Arc::new(roots)));
-        }
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .user_agent(concat!("rdlm/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls.build())
-            .build();
-        Ok(Agent::with_parts(config, DefaultConnector::default(), self.names.clone()))
+        let mut files = self.paths().zip(contents).map(|((option, path), text)| Pem {
+            name: format!("{option} {}", path.display()),
+            text: text.clone(),
+        });
+        let own = if self.own.is_some() { files.next().zip(files.next()) } else { None };
+        Ok(agent(self.names.clone(), config_of_files(files.next(), own)?))
     }
 
     fn describe(&self, _: &Agent) -> String {
@@ -144,33 +125,4 @@ const PASSWORD_FILE: &str = "--etcd-password-file";
 
 fn read(option: &str, path: &Path) -> Result<Vec<u8>, String> {
     reloaded::read(path).map_err(|error| format!("{option} {}: {error}", path.display()))
-}
-
-fn certificates(
-    option: &str,
-    path: &Path,
-    text: &[u8],
-) -> Result<Vec<Certificate<'static>>, String> {
-    let found = pem(option, path, text)?.into_iter().filter_map(|item| match item {
-        PemItem::Certificate(certificate) => Some(certificate),
-        _ => None,
-    });
-    let found: Vec<_> = found.collect();
-    if found.is_empty() {
-        return Err(format!("{option} {}: there is no certificate in it", path.display()));
-    }
-    Ok(found)
-}
-
-fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKey<'static>, String> {
-    let found = pem("--etcd-key", path, text)?.into_iter().find_map(|item| match item {
-        PemItem::PrivateKey(key) => Some(key),
-        _ => None,
-    });
-    found.ok_or_else(|| format!("--etcd-key {}: there is no private key in it", path.display()))
-}
-
-fn pem(option: &str, path: &Path, text: &[u8]) -> Result<Vec<PemItem<'static>>, String> {
-    let wrong = |error: ureq::Error| format!("{option} {}: {error}", path.display());
-    parse_pem(text).map(|item| item.map_err(wrong)).collect()
 }

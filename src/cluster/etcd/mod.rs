@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::Options;
-use super::names::Names;
+use crate::client::raw::net::Names;
 use files::{Agents, TlsFiles};
 use login::{Login, Session};
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};

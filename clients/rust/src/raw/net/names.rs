@@ -1,6 +1,6 @@
-//! Where other hosts are: the members of etcd, and the active server. Names are looked up by
-//! threads of their own, one for each name at a time. The system's look-up has no time limit: what
-//! is known goes on being used meanwhile, and nobody waits longer than it wants to.
+//! The addresses of host names. The system's look-up has no time-out, so threads of their own do it,
+//! one for each name at a time: known addresses stay in use meanwhile, and each caller waits only for
+//! as long as it wants to.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,20 +17,20 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// What is older is looked up again when it is used.
+/// Older addresses are looked up again when they are used.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// How many names are known at most.
+/// The most names that are kept.
 const MAX_NAMES: usize = 64;
 
-/// How many addresses of one name are used.
+/// The most addresses of a name that are used.
 const MAX_ADDRESSES: usize = 16;
 
 type LookUp = fn(&str) -> io::Result<Vec<SocketAddr>>;
 
-/// The addresses of names. A clone is the same.
+/// The addresses of names. Clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Names(Arc<Shared>);
+pub struct Names(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -40,13 +40,13 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Name {
-    /// As the latest look-up that succeeded has found them.
+    /// From the latest look-up that succeeded.
     addresses: Vec<SocketAddr>,
-    /// When that was; `None`: they are in doubt.
+    /// When that was; `None`: never.
     fresh_since: Option<Instant>,
-    /// Why the latest look-up has failed.
+    /// Why the latest look-up failed.
     failure: Option<(io::ErrorKind, String)>,
-    /// A thread is looking it up, and drops the other end when it has ended.
+    /// Disconnected when the look-up in progress ends.
     in_progress: Option<Receiver<Infallible>>,
 }
 
@@ -61,12 +61,12 @@ impl Names {
         Self(Arc::new(Shared { look_up, names: Mutex::default() }))
     }
 
-    /// The addresses of `HOST:PORT`, at least one: at once if some are known, else `within` this
+    /// The addresses of `HOST:PORT`, at least one: at once if some are known, or else `within` this
     /// time.
     ///
     /// # Errors
-    /// There are none, or nothing is known in time.
-    pub(super) fn addresses(&self, name: &str, within: Duration) -> io::Result<Vec<SocketAddr>> {
+    /// The look-up failed, or did not end in time.
+    pub fn addresses(&self, name: &str, within: Duration) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
         }
@@ -84,7 +84,7 @@ impl Names {
                 _ => return known.addresses(),
             }
         };
-        // It ends with the look-up.
+        // Disconnected when the look-up ends.
         if in_progress.recv_timeout(within) == Err(RecvTimeoutError::Timeout) {
             let why = format!("{name} was not found in time");
             return Err(io::Error::new(io::ErrorKind::TimedOut, why));
@@ -92,12 +92,12 @@ impl Names {
         self.lock().entry(name.into()).or_default().addresses()
     }
 
-    /// Has all names looked up again, aside: somebody was not found where it was said to be.
-    pub(super) fn refresh(&self) {
+    /// Begins to look up all names again, because a host was not at its address.
+    pub fn refresh(&self) {
         self.lock().iter_mut().for_each(|(name, known)| self.look_up(known, name));
     }
 
-    /// Begins a look-up, unless there is one.
+    /// Begins a look-up, unless one is in progress.
     fn look_up(&self, known: &mut Name, name: &str) {
         if known.in_progress.is_some() {
             return;
@@ -122,12 +122,12 @@ impl Names {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Name>> {
-        // Each name is whole at any moment.
+        // No panic can leave it inconsistent.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether there is room for a name, for which another one may be forgotten.
+/// Whether there is room for a name, perhaps after removing the oldest one.
 fn has_room(names: &mut HashMap<String, Name>, name: &str) -> bool {
     if names.len() < MAX_NAMES || names.contains_key(name) {
         return true;
@@ -158,7 +158,7 @@ impl Name {
     }
 }
 
-/// ureq would begin a thread for each request, also where there is a connection already.
+/// ureq's own resolver starts a thread for each request, even if there is a connection already.
 impl Resolver for Names {
     fn resolve(
         &self,
@@ -193,7 +193,7 @@ mod tests {
         SocketAddr::from(([192, 0, 2, 1], port))
     }
 
-    /// Until nobody looks this name up.
+    /// Waits until no look-up of this name is in progress.
     fn wait(names: &Names, name: &str) {
         let in_progress = names.lock()[name].in_progress.clone();
         let ended = in_progress.map(|in_progress| in_progress.recv_timeout(PATIENCE));
@@ -215,7 +215,7 @@ mod tests {
             names.refresh();
             assert_eq!(names.addresses("a:1", Duration::ZERO).unwrap(), [address(1)]);
         }
-        // What is not known is waited for, as long as one wants to.
+        // An unknown name is waited for, until the caller's time-out.
         let failure = names.addresses("b:1", Duration::from_millis(10)).unwrap_err();
         assert_eq!(failure.kind(), io::ErrorKind::TimedOut);
         drop(silence);

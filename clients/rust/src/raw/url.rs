@@ -1,6 +1,6 @@
-//! The URL that the paths of the API are behind, as client and server are told it.
+//! Base URLs of the API, as given to client and server.
 
-/// Understands such a URL, which is returned without a slash at its end.
+/// Checks a base URL, and removes slashes at its end.
 ///
 /// # Errors
 /// What was expected instead.
@@ -14,7 +14,7 @@ pub fn base(text: &str) -> Result<String, String> {
     }
 }
 
-/// For messages: without what stands between `://` and `@`.
+/// Without the credentials between `://` and `@`, for messages.
 pub fn without_password(text: &str) -> String {
     match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
         Some((scheme, (_, host))) => format!("{scheme}://{host}"),
@@ -22,7 +22,7 @@ pub fn without_password(text: &str) -> String {
     }
 }
 
-/// Whether a URL without its scheme begins with a host, and a port that can be.
+/// Whether a URL without its scheme begins with a host, and a valid port if there is one.
 fn has_host(rest: &str) -> bool {
     let authority = rest.split('/').next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
