@@ -192,6 +192,27 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     wait_until("the lock expires", || server.locks("foo").is_empty());
     server.delete("/resources");
     server.hold("bar");
+    let lost = || {
+        let metrics = server.get("/metrics");
+        let mut lines = metrics.text().lines();
+        let lost = lines.find_map(|line| line.strip_prefix("rdlm_log_lines_lost_total "));
+        lost.unwrap().parse::<u64>().unwrap()
+    };
+    wait_until("the lines are counted", || lost() >= 2);
+}
+
+#[test]
+fn a_line_of_the_log_has_time_level_and_source() {
+    let server = Server::start();
+    server.acquire("short", 0.0, 0.01);
+    wait_until("the lock expires", || server.locks("short").is_empty());
+    let log = server.into_log();
+    let line = log.lines().find(|line| line.contains("expired: short/")).unwrap();
+    let (time, rest) = line.split_at("2026-11-25T00:00:00.000Z".len());
+    let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    assert_eq!(time.chars().map(digits).collect::<String>(), "0000-00-00T00:00:00.000Z");
+    assert!(rest.starts_with(" INFO  [rdlm"), "{line}");
+    assert!(rest.contains("] expired: short/"), "{line}");
 }
 
 #[test]
