@@ -143,7 +143,7 @@ fn what_the_system_refuses_gets_one_line_and_code_1() {
 }
 
 #[test]
-fn it_starts_as_rdlm_was_started() {
+fn the_options_of_the_python_rdlm_start_it() {
     let dir = TempDir::new().unwrap();
     let daemon = dir.path().join("rdlm-daemon");
     symlink(env!("CARGO_BIN_EXE_rdlm"), &daemon).unwrap();
@@ -270,7 +270,7 @@ fn the_log_is_an_object_a_line_on_request() {
 }
 
 #[test]
-fn sigterm_and_sigint_answer_who_waits_and_end_with_code_0() {
+fn sigterm_and_sigint_answer_waiting_clients_and_end_with_code_0() {
     for signal in ["-TERM", "-INT", "-HUP"] {
         let mut server = Server::start();
         server.hold("foo");
@@ -354,7 +354,7 @@ fn pipe(dir: &TempDir) -> String {
 }
 
 #[test]
-fn a_pipe_that_nobody_writes_is_no_file_of_settings() {
+fn a_pipe_without_a_writer_is_refused_as_a_file_of_settings() {
     let dir = TempDir::new().unwrap();
     let pipe = pipe(&dir);
     for options in
@@ -391,7 +391,7 @@ fn a_start_that_takes_long_is_ended_by_a_signal() {
 }
 
 #[test]
-fn files_that_turn_into_pipes_hold_up_no_request_and_no_end() {
+fn files_that_turn_into_pipes_hold_up_neither_requests_nor_the_end() {
     let dir = TempDir::new().unwrap();
     let users = dir.path().join("users");
     fs::write(&users, "alice:secret\n").unwrap();

@@ -84,14 +84,14 @@ fn patience(probe: &str) -> u32 {
 }
 
 #[test]
-fn no_probe_restarts_a_server_that_will_be_well_by_itself() {
+fn no_probe_restarts_a_server_that_recovers_by_itself() {
     const IDLE_TIMEOUT_S: u32 = 75;
     assert!(patience("livenessProbe") > IDLE_TIMEOUT_S);
     assert!(!file("packaging/kubernetes.yaml").contains("path: /health"));
 }
 
 #[test]
-fn a_package_knows_neither_who_made_it_nor_when() {
+fn a_package_depends_on_neither_its_builder_nor_the_time_of_the_build() {
     if Command::new("dpkg-deb").arg("--version").output().is_err() {
         println!("skipped: there is no dpkg-deb");
         return;

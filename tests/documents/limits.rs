@@ -24,7 +24,7 @@ fn tests() -> String {
 }
 
 #[test]
-fn the_tests_that_the_invariants_name_are_there() {
+fn the_tests_named_by_the_invariants_exist() {
     let sources = tests();
     let document = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).unwrap();
     let table = document.split("| held by the test |\n").nth(1).unwrap();
@@ -42,7 +42,7 @@ fn the_tests_that_the_invariants_name_are_there() {
 }
 
 #[test]
-fn the_tests_that_the_limits_name_are_there() {
+fn the_tests_named_by_the_limits_exist() {
     let sources = tests();
     let document = fs::read_to_string(Path::new(ROOT).join("docs/limits.md")).unwrap();
     let tables = document.split("| test |\n").skip(1);
