@@ -293,7 +293,7 @@ impl Metrics {
     /// All metrics as text; those about held locks are computed now.
     ///
     /// # Errors
-    /// None is known: the text is written into memory.
+    /// None that is known: it is written into memory.
     pub fn to_text(&self, locks: &dyn LockManager, format: Format) -> Result<String, fmt::Error> {
         let (totals, ages) = (locks.totals(), locks.ages());
         self.active.set(number(totals.active));

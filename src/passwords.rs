@@ -122,7 +122,7 @@ impl Passwords {
 
     fn digest(&self, hash: &str, password: &str) -> Digest {
         let mut context = hmac::Context::with_key(&self.key);
-        // No hash contains a line feed.
+        // No hash has a line break.
         [hash, "\n", password].iter().for_each(|part| context.update(part.as_bytes()));
         let mut digest = Digest::default();
         digest.copy_from_slice(context.sign().as_ref());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn remembered_passwords_belong_to_one_hash_and_are_limited() {
+    fn what_is_remembered_is_of_one_hash_and_has_a_limit() {
         let passwords = Passwords::new();
         let [cheap, dear] = hashes();
         passwords.remember(&cheap, "secret");

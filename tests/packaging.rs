@@ -91,7 +91,7 @@ fn no_probe_restarts_a_server_that_recovers_by_itself() {
 }
 
 #[test]
-fn a_package_depends_on_neither_its_builder_nor_the_time_of_the_build() {
+fn a_package_knows_neither_who_made_it_nor_when() {
     if Command::new("dpkg-deb").arg("--version").output().is_err() {
         println!("skipped: there is no dpkg-deb");
         return;
