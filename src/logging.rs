@@ -87,7 +87,7 @@ pub fn lost_lines() -> u64 {
 /// # Errors
 /// See [`Error`].
 pub fn start(options: Options) -> Result<(), Error> {
-    let (logger, queue) = Logger::new(options.level);
+    let (logger, queue) = Logger::new();
     let writer = Writer { queue, unreported: Arc::clone(&logger.unreported) };
     log::set_boxed_logger(Box::new(logger)).map_err(|_| Error::Started)?;
     log::set_max_level(options.level);
@@ -129,28 +129,25 @@ enum Entry {
 }
 
 struct Logger {
-    level: LevelFilter,
     queue: Sender<Entry>,
     /// Lines lost since the log last reported how many.
     unreported: Arc<AtomicU64>,
 }
 
 impl Logger {
-    fn new(level: LevelFilter) -> (Self, Receiver<Entry>) {
+    fn new() -> (Self, Receiver<Entry>) {
         let (sender, queue) = bounded(QUEUE);
-        (Self { level, queue: sender, unreported: Arc::default() }, queue)
+        (Self { queue: sender, unreported: Arc::default() }, queue)
     }
 }
 
 impl Log for Logger {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+    /// The macros of `log` have compared the level with the maximum already.
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
         let line = Line::new(record.level(), record.target(), record.args().to_string());
         if self.queue.try_send(Entry::Line(line)).is_err() {
             LOST.fetch_add(1, Ordering::Relaxed);
@@ -277,7 +274,7 @@ mod tests {
 
     #[test]
     fn lines_that_find_the_queue_full_are_lost_and_reported() {
-        let (logger, queue) = Logger::new(LevelFilter::Info);
+        let (logger, queue) = Logger::new();
         let writer = Writer { queue, unreported: Arc::clone(&logger.unreported) };
         let lost_before = lost_lines();
         for n in 0..QUEUE + 12 {
@@ -297,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_flush_returns_even_if_nothing_is_written() {
-        let (logger, _queue) = Logger::new(LevelFilter::Info);
+        let (logger, _queue) = Logger::new();
         logger.flush();
         for _ in 0..QUEUE {
             log(&logger, "");
