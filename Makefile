@@ -103,7 +103,7 @@ check:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
 	else echo "skipped: make deny, which installs cargo-deny: some minutes of compiling"; fi
 
-# Licences, sources and versions of the dependencies, as deny.toml has it, and what is known of
+# Licences, sources and versions of the dependencies, as .cargo/deny.toml has it, and what is known of
 # holes in them, if the list of those can be had.
 deny:
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
@@ -154,8 +154,8 @@ torture: all
 	RDLM_EXHAUSTIVE=1 $(CARGO) test --locked --release -p rdlm-lock --lib journal
 	PROPTEST_CASES=$(PROPTEST_CASES) $(CARGO) test --locked --release -p rdlm-lock --lib model
 	$(MAKE) schedules ORDERS=20000
-	torture/schemathesis.sh
-	torture/slowhttptest.sh
+	tests/scripts/schemathesis.sh
+	tests/scripts/slowhttptest.sh
 	$(CARGO) bench --locked --bench soak -- --minutes $(MINUTES)
 	$(CARGO) test --locked --release --test torture every_mutant -- --ignored --nocapture
 	RDLM_TORTURE_TIME=$(TIME) $(CARGO) test --locked --release --test torture -- \
@@ -176,7 +176,7 @@ torture-ha:
 
 # Two servers on an etcd of three members on this machine, for a try-out; Ctrl-C ends all.
 ha: all
-	torture/ha.sh $(BINARY)
+	tests/scripts/ha.sh $(BINARY)
 
 # A minute for each target; needs cargo-fuzz and a nightly toolchain.
 FUZZ_SECONDS ?= 60

@@ -1,5 +1,5 @@
-//! A file that lines are appended to. It may be a named pipe: nothing waits for its reader to come,
-//! and for a slow one only a moment.
+//! A file to which lines are appended. It may be a named pipe: opening it does not wait for a
+//! reader, and a write waits a second at most.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,15 +17,15 @@ const READER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 pub struct Appended {
     path: PathBuf,
     file: Option<File>,
-    /// What was written last was cut off in the middle of a line.
+    /// The last write ended in the middle of a line.
     in_line: bool,
 }
 
 impl Appended {
-    /// Opens the file. A pipe that nobody reads is opened when somebody does.
+    /// Opens the file. A pipe without a reader is opened by a later write.
     ///
     /// # Errors
-    /// As the operating system gives them.
+    /// Those of the operating system.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         let file = match open(&path) {
             Ok(file) => Some(file),
@@ -35,12 +35,12 @@ impl Appended {
         Ok(Self { path, file, in_line: false })
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Has it opened again before the next lines are written.
+    /// Closes the file. The next write opens it again.
     pub fn close(&mut self) {
         self.file = None;
     }
@@ -48,7 +48,7 @@ impl Appended {
     /// Appends lines. If that fails, some of them may be there.
     ///
     /// # Errors
-    /// As the operating system gives them; also if the reader of a pipe is too slow.
+    /// Those of the operating system, and a time-out if the reader of a pipe is too slow.
     pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.in_line {
             self.write_from(&mut &b"\n"[..])?;

@@ -1,9 +1,8 @@
 //! rdlm, a lock manager over HTTP.
 //!
 //! Data flows one way: socket → [`http`] → [`doors`] → [`lock`] → outcome → response. [`client`]
-//! is a library for programs that talk to a server, and knows nothing of it but the API;
-//! [`commands`] are the first of them. ARCHITECTURE.md walks
-//! through the rooms and lists the invariants.
+//! is a library for programs that talk to a server, of which it knows nothing but the API. The
+//! [`commands`] are built on it. ARCHITECTURE.md describes the rooms and their invariants.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -24,5 +23,10 @@ pub use rdlm_client as client;
 pub use rdlm_http as http;
 pub use rdlm_lock as lock;
 
-/// The day of this version, as in CHANGELOG.md; or `unreleased`.
+/// The release date of this version, as in CHANGELOG.md; or `unreleased`.
 const RELEASED: &str = "2026-11-25";
+
+#[cfg(test)]
+#[path = "../tests/needed.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod needed;

@@ -1,7 +1,11 @@
-//! The log: a line an event on standard error.
+//! The log: one line per event, on standard error.
 //!
-//! A thread of its own writes the lines, from a queue that has an end: whoever logs does not
-//! wait for whoever reads. A line that does not fit is lost, counted, and told of.
+//! A thread that logs puts its record into a bounded queue and goes on; the log's own thread
+//! formats and writes it. So nobody waits for a slow reader of standard error. A record that finds
+//! the queue full is lost and counted, and the log says how many were.
+//!
+//! Lines of text are written by `simple_logger`, which would otherwise write on the thread that
+//! logs: a pipe that nobody reads would stop the reaper, and with it every hand-over.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -16,17 +20,22 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use humantime::format_rfc3339_millis;
 use log::{Level, LevelFilter, Log, Metadata, Record, error};
 use serde::Serialize;
+use simple_logger::SimpleLogger;
 
 /// How many lines may wait to be written.
 const QUEUE: usize = 1024;
 
-/// The longest line, in bytes; what is longer is cut.
-const MAX_LINE: usize = 8 * 1024;
+/// The longest message, in bytes; a longer one is cut.
+const MAX_MESSAGE: usize = 8 * 1024;
 
-/// How long to wait at most for the lines before an end to be written.
+/// How long a flush waits at most.
 const FLUSH: Duration = Duration::from_millis(100);
 
-/// What is logged, and what a line looks like.
+/// A line of text has the time at which it is written. One that waited longer than this in the
+/// queue says for how long.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What is logged, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Records of this level and above.
@@ -38,7 +47,7 @@ pub struct Options {
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Time, level, source and message with blanks between.
+    /// Time, level, source and message, separated by blanks.
     Text,
     /// A JSON object with the same.
     Json,
@@ -47,7 +56,7 @@ pub enum Format {
 /// Why the log could not be started.
 #[derive(Debug)]
 pub enum Error {
-    /// A logger has been started before.
+    /// This process has a logger already.
     Started,
     /// The operating system refused a thread.
     System(io::Error),
@@ -64,69 +73,87 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Lines that nobody could read, since the start of the process.
+/// Lines lost since the start of the process.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// How many lines were lost because standard error did not take them.
+/// How many lines were lost because they could not be written, or not in time.
 pub fn lost_lines() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
 /// Sends log records and the messages of panics to standard error. `log::logger().flush()`
-/// waits for those that are on their way, for a tenth of a second at most.
+/// waits until the queued ones are written, for a tenth of a second at most.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn start(options: Options) -> Result<(), Error> {
-    let (logger, lines) = Logger::new(options);
-    let writer = Writer { lines, untold: Arc::clone(&logger.untold), format: options.format };
+    let (logger, queue) = Logger::new();
+    let writer = Writer { queue, unreported: Arc::clone(&logger.unreported) };
     log::set_boxed_logger(Box::new(logger)).map_err(|_| Error::Started)?;
     log::set_max_level(options.level);
-    let run = move || writer.run(&mut io::stderr());
-    thread::Builder::new().name("log".into()).spawn(run).map_err(Error::System)?;
-    // The hook of the standard library would wait for standard error.
-    panic::set_hook(Box::new(|panic| error!("{panic}")));
+    let run = move || writer.run(|line| options.format.write(line));
+    let thread = thread::Builder::new().name("log".into()).spawn(run).map_err(Error::System)?;
+    let log_thread = thread.thread().id();
+    // The hook of the standard library would wait for standard error. A panic of the log's own
+    // thread is a line that could not be written: logging that would never end.
+    panic::set_hook(Box::new(move |panic| {
+        if thread::current().id() != log_thread {
+            error!("{panic}");
+        }
+    }));
     Ok(())
 }
 
+/// A record that waits to be written.
+struct Line {
+    time: SystemTime,
+    logged: Instant,
+    level: Level,
+    target: String,
+    message: String,
+}
+
+impl Line {
+    #[expect(clippy::disallowed_methods, reason = "it is shown")]
+    fn new(level: Level, target: &str, mut message: String) -> Self {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        let (time, logged) = (SystemTime::now(), Instant::now());
+        Self { time, logged, level, target: target.into(), message }
+    }
+}
+
 enum Entry {
-    Line(String),
-    /// Answered when all that came before is written.
+    Line(Line),
+    /// Answered when all entries before it are written.
     Flush(Sender<()>),
 }
 
 struct Logger {
-    options: Options,
-    lines: Sender<Entry>,
-    /// Lines that were lost since the log last told of it.
-    untold: Arc<AtomicU64>,
+    queue: Sender<Entry>,
+    /// Lines lost since the log last reported how many.
+    unreported: Arc<AtomicU64>,
 }
 
 impl Logger {
-    fn new(options: Options) -> (Self, Receiver<Entry>) {
-        let (sender, lines) = bounded(QUEUE);
-        (Self { options, lines: sender, untold: Arc::default() }, lines)
+    fn new() -> (Self, Receiver<Entry>) {
+        let (sender, queue) = bounded(QUEUE);
+        (Self { queue: sender, unreported: Arc::default() }, queue)
     }
 }
 
 impl Log for Logger {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.options.level
+    /// The macros of `log` have compared the level with the maximum already.
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let message = record.args();
-        #[expect(clippy::disallowed_methods, reason = "it is shown")]
-        let line =
-            self.options.format.line(SystemTime::now(), record.level(), record.target(), message);
-        if self.lines.try_send(Entry::Line(line)).is_err() {
+        let line = Line::new(record.level(), record.target(), record.args().to_string());
+        if self.queue.try_send(Entry::Line(line)).is_err() {
             LOST.fetch_add(1, Ordering::Relaxed);
-            self.untold.fetch_add(1, Ordering::Relaxed);
+            self.unreported.fetch_add(1, Ordering::Relaxed);
         }
-        // An error may be the last word of the process.
+        // The process may be about to end because of it.
         if record.level() == Level::Error {
             self.flush();
         }
@@ -135,82 +162,93 @@ impl Log for Logger {
     fn flush(&self) {
         let deadline = Instant::now() + FLUSH;
         let (sender, written) = bounded(1);
-        if self.lines.send_deadline(Entry::Flush(sender), deadline).is_ok() {
+        if self.queue.send_deadline(Entry::Flush(sender), deadline).is_ok() {
             let _ = written.recv_deadline(deadline);
         }
     }
 }
 
-/// The thread that writes.
+/// What the log's thread does.
 struct Writer {
-    lines: Receiver<Entry>,
-    untold: Arc<AtomicU64>,
-    format: Format,
+    queue: Receiver<Entry>,
+    unreported: Arc<AtomicU64>,
 }
 
 impl Writer {
-    fn run(self, out: &mut impl Write) {
-        for entry in &self.lines {
+    /// `write` returns whether it could write the line.
+    fn run(self, mut write: impl FnMut(&Line) -> bool) {
+        let mut write = |line: &Line| {
+            if !write(line) {
+                LOST.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        for entry in &self.queue {
             match entry {
-                Entry::Line(line) => write(out, &line),
-                // Nobody waits any more if the time was up.
+                Entry::Line(line) => write(&line),
+                // Fails if the flush has timed out.
                 Entry::Flush(written) => drop(written.try_send(())),
             }
-            if self.lines.is_empty() {
-                self.tell_lost(out);
+            if self.queue.is_empty()
+                && let Some(report) = self.report_lost()
+            {
+                write(&report);
             }
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it is shown")]
-    fn tell_lost(&self, out: &mut impl Write) {
-        let lost = self.untold.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let lines = if lost == 1 { "line" } else { "lines" };
-            let message = format!("{lost} {lines} lost: standard error did not take them in time");
-            write(out, &self.format.line(SystemTime::now(), Level::Warn, module_path!(), &message));
-        }
-    }
-}
-
-/// A line that cannot be written is lost, and no reason to stop granting locks.
-fn write(out: &mut impl Write, line: &str) {
-    if out.write_all(line.as_bytes()).is_err() {
-        LOST.fetch_add(1, Ordering::Relaxed);
+    fn report_lost(&self) -> Option<Line> {
+        let lost = self.unreported.swap(0, Ordering::Relaxed);
+        let lines = if lost == 1 { "line" } else { "lines" };
+        let message = format!("{lost} {lines} lost: standard error did not take them in time");
+        (lost > 0).then(|| Line::new(Level::Warn, module_path!(), message))
     }
 }
 
 impl Format {
-    /// One line, with its end.
-    fn line(self, time: SystemTime, level: Level, target: &str, message: &impl Display) -> String {
-        let time = format_rfc3339_millis(time);
-        let message = message.to_string();
-        let message = cut(&message);
+    /// Writes a line to standard error; returns whether that succeeded. If not, the line is lost,
+    /// which is no reason to stop granting locks.
+    fn write(self, line: &Line) -> bool {
         match self {
-            Self::Text => format!("{time} {level:<5} [{target}] {}\n", in_one_line(message)),
-            Self::Json => {
-                #[derive(Serialize)]
-                struct Line<'a> {
-                    time: String,
-                    level: &'a str,
-                    target: &'a str,
-                    message: &'a str,
-                }
-                let level = level.as_str().to_ascii_lowercase();
-                let line = Line { time: time.to_string(), level: &level, target, message };
-                // Serializing strings cannot fail.
-                serde_json::to_string(&line).unwrap_or_default() + "\n"
-            }
+            Self::Json => io::stderr().write_all(json(line).as_bytes()).is_ok(),
+            // simple_logger panics if it cannot write.
+            Self::Text => panic::catch_unwind(|| {
+                let message = text(line);
+                let mut record = Record::builder();
+                record.level(line.level).target(&line.target);
+                SimpleLogger::new().log(&record.args(format_args!("{message}")).build());
+            })
+            .is_ok(),
         }
     }
 }
 
-fn cut(message: &str) -> &str {
-    &message[..message.floor_char_boundary(MAX_LINE)]
+/// The message as a line of text has it.
+fn text(line: &Line) -> Cow<'_, str> {
+    let message = in_one_line(&line.message);
+    let waited = line.logged.elapsed();
+    if waited <= LATE {
+        return message;
+    }
+    format!("{message} (logged {:.1} s earlier)", waited.as_secs_f64()).into()
 }
 
-/// A message that has several lines or moves the cursor of a terminal could pass for another
-/// event.
+fn json(line: &Line) -> String {
+    #[derive(Serialize)]
+    struct Object<'a> {
+        time: String,
+        level: &'a str,
+        target: &'a str,
+        message: &'a str,
+    }
+    let time = format_rfc3339_millis(line.time).to_string();
+    let level = line.level.as_str().to_ascii_lowercase();
+    let object = Object { time, level: &level, target: &line.target, message: &line.message };
+    // Serializing strings cannot fail.
+    serde_json::to_string(&object).unwrap_or_default() + "\n"
+}
+
+/// Escapes control characters: a message with line feeds, or one that moves the cursor of a
+/// terminal, could pass for another event.
 fn in_one_line(message: &str) -> Cow<'_, str> {
     if !message.contains(char::is_control) {
         return message.into();
@@ -225,33 +263,38 @@ fn in_one_line(message: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options = Options { level: LevelFilter::Info, format: Format::Text };
-
     fn log(logger: &Logger, message: &str) {
         let args = format_args!("{message}");
         logger.log(&Record::builder().level(Level::Info).target("t").args(args).build());
     }
 
+    fn line(message: &str) -> Line {
+        Line { time: SystemTime::UNIX_EPOCH, ..Line::new(Level::Warn, "t", message.into()) }
+    }
+
     #[test]
-    fn what_does_not_fit_is_lost_and_told_of() {
-        let (logger, lines) = Logger::new(OPTIONS);
-        let writer = Writer { lines, untold: Arc::clone(&logger.untold), format: Format::Text };
+    fn lines_that_find_the_queue_full_are_lost_and_reported() {
+        let (logger, queue) = Logger::new();
+        let writer = Writer { queue, unreported: Arc::clone(&logger.unreported) };
         let lost_before = lost_lines();
         for n in 0..QUEUE + 12 {
             log(&logger, &n.to_string());
         }
         assert!(lost_lines() >= lost_before + 12);
         drop(logger);
-        let mut out = Vec::new();
-        writer.run(&mut out);
-        let text = String::from_utf8(out).unwrap();
-        assert_eq!(text.lines().count(), QUEUE + 1);
-        assert!(text.lines().last().unwrap().contains("12 lines lost"), "{text}");
+        let mut written = Vec::new();
+        writer.run(|line| {
+            written.push(line.message.clone());
+            true
+        });
+        assert_eq!(written.len(), QUEUE + 1);
+        let last = written.last().unwrap();
+        assert!(last.contains("12 lines lost"), "{last}");
     }
 
     #[test]
-    fn a_flush_returns_also_when_nobody_writes() {
-        let (logger, _lines) = Logger::new(OPTIONS);
+    fn a_flush_returns_even_if_nothing_is_written() {
+        let (logger, _queue) = Logger::new();
         logger.flush();
         for _ in 0..QUEUE {
             log(&logger, "");
@@ -261,13 +304,15 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line_whatever_is_in_it() {
-        let time = SystemTime::UNIX_EPOCH;
-        let text = Format::Text.line(time, Level::Warn, "t", &"a\nb\u{1b}[2J\"é");
-        assert_eq!(text, "1970-01-01T00:00:00.000Z WARN  [t] a\\nb\\u{1b}[2J\"é\n");
-        let json = Format::Json.line(time, Level::Warn, "t", &"a\nb\"é");
+        assert_eq!(text(&line("a\nb\u{1b}[2J\"é")), "a\\nb\\u{1b}[2J\"é");
         let expected = r#"{"time":"1970-01-01T00:00:00.000Z","level":"warn","target":"t","message":"a\nb\"é"}"#;
-        assert_eq!(json, format!("{expected}\n"));
-        let long = Format::Text.line(time, Level::Warn, "t", &"é".repeat(MAX_LINE));
-        assert!(long.len() < MAX_LINE + 64);
+        assert_eq!(json(&line("a\nb\"é")), format!("{expected}\n"));
+        assert!(text(&line(&"é".repeat(MAX_MESSAGE))).len() <= MAX_MESSAGE);
+    }
+
+    #[test]
+    fn a_line_of_text_says_if_it_is_written_late() {
+        let late = Line { logged: Instant::now() - 2 * LATE, ..line("a") };
+        assert_eq!(text(&late), "a (logged 2.0 s earlier)");
     }
 }

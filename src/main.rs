@@ -19,10 +19,10 @@ use rdlm_client as client;
 const USAGE: u8 = 2;
 const FAILURE: u8 = 1;
 
-/// Of client commands: usage, as sysexits.h has it.
+/// A usage error of a client command, as in sysexits.h.
 const CLIENT_USAGE: u8 = 64;
 
-/// The same, for a lock that is not granted.
+/// The lock was not granted, as EX_TEMPFAIL in sysexits.h.
 const NOT_GRANTED: u8 = 75;
 
 fn main() -> ExitCode {
@@ -69,16 +69,17 @@ fn code_of_ending(ending: Ending) -> ExitCode {
         Ending::Done => ExitCode::SUCCESS,
         Ending::Exited(code) => ExitCode::from(code),
         Ending::Signalled(signal) => die_of(signal),
-        // As timeout(1) has it.
+        // As timeout(1) does.
         Ending::TimedOut => ExitCode::from(124),
         Ending::NotGranted => ExitCode::from(NOT_GRANTED),
     }
 }
 
-/// Ends as the command did, or the wait: a shell that runs a script stops on Ctrl-C only if it
-/// sees that the signal ended what it ran. Returns only if the signal does not end a process.
+/// Ends by the signal that ended the command, or the wait for the lock: a shell script stops on
+/// Ctrl-C only if it sees that the signal killed what it ran. Returns only if the signal does not
+/// end a process.
 fn die_of(signal: i32) -> ExitCode {
-    // The command has left its core, if there is one.
+    // If there is a core to dump, the command has dumped it.
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, no_core);
     if signal == SIGKILL {
@@ -92,7 +93,7 @@ fn code_of_signal(signal: i32) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(FAILURE))
 }
 
-/// Returns only if the command could not be run; with the codes of a shell.
+/// Returns only if the command could not be run; with the exit codes of a shell.
 fn become_command(command: &Become) -> ExitCode {
     let error = commands::become_command(command);
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
@@ -112,8 +113,8 @@ fn serve(options: server::Options, log: logging::Options) -> ExitCode {
     }
 }
 
-/// For a process that has to end, even if nobody reads what it says, and a thread that writes the
-/// log waits for that.
+/// Writes to standard error without waiting for its reader, and without Rust's lock on it, which
+/// the log's thread may hold while it waits for that reader.
 fn complain_at_once(message: &str, code: u8) -> ExitCode {
     let stderr = io::stderr();
     let a_moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -124,8 +125,8 @@ fn complain_at_once(message: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// A reader that has gone (`rdlm --help | head -1`) is no failure. A full disk is: what is printed
-/// may be a file of completions.
+/// A reader that closed its pipe (`rdlm --help | head -1`) is no failure. A full disk is: the
+/// output may be redirected to a file, such as the completions.
 fn print(text: &str) -> ExitCode {
     match commands::print(text) {
         Err(commands::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {

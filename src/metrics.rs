@@ -1,6 +1,6 @@
-//! What is counted for operators.
+//! Metrics for operators, in the format of Prometheus.
 //!
-//! No label has the name of a resource: there may be any number of them.
+//! No label has the name of a resource: their number has no limit.
 
 mod cluster;
 mod text;
@@ -57,12 +57,12 @@ pub struct Metrics {
     cluster: Option<Arc<ClusterMetrics>>,
 }
 
-/// Counts the refusals of one operation, by [`Reason`].
+/// Counters of the refusals of one operation, one per [`Reason`].
 #[derive(Debug)]
 struct Refused([Counter; Reason::ALL.len()]);
 
 impl Refused {
-    /// Each with its series.
+    /// `series` makes the counter of a reason from its name.
     fn new(series: impl Fn(&'static str) -> Counter) -> Self {
         Self(Reason::ALL.map(|reason| series(reason.name())))
     }
@@ -72,7 +72,7 @@ impl Refused {
     }
 }
 
-/// Counts the idle connections, when the server has said how.
+/// Counts the idle connections, once the server has set how.
 #[derive(Default)]
 struct CountIdle(OnceLock<Box<dyn Fn() -> usize + Send + Sync>>);
 
@@ -127,11 +127,11 @@ struct StateLabel {
     state: &'static str,
 }
 
-/// Seconds that waiting for a lock and holding it take: from milliseconds to a day.
+/// Buckets, in seconds, for waiting for a lock and holding it: from a millisecond to a day.
 const LONG: [f64; 12] =
     [0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0];
 
-/// Seconds that a request takes, from its last byte in to its answer.
+/// Buckets, in seconds, for a request, from its last byte to its response.
 const SHORT: [f64; 10] = [0.0001, 0.000_25, 0.0005, 0.001, 0.005, 0.025, 0.1, 1.0, 10.0, 60.0];
 
 impl Metrics {
@@ -217,7 +217,7 @@ impl Metrics {
         }
     }
 
-    /// The same, with what a server counts that is one of several.
+    /// With the metrics of one of several servers, if it is one.
     pub fn with_cluster_if(several: bool) -> (Self, Option<Arc<ClusterMetrics>>) {
         let mut metrics = Self::new();
         if several {
@@ -227,7 +227,7 @@ impl Metrics {
         (metrics, cluster)
     }
 
-    /// A request for a lock has ended like this; if it was granted, after so long.
+    /// A request for a lock has ended. `waited` counts if it was granted.
     pub fn acquisition(&self, outcome: Result<(), Reason>, waited: Duration) {
         match outcome {
             Ok(()) => {
@@ -243,7 +243,7 @@ impl Metrics {
         self.failed_renewals.count(reason);
     }
 
-    /// A request for another mode of a lock has ended like this.
+    /// A conversion has ended.
     pub fn conversion(&self, outcome: Result<(), Reason>) {
         match outcome {
             Ok(()) => {
@@ -253,7 +253,7 @@ impl Metrics {
         }
     }
 
-    /// A lock that had been held for so long is held no more, or renewed.
+    /// A lock has ended, or was renewed, after it was `held` for this long.
     pub fn lock_ended(&self, end: End, held: Duration) {
         match end {
             End::Released => self.releases.inc(),
@@ -273,7 +273,7 @@ impl Metrics {
         self.requests[kind as usize].observe(took);
     }
 
-    /// One more connection is open, as long as the result lives.
+    /// Counts a connection as open until the result is dropped.
     #[must_use]
     pub fn connection_opened(&self) -> OpenConnection {
         self.connections.inc();
@@ -285,13 +285,13 @@ impl Metrics {
         self.max_connections.set(number(max));
     }
 
-    /// How it is found at any moment how many connections are idle.
+    /// Sets how idle connections are counted.
     pub fn look_for_idle_connections(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
         let first = self.count_idle.0.set(Box::new(count)).is_ok();
         debug_assert!(first);
     }
 
-    /// All counts as text, with those that are looked up in the locks at this moment.
+    /// All metrics as text; those about held locks are computed now.
     ///
     /// # Errors
     /// None that is known: it is written into memory.
@@ -319,7 +319,7 @@ fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A connection that is counted until it ends, even by a panic of its thread.
+/// Counts a connection as open until it is dropped, even by a panic of its thread.
 #[derive(Debug)]
 pub struct OpenConnection(Gauge);
 
@@ -329,7 +329,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Makes metrics without labels, and registers them.
+/// Creates and registers metrics without labels.
 struct Adder<'a>(&'a mut Registry);
 
 impl Adder<'_> {
@@ -370,7 +370,7 @@ mod tests {
     use std::panic::catch_unwind;
 
     #[test]
-    fn every_refusal_is_counted_whatever_was_asked_for() {
+    fn every_refusal_is_counted_for_every_operation() {
         let metrics = Metrics::new();
         for (place, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, place, "{reason:?}");
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_whose_thread_panics_is_not_open_any_more() {
+    fn a_connection_whose_thread_panics_is_no_longer_counted() {
         let metrics = Metrics::new();
         let open = metrics.connection_opened();
         assert_eq!(metrics.connections.get(), 1);

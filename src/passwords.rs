@@ -1,10 +1,9 @@
-//! Whether a password is right, at a price that tells nothing and burns nothing.
+//! Checks passwords in a way that reveals no user names and does not exhaust the processor.
 //!
-//! A bcrypt hash is dear to compute on purpose. So that this is no way to find names, a name that
-//! is not there costs as much as a wrong password; so that it is no way to burn cores, two
-//! are computed at a time, at the lowest priority, and others wait a moment at most. What was found
-//! right is remembered, so that a client which sends its password with each request does not pay
-//! each time.
+//! A bcrypt hash is expensive by design. An unknown name costs as much as a wrong password, so
+//! timing does not tell them apart. At most two hashes are computed at a time, at the lowest
+//! priority; other checks wait a second at most. Right passwords are remembered, so a client that
+//! sends its password with each request pays once.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,42 +17,42 @@ use rustix::process::setpriority_process;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-/// How many passwords are computed at a time.
+/// How many passwords are checked against hashes at a time.
 const AT_A_TIME: usize = 2;
 
-/// How long one waits until another is computed.
+/// How long a check waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many right passwords are remembered.
 const REMEMBERED: usize = 1024;
 
-/// The lowest priority: locks go before passwords.
+/// The lowest priority: locks come before passwords.
 const LOWEST: i32 = 19;
 
 /// The smallest cost of bcrypt.
 const MIN_COST: u32 = 4;
 
-/// Compares passwords with what a file has of them: plain, or as bcrypt hashes.
+/// Compares passwords with those in a file: in plain text, or as bcrypt hashes.
 pub struct Passwords {
-    /// Has a message for each that is being computed.
+    /// A semaphore: holds a message for each check in progress.
     computing: (Sender<()>, Receiver<()>),
     /// Of this process alone.
     key: hmac::Key,
     remembered: Mutex<HashSet<Digest>>,
 }
 
-/// A password that was right for a hash, by the key. A hash that is changed makes another one,
-/// so nothing is remembered of the one before.
+/// Keyed digest of a hash and the password that matched it. A changed hash has other digests, so
+/// the old password is forgotten with the old hash.
 type Digest = [u8; 32];
 
-/// What is known of a password.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is one of those.
+    /// It matches a stored one.
     Right,
-    /// It is none of those.
+    /// It matches none.
     Wrong,
-    /// Too many are being computed; try again later.
+    /// Too many checks are in progress; try again later.
     Busy,
 }
 
@@ -68,8 +67,8 @@ impl Passwords {
         }
     }
 
-    /// Compares a password with those that are stored under its name, none of them if there is
-    /// no such name. One that is wrong costs so much `work`, that of the dearest name there is.
+    /// Compares a password with those `stored` under its name; none are if the name is unknown.
+    /// A wrong password always costs `work`, that of the most expensive name in the file.
     pub fn check(&self, stored: &[&str], password: &str, work: u64) -> Verdict {
         let (hashes, plain): (Vec<&str>, Vec<&str>) = stored.iter().partition(|s| is_bcrypt(s));
         let is = |plain: &&str| bool::from(plain.as_bytes().ct_eq(password.as_bytes()));
@@ -89,8 +88,8 @@ impl Passwords {
         }
     }
 
-    /// Which of these hashes is that of the password; `None` if it could not be computed. On a
-    /// thread of its own, as a priority that is lowered cannot be raised again.
+    /// Returns the hash that matches, if one does; the outer `None` if the check had no turn. It
+    /// runs on its own thread, because a lowered priority cannot be raised again.
     fn compute<'h>(
         &self,
         hashes: &[&'h str],
@@ -103,7 +102,7 @@ impl Passwords {
             let thread = builder.spawn_scoped(scope, || right_one(hashes, password, work));
             thread.ok()?.join().ok()
         });
-        // The message is there.
+        // Cannot be empty: it holds the message sent above.
         let _ = self.computing.1.try_recv();
         found
     }
@@ -131,7 +130,7 @@ impl Passwords {
     }
 
     fn remembered(&self) -> MutexGuard<'_, HashSet<Digest>> {
-        // A digest is in the set or not, at any moment.
+        // A panic cannot leave the set half changed.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -142,7 +141,7 @@ impl Default for Passwords {
     }
 }
 
-/// How much it costs to find that a password is none of these; no more than `u64::MAX`.
+/// The cost of finding that a password matches none of these, in rounds of bcrypt.
 pub fn work<'s>(stored: impl IntoIterator<Item = &'s str>) -> u64 {
     stored.into_iter().filter_map(cost).fold(0, |work, cost| work.saturating_add(1 << cost))
 }
@@ -152,13 +151,13 @@ pub fn is_bcrypt(stored: &str) -> bool {
     ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|prefix| stored.starts_with(prefix))
 }
 
-/// The logarithm of how much a hash costs.
+/// The binary logarithm of the rounds of a hash.
 fn cost(stored: &str) -> Option<u32> {
     let parts = stored.parse::<bcrypt::HashParts>().ok().filter(|_| is_bcrypt(stored))?;
     Some(parts.get_cost())
 }
 
-/// Which of these hashes is that of the password. If none is, so much work has been spent.
+/// Returns the hash that matches. If none does, `work` rounds have been spent.
 fn right_one<'h>(hashes: &[&'h str], password: &str, work: u64) -> Option<&'h str> {
     if let Err(error) = setpriority_process(None, LOWEST) {
         debug!("a password is computed at the usual priority: {error}");
@@ -175,11 +174,11 @@ fn right_one<'h>(hashes: &[&'h str], password: &str, work: u64) -> Option<&'h st
     right.copied()
 }
 
-/// Computes for nothing; how much work that was.
+/// Spends about `work` rounds without a result; returns how many.
 fn spend(work: u64, password: &str) -> u64 {
     let mut left = work;
     while let Some(cost) = left.checked_ilog2().filter(|cost| *cost >= MIN_COST) {
-        // Fails at what fails for a hash, too.
+        // Fails for the passwords for which `bcrypt::verify` does, too.
         let _ = bcrypt::hash_with_salt(password, cost, [0; 16]);
         left -= 1 << cost;
     }
@@ -191,7 +190,7 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    /// Cheap to compute, and dearer by two.
+    /// A cheap one, and one that costs four times as much.
     fn hashes() -> [String; 2] {
         [4, 6].map(|cost| bcrypt::hash("secret", cost).unwrap())
     }
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn while_two_are_computed_others_wait_no_longer_than_a_moment() {
+    fn beyond_two_checks_at_a_time_others_wait_a_second_at_most() {
         let passwords = Passwords::new();
         let [cheap, _] = hashes();
         for _ in 0..AT_A_TIME {

@@ -1,4 +1,4 @@
-//! The clock that somebody sets: it is looked at, and decides nothing.
+//! The wall clock. It is shown, and decides nothing, because it can be set to any time.
 
 use std::time::SystemTime;
 
@@ -7,8 +7,8 @@ use log::warn;
 
 use crate::RELEASED;
 
-/// Says so if the wall clock cannot be right.
-#[expect(clippy::disallowed_methods, reason = "it is looked at, and decides nothing")]
+/// Logs a warning if the wall clock is certainly wrong.
+#[expect(clippy::disallowed_methods, reason = "a warning is all that depends on it")]
 pub(crate) fn warn_if_behind() {
     let now = SystemTime::now();
     if is_before(now, RELEASED) {
@@ -21,7 +21,7 @@ pub(crate) fn warn_if_behind() {
     }
 }
 
-/// Whether it was before this day; of a version that is not released, nothing is known.
+/// Whether `now` is before this day. False if `day` is not a date: the version is not released.
 fn is_before(now: SystemTime, day: &str) -> bool {
     parse_rfc3339(&format!("{day}T00:00:00Z")).is_ok_and(|day| now < day)
 }

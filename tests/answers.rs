@@ -1,4 +1,4 @@
-//! What every answer says, whoever makes it, and however it gets to the client.
+//! What every answer has, from any part of the server and by any way to the client.
 
 use crate::harness::{Client, Response, Server, lock_body};
 use crate::nginx::Nginx;

@@ -60,7 +60,7 @@ fn a_lock_keeps_its_url_and_token_and_lifetime() {
 }
 
 #[test]
-fn whoever_fits_beside_the_new_mode_is_granted() {
+fn requests_that_fit_beside_the_new_mode_are_granted() {
     let server = Server::start();
     let lock = acquire(&server, "EX");
     let mut writer = server.join_line("r");
@@ -103,7 +103,7 @@ fn a_wait_that_runs_out_leaves_the_lock_as_it_was() {
 
 /// Both would wait for the other to go.
 #[test]
-fn of_two_readers_that_both_want_to_write_the_second_hears_of_the_deadlock() {
+fn of_two_readers_that_both_want_to_write_the_second_is_refused_as_a_deadlock() {
     let server = Server::start();
     let [first, second] = [(), ()].map(|()| acquire(&server, "PR"));
     let mut writer = waits(&server, &first, 600.0);

@@ -144,7 +144,7 @@ fn what_the_system_refuses_gets_one_line_and_code_1() {
 }
 
 #[test]
-fn it_starts_as_rdlm_was_started() {
+fn the_options_of_the_python_rdlm_start_it() {
     let dir = TempDir::new().unwrap();
     let daemon = dir.path().join("rdlm-daemon");
     symlink(env!("CARGO_BIN_EXE_rdlm"), &daemon).unwrap();
@@ -193,6 +193,27 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     wait_until("the lock expires", || server.locks("foo").is_empty());
     server.delete("/resources");
     server.hold("bar");
+    let lost = || {
+        let metrics = server.get("/metrics");
+        let mut lines = metrics.text().lines();
+        let lost = lines.find_map(|line| line.strip_prefix("rdlm_log_lines_lost_total "));
+        lost.unwrap().parse::<u64>().unwrap()
+    };
+    wait_until("the lines are counted", || lost() >= 2);
+}
+
+#[test]
+fn a_line_of_the_log_has_time_level_and_source() {
+    let server = Server::start();
+    server.acquire("short", 0.0, 0.01);
+    wait_until("the lock expires", || server.locks("short").is_empty());
+    let log = server.into_log();
+    let line = log.lines().find(|line| line.contains("expired: short/")).unwrap();
+    let (time, rest) = line.split_at("2026-11-25T00:00:00.000Z".len());
+    let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    assert_eq!(time.chars().map(digits).collect::<String>(), "0000-00-00T00:00:00.000Z");
+    assert!(rest.starts_with(" INFO  [rdlm"), "{line}");
+    assert!(rest.contains("] expired: short/"), "{line}");
 }
 
 #[test]
@@ -250,7 +271,7 @@ fn the_log_is_an_object_a_line_on_request() {
 }
 
 #[test]
-fn sigterm_and_sigint_answer_who_waits_and_end_with_code_0() {
+fn sigterm_and_sigint_answer_waiting_clients_and_end_with_code_0() {
     for signal in ["-TERM", "-INT", "-HUP"] {
         let mut server = Server::start();
         server.hold("foo");
@@ -334,7 +355,7 @@ fn pipe(dir: &TempDir) -> String {
 }
 
 #[test]
-fn a_pipe_that_nobody_writes_is_no_file_of_settings() {
+fn a_pipe_without_a_writer_is_refused_as_a_file_of_settings() {
     let dir = TempDir::new().unwrap();
     let pipe = pipe(&dir);
     for options in
@@ -371,7 +392,7 @@ fn a_start_that_takes_long_is_ended_by_a_signal() {
 }
 
 #[test]
-fn files_that_turn_into_pipes_hold_up_no_request_and_no_end() {
+fn files_that_turn_into_pipes_hold_up_neither_requests_nor_the_end() {
     let dir = TempDir::new().unwrap();
     let users = dir.path().join("users");
     fs::write(&users, "alice:secret\n").unwrap();

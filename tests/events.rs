@@ -1,4 +1,4 @@
-//! What happens to locks: as it is told to subscribers, in the file of events, and in the log.
+//! What happens to locks: as subscribers see it, in the file of events, and in the log.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -73,7 +73,7 @@ impl Subscriber {
     }
 
     /// The next events as `name resource`.
-    fn hears(&mut self, count: usize) -> Vec<String> {
+    fn receives(&mut self, count: usize) -> Vec<String> {
         let event = |event: Event| match event.data["resource"].as_str() {
             Some(resource) => format!("{} {resource}", event.name),
             None => event.name,
@@ -103,14 +103,14 @@ fn the_life_of_a_lock_is_told_in_order() {
     assert!(granted.data["fencing_token"].as_u64().unwrap() > 0);
     assert_eq!(granted.data["waited"], 0.0);
     assert!(granted.data["time"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(subscriber.hears(3), ["waiting foo", "renewed foo", "released foo"]);
+    assert_eq!(subscriber.receives(3), ["waiting foo", "renewed foo", "released foo"]);
     let granted = subscriber.event();
     assert_eq!(
         (granted.name.as_str(), &granted.data["uid"]),
         ("granted", &next.rsplit('/').next().unwrap().into())
     );
     assert!(granted.data["waited"].as_f64().unwrap() > 0.0);
-    assert_eq!(subscriber.hears(1), ["granted bar"]);
+    assert_eq!(subscriber.receives(1), ["granted bar"]);
     let expired = subscriber.event();
     assert_eq!((expired.name.as_str(), expired.data["mode"].as_str()), ("expired", Some("PR")));
     assert!(expired.data["held"].as_f64().unwrap() >= 0.05);
@@ -122,18 +122,18 @@ fn how_requests_end_without_a_lock_is_told() {
     server.hold("foo");
     let mut subscriber = Subscriber::new(&server, "/events?resource=foo");
     assert_eq!(server.acquire("foo", 0.05, 1.0).status, 408);
-    assert_eq!(subscriber.hears(2), ["waiting foo", "timed_out foo"]);
+    assert_eq!(subscriber.receives(2), ["waiting foo", "timed_out foo"]);
     drop(server.join_line("foo"));
-    assert_eq!(subscriber.hears(2), ["waiting foo", "withdrawn foo"]);
+    assert_eq!(subscriber.receives(2), ["waiting foo", "withdrawn foo"]);
     let mut waiting = server.join_line("foo");
     server.delete("/resources/foo");
     assert_eq!(waiting.response().status, 409);
-    assert_eq!(subscriber.hears(3), ["waiting foo", "deleted foo", "deleted foo"]);
+    assert_eq!(subscriber.receives(3), ["waiting foo", "deleted foo", "deleted foo"]);
     // Who did not wait at all is not worth a word.
     server.hold("foo");
     assert_eq!(server.acquire("foo", 0.0, 1.0).status, 408);
     server.delete("/resources/foo");
-    assert_eq!(subscriber.hears(2), ["granted foo", "deleted foo"]);
+    assert_eq!(subscriber.receives(2), ["granted foo", "deleted foo"]);
 }
 
 #[test]
@@ -154,31 +154,31 @@ fn a_lock_that_waits_for_another_mode_is_told_of_until_it_does_no_more() {
     // Who leaves waits no more, and who does not wait is not worth a word.
     let mut client = server.connect();
     client.send_request("PATCH", &lock, r#"{"mode":"EX","wait":600}"#);
-    assert_eq!(subscriber.hears(1), ["converting foo"]);
+    assert_eq!(subscriber.receives(1), ["converting foo"]);
     drop(client);
-    assert_eq!(subscriber.hears(1), ["unconverted foo"]);
+    assert_eq!(subscriber.receives(1), ["unconverted foo"]);
     server.request("PATCH", &lock, r#"{"mode":"EX"}"#).detail(408);
     let mut client = server.connect();
     client.send_request("PATCH", &lock, r#"{"mode":"EX","wait":600}"#);
-    assert_eq!(subscriber.hears(1), ["converting foo"]);
+    assert_eq!(subscriber.receives(1), ["converting foo"]);
     server.delete(&other);
     assert_eq!(client.response().status, 200);
-    assert_eq!(subscriber.hears(2), ["released foo", "converted foo"]);
+    assert_eq!(subscriber.receives(2), ["released foo", "converted foo"]);
 }
 
 #[test]
-fn a_subscriber_hears_what_it_asks_for() {
+fn a_subscriber_receives_what_it_asks_for() {
     let server = Server::start();
     let mut one = Subscriber::new(&server, "/events?resource=a:1");
     let mut some = Subscriber::new(&server, "/events?prefix=a%3A&other=x");
     for name in ["b", "a:2", "a", "a:1"] {
         server.hold(name);
     }
-    assert_eq!(one.hears(1), ["granted a:1"]);
-    assert_eq!(some.hears(2), ["granted a:2", "granted a:1"]);
+    assert_eq!(one.receives(1), ["granted a:1"]);
+    assert_eq!(some.receives(2), ["granted a:2", "granted a:1"]);
     let mut late = Subscriber::new(&server, "/events?prefix=a%3A&latest=1");
     server.hold("a:3");
-    assert_eq!(late.hears(2), ["granted a:1", "granted a:3"]);
+    assert_eq!(late.receives(2), ["granted a:1", "granted a:3"]);
     let kept = server.get("/events?prefix=a%3A&latest=2&follow=no");
     let names: Vec<_> = kept.text().lines().filter(|line| line.starts_with("event: ")).collect();
     assert_eq!(names, ["event: granted"; 2]);
@@ -199,7 +199,7 @@ fn who_comes_back_misses_nothing_or_is_told_so() {
     server.hold("c");
     let header = format!("Last-Event-ID: {last}\r\n");
     let mut again = Subscriber::with_headers(&server, "/events", &header);
-    assert_eq!(again.hears(2), ["granted b", "granted c"]);
+    assert_eq!(again.receives(2), ["granted b", "granted c"]);
     for unknown in ["1", "x", "999999999999999999999999"] {
         let header = format!("Last-Event-ID: {unknown}\r\n");
         let mut lost = Subscriber::with_headers(&server, "/events", &header);
@@ -209,8 +209,8 @@ fn who_comes_back_misses_nothing_or_is_told_so() {
         let mut found = Subscriber::with_headers(&server, "/events", &header);
         let lock = server.hold("d");
         server.delete(&lock);
-        assert_eq!(found.hears(2), ["granted d", "released d"]);
-        assert_eq!(lost.hears(2), ["granted d", "released d"]);
+        assert_eq!(found.receives(2), ["granted d", "released d"]);
+        assert_eq!(lost.receives(2), ["granted d", "released d"]);
     }
 }
 
@@ -312,7 +312,7 @@ fn the_end_of_the_server_ends_the_stream() {
     let began = Instant::now();
     server.signal("-TERM");
     assert_eq!(waiting.response().status, 503);
-    assert_eq!(subscriber.hears(3), ["granted foo", "waiting foo", "withdrawn foo"]);
+    assert_eq!(subscriber.receives(3), ["granted foo", "waiting foo", "withdrawn foo"]);
     assert_eq!(subscriber.client.try_chunk().unwrap(), None);
     assert!(server.wait().success());
     assert!(began.elapsed() < Duration::from_secs(10));

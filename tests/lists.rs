@@ -235,7 +235,7 @@ fn is_compressed(response: &Response) -> bool {
 }
 
 #[test]
-fn whoever_comes_while_sixteen_lists_are_compressed_gets_one_as_it_is() {
+fn beyond_sixteen_lists_being_compressed_one_is_sent_uncompressed() {
     let server = Server::start();
     // What is made up at random stays long: no answer ends before it is read.
     let mut titles = fastrand::Rng::with_seed(1);

@@ -420,7 +420,7 @@ fn as_many_locks_are_held_as_max_locks_allows() {
         assert!(refused.header("Retry-After").unwrap().parse::<u32>().is_ok());
     }
     assert!(server.locks("d").is_empty() && server.locks("c").len() == 1);
-    // Whoever waits gets the lock of another, not one more.
+    // A waiting client gets the lock of another one, not an additional lock.
     let mut waiter = server.join_line("a");
     assert_eq!(server.delete(&first).status, 204);
     let next = waiter.response().lock_path();

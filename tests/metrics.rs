@@ -27,7 +27,7 @@ fn health_is_ok_as_long_as_the_server_serves() {
 }
 
 #[test]
-fn locks_are_counted_by_what_becomes_of_them() {
+fn locks_are_counted_by_their_outcome() {
     let server = Server::start();
     let held = server.hold("a");
     server.acquire("a", 0.0, 60.0).detail(408);
@@ -84,7 +84,7 @@ fn no_name_of_a_resource_is_in_the_metrics() {
 }
 
 #[test]
-fn the_older_text_format_is_for_all_who_do_not_ask_for_openmetrics() {
+fn clients_get_the_older_text_format_unless_they_ask_for_openmetrics() {
     let server = Server::start();
     let of_prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,\
                          text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
@@ -131,7 +131,7 @@ fn promtool_finds_nothing_wrong() {
 }
 
 #[test]
-fn what_lasts_long_is_seen() {
+fn the_longest_wait_and_the_longest_hold_are_shown() {
     let server = Server::start();
     assert_eq!(value(&server, "rdlm_longest_wait_seconds"), 0.0);
     assert_eq!(value(&server, "rdlm_longest_hold_seconds"), 0.0);
@@ -153,7 +153,7 @@ fn what_lasts_long_is_seen() {
 }
 
 #[test]
-fn renewals_that_fail_are_counted_by_their_reason() {
+fn failed_renewals_are_counted_by_reason() {
     let server = Server::start();
     let held = server.hold("a");
     let waiter = server.join_line("a");
@@ -227,7 +227,7 @@ fn prometheus_scrapes_it_and_takes_the_alert_rules() {
 
 /// Every series that the dashboard and the alerts name is there.
 #[test]
-fn the_dashboard_and_the_alerts_name_series_that_there_are() {
+fn the_dashboard_and_the_alerts_name_series_that_exist() {
     let server = Server::start();
     server.hold("a");
     let metrics = server.get("/metrics").text().to_string();

@@ -1,4 +1,4 @@
-//! nginx as it is installed, before the server.
+//! nginx with its defaults, in front of the server.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! What the unit and the manifest have as comments, for TLS and users, works when it is none.
+//! The lines for TLS and users that are commented out in the unit and the manifest work.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -26,6 +26,16 @@ fn make(built: &Path, args: &[&str]) -> Option<Output> {
     Some(make.env("CARGO_TARGET_DIR", built).output().unwrap())
 }
 
+/// The version and the date above the changes of the newest release.
+fn newest_release(changes: &str) -> &str {
+    let mut headings = changes.lines().filter_map(|line| line.strip_prefix("## "));
+    headings.find(|heading| *heading != "Unreleased").unwrap()
+}
+
+fn day_of(release: &str) -> &str {
+    release.split(['(', ')']).nth(1).unwrap()
+}
+
 #[test]
 fn there_is_one_version_and_one_date() {
     let printed = |arg: &str| {
@@ -33,8 +43,8 @@ fn there_is_one_version_and_one_date() {
         String::from_utf8(output.stdout).unwrap()
     };
     let changes = file("CHANGELOG.md");
-    let newest = changes.lines().find_map(|line| line.strip_prefix("## ")).unwrap();
-    let date = newest.split(['(', ')']).nth(1).unwrap();
+    let newest = newest_release(&changes);
+    let date = day_of(newest);
     assert_eq!(newest, format!("{VERSION} ({date})"));
     assert_eq!(printed("--version"), format!("rdlm {newest}\n"));
     assert!(printed("man").starts_with(&format!(".TH RDLM 1 {date} \"rdlm {VERSION}\"")));
@@ -75,7 +85,7 @@ fn patience(probe: &str) -> u32 {
 }
 
 #[test]
-fn no_probe_restarts_a_server_that_will_be_well_by_itself() {
+fn no_probe_restarts_a_server_that_recovers_by_itself() {
     const IDLE_TIMEOUT_S: u32 = 75;
     assert!(patience("livenessProbe") > IDLE_TIMEOUT_S);
     assert!(!file("packaging/kubernetes.yaml").contains("path: /health"));
@@ -102,8 +112,7 @@ fn a_package_knows_neither_who_made_it_nor_when() {
     assert!(name.starts_with(&format!("rdlm_{VERSION}_")), "{name}");
 
     let changes = file("CHANGELOG.md");
-    let released = changes.lines().find(|line| line.starts_with("## ")).unwrap();
-    let released = released.split(['(', ')']).nth(1).unwrap();
+    let released = day_of(newest_release(&changes));
     let mut list = Command::new("dpkg-deb");
     let list = list.arg("--contents").arg(&package).env("TZ", "UTC").output().unwrap();
     let list = String::from_utf8(list.stdout).unwrap();

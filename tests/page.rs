@@ -42,7 +42,7 @@ fn browsers_get_the_page_and_everybody_else_the_text() {
 }
 
 #[test]
-fn a_wish_that_cannot_be_understood_is_no_error() {
+fn an_accept_header_that_cannot_be_parsed_is_no_error() {
     let server = Server::start();
     for accept in [&b"\xff"[..], b"text/html\xff", b";;,q=\"", b"text/html;q=1.5"] {
         let mut client = server.connect();
@@ -53,7 +53,7 @@ fn a_wish_that_cannot_be_understood_is_no_error() {
 }
 
 #[test]
-fn the_page_comes_with_a_policy_that_lets_nothing_else_in() {
+fn the_policy_of_the_page_admits_nothing_else() {
     let server = Server::start();
     let page = home(&server, "GET", &format!("Accept: {BROWSER}\r\n"));
     let policy = page.header("Content-Security-Policy").unwrap();

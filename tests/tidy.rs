@@ -1,5 +1,5 @@
 //! The walls between the rooms, as ARCHITECTURE.md draws them, that neither the packages of the
-//! workspace nor the lints in Cargo.toml and clippy.toml can keep.
+//! workspace nor the lints in Cargo.toml and .clippy.toml can keep.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ fn doors_reach_the_locks_by_their_interface_alone() {
 }
 
 #[test]
-fn who_may_what_is_asked_in_one_place() {
+fn rights_are_checked_in_one_place() {
     for asks in ["access.check(", "passwords.check(", "rights.allow", "Authorization\""] {
         assert_absent(asks, |path| {
             path.starts_with("src/doors")

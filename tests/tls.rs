@@ -55,7 +55,7 @@ fn locks_are_granted_over_tls() {
     let body = format!(r#"{{"title":"t","x":"{}","wait":0,"lifetime":60}}"#, "x".repeat(60_000));
     assert_eq!(client.request("POST", "/locks/bar", &body).status, 201);
     client.send("GET /resources HTTP/1.0\r\n\r\n");
-    // Without the word of the server that this is the end, it would be an error.
+    // Without a close_notify of the server, this would be an error.
     let rest = client.rest();
     assert!(rest.contains("\"bar\"") && rest.ends_with("}\n"), "{rest}");
 }
@@ -124,7 +124,7 @@ fn handshakes_that_come_to_no_end_are_ended() {
     let began = Instant::now();
     let mut silent: Vec<_> = (0..40).map(|_| server.connect()).collect();
     for (n, client) in silent.iter_mut().enumerate() {
-        // From none of it to all but its last byte.
+        // From no byte to all but the last one.
         client.send(&hello[..(hello.len() - 1) * n / 39]);
     }
     let mut slow = server.connect();
@@ -187,7 +187,7 @@ fn a_record_in_pieces_does_not_make_an_idle_connection_live_longer() {
 }
 
 #[test]
-fn whoever_leaves_leaves_the_line_however_it_leaves() {
+fn a_client_leaves_the_line_however_it_ends_its_connection() {
     let authority = Authority::new();
     let server = start(&authority, &authority.server("server"), &[]);
     let mut observer = authority.connect(&server, None);
@@ -274,7 +274,7 @@ fn shown(authority: &Authority, server: &Server) -> Vec<u8> {
 }
 
 #[test]
-fn certificates_are_taken_anew_and_bad_ones_are_not() {
+fn changed_certificates_are_used_and_bad_ones_are_not() {
     let authority = Authority::new();
     let [first, second] = ["first", "second"].map(|name| authority.server(name));
     let expired = authority.issue("expired", "localhost", Some("DNS:localhost"), "-1");

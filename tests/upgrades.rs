@@ -55,7 +55,7 @@ fn largest_token(locks: &BTreeMap<String, Vec<Value>>) -> u64 {
     locks.values().flatten().map(|lock| lock["fencing_token"].as_u64().unwrap()).max().unwrap()
 }
 
-/// The locks can be used as before, by whoever has their URL or key.
+/// The locks can still be used with their URLs and keys.
 fn assert_usable(server: &Server, locks: &BTreeMap<String, Vec<Value>>) {
     let mut client = server.connect();
     client.send_acquire_with_key("keyed", "a-key");

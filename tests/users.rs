@@ -257,7 +257,7 @@ fn many_rights(count: usize) -> String {
 }
 
 #[test]
-fn the_file_is_taken_anew_and_mistakes_leave_the_old_rules() {
+fn a_changed_file_is_used_and_mistakes_leave_the_old_rules() {
     let mut world = World::new();
     let mut changed = 0;
     let mut put = |file: &PathBuf, text: &str| {
@@ -291,7 +291,7 @@ fn the_file_is_taken_anew_and_mistakes_leave_the_old_rules() {
     world.server.signal("-HUP");
     world.server.read_log_to("cannot read");
     assert_eq!(world.status(VIEWER, "GET", "/status"), 200);
-    // A byte order mark is none of the text. No signal is needed.
+    // A byte order mark is not part of the text. No signal is needed.
     put(&world.file, "\u{feff}[user.new]\npassword = \"new\"\nmay = [\"see *\"]\n");
     wait_until("it is taken anew", || world.status("new:new", "GET", "/status") == 200);
     assert_eq!(world.status(VIEWER, "GET", "/status"), 401, "who is gone is nobody");
@@ -379,7 +379,7 @@ fn a_certificate_names_its_user() {
 }
 
 #[test]
-fn wrong_passwords_cost_the_same_whoever_has_them() {
+fn wrong_passwords_cost_the_same_for_every_name() {
     let hash = bcrypt::hash("secret", 5).unwrap();
     let world = World::with(
         &format!(

@@ -122,7 +122,7 @@ impl<S: Read + Write> Connection<S> {
         String::from_utf8(rest).map_err(Error::other)
     }
 
-    /// Waits for the next byte; whether there is none, because the server ends the connection.
+    /// Waits for the next byte, or the end of the connection; returns whether it has ended.
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.stream.fill_buf() {
             Ok(rest) => rest.is_empty(),

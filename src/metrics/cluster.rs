@@ -1,4 +1,4 @@
-//! What a server counts that is one of several.
+//! The metrics of one of several servers.
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -25,14 +25,14 @@ pub struct ClusterMetrics {
     source: Source,
 }
 
-/// What there is at the moment at which the metrics are shown.
+/// What is read at the time of a scrape.
 #[derive(Debug, Default)]
 pub struct ClusterState {
-    /// How long ago the active server knew that it is; `None`: this is a standby.
+    /// How long ago etcd last confirmed this active server; `None` on a standby.
     pub unconfirmed: Option<Duration>,
-    /// For each kind of reason, whether this server refuses what is in etcd.
+    /// For each kind of reason, whether the server refuses the contents of etcd for it.
     pub refused: Vec<(&'static str, bool)>,
-    /// How many attempts at etcd have failed, by kind.
+    /// Failed requests to etcd, by kind.
     pub etcd_errors: Vec<(&'static str, u64)>,
 }
 
@@ -74,7 +74,7 @@ impl ClusterMetrics {
         Self { active, tenures, commit, unconfirmed, refused, bad_rows, etcd_errors, source }
     }
 
-    /// Where the state comes from. Only the first one counts.
+    /// Sets where the state comes from; only the first call has an effect.
     pub fn read_from(&self, source: impl Fn() -> ClusterState + Send + Sync + 'static) {
         let _ = self.source.0.set(Box::new(source));
     }
@@ -84,12 +84,12 @@ impl ClusterMetrics {
         self.tenures.inc();
     }
 
-    /// Changes were written in this time.
+    /// A commit took this long.
     pub fn commit(&self, took: Duration) {
         self.commit.observe(took);
     }
 
-    /// So many rows of this kind (`lock`, `place`) could not be read.
+    /// `count` rows of this kind (`lock`, `place`) could not be read.
     pub fn bad_rows(&self, kind: &'static str, count: usize) {
         self.bad_rows.get_or_create_owned(&KindLabel { kind }).inc_by(count as u64);
     }

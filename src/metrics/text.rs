@@ -1,12 +1,12 @@
-//! The two forms in which the counts are written.
+//! The two text formats of the metrics.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-/// A form that monitoring understands.
+/// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// The text format 0.0.4 of Prometheus, which everything reads.
+    /// The text format 0.0.4 of Prometheus, which all tools read.
     Prometheus,
     /// OpenMetrics 1.0.
     OpenMetrics,
@@ -21,7 +21,7 @@ impl Format {
         }
     }
 
-    /// Takes OpenMetrics, which the library writes.
+    /// Converts from OpenMetrics, which the library writes.
     pub(super) fn of_openmetrics(self, text: String) -> String {
         match self {
             Self::Prometheus => prometheus(&text),
@@ -30,8 +30,8 @@ impl Format {
     }
 }
 
-/// There, a counter is described by the name of its samples, and neither units nor the end of the
-/// text are known.
+/// In the older format, `# HELP` and `# TYPE` name a counter as its samples do, with `_total`, and
+/// there is neither `# UNIT` nor `# EOF`.
 fn prometheus(openmetrics: &str) -> String {
     let types = openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let counters: HashSet<&str> = types.filter_map(|line| line.strip_suffix(" counter")).collect();
@@ -40,13 +40,13 @@ fn prometheus(openmetrics: &str) -> String {
         if line.starts_with("# UNIT ") || line == "# EOF" {
             continue;
         }
-        text += &described_by_samples(line, &counters);
+        text += &with_name_of_samples(line, &counters);
         text.push('\n');
     }
     text
 }
 
-fn described_by_samples<'l>(line: &'l str, counters: &HashSet<&str>) -> Cow<'l, str> {
+fn with_name_of_samples<'l>(line: &'l str, counters: &HashSet<&str>) -> Cow<'l, str> {
     for keyword in ["# HELP ", "# TYPE "] {
         if let Some((name, rest)) = line.strip_prefix(keyword).and_then(|rest| rest.split_once(' '))
             && counters.contains(name)
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_openmetrics_knows_is_not_in_the_older_format() {
+    fn the_older_format_has_nothing_that_only_openmetrics_defines() {
         let text = "\
             # HELP a How many.\n# TYPE a counter\na_total 1\n\
             # HELP a_b How many a_b.\n# TYPE a_b gauge\na_b 2\n\

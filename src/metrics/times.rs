@@ -1,7 +1,7 @@
-//! A histogram of durations that no thread waits for.
+//! A histogram of durations without a mutex.
 //!
-//! That of the library takes a mutex for each observation. Every request makes several, and when
-//! a thread loses the processor while it holds that mutex, all others queue behind it.
+//! The library's histogram takes a mutex for each observation. A request makes several, and if a
+//! thread is preempted while it holds that mutex, all others queue behind it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-/// Counts durations by buckets. A clone is the same histogram.
+/// A histogram of durations. A clone shares its counts.
 #[derive(Debug, Clone)]
 pub(super) struct Times(Arc<Counts>);
 
 #[derive(Debug)]
 struct Counts {
-    /// Upper bounds in seconds, ascending, and how many are up to that and over the one before.
+    /// Upper bounds in seconds, ascending; each with its own count, which is not cumulative.
     buckets: Box<[(f64, AtomicU64)]>,
     sum_us: AtomicU64,
 }
 
 impl Times {
-    /// With these upper bounds in seconds, and one more without an end.
+    /// Creates buckets with these upper bounds in seconds, and one without.
     pub(super) fn new(bounds: &[f64]) -> Self {
         let bounds = bounds.iter().copied().chain([f64::INFINITY]);
         let buckets = bounds.map(|bound| (bound, AtomicU64::new(0))).collect();
@@ -42,7 +42,7 @@ impl Times {
 }
 
 impl EncodeMetric for Times {
-    /// Sum and counts may be of different moments by an observation or two.
+    /// The sum and the counts may differ by observations made meanwhile.
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let buckets = self.0.buckets.iter();
         let buckets: Vec<_> =

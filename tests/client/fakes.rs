@@ -20,7 +20,7 @@ pub(super) enum Then {
     Forward(u16),
 }
 
-/// A server that does as it is told; every request that it reads itself can be received.
+/// A scripted server. The requests that it reads itself can be received.
 pub(super) struct Fake {
     pub(super) port: u16,
     pub(super) requests: Receiver<String>,

@@ -33,7 +33,7 @@ fn is_killed_with_its_children(script: &str) {
 }
 
 #[test]
-fn whoever_ignores_that_is_killed_with_its_children() {
+fn a_command_that_ignores_sigterm_is_killed_with_its_children() {
     is_killed_with_its_children(
         "trap '' TERM; sh -c 'echo $$; sleep 100; sleep 100' & wait; sleep 100",
     );

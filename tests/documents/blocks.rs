@@ -16,7 +16,7 @@ impl fmt::Display for Block {
     }
 }
 
-/// What becomes of a block.
+/// How a block is tested.
 #[derive(Clone, Copy)]
 pub(super) enum Way {
     /// It is run here.
@@ -25,7 +25,7 @@ pub(super) enum Way {
     Test(&'static str),
     /// It cannot be run here, for this reason.
     Cannot(&'static str),
-    /// Nobody runs it.
+    /// Nothing runs it.
     Missing,
 }
 

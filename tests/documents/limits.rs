@@ -16,10 +16,34 @@ fn sources(directory: &Path) -> String {
     entries.map(text).collect()
 }
 
+/// The text of all tests.
+fn tests() -> String {
+    ["src", "crates", "tests", "clients/rust"]
+        .map(|room| sources(&Path::new(ROOT).join(room)))
+        .concat()
+}
+
 #[test]
-fn the_tests_that_the_limits_name_are_there() {
-    let sources =
-        ["src", "crates", "tests"].map(|room| sources(&Path::new(ROOT).join(room))).concat();
+fn the_tests_named_by_the_invariants_exist() {
+    let sources = tests();
+    let document = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).unwrap();
+    let table = document.split("| held by the test |\n").nth(1).unwrap();
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let named: Vec<_> = rows
+        .flat_map(|row| row.trim_end_matches(" |").rsplit("| ").next().unwrap().split('`'))
+        // A name of a test is of several words; what else is quoted has a path or a dot.
+        .filter(|quoted| quoted.contains('_') && !quoted.contains(['.', ':', ' ']))
+        .filter(|quoted| *quoted != "notify_all")
+        .collect();
+    for name in &named {
+        assert!(sources.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+    assert!(named.len() > 25, "{named:?}");
+}
+
+#[test]
+fn the_tests_named_by_the_limits_exist() {
+    let sources = tests();
     let document = fs::read_to_string(Path::new(ROOT).join("docs/limits.md")).unwrap();
     let tables = document.split("| test |\n").skip(1);
     let rows: Vec<_> = tables.flat_map(|table| table.lines().skip(1)).collect();

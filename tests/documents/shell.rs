@@ -146,7 +146,7 @@ impl Shell {
     /// What a script prints; None if it fails.
     fn run(&mut self, dir: &Path, script: &str) -> Option<String> {
         fs::write(dir.join("block"), script).unwrap();
-        // Whoever asks for a secret is told one.
+        // Prompts for a secret get one.
         let commands = format!(". ./block <<< secret\necho; echo '{END}'\n");
         self.commands.write_all(commands.as_bytes()).ok()?;
         let mut printed = String::new();
@@ -253,7 +253,7 @@ fn constant(word: &str) -> String {
     constant
 }
 
-/// A line as it is each time.
+/// A line without what differs from run to run.
 fn same_each_time(line: &str) -> String {
     if let Some((name @ ("Date" | "Content-Length"), _)) = line.split_once(": ") {
         return format!("{name}: *");
@@ -262,7 +262,7 @@ fn same_each_time(line: &str) -> String {
     words.join(" ")
 }
 
-/// Whether a line was printed as it is shown, where `…` is anything.
+/// Whether a printed line matches the one in the document, where `…` matches anything.
 fn is_as_shown(printed: &str, shown: &str) -> bool {
     let (printed, shown) = (same_each_time(printed), same_each_time(shown));
     let mut parts: Vec<_> = shown.split('…').collect();

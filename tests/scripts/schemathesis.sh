@@ -2,14 +2,14 @@
 # Requests made up from docs/openapi.json, good and bad: every answer has to be as the document
 # says. Needs python3 with venv.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 root=$PWD
 venv=target/schemathesis
 if ! python3 -m venv "$venv" || ! "$venv/bin/pip" install -q 'schemathesis>=4.32,<5'; then
     echo "skipped: schemathesis cannot be installed"
     exit 0
 fi
-. torture/server.sh --max-wait 0.05 --fleetlock 1
+. tests/scripts/server.sh --max-wait 0.05 --fleetlock 1
 
 # A copy of the document that keeps the waits short, and the lifetimes over a minimum.
 document() { # FILE SHORTEST_LIFETIME
@@ -30,7 +30,7 @@ document "$work/long.json" 60
 
 run() { # DOCUMENT OPTIONS...
     # It leaves its notes in the directory where it runs.
-    (cd "$work" && "$root/$venv/bin/schemathesis" --config-file "$root/torture/schemathesis.toml" \
+    (cd "$work" && "$root/$venv/bin/schemathesis" --config-file "$root/tests/scripts/schemathesis.toml" \
         run "$@" --url "$url" --max-examples "${EXAMPLES:-500}")
 }
 # A resource without locks is no error, and administrators may delete anything at any time: what

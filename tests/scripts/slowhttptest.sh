@@ -2,12 +2,12 @@
 # Slow heads, slow bodies and slow readers, a thousand at a time: an ordinary client must get
 # its locks all the while, and everything is as before when they are gone. Needs slowhttptest.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 if ! command -v slowhttptest >/dev/null; then
     echo "skipped: slowhttptest is not installed"
     exit 0
 fi
-. torture/server.sh
+. tests/scripts/server.sh
 
 threads() { sed -n 's/^Threads:\s*//p' /proc/$pid/status; }
 

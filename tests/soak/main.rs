@@ -15,7 +15,7 @@ mod client;
 mod load;
 mod record;
 mod server;
-#[path = "../../tests/wire.rs"]
+#[path = "../wire.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod wire;
 mod witness;

@@ -1,5 +1,5 @@
 //! Whether there are two holders, told without the server: who holds a lock also locks a file,
-//! which the kernel gives to one at a time, and takes back from whoever is killed.
+//! which the kernel gives to one process at a time, and takes back if that is killed.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
