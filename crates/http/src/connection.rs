@@ -13,7 +13,7 @@ use super::certificates::Certificates;
 use super::chunked::ChunkedBody;
 use super::departures::{Client, Departures, Standing};
 use super::detached::{After, Detached, Outstanding};
-use super::head::{BodyLength, Head, HeadScan};
+use super::head::{BodyLength, HeadScan, RequestHead};
 use super::outgoing::Outgoing;
 use super::request::{Request, Unreadable};
 use super::response::{Response, Stream};
@@ -110,7 +110,8 @@ impl Connection {
         let Some(len) = self.read_head()? else { return Ok(None) };
         empty(&mut self.head);
         self.head.extend(self.input.bytes.drain(..len));
-        let Head { request, body: length, expects_continue } = Head::parse(&self.head)?;
+        let RequestHead { request, body: length, expects_continue } =
+            RequestHead::parse(&self.head)?;
         let Self { input, body, client, departures, outstanding, standing, .. } = self;
         Ok(Some(Incoming {
             request,

@@ -109,7 +109,7 @@ impl Response {
 
     /// Has a stream fail at its end unless this holds then.
     #[must_use]
-    pub fn only_if(self, is_true: impl FnOnce() -> bool + Send + 'static) -> Self {
+    pub fn still_valid(self, is_true: impl FnOnce() -> bool + Send + 'static) -> Self {
         Self { is_true: Some(IsTrue(Box::new(is_true))), ..self }
     }
 
