@@ -261,8 +261,8 @@ const MUTANTS: &[Mutant] = &[
         Rule::Departure,
         &[edit(
             DEPARTURES,
-            "                    farewell();",
-            "                    drop(farewell);",
+            "                    on_departure();",
+            "                    drop(on_departure);",
         )],
     ),
     mutant(
@@ -271,8 +271,8 @@ const MUTANTS: &[Mutant] = &[
         &[
             edit(
                 DEPARTURES,
-                "                    farewell();",
-                "                    drop(farewell);",
+                "                    on_departure();",
+                "                    drop(on_departure);",
             ),
             edit(
                 LOCKS,
