@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::debug;
-use ring::hmac;
+use ring::{hmac, rand};
 use rustix::process::setpriority_process;
 use subtle::ConstantTimeEq;
-use uuid::Uuid;
 
 /// How many passwords are checked against hashes at a time.
 const AT_A_TIME: usize = 2;
@@ -36,8 +35,8 @@ const MIN_COST: u32 = 4;
 pub struct Passwords {
     /// A semaphore: holds a message for each check in progress.
     computing: (Sender<()>, Receiver<()>),
-    /// Of this process alone.
-    key: hmac::Key,
+    /// Of this process alone. `None`: nothing is remembered.
+    key: Option<hmac::Key>,
     remembered: Mutex<HashSet<Digest>>,
 }
 
@@ -59,10 +58,10 @@ pub enum Verdict {
 impl Passwords {
     /// Remembers nothing yet.
     pub fn new() -> Self {
-        let random = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+        let random = rand::SystemRandom::new();
         Self {
             computing: bounded(AT_A_TIME),
-            key: hmac::Key::new(hmac::HMAC_SHA256, &random),
+            key: hmac::Key::generate(hmac::HMAC_SHA256, &random).ok(),
             remembered: Mutex::default(),
         }
     }
@@ -108,11 +107,12 @@ impl Passwords {
     }
 
     fn remembers(&self, hash: &str, password: &str) -> bool {
-        self.remembered().contains(&self.digest(hash, password))
+        let digest = self.digest(hash, password);
+        digest.is_some_and(|digest| self.remembered().contains(&digest))
     }
 
     fn remember(&self, hash: &str, password: &str) {
-        let digest = self.digest(hash, password);
+        let Some(digest) = self.digest(hash, password) else { return };
         let mut remembered = self.remembered();
         if remembered.len() >= REMEMBERED {
             remembered.clear();
@@ -120,13 +120,13 @@ impl Passwords {
         remembered.insert(digest);
     }
 
-    fn digest(&self, hash: &str, password: &str) -> Digest {
-        let mut context = hmac::Context::with_key(&self.key);
+    fn digest(&self, hash: &str, password: &str) -> Option<Digest> {
+        let mut context = hmac::Context::with_key(self.key.as_ref()?);
         // No hash has a line break.
         [hash, "\n", password].iter().for_each(|part| context.update(part.as_bytes()));
         let mut digest = Digest::default();
         digest.copy_from_slice(context.sign().as_ref());
-        digest
+        Some(digest)
     }
 
     fn remembered(&self) -> MutexGuard<'_, HashSet<Digest>> {

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rdlm_http::head::{Head, HeadScan, MAX_FIELD_SECTION, MAX_TARGET};
+use rdlm_http::head::{HeadScan, MAX_FIELD_SECTION, MAX_TARGET, RequestHead};
 
 fuzz_target!(|input: &[u8]| {
     let whole = HeadScan::default().find_end(input);
@@ -15,7 +15,7 @@ fuzz_target!(|input: &[u8]| {
     });
     match (whole, by_bytes) {
         (Ok(Some(len)), by_bytes) => {
-            let head = Head::parse(&input[..len]);
+            let head = RequestHead::parse(&input[..len]);
             // What comes in slowly is refused as soon as it is clear that it is malformed.
             let early = matches!(by_bytes, Some(Err(_)));
             assert!(by_bytes == Some(Ok(Some(len))) || early && head.is_err());

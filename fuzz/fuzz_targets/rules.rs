@@ -7,8 +7,8 @@ use rdlm::doors::users::UserFile;
 use rdlm_http::reloaded::Source;
 
 fuzz_target!(|input: &[u8]| {
-    let understood = UserFile("users.toml".into()).understand(&[input.to_vec()]);
-    if let Err(error) = understood {
+    let parsed = UserFile("users.toml".into()).parse(&[input.to_vec()]);
+    if let Err(error) = parsed {
         let error = error.to_string();
         assert!(error.starts_with("users.toml, line "), "it has a place");
         assert!(!error.contains(char::is_control), "one line");

@@ -2,12 +2,14 @@
 //! has been taken over from.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{info, warn};
+use ring::rand::{SecureRandom, SystemRandom};
 use uuid::Uuid;
 
 use super::batch::Op;
@@ -35,17 +37,21 @@ pub(super) struct Tenure {
 }
 
 impl Tenure {
-    pub(super) fn new(pace: Pace, url: &str) -> Self {
-        let random = || Uuid::new_v4().simple().to_string();
+    /// # Errors
+    /// The system gives no random numbers.
+    pub(super) fn new(pace: Pace, url: &str) -> io::Result<Self> {
+        let mut secret = [0; 16];
+        let filled = SystemRandom::new().fill(&mut secret);
+        filled.map_err(|_| io::Error::other("the system gives no random numbers"))?;
         let record = TenureRecord {
-            by: random(),
+            by: Uuid::new_v4().simple().to_string(),
             url: url.into(),
-            secret: random(),
+            secret: format!("{:032x}", u128::from_be_bytes(secret)),
             vacant: false,
             failover_after: Some(pace.failover_after),
         };
         let (closed, over) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { pace, record, confirmed: AtomicU64::new(0), closed, over }
+        Ok(Self { pace, record, confirmed: AtomicU64::new(0), closed, over })
     }
 
     /// From now on the locks that this server shows are not all there are.

@@ -100,10 +100,10 @@ mod tests {
     use base64::prelude::BASE64_STANDARD;
 
     use super::*;
-    use crate::http::head::Head;
+    use crate::http::head::RequestHead;
 
     fn parsed<'a>(head: &'a str, body: &'a [u8]) -> Request<'a> {
-        Request { body, ..Head::parse(head.as_bytes()).unwrap().request }
+        Request { body, ..RequestHead::parse(head.as_bytes()).unwrap().request }
     }
 
     fn client(json: &str) -> Introduction {

@@ -181,7 +181,7 @@ impl Member {
         if tenancy.tenure.may_show() {
             // A stream is made while it is sent.
             let tenure = Arc::clone(&tenancy.tenure);
-            return Some(Answered::Response(response.only_if(move || tenure.may_show())));
+            return Some(Answered::Response(response.still_valid(move || tenure.may_show())));
         }
         let done = !is_look(request) && (200..300).contains(&response.status.code());
         if response.unknown || done && tenancy.may_answer() {

@@ -187,7 +187,7 @@ impl Member {
     /// Looks whether files have changed by which this server, the others and etcd know each other.
     pub fn look(&self) {
         self.etcd.look();
-        self.trust.iter().for_each(|trust| trust.look());
+        self.trust.iter().for_each(|trust| trust.reload());
     }
 
     /// Who is active.

@@ -252,7 +252,8 @@ impl Loop {
         // What was taken over from is exactly what was seen.
         let revision = head.as_ref().map_or(0, |stored| stored.revision);
         let ahead = ahead.filter(|ahead| ahead.is_of(revision));
-        let tenure = Tenure::new(self.member.pace, &self.member.url);
+        let tenure = Tenure::new(self.member.pace, &self.member.url)
+            .map_err(|error| unreadable(format!("cannot take over: {error}")))?;
         let (over_sender, over) = bounded(0);
         let Ok(chain) = Chain::take_over(
             Arc::clone(&self.etcd),

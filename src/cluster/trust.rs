@@ -92,7 +92,7 @@ impl Source for TrustFiles {
         own_files.chain(of_others.map(|read| read.map_err(authority))).collect()
     }
 
-    fn understand(&self, contents: &[Vec<u8>]) -> Result<Arc<ClientConfig>, String> {
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<Arc<ClientConfig>, String> {
         let mut contents = contents.iter().map(Vec::as_slice);
         let mut next = || contents.next().unwrap_or_default();
         let pair = match &self.own {

@@ -151,7 +151,7 @@ impl Source for UserFile {
         Ok(vec![reloaded::read(&self.0).map_err(unreadable)?])
     }
 
-    fn understand(&self, contents: &[Vec<u8>]) -> Result<Rules, UsersError> {
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<Rules, UsersError> {
         let bytes = contents.first().map(Vec::as_slice).unwrap_or_default();
         let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
         let rules = str::from_utf8(bytes)

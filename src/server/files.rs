@@ -44,8 +44,8 @@ impl Files {
 
     fn look(&self) {
         self.event_log.iter().for_each(|event_log| event_log.reopen());
-        self.certificates.iter().for_each(|certificates| certificates.look());
-        self.users.iter().for_each(|users| users.look());
+        self.certificates.iter().for_each(|certificates| certificates.reload());
+        self.users.iter().for_each(|users| users.reload());
         self.member.iter().for_each(|member| member.look());
     }
 }

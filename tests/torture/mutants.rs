@@ -263,8 +263,8 @@ const MUTANTS: &[Mutant] = &[
         Rule::Departure,
         &[edit(
             DEPARTURES,
-            "                    farewell();",
-            "                    drop(farewell);",
+            "                    on_departure();",
+            "                    drop(on_departure);",
         )],
     ),
     mutant(
@@ -273,8 +273,8 @@ const MUTANTS: &[Mutant] = &[
         &[
             edit(
                 DEPARTURES,
-                "                    farewell();",
-                "                    drop(farewell);",
+                "                    on_departure();",
+                "                    drop(on_departure);",
             ),
             edit(
                 LOCKS,

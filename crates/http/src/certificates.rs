@@ -138,7 +138,7 @@ impl Source for CertificateFiles {
         paths.map(|path| read(path)).collect()
     }
 
-    fn understand(&self, contents: &[Vec<u8>]) -> Result<Configured, CertificateError> {
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<Configured, CertificateError> {
         let [certificate, key, authorities @ ..] = contents else {
             return Err(self.wrong(Fault::NoCertificate));
         };

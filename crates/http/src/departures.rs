@@ -1,5 +1,4 @@
-//! Notices when a client that waits for its response ends the connection, and waits for clients to
-//! do so whose connection has ended here.
+//! Notices when a client that waits for its response ends the connection.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::lingering::Lingering;
-use super::listener::KEEPALIVE;
+use super::socket::KEEPALIVE;
 use super::tls::Tls;
 use super::transport::Transport;
 use log::error;
@@ -19,54 +18,54 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, epoll::EventFlags, poll}
 use smol_str::SmolStr;
 use socket2::{SockRef, TcpKeepalive};
 
-/// A client that waits is asked every second whether its host is still there.
+/// The host of a client that waits is probed every second.
 const WAITING_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(1))
     .with_interval(Duration::from_secs(1))
     .with_retries(5);
 
-/// Its host is gone when it has been silent for so long, even if an earlier response is still
-/// on the way. A shorter silence is an interruption of the network, which ends no wait.
+/// After so long without a sign of life its host counts as gone, even if an earlier response is still
+/// in transit. A shorter interruption of the network ends no wait.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// The same for a client that is sent something now and then, and may be slow to take it.
+/// The same for a client that receives a stream, and may read it slowly.
 const LONG_SILENCE: Duration = Duration::from_secs(60);
 
-/// How many departures are taken from the kernel at a time.
+/// How many events are taken from the kernel at a time.
 const BATCH: usize = 64;
 
-type Farewell = Box<dyn FnOnce() + Send>;
+type OnDeparture = Box<dyn FnOnce() + Send>;
 
-/// The clients that are watched, the connections that linger, and a thread for each kind.
+/// The watched clients and the lingering connections, with a thread each.
 pub struct Departures {
-    watched: Arc<Watched>,
+    watcher: Arc<Watcher>,
     lingering: Lingering,
 }
 
-struct Watched {
+struct Watcher {
     epoll: OwnedFd,
     clients: Mutex<Clients>,
 }
 
 #[derive(Default)]
 struct Clients {
-    watched: HashMap<u64, Present>,
+    watched: HashMap<u64, Watched>,
     last: u64,
 }
 
-/// A client that has not left.
-struct Present {
-    farewell: Farewell,
-    /// By which it may say that it leaves, before its connection ends.
+/// A client that has not left yet.
+struct Watched {
+    on_departure: OnDeparture,
+    /// May announce the end by a close_notify, before the connection ends.
     tls: Option<Arc<Tls>>,
     standing: Standing,
 }
 
-impl Present {
-    /// What is to be reported of it, once; errors and resets always are.
+impl Watched {
+    /// Which events epoll reports, once; errors and resets are always reported.
     fn interest(&self) -> EventFlags {
         let input = match &self.tls {
-            // What it has to say is told when that is read, and not before.
+            // A close_notify is found by reading; not while a pipelined request is buffered.
             Some(tls) if !tls.has_received() => EventFlags::IN,
             _ => EventFlags::empty(),
         };
@@ -86,21 +85,21 @@ impl Departures {
     /// The operating system refused a thread or a descriptor.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let watched = Arc::new(Watched { epoll, clients: Mutex::default() });
+        let watcher = Arc::new(Watcher { epoll, clients: Mutex::default() });
         thread::Builder::new().name("departures".into()).spawn({
-            let watched = Arc::clone(&watched);
-            move || watched.run()
+            let watcher = Arc::clone(&watcher);
+            move || watcher.run()
         })?;
-        Ok(Self { watched, lingering: Lingering::new()? })
+        Ok(Self { watcher, lingering: Lingering::new()? })
     }
 
-    /// Ends a connection on this side, and closes it when its client has done so, or soon.
+    /// Ends a connection on this side, and closes it once the client has done so, or soon.
     pub(super) fn linger(&self, transport: &Transport) {
         self.lingering.end(transport);
     }
 }
 
-impl Watched {
+impl Watcher {
     /// The body of the thread, which lasts as long as the process.
     fn run(&self) {
         let mut events = Vec::with_capacity(BATCH);
@@ -115,50 +114,49 @@ impl Watched {
             for event in events.drain(..) {
                 let flags = event.flags;
                 let connection_ends = flags != EventFlags::IN;
-                if let Some(farewell) = self.departed(event.data.u64(), connection_ends) {
-                    farewell();
+                if let Some(on_departure) = self.departed(event.data.u64(), connection_ends) {
+                    on_departure();
                 }
             }
         }
     }
 
-    /// What is to be called for a client of which something was reported, if it has left. Under
-    /// the mutex, or its thread could begin to receive at the same time.
-    fn departed(&self, id: u64, connection_ends: bool) -> Option<Farewell> {
+    /// The callback of a client with an event, if it has left. The session is looked into under the
+    /// mutex: while the client is in the map, its own thread does not receive.
+    fn departed(&self, id: u64, connection_ends: bool) -> Option<OnDeparture> {
         let mut clients = self.clients();
-        let present = clients.watched.get(&id)?;
-        if let Some(tls) = &present.tls
+        let client = clients.watched.get(&id)?;
+        if let Some(tls) = &client.tls
             && !connection_ends
             && !tls.has_ended()
         {
             let data = epoll::EventData::new_u64(id);
-            // Fails at what fails when it is read.
-            let _ = epoll::modify(&self.epoll, tls.socket(), data, present.interest());
+            // If it fails, so does the next call on the socket.
+            let _ = epoll::modify(&self.epoll, tls.socket(), data, client.interest());
             return None;
         }
-        clients.watched.remove(&id).map(|present| present.farewell)
+        clients.watched.remove(&id).map(|client| client.on_departure)
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
-        // A farewell is in the map or not, at any moment.
+        // Each change of the map is a single call, so a panic leaves it whole.
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the server has decided about a connection.
+/// Whether the server restricts a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Its client may wait for locks.
     Normal,
     /// Requests are answered, but none may wait: the thread is one of a few in reserve.
     NoWaiting,
-    /// The server ended it to make room, just when a request had come. The request is answered
-    /// like above. Nothing more can be received, so it is not known whether the client closes its
-    /// side.
+    /// The server shut down its receiving side to make room, just as a request arrived. That request
+    /// is answered, but may not wait: nobody would notice if the client left.
     Ended,
 }
 
-/// Whoever sent a request.
+/// The client that sent a request.
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
     transport: &'a Transport,
@@ -173,12 +171,12 @@ impl<'a> Client<'a> {
         Self { transport, address, departures, standing: Standing::Normal }
     }
 
-    /// The same client, on a connection of which the server has decided this.
+    /// The same client, on a connection with this standing.
     pub(super) fn with(self, standing: Standing) -> Self {
         Self { standing, ..self }
     }
 
-    /// What the server has decided about its connection.
+    /// Whether the server restricts its connection.
     pub fn standing(self) -> Standing {
         self.standing
     }
@@ -188,74 +186,76 @@ impl<'a> Client<'a> {
         self.standing == Standing::Normal
     }
 
-    /// Where it is.
+    /// Its IP address.
     pub fn address(self) -> &'a SmolStr {
         self.address
     }
 
-    /// Whether nobody on the way can read what is sent.
+    /// Whether the connection uses TLS.
     pub fn is_encrypted(self) -> bool {
         self.transport.tls().is_some()
     }
 
-    /// Whom its certificate names, if it has shown one.
+    /// The user named by its certificate, if it has presented one.
     pub fn certified_user(self) -> Option<&'a SmolStr> {
         self.transport.user()
     }
 
-    /// The connection to it.
+    /// Its connection.
     pub(super) fn transport(self) -> &'a Transport {
         self.transport
     }
 
-    /// Calls `farewell`, on another thread, if the client closes its side of the connection,
-    /// or its host is gone, as long as the result lives; at once if it has left already. A client
+    /// Calls `on_departure`, on another thread, when the client closes its side of the connection or
+    /// its host is gone; at once if it has left already. Dropping the result ends the watch. A client
     /// in memory never leaves.
     ///
     /// # Errors
-    /// The operating system does not watch any more connections.
-    pub fn watch(self, farewell: impl FnOnce() + Send + 'static) -> io::Result<Option<Watch<'a>>> {
+    /// The operating system cannot watch more connections.
+    pub fn watch(
+        self,
+        on_departure: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Option<Watch<'a>>> {
         let Some(socket) = self.transport.socket() else { return Ok(None) };
         SockRef::from(socket).set_tcp_keepalive(&WAITING_KEEPALIVE)?;
-        self.watch_within(SILENCE, farewell)
+        self.watch_within(SILENCE, on_departure)
     }
 
-    /// The same for a client that is sent something all the time: its host may be silent, and the
-    /// client not read, for a minute.
+    /// The same for a client that receives a stream: it may leave it unread for a minute.
     ///
     /// # Errors
     /// As above.
     pub fn watch_stream(
         self,
-        farewell: impl FnOnce() + Send + 'static,
+        on_departure: impl FnOnce() + Send + 'static,
     ) -> io::Result<Option<Watch<'a>>> {
-        self.watch_within(LONG_SILENCE, farewell)
+        self.watch_within(LONG_SILENCE, on_departure)
     }
 
     fn watch_within(
         self,
         silence: Duration,
-        farewell: impl FnOnce() + Send + 'static,
+        on_departure: impl FnOnce() + Send + 'static,
     ) -> io::Result<Option<Watch<'a>>> {
         let Some(socket) = self.transport.socket() else { return Ok(None) };
         SockRef::from(socket).set_tcp_user_timeout(Some(silence))?;
-        let watched = &*self.departures.watched;
+        let watcher = &*self.departures.watcher;
         let tls = self.transport.tls().cloned().filter(|_| self.standing != Standing::Ended);
         if tls.as_ref().is_some_and(|tls| tls.has_ended()) {
-            farewell();
+            on_departure();
             return Ok(None);
         }
-        let present = Present { farewell: Box::new(farewell), tls, standing: self.standing };
-        let interest = present.interest();
+        let client = Watched { on_departure: Box::new(on_departure), tls, standing: self.standing };
+        let interest = client.interest();
         let id = {
-            let mut clients = watched.clients();
+            let mut clients = watcher.clients();
             clients.last += 1;
             let id = clients.last;
-            clients.watched.insert(id, present);
+            clients.watched.insert(id, client);
             id
         };
-        let watch = Watch { id, watched, socket };
-        epoll::add(&watched.epoll, socket, epoll::EventData::new_u64(id), interest)?;
+        let watch = Watch { id, watcher, socket };
+        epoll::add(&watcher.epoll, socket, epoll::EventData::new_u64(id), interest)?;
         Ok(Some(watch))
     }
 
@@ -264,13 +264,13 @@ impl<'a> Client<'a> {
         has_left(self.transport, self.standing)
     }
 
-    /// The same question for later.
+    /// Answers the same question later, when the request is gone.
     pub fn presence(self) -> Presence {
         Presence { transport: self.transport.clone(), standing: self.standing }
     }
 }
 
-/// Knows whether a client is still there.
+/// Tells whether a client is still there.
 pub struct Presence {
     transport: Transport,
     standing: Standing,
@@ -287,26 +287,26 @@ fn has_left(transport: &Transport, standing: Standing) -> bool {
     let Some(socket) = transport.socket() else { return false };
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let was_ended = standing == Standing::Ended;
-    // Resets and errors are always reported.
+    // RDHUP would report the server's own shutdown. Resets and errors are reported in any case.
     let end = if was_ended { PollFlags::empty() } else { PollFlags::RDHUP };
     let mut socket = [PollFd::from_borrowed_fd(socket.as_fd(), end)];
     poll(&mut socket, Some(&at_once)).is_ok_and(|events| events > 0)
         || !was_ended && transport.tls().is_some_and(|tls| tls.has_ended())
 }
 
-/// As long as this lives, a client is watched.
+/// Watches a client until it is dropped.
 pub struct Watch<'a> {
     id: u64,
-    watched: &'a Watched,
+    watcher: &'a Watcher,
     socket: &'a TcpStream,
 }
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.watched.clients().watched.remove(&self.id);
+        self.watcher.clients().watched.remove(&self.id);
         // Fails if it was never added.
-        let _ = epoll::delete(&self.watched.epoll, self.socket);
-        // A client that does not wait may be silent for longer. Fails if it is gone.
+        let _ = epoll::delete(&self.watcher.epoll, self.socket);
+        // Back to what the listener has set. Fails if the client is gone.
         let socket = SockRef::from(self.socket);
         let _ = socket.set_tcp_user_timeout(None);
         let _ = socket.set_tcp_keepalive(&KEEPALIVE);
@@ -329,7 +329,7 @@ mod tests {
     static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
 
     #[test]
-    fn whoever_closes_or_half_closes_has_left() {
+    fn a_client_that_closes_or_half_closes_has_left() {
         let departures = Departures::new().unwrap();
         let leave: [fn(TcpStream); 2] = [drop, |socket| {
             socket.shutdown(Shutdown::Write).unwrap();
@@ -341,7 +341,7 @@ mod tests {
             let client = Client::new(&socket, &ADDRESS, &departures);
             let (sender, left) = channel();
             let watch = client.watch(move || sender.send(()).unwrap()).unwrap();
-            // A request that is sent behind the one that waits is no departure.
+            // A pipelined request is no departure.
             remote.write_all(b"GET / HTTP/1.1\r\n").unwrap();
             assert_eq!(
                 left.recv_timeout(Duration::from_millis(50)),
@@ -356,13 +356,13 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_left_before_is_noticed_and_whoever_is_not_watched_is_not() {
+    fn an_earlier_departure_is_noticed_and_one_after_the_watch_is_not() {
         let departures = Departures::new().unwrap();
         let (remote, socket) = pair();
         let socket = Transport::from(socket);
         let client = Client::new(&socket, &ADDRESS, &departures);
-        let (unheard, never) = channel();
-        drop(client.watch(move || unheard.send(()).unwrap()).unwrap());
+        let (unused, never) = channel();
+        drop(client.watch(move || unused.send(()).unwrap()).unwrap());
         drop(remote);
         let (sender, left) = channel();
         let _watch = client.watch(move || sender.send(()).unwrap()).unwrap();

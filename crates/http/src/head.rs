@@ -74,7 +74,7 @@ fn check_size(field_section: usize) -> Result<(), Unreadable> {
 
 /// A head that has been understood.
 #[derive(Debug)]
-pub struct Head<'a> {
+pub struct RequestHead<'a> {
     /// The request, its body still empty.
     pub request: Request<'a>,
     /// How the end of the body is found.
@@ -92,7 +92,7 @@ pub enum BodyLength {
     Chunked,
 }
 
-impl<'a> Head<'a> {
+impl<'a> RequestHead<'a> {
     /// Understands a whole head, as [`HeadScan`] has found it.
     ///
     /// # Errors
@@ -205,7 +205,7 @@ impl<'a> Framing<'a> {
         self,
         line: RequestLine<'a>,
         headers: Headers<'a>,
-    ) -> Result<Head<'a>, Unreadable> {
+    ) -> Result<RequestHead<'a>, Unreadable> {
         let length = self.body_length(line.http_1_0)?;
         let expects_continue = match self.expect {
             Some(_) if line.http_1_0 => false,
@@ -231,7 +231,7 @@ impl<'a> Framing<'a> {
             headers,
             body: b"",
         };
-        Ok(Head { request, body: length.unwrap_or(BodyLength::Known(0)), expects_continue })
+        Ok(RequestHead { request, body: length.unwrap_or(BodyLength::Known(0)), expects_continue })
     }
 
     /// `None` if the request does not announce a body.
@@ -325,7 +325,7 @@ mod tests {
 
     fn body_length(fields: &str) -> Result<BodyLength, Unreadable> {
         let head = format!("PUT / HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n");
-        Head::parse(head.as_bytes()).map(|head| head.body)
+        RequestHead::parse(head.as_bytes()).map(|head| head.body)
     }
 
     #[test]

@@ -1,26 +1,20 @@
-//! The socket that clients connect to.
+//! The listening socket.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::connection::Connection;
 use super::departures::Departures;
+use super::socket::KEEPALIVE;
 use super::transport::Transport;
 
-/// How many connections the kernel keeps for a server that is too busy to accept them; it
-/// lowers this to its own limit (net.core.somaxconn).
+/// How many connections the kernel queues until they are accepted; it lowers this to its own limit
+/// (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
-
-/// The kernel asks the host of a silent client for a sign of life after 30 s, then three
-/// times every 10 s.
-pub(super) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(30))
-    .with_interval(Duration::from_secs(10))
-    .with_retries(3);
 
 /// A listening socket.
 pub struct Listener {
@@ -31,7 +25,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on `address`; on `[::]` for IPv4, too. A connection on which no request begins
+    /// Listens on `address`; `[::]` includes IPv4. A connection on which no request begins
     /// within `idle_timeout` ends.
     ///
     /// # Errors
@@ -42,12 +36,11 @@ impl Listener {
         if address.is_ipv6() {
             socket.set_only_v6(!address.ip().is_unspecified())?;
         }
-        // Or a restart would have to wait for the connections of the last run to be forgotten.
+        // Otherwise a restart would fail while connections of the last run are in TIME_WAIT.
         socket.set_reuse_address(true)?;
-        // Accepted sockets inherit these. Answers to pipelined requests must not wait for the
-        // client's acknowledgement of the one before:
+        // Accepted sockets inherit both options. Responses to pipelined requests must not wait for
+        // the acknowledgement of the previous one, and connections to hosts that are gone must end.
         socket.set_tcp_nodelay(true)?;
-        // The connection of a client whose host is gone ends some time:
         socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;

@@ -33,7 +33,7 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// They are not as they should be.
-    fn understand(&self, contents: &[Vec<u8>]) -> Result<Self::Value, Self::Error>;
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<Self::Value, Self::Error>;
 
     /// What it is, for the log.
     fn describe(&self, value: &Self::Value) -> String;
@@ -66,7 +66,7 @@ impl<S: Source> Reloaded<S> {
     /// They are not as they should be.
     pub fn load(source: S, every: Duration) -> Result<Self, S::Error> {
         let contents = source.read()?;
-        let value = Arc::new(source.understand(&contents)?);
+        let value = Arc::new(source.parse(&contents)?);
         info!("{}", source.describe(&value));
         let state = State { value, seen: Ok(fingerprint(&contents)), looked: Instant::now() };
         Ok(Self { source, every, state: Mutex::new(state), looking: Mutex::default() })
@@ -74,7 +74,7 @@ impl<S: Source> Reloaded<S> {
 
     /// Looks at the files and takes what is new. If that is not in order the log says so, once, and
     /// what was in use stays.
-    pub fn look(&self) {
+    pub fn reload(&self) {
         let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         self.look_alone();
     }
@@ -113,7 +113,7 @@ impl<S: Source> Reloaded<S> {
         if !is_new {
             return;
         }
-        match contents.and_then(|contents| self.source.understand(&contents)) {
+        match contents.and_then(|contents| self.source.parse(&contents)) {
             Ok(value) => {
                 let value = Arc::new(value);
                 self.state().value = Arc::clone(&value);
@@ -188,7 +188,7 @@ mod tests {
             Ok(vec![vec![self.file.load(Ordering::SeqCst)]])
         }
 
-        fn understand(&self, contents: &[Vec<u8>]) -> Result<u8, Infallible> {
+        fn parse(&self, contents: &[Vec<u8>]) -> Result<u8, Infallible> {
             Ok(contents[0][0])
         }
 
@@ -209,7 +209,7 @@ mod tests {
         let reloaded = source.reloaded.get_or_init(|| Arc::new(reloaded));
         for byte in [1, 2] {
             source.file.store(byte, Ordering::SeqCst);
-            reloaded.look();
+            reloaded.reload();
         }
         assert_eq!(*source.in_use.lock().unwrap(), [(1, 1), (2, 2)]);
     }

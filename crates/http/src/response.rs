@@ -1,4 +1,4 @@
-//! What a server answers, and what its head looks like on the wire.
+//! A response, and its head on the wire.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,8 +10,8 @@ use httpdate::HttpDate;
 use super::outgoing::Outgoing;
 use super::request::Request;
 
-/// Tells the answers of rdlm from those of a proxy before it. Many proxies overwrite `Server` with
-/// their own name, so it is said twice.
+/// Distinguishes responses of rdlm from those of a proxy. Many proxies overwrite `Server`, so the
+/// version has a header of its own.
 const SERVER: &str = concat!(
     "Server: rdlm/",
     env!("CARGO_PKG_VERSION"),
@@ -20,34 +20,34 @@ const SERVER: &str = concat!(
     "\r\n"
 );
 
-/// What the server answers.
+/// A response to one request.
 #[derive(Debug)]
 pub struct Response {
-    /// The status.
+    /// The status code.
     pub status: Status,
     /// The connection ends with this response.
     pub close: bool,
-    /// Nobody knows whether the request was done.
+    /// It is unknown whether the request took effect.
     pub unknown: bool,
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Body,
     on_undelivered: Option<Undelivered>,
-    is_true: Option<IsTrue>,
+    still_valid: Option<StillValid>,
 }
 
 /// The body of a response.
 pub enum Body {
-    /// All of it. Its length is said before.
+    /// All of it, with a Content-Length.
     Bytes(Cow<'static, [u8]>),
-    /// It is sent while it is made. Its end is that of its chunks, or of the connection where
-    /// the client knows no chunks. If it fails, the connection ends before that.
+    /// Produced while it is sent, in chunks, or to an HTTP/1.0 client up to the end of the connection.
+    /// If it fails, the connection ends without the last chunk.
     Stream(Stream),
 }
 
-/// Makes a body and writes it where it goes.
+/// Produces a body and writes it to the client.
 pub type Stream = Box<dyn FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send>;
 
-/// What is done when a response is dropped that was not delivered.
+/// Runs when it is dropped, unless the response has been delivered.
 struct Undelivered(Option<Box<dyn FnOnce() + Send>>);
 
 impl Drop for Undelivered {
@@ -58,19 +58,19 @@ impl Drop for Undelivered {
     }
 }
 
-/// Whether what was sent may be believed.
-struct IsTrue(Box<dyn FnOnce() -> bool + Send>);
+/// A check at the end of a stream.
+struct StillValid(Box<dyn FnOnce() -> bool + Send>);
 
 impl Response {
-    /// A response without a body, yet.
+    /// A response that has no body yet.
     pub fn new(status: Status) -> Self {
         let body = Body::Bytes(Cow::Borrowed(b""));
         let (close, unknown) = (false, false);
-        let (headers, on_undelivered, is_true) = (Vec::new(), None, None);
-        Self { status, close, unknown, headers, body, on_undelivered, is_true }
+        let (headers, on_undelivered, still_valid) = (Vec::new(), None, None);
+        Self { status, close, unknown, headers, body, on_undelivered, still_valid }
     }
 
-    /// 204.
+    /// 204 No Content.
     pub fn no_content() -> Self {
         Self::new(Status::NoContent)
     }
@@ -89,7 +89,7 @@ impl Response {
         Self { body, ..self }.header("Content-Type", content_type)
     }
 
-    /// Adds a body that is made while it is sent.
+    /// Adds a body that is produced while it is sent.
     #[must_use]
     pub fn stream(
         self,
@@ -100,22 +100,21 @@ impl Response {
         Self { body, ..self }.header("Content-Type", content_type)
     }
 
-    /// Has something done if the response is dropped before it was delivered: nobody knows then
-    /// what it says.
+    /// Calls `run` if the response is dropped before it has been sent whole.
     #[must_use]
     pub fn on_undelivered(self, run: impl FnOnce() + Send + 'static) -> Self {
         Self { on_undelivered: Some(Undelivered(Some(Box::new(run)))), ..self }
     }
 
-    /// Has a stream fail at its end unless this holds then.
+    /// Truncates the stream unless this check passes at its end.
     #[must_use]
-    pub fn only_if(self, is_true: impl FnOnce() -> bool + Send + 'static) -> Self {
-        Self { is_true: Some(IsTrue(Box::new(is_true))), ..self }
+    pub fn still_valid(self, check: impl FnOnce() -> bool + Send + 'static) -> Self {
+        Self { still_valid: Some(StillValid(Box::new(check))), ..self }
     }
 
-    /// Whether what was sent may be believed.
-    pub(super) fn is_true(&mut self) -> bool {
-        self.is_true.take().is_none_or(|IsTrue(is_true)| is_true())
+    /// Runs the check.
+    pub(super) fn is_still_valid(&mut self) -> bool {
+        self.still_valid.take().is_none_or(|StillValid(check)| check())
     }
 
     /// Whether the connection ends with this response to `request`.
@@ -124,8 +123,7 @@ impl Response {
         self.close || unbounded || !request.keep_alive
     }
 
-    /// The bytes to begin with in answer to `request`, on a connection that ends when there is no
-    /// further request within `idle_timeout`: the head, and the body unless it is a stream.
+    /// The head, and the body unless it is a stream or `request` is a HEAD.
     pub(super) fn to_bytes(
         &self,
         request: &Request<'_>,
@@ -145,7 +143,7 @@ impl Response {
         out
     }
 
-    /// What makes the rest of the body.
+    /// The producer of the body, if it is a stream.
     pub(super) fn take_stream(&mut self) -> Option<Stream> {
         match std::mem::replace(&mut self.body, Body::Bytes(Cow::Borrowed(b""))) {
             Body::Stream(stream) => Some(stream),
@@ -153,7 +151,7 @@ impl Response {
         }
     }
 
-    /// Says that it was delivered.
+    /// Marks it as delivered.
     pub(super) fn delivered(mut self) {
         if let Some(Undelivered(run)) = &mut self.on_undelivered {
             *run = None;
@@ -180,7 +178,7 @@ impl Response {
             Body::Stream(_) if request.http_1_0 => {}
             Body::Stream(_) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         }
-        // Or a client could send its next request in the moment in which the time is up.
+        // A second less, so that a client does not send a request just as the time is up.
         let kept_s = idle_timeout.as_secs().saturating_sub(1);
         if self.is_last(request) {
             out.extend_from_slice(b"Connection: close\r\n");
@@ -203,19 +201,19 @@ impl fmt::Debug for Body {
     }
 }
 
-impl fmt::Debug for IsTrue {
+impl fmt::Debug for StillValid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(what to ask)")
+        f.write_str("(a check)")
     }
 }
 
 impl fmt::Debug for Undelivered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(what to do)")
+        f.write_str("(a callback)")
     }
 }
 
-/// The statuses that this server answers with.
+/// The status codes of this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in RFC 9110")]
 pub enum Status {
@@ -243,12 +241,12 @@ pub enum Status {
 }
 
 impl Status {
-    /// The number.
+    /// The status code.
     pub fn code(self) -> u16 {
         self.code_and_reason().0
     }
 
-    /// The phrase that goes with it.
+    /// The reason phrase.
     pub fn reason(self) -> &'static str {
         self.code_and_reason().1
     }
@@ -325,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_hears_of_less_time_than_it_has() {
+    fn the_announced_idle_time_is_shorter_than_the_real_one() {
         let text = |idle_timeout: f64, request: &Request<'_>| {
             let idle_timeout = Duration::from_secs_f64(idle_timeout);
             let bytes =

@@ -1,15 +1,15 @@
 //! TLS over a socket.
 //!
-//! The session is behind a mutex, which is never held while a call waits for the client: the thread
-//! of the connection waits on the socket alone, and the one that notices departures looks into a
-//! session whose connection sleeps.
+//! The session is behind a mutex that is never held while a call blocks on the client: the thread of
+//! the connection blocks on the socket alone, so the thread that notices departures can look into the
+//! session meanwhile.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 use rustls::ServerConfig;
 use rustls::server::ServerConnection;
 use smol_str::SmolStr;
@@ -18,38 +18,38 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::transport::{SEND_SIZE, send_piece};
+use super::socket::{SEND_SIZE, send_at_once, send_piece};
 
 /// How much is received at a time, in bytes.
 const RECEIVE_SIZE: usize = 4096;
 
-/// The first byte of whoever begins a handshake.
+/// The first byte of a TLS handshake.
 const HANDSHAKE: u8 = 0x16;
 
-/// A session, whose handshake is over.
+/// A session whose handshake is complete.
 pub struct Tls {
     socket: Arc<TcpStream>,
     session: Mutex<Session>,
-    /// Whom the client's certificate names.
+    /// The user named by the client's certificate.
     user: Option<SmolStr>,
 }
 
 struct Session {
     connection: ServerConnection,
-    /// What has come and was not asked for yet.
+    /// Decrypted input that no call of `receive` has taken yet.
     received: Vec<u8>,
-    /// How long a call waits for the client.
+    /// How long a call of `receive` waits.
     read_timeout: Duration,
-    /// The client has said that it will send nothing more.
+    /// The client has ended its side.
     ended: bool,
-    /// It was told the same.
+    /// This side has ended, too.
     ending: bool,
 }
 
 /// Why there is no session.
 #[derive(Debug)]
 pub enum NotEncrypted {
-    /// The client speaks something else; perhaps HTTP as it is.
+    /// The client does not speak TLS; perhaps plain HTTP.
     NotTls,
     /// The handshake failed, or took too long.
     Failed(io::Error),
@@ -62,14 +62,14 @@ impl From<io::Error> for NotEncrypted {
 }
 
 impl Tls {
-    /// Shakes hands, until the deadline.
+    /// Performs the handshake, until the deadline.
     pub(super) fn accept(
         socket: Arc<TcpStream>,
         config: Arc<ServerConfig>,
         deadline: Instant,
     ) -> Result<Self, NotEncrypted> {
         let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        // What is sent is cut into pieces before.
+        // Never more than a piece is written at once.
         connection.set_buffer_limit(None);
         let (received, read_timeout) = (Vec::new(), Duration::ZERO);
         let mut session =
@@ -87,7 +87,7 @@ impl Tls {
             }
             begun = true;
             let fed = session.feed(&buffer[..len]);
-            // Also the alert that says why it failed.
+            // Includes the alert that says why the handshake failed.
             let sent = send_piece(&socket, &session.take_outgoing()?);
             fed?;
             sent?;
@@ -96,12 +96,12 @@ impl Tls {
         Ok(Self { socket, session: Mutex::new(session), user })
     }
 
-    /// The socket below.
+    /// The socket that carries it.
     pub(super) fn socket(&self) -> &Arc<TcpStream> {
         &self.socket
     }
 
-    /// Whom the client's certificate names: its first DNS name, or else its common name.
+    /// The user named by the client's certificate: its first DNS name, or else its common name.
     pub(super) fn user(&self) -> Option<&SmolStr> {
         self.user.as_ref()
     }
@@ -111,7 +111,7 @@ impl Tls {
         self.socket.set_read_timeout(Some(timeout))
     }
 
-    /// Waits for input, which is appended. 0: the client will not send anything more.
+    /// Waits for input and appends it; 0 at the end of the input.
     pub(super) fn receive(&self, into: &mut Vec<u8>) -> io::Result<usize> {
         let timeout = self.session().read_timeout;
         let deadline = Instant::now() + timeout;
@@ -131,7 +131,13 @@ impl Tls {
         received
     }
 
-    /// What has come; `None` if there is nothing yet.
+    /// Appends input that is there already; 0 if there is none.
+    pub(super) fn receive_at_once(&self, into: &mut Vec<u8>) -> usize {
+        self.has_ended();
+        self.take_received(into).unwrap_or(0)
+    }
+
+    /// Takes what has been received; `None` if there is nothing yet.
     fn take_received(&self, into: &mut Vec<u8>) -> Option<usize> {
         let mut session = self.session();
         let len = session.received.len();
@@ -140,7 +146,7 @@ impl Tls {
         if len > 0 || session.ended { Some(len) } else { None }
     }
 
-    /// Receives once. `again`: not with the time-out that the socket has, but until the deadline.
+    /// Receives once, by the socket's own time-out at first, and `again` until the deadline.
     fn receive_some(&self, deadline: Instant, again: bool) -> io::Result<()> {
         let mut buffer = [0; RECEIVE_SIZE];
         if again {
@@ -158,7 +164,7 @@ impl Tls {
         fed
     }
 
-    /// Sends bytes, in pieces that each have to be taken in time.
+    /// Sends bytes, in pieces with a time-out each.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         for piece in bytes.chunks(SEND_SIZE) {
             let to_send = {
@@ -171,7 +177,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Says that nothing more will be sent.
+    /// Tells the client that nothing more will be sent.
     pub(super) fn end_sending(&self) -> io::Result<()> {
         let to_send = self.session().end()?;
         if !to_send.is_empty() {
@@ -180,46 +186,45 @@ impl Tls {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Whether the client has said, as far as it has come here, that it will send nothing more.
-    /// Takes what has come, and waits for nothing. Only while nobody receives.
+    /// Whether the client has ended its side, as far as that has arrived. Does not block; must not
+    /// run at the same time as `receive`.
     pub(super) fn has_ended(&self) -> bool {
         let mut session = self.session();
-        // Behind a request that has come already, there may be any number of others.
+        // A client that pipelines could make this buffer grow without limit.
         if session.ended || !session.received.is_empty() {
             return session.ended;
         }
         let mut buffer = [0; RECEIVE_SIZE];
         match receive(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
             Ok(len @ 1..) => session.feed(&buffer[..len]).is_err() || session.ended,
-            // The end of the connection is told by the socket.
+            // The socket itself reports the end of the connection.
             Ok(0) | Err(_) => false,
         }
     }
 
-    /// Whether something has come that was not asked for yet.
+    /// Whether there is input that no call of `receive` has taken yet.
     pub(super) fn has_received(&self) -> bool {
         !self.session().received.is_empty()
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
-        // A session that was left in the middle has failed, and says so.
+        // After a panic, a session that is not whole fails with the next call.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A client that is not told of the end could not tell it from somebody who cuts the connection.
+/// Without a close_notify, the client could not tell the end from a truncation by an attacker.
 impl Drop for Tls {
     fn drop(&mut self) {
         if let Ok(to_send) = self.session().end() {
-            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            // Fails if the client is gone, or has not read for long.
-            let _ = rustix::net::send(&*self.socket, &to_send, flags);
+            // Fails if the client is gone.
+            let _ = send_at_once(&self.socket, &to_send);
         }
     }
 }
 
 impl Session {
-    /// Takes bytes of the client.
+    /// Decrypts bytes of the client.
     fn feed(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             self.connection.read_tls(&mut bytes)?;
@@ -231,7 +236,7 @@ impl Session {
         Ok(())
     }
 
-    /// What is to be sent, encrypted.
+    /// The encrypted bytes to send.
     fn take_outgoing(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         while self.connection.wants_write() {
@@ -240,7 +245,7 @@ impl Session {
         Ok(bytes)
     }
 
-    /// What says that nothing more will be sent, the first time.
+    /// The bytes that end this side; those of close_notify the first time only.
     fn end(&mut self) -> io::Result<Vec<u8>> {
         if !std::mem::replace(&mut self.ending, true) {
             self.connection.send_close_notify();
@@ -265,7 +270,7 @@ fn malformed(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// Whom a certificate names.
+/// The user named by a certificate.
 fn user_of(certificate: &[u8]) -> Option<SmolStr> {
     let certificate = Certificate::from_der(certificate).ok()?;
     let certificate = certificate.tbs_certificate();

@@ -3,44 +3,38 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 use smol_str::SmolStr;
 
+use super::socket::{SEND_SIZE, send_at_once, send_piece};
 use super::tls::Tls;
-
-/// How long a client may take to accept a piece of its response.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How much is received at a time, in bytes. Most requests are smaller.
 pub(super) const RECEIVE_SIZE: usize = 2048;
 
-/// How much is sent at a time, in bytes. Most responses are smaller.
-pub(super) const SEND_SIZE: usize = 64 * 1024;
-
 /// One end of a connection. A clone is the same end.
 #[derive(Clone)]
 pub enum Transport {
-    /// A socket, with the bytes as they are.
+    /// A socket without encryption.
     Plain(Arc<TcpStream>),
-    /// A socket, with the bytes encrypted.
+    /// A socket with TLS.
     Tls(Arc<Tls>),
-    /// What is received is there already, and what is sent is kept: for tests.
+    /// Two buffers in memory, for tests.
     Memory(Memory),
 }
 
-/// Ends a connection from another thread, which then receives nothing more. What has been received
-/// can still be answered.
+/// Shuts down the receiving side of a connection, from any thread. What has been received can still
+/// be answered.
 pub struct HangUp(Option<Arc<TcpStream>>);
 
 impl HangUp {
-    /// Ends it.
+    /// Receives nothing more.
     pub fn end(&self) {
         if let Some(socket) = &self.0 {
-            // Fails if the client has gone, too.
+            // Fails if the connection is gone already.
             let _ = socket.shutdown(Shutdown::Read);
         }
     }
@@ -52,7 +46,7 @@ impl From<TcpStream> for Transport {
     }
 }
 
-/// What a client in memory has sent, and what it got.
+/// What a client in memory has sent and received.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<Mutex<Exchanged>>);
 
@@ -63,13 +57,13 @@ struct Exchanged {
 }
 
 impl Memory {
-    /// A client that has sent this, and will not send any more.
+    /// A client that has sent `input` and ended its side.
     pub fn new(input: impl Into<Vec<u8>>) -> Self {
         let input = io::Cursor::new(input.into());
         Self(Arc::new(Mutex::new(Exchanged { input, output: Vec::new() })))
     }
 
-    /// What it has been sent since the last call.
+    /// What it has received since the last call.
     pub fn take_output(&self) -> Vec<u8> {
         std::mem::take(&mut self.exchanged().output)
     }
@@ -80,10 +74,10 @@ impl Memory {
 }
 
 impl Transport {
-    /// Limits how long a call may wait for the client.
-    pub(super) fn set_timeouts(&self, read: Duration) -> io::Result<()> {
+    /// Limits how long a call may block.
+    pub(super) fn set_timeouts(&self, read: Duration, write: Duration) -> io::Result<()> {
         if let Some(socket) = self.socket() {
-            socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
+            socket.set_write_timeout(Some(write))?;
         }
         self.set_read_timeout(read)
     }
@@ -96,7 +90,7 @@ impl Transport {
         }
     }
 
-    /// Waits for input, which is appended. 0: the client will not send anything more.
+    /// Waits for input and appends it; 0 at the end of the input.
     pub(super) fn receive(&self, into: &mut Vec<u8>) -> io::Result<usize> {
         into.reserve(RECEIVE_SIZE);
         match self {
@@ -112,7 +106,20 @@ impl Transport {
         }
     }
 
-    /// Sends bytes; each [`SEND_SIZE`] of them has to be taken within about [`WRITE_TIMEOUT`].
+    /// Appends input that is there already; 0 if there is none.
+    pub(super) fn receive_at_once(&self, into: &mut Vec<u8>) -> usize {
+        into.reserve(RECEIVE_SIZE);
+        match self {
+            Self::Plain(socket) => {
+                rustix::net::recv(socket, spare_capacity(into), RecvFlags::DONTWAIT)
+                    .map_or(0, |(len, _)| len)
+            }
+            Self::Tls(tls) => tls.receive_at_once(into),
+            Self::Memory(_) => 0,
+        }
+    }
+
+    /// Sends bytes; each [`SEND_SIZE`] of them has to be taken in time.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(socket) => {
@@ -126,19 +133,16 @@ impl Transport {
         }
     }
 
-    /// Sends what the client takes without being waited for, and tells how much that is; all of it
-    /// where nobody knows before.
+    /// Sends as much as is possible without blocking, and returns how much; over TLS and in memory,
+    /// all of it.
     pub(super) fn send_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
-        let Self::Plain(socket) = self else { return self.send(bytes).map(|()| bytes.len()) };
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match rustix::io::retry_on_intr(|| rustix::net::send(socket, bytes, flags)) {
-            Ok(sent) => Ok(sent),
-            Err(Errno::AGAIN) => Ok(0),
-            Err(error) => Err(error.into()),
+        match self {
+            Self::Plain(socket) => send_at_once(socket, bytes),
+            Self::Tls(_) | Self::Memory(_) => self.send(bytes).map(|()| bytes.len()),
         }
     }
 
-    /// Says that nothing more will be sent.
+    /// Tells the client that nothing more will be sent.
     pub(super) fn end_sending(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.shutdown(Shutdown::Write),
@@ -147,7 +151,7 @@ impl Transport {
         }
     }
 
-    /// By which it is ended.
+    /// A handle that ends the connection from another thread.
     pub(super) fn hang_up(&self) -> HangUp {
         match self {
             Self::Plain(socket) => HangUp(Some(Arc::clone(socket))),
@@ -156,7 +160,7 @@ impl Transport {
         }
     }
 
-    /// The socket below; a client in memory has none.
+    /// The socket; a client in memory has none.
     pub(super) fn socket(&self) -> Option<&Arc<TcpStream>> {
         match self {
             Self::Plain(socket) => Some(socket),
@@ -165,7 +169,7 @@ impl Transport {
         }
     }
 
-    /// The session, if the bytes are encrypted.
+    /// The TLS session, if there is one.
     pub(super) fn tls(&self) -> Option<&Arc<Tls>> {
         match self {
             Self::Tls(tls) => Some(tls),
@@ -173,25 +177,9 @@ impl Transport {
         }
     }
 
-    /// Whom the client's certificate names.
+    /// The user named by the client's certificate.
     pub(super) fn user(&self) -> Option<&SmolStr> {
         self.tls()?.user()
-    }
-}
-
-pub(super) fn send_piece(socket: &TcpStream, mut piece: &[u8]) -> io::Result<()> {
-    let deadline = Instant::now() + WRITE_TIMEOUT;
-    loop {
-        let sent =
-            rustix::io::retry_on_intr(|| rustix::net::send(socket, piece, SendFlags::NOSIGNAL))?;
-        piece = &piece[sent..];
-        if piece.is_empty() {
-            return Ok(());
-        }
-        // A send that has to wait ends short when its time is up, or for a signal.
-        if Instant::now() >= deadline {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
     }
 }
 
@@ -212,8 +200,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut remote = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
-        socket.set_write_timeout(Some(WRITE_TIMEOUT)).unwrap();
-        // So much that the kernel takes it only in parts.
+        socket.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+        // More than fits into the socket's buffers.
         const LEN: usize = 32 * 1024 * 1024;
         let interrupted = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGUSR1, Arc::clone(&interrupted)).unwrap();
@@ -223,10 +211,10 @@ mod tests {
             Transport::from(socket).send(&vec![b'x'; LEN])
         });
         let id = ids.recv().unwrap();
-        // It waits within a piece, as nobody reads yet.
+        // It blocks within a piece, as nobody reads yet.
         for _ in 0..100 {
             pthread_kill(id, Signal::SIGUSR1).unwrap();
-            // The thread sends nothing more there: this is a pause.
+            // Nothing more is sent on this channel: this is a pause.
             let _ = ids.recv_timeout(Duration::from_millis(1));
         }
         let mut received = 0;

@@ -68,7 +68,7 @@ impl Source for TlsFiles {
         self.paths().map(|(option, path)| read(option, path)).collect()
     }
 
-    fn understand(&self, contents: &[Vec<u8>]) -> Result<Agent, String> {
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<Agent, String> {
         let mut files = self.paths().zip(contents).map(|((option, path), text)| Pem {
             name: format!("{option} {}", path.display()),
             text: text.clone(),
@@ -106,7 +106,7 @@ impl Source for PasswordFile {
         Ok(vec![read(PASSWORD_FILE, &self.path)?])
     }
 
-    fn understand(&self, contents: &[Vec<u8>]) -> Result<String, String> {
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<String, String> {
         let wrong = |what: &str| format!("{PASSWORD_FILE} {}: {what}", self.path.display());
         let text = std::str::from_utf8(contents.first().map_or(&[], Vec::as_slice));
         let text = text.map_err(|_| wrong("it is not UTF-8"))?;

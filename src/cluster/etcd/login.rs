@@ -135,7 +135,7 @@ mod tests {
         assert!(login.prepare().is_err() || began.elapsed() >= RETRY);
         // Another one is tried at once.
         fs::write(&file, "new\n").unwrap();
-        login.password.look();
+        login.password.reload();
         let attempt = login.prepare().unwrap();
         assert!(String::from_utf8(attempt.body.clone()).unwrap().contains("new"));
         let session = login.conclude(attempt, Ok("token".into())).unwrap();

@@ -143,8 +143,8 @@ impl Etcd {
 
     /// Looks whether certificates or the password have changed.
     pub(super) fn look(&self) {
-        self.agents.look();
-        self.login.iter().for_each(|login| login.password.look());
+        self.agents.reload();
+        self.login.iter().for_each(|login| login.password.reload());
     }
 
     /// The same, unless it was done a moment ago.

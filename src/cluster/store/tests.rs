@@ -47,7 +47,7 @@ fn take_over(etcd: &process::Etcd, leaving: &Receiver<Infallible>) -> EtcdStore 
     let history = Arc::new(History::new(None));
     let shown = head.as_ref().map(|stored| stored.head.version(stored.revision));
     history.show(None, shown.as_ref()).unwrap();
-    let tenure = Tenure::new(pace, "http://127.0.0.1:1");
+    let tenure = Tenure::new(pace, "http://127.0.0.1:1").unwrap();
     let (leaving, now) = (leaving.clone(), clock::now());
     let over = bounded(0).0;
     let chain = Chain::take_over(client, keys, history, tenure, head, now, leaving, over);

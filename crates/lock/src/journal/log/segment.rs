@@ -16,8 +16,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::directory::{Directory, Name};
 use super::frame;
@@ -180,8 +180,10 @@ impl Segment {
         first_record: u64,
     ) -> io::Result<Self> {
         let file = directory.open_to_write(spare)?;
-        let salt = Uuid::new_v4().as_fields().0;
-        let header = SegmentHeader { salt, bytes: file.metadata()?.len(), first_record };
+        let mut salt = [0; 4];
+        getrandom(&mut salt, GetRandomFlags::empty())?;
+        let (salt, bytes) = (u32::from_ne_bytes(salt), file.metadata()?.len());
+        let header = SegmentHeader { salt, bytes, first_record };
         let bytes = header.to_bytes(number).ok_or(io::ErrorKind::InvalidData)?;
         file.write_all_at(&bytes, 0)?;
         file.sync_data()?;
