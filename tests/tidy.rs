@@ -33,7 +33,8 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 /// Not a file of tests, nor what they alone use.
 fn is_product(path: &Path) -> bool {
     let tests = ["tests.rs", "model.rs", "schedules.rs", "sync/checked.rs"];
-    let in_tests = path.components().any(|part| part.as_os_str() == "tests");
+    let folders = ["tests", "model", "schedules"];
+    let in_tests = path.iter().any(|part| folders.iter().any(|folder| part == *folder));
     !in_tests && !tests.iter().any(|file| path.ends_with(file))
 }
 

@@ -89,8 +89,8 @@ const MUTANTS: &[Mutant] = &[
         &[FaultKind::Kill],
         &[edit(
             TABLE,
-            "shared.numbers = first_numbers(last_token);",
-            "shared.numbers = Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
+            "self.numbers = first_numbers(last_token);",
+            "self.numbers = Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
         )],
     ),
     mutant(
@@ -469,8 +469,8 @@ const OF_SEVERAL: &[OfSeveral] = &[
         by: By::Run(&[FaultKind::Kill]),
         edits: &[edit(
             TABLE,
-            "shared.numbers = first_numbers(last_token);",
-            "shared.numbers = Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
+            "self.numbers = first_numbers(last_token);",
+            "self.numbers = Numbers::after(last_token.min(1), SystemTime::UNIX_EPOCH);",
         )],
     },
     OfSeveral {

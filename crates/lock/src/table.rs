@@ -128,18 +128,9 @@ impl LockTable {
             observer,
             shutting_down: AtomicBool::new(false),
         };
-        let store = match store {
-            Some(mut store) => {
-                let last_token = store.load(&Restoring::new(&shared))?;
-                let places = store.places().map(PlaceStore::load).unwrap_or_default();
-                let arrivals = places.iter().map(|place| place.arrival);
-                let last_token = arrivals.max().unwrap_or(0).max(last_token);
-                shared.numbers = first_numbers(last_token);
-                places.into_iter().for_each(|place| shared.restore_place(place));
-                Some(store)
-            }
-            None => None,
-        };
+        if let Some(store) = &mut store {
+            shared.load(store.as_mut())?;
+        }
         let shared = Arc::new(shared);
         let start = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = Arc::clone(&shared);
@@ -380,6 +371,17 @@ struct Shared {
 }
 
 impl Shared {
+    /// Loads the locks and places of an earlier run, and continues with larger numbers.
+    fn load(&mut self, store: &mut dyn Store) -> Result<(), OpenError> {
+        let last_token = store.load(&Restoring::new(self))?;
+        let places = store.places().map(PlaceStore::load).unwrap_or_default();
+        let arrivals = places.iter().map(|place| place.arrival);
+        let last_token = arrivals.max().unwrap_or(0).max(last_token);
+        self.numbers = first_numbers(last_token);
+        places.into_iter().for_each(|place| self.restore_place(place));
+        Ok(())
+    }
+
     /// Runs an input on a resource.
     fn run_on(&self, resource: &ResourceName, input: Input) -> Pending<Reply> {
         let nothing = Pending::Ready(Reply::Refused(Refusal::NoSuchLock));

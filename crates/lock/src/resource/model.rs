@@ -38,7 +38,7 @@ struct Happening {
     refused: bool,
 }
 
-/// What happens. A number stands for the sending of a request, from 0.
+/// What happens. A number stands for a delivery of a request, from 0.
 #[derive(Debug, Clone)]
 enum Step {
     Acquire {
@@ -60,7 +60,7 @@ enum Step {
     },
     /// The client that waits is gone.
     Withdraw(usize),
-    /// The answer to this sending, which tells of a grant, cannot be delivered.
+    /// The response to this delivery, which tells of a grant, is lost.
     Abandon(usize),
     Clear,
     Pass {
@@ -84,17 +84,17 @@ struct Model {
     converting: Vec<ModelConversion>,
     /// In order of arrival.
     line: Vec<ModelLock>,
-    /// How many sendings there were.
+    /// How many deliveries there were.
     sent: usize,
     /// The results of the last step.
     results: Vec<Completed>,
-    /// The sendings that were told of a grant, and of which.
+    /// The deliveries that were told of a grant, and of which.
     told: HashMap<usize, usize>,
 }
 
 #[derive(Debug, Clone)]
 struct ModelLock {
-    /// The first sending of the request, and the last one.
+    /// The first delivery of the request, and the last one.
     number: usize,
     sender: usize,
     mode: (&'static str, u32),
@@ -112,7 +112,7 @@ struct ModelLock {
 #[derive(Debug, Clone)]
 struct ModelConversion {
     sender: usize,
-    /// The first sending of the lock.
+    /// The first delivery of its request.
     number: usize,
     mode: (&'static str, u32),
     lifetime_ms: Option<u64>,

@@ -185,7 +185,7 @@ fn claim(reply: Reply) -> Claim {
     }
 }
 
-/// The claim of the first sending of a request.
+/// The claim of the first delivery of a request.
 fn first(id: LockId) -> Claim {
     Claim::Place { id, attempt: 0 }
 }

@@ -398,7 +398,7 @@ fn readers_behind_a_writer_whose_wait_runs_out() {
     });
 }
 
-/// Two sendings of one request: the answer of one is lost, whichever comes first.
+/// Two deliveries of one request: the response to one of them is lost, in either order.
 #[test]
 fn a_retry_against_the_grant_and_the_departure() {
     check(|world| {

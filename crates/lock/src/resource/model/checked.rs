@@ -8,11 +8,11 @@ pub(super) struct Checked {
     start: Instant,
     now_ms: u64,
     numbers: Numbers,
-    /// What each sending has of the line, also one that only repeats another.
+    /// The claim of each delivery that waits.
     claims: HashMap<usize, Claim>,
-    /// The sendings that were told of a grant, and of which.
+    /// The deliveries that were told of a grant, and of which.
     told: HashMap<usize, LockId>,
-    /// The first sending of each request.
+    /// The first delivery of each request.
     numbers_of: HashMap<LockId, usize>,
     sent: usize,
     results: Vec<Completed>,
@@ -84,7 +84,7 @@ impl Checked {
         self.complete(sender, &reply);
     }
 
-    /// The lock that was first asked for by this sending.
+    /// The lock of the request with this first delivery.
     fn id(&self, number: usize) -> Option<LockId> {
         let mut numbers = self.numbers_of.iter();
         numbers.find(|(_, first)| **first == number).map(|(id, _)| *id)
