@@ -709,10 +709,8 @@ impl StateMachineTest for Checked {
         match step {
             Step::Acquire { mode, wait_ms, lifetime_ms, key } => {
                 let mode = real_mode(mode);
-                let (title, client) = ("".into(), "".into());
-                let (wait, lifetime) = (ms(wait_ms), ms(lifetime_ms).into());
-                let other_limits = false;
-                let terms = Terms { title, wait, lifetime, mode, other_limits, client };
+                let wait = ms(wait_ms);
+                let terms = Terms { wait, mode, ..Terms::exclusive("", ms(lifetime_ms)) };
                 checked.acquire(terms, key);
             }
             Step::Release(number) => {
