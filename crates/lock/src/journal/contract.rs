@@ -231,7 +231,7 @@ fn grant(resource: &str, token: u64, mode: Mode) -> Change {
     Change { resource: resource.parse().unwrap(), removed: Vec::new(), added }
 }
 
-fn held(resource: &str, token: u64, mode: Mode) -> HeldLock {
+pub(super) fn held(resource: &str, token: u64, mode: Mode) -> HeldLock {
     let since = UNIX_EPOCH + Duration::from_nanos(1_795_582_118_265_849_001);
     let terms = Terms {
         client: Requester { address: "::1".into(), user: Some("someone".into()) },

@@ -51,7 +51,7 @@ pub(super) enum LogEntry<'a> {
 }
 
 /// The number of the last variant.
-const LAST_ENTRY: u32 = 4;
+pub(super) const LAST_ENTRY: u32 = 4;
 
 /// A held lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,6 +250,25 @@ pub(super) mod tests {
                 }
             }
         }
+    }
+
+    /// If this fails, the format has changed: the top of this file says what to do.
+    #[test]
+    fn the_layout_of_a_record_is_frozen() {
+        let seconds = Duration::from_secs;
+        let (clock, uptime) = (seconds(1), seconds(3));
+        let header = RecordHeader { clock, boot: 2, uptime, last_token: 4, first_segment: 5 };
+        let mut bytes = Vec::new();
+        header.append(&mut bytes).unwrap();
+        for entry in [LogEntry::Ended(6), LogEntry::Restarted(seconds(7)), LogEntry::Continued] {
+            entry.append(&mut bytes).unwrap();
+        }
+        assert_eq!(bytes, [1, 0, 2, 3, 0, 4, 5, /**/ 1, 6, /**/ 2, 7, 0, /**/ 3]);
+        let (resource, held) =
+            ("r".parse().unwrap(), crate::journal::contract::held("r", 8, Mode::Null));
+        let mut row = Vec::new();
+        LogEntry::Held(Row::new(&resource, &held, None)).append(&mut row).unwrap();
+        assert_eq!(row[..5], [4, 0, 1, b'r', 8]);
     }
 
     #[test]
