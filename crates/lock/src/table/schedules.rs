@@ -792,8 +792,8 @@ fn a_lost_answer_of_the_store() {
             let shared = &world.table.shared;
             let slot = shared.slot(&world.resource).unwrap();
             let waiter = Arc::<Sleeper>::default();
-            let request = world.request(Mode::EXCLUSIVE, LONG, LONG);
-            let asked = Asked { id: LockId::random(), request, key: None, came: now() };
+            let terms = world.request(Mode::EXCLUSIVE, LONG, LONG);
+            let asked = Asked { id: LockId::random(), terms, key: None, came: now() };
             let begin = |event| shared.begin(&slot, event).unwrap_or_else(|_| panic!());
             assert!(matches!(
                 begin(Event::Acquire(Box::new(asked), Arc::clone(&waiter))),
