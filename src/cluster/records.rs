@@ -172,12 +172,10 @@ pub(crate) mod tests {
     pub(crate) fn held(mode: Mode, key: Option<&str>, token: u64) -> HeldLock {
         let since = UNIX_EPOCH + Duration::from_nanos(1_795_582_118_265_849_001);
         let terms = Terms {
-            title: "\"a\" \u{1f512}".into(),
             client: "::1".into(),
             mode,
             wait: Duration::from_millis(1500),
-            lifetime: Duration::from_nanos(1).into(),
-            other_limits: false,
+            ..Terms::exclusive("\"a\" \u{1f512}", Duration::from_nanos(1))
         };
         let expires = Some(since + Duration::from_nanos(1));
         let grant = Grant { id: LockId::random(), terms, since, expires, fencing_token: token };

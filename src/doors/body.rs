@@ -24,14 +24,11 @@ pub(super) fn lock_request(
     client: &Requester,
 ) -> Result<Terms, Problem> {
     let fields = parse(body, r#"{"title":"backup","wait":5,"lifetime":300}"#)?;
-    Ok(Terms {
-        title: title(fields.title)?.into(),
-        wait: wait(fields.wait, limits)?,
-        lifetime: lifetime(fields.lifetime, limits)?.into(),
-        other_limits: false,
-        mode: mode(fields.mode, fields.limit)?,
-        client: client.clone(),
-    })
+    let title = title(fields.title)?;
+    let wait = wait(fields.wait, limits)?;
+    let lifetime = lifetime(fields.lifetime, limits)?;
+    let mode = mode(fields.mode, fields.limit)?;
+    Ok(Terms { wait, mode, client: client.clone(), ..Terms::exclusive(title, lifetime) })
 }
 
 /// What a lock is to become.

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::str::FromStr;
-use std::time::Duration;
 
 use humantime::format_rfc3339_seconds;
 use serde::Deserialize;
@@ -72,12 +71,10 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
     let slots = call.service.settings.fleetlock.as_ref().ok_or_else(super::routes::not_found)?;
     let limit = slots.of(&node.group);
     let request = Terms {
-        title: format!("reboot of {}", node.id).into(),
-        wait: Duration::ZERO,
-        lifetime: Lifetime::Endless,
         mode: Mode::Exclusive { limit },
         other_limits: true,
         client: call.caller.requester.clone(),
+        ..Terms::exclusive(format!("reboot of {}", node.id), Lifetime::Endless)
     };
     let grant =
         acquire(call, &node.resource, request, Some(node.key)).wait().map_err(|refusal| {

@@ -17,8 +17,8 @@ use super::rights::Right;
 use super::{Answer, Call, RequestLimits};
 use crate::http::{Problem, Response, Status};
 use crate::lock::{
-    Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, Mode, Refusal,
-    ResourceName, Terms,
+    Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, Refusal, ResourceName,
+    Terms,
 };
 
 /// The namespace of its keys.
@@ -50,14 +50,8 @@ fn logged(method: &str, resource: &ResourceName, answer: Answer) -> Answer {
 fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let info = LockInfo::parse(call.request.body)?;
     let (wait, lifetime) = times(call)?;
-    let request = Terms {
-        title: info.title(),
-        wait,
-        lifetime,
-        mode: Mode::EXCLUSIVE,
-        other_limits: false,
-        client: call.caller.requester.clone(),
-    };
+    let client = call.caller.requester.clone();
+    let request = Terms { wait, client, ..Terms::exclusive(info.title(), lifetime) };
     let grant =
         acquire(call, resource, request, Some(info.key()?)).wait().map_err(
             |refusal| match refusal {

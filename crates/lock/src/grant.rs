@@ -118,13 +118,12 @@ impl Lock {
     }
 }
 
-#[cfg(test)]
 impl Terms {
-    /// For an exclusive lock, without a wait.
-    pub(crate) fn exclusive(title: &str, lifetime: Duration) -> Self {
+    /// An exclusive lock that is not waited for, for a client that is not named.
+    pub fn exclusive(title: impl Into<SmolStr>, lifetime: impl Into<Lifetime>) -> Self {
         Self {
             title: title.into(),
-            client: "a client".into(),
+            client: "".into(),
             mode: Mode::EXCLUSIVE,
             wait: Duration::ZERO,
             lifetime: lifetime.into(),

@@ -294,8 +294,8 @@ impl<T> Journal<T> {
         submitted: Vec<Submitted<T>>,
         finish: &impl Finish<T>,
     ) -> Result<Vec<Submitted<T>>, Arc<str>> {
-        if committer.keeps_places() {
-            committer.note(self.take_notes());
+        if let Some(places) = committer.places() {
+            places.note(self.take_notes());
         }
         if submitted.is_empty() {
             return Ok(Vec::new());

@@ -95,12 +95,6 @@ impl<'a> StoredLock<'a> {
         }
     }
 
-    /// The same lock with another end.
-    #[must_use]
-    pub fn with_end(self, end: Option<Duration>) -> Self {
-        Self { end, ..self }
-    }
-
     /// The lock, which lives for `remaining`. `None`: rdlm does not store such a lock.
     pub fn held(&self, remaining: Option<Duration>) -> Option<(ResourceName, HeldLock)> {
         if self.end.is_some() != self.lifetime.is_some() {

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 
 #[path = "../../../tests/cluster/etcd.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
+#[expect(clippy::disallowed_methods, reason = "it waits for another process")]
 mod process;
 
 const FAILOVER_AFTER: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::log::{error, info};
 
-use super::store::{Change, PlaceNote, Store, StoreError};
+use super::store::{Change, PlaceStore, Properties, Store, StoreError};
 use crate::NotWritten;
 use crate::nanos::Instant;
 use crate::sync::{Mutex, locked, now, now_also_suspended};
@@ -24,9 +24,7 @@ pub(super) struct LastRefusal(Mutex<Option<NotWritten>>);
 /// The right to write to the store, and the store.
 pub(super) struct Committer {
     store: Box<dyn Store>,
-    grace: Duration,
-    max_batch: usize,
-    keeps_places: bool,
+    properties: Properties,
     last_refusal: Arc<LastRefusal>,
     /// Writes are refused, and this has been logged.
     failing: bool,
@@ -47,12 +45,10 @@ impl LastRefusal {
 }
 
 impl Committer {
-    pub(super) fn new(mut store: Box<dyn Store>, last_refusal: Arc<LastRefusal>) -> Self {
-        let (now, properties) = (now(), store.properties());
+    pub(super) fn new(store: Box<dyn Store>, last_refusal: Arc<LastRefusal>) -> Self {
+        let now = now();
         Self {
-            grace: properties.grace,
-            max_batch: properties.max_batch,
-            keeps_places: store.places().is_some(),
+            properties: store.properties(),
             store,
             last_refusal,
             failing: false,
@@ -71,18 +67,12 @@ impl Committer {
 
     /// The most changes in one batch.
     pub(super) fn max_batch(&self) -> usize {
-        self.max_batch
+        self.properties.max_batch
     }
 
-    /// Whether [`Committer::note`] has any effect.
-    pub(super) fn keeps_places(&self) -> bool {
-        self.keeps_places
-    }
-
-    pub(super) fn note(&mut self, notes: Vec<PlaceNote>) {
-        if let Some(places) = self.store.places() {
-            places.note(notes);
-        }
+    /// See [`Store::places`].
+    pub(super) fn places(&mut self) -> Option<&mut dyn PlaceStore> {
+        self.store.places()
     }
 
     /// Writes a batch, and returns what became of each change. If there is no space for all of
@@ -158,7 +148,7 @@ impl Committer {
     /// holder with the answer, and would end too early after a restart. If repeating fails, nothing
     /// may be answered.
     fn commit(&mut self, batch: &[Change]) -> Result<Written, Arc<str>> {
-        let mut grace = self.grace;
+        let mut grace = self.properties.grace;
         let now_by_clock = self.clock;
         let mut began = now_by_clock();
         let written = refusal(self.store.commit(batch, grace))?;

@@ -231,15 +231,13 @@ fn grant(resource: &str, token: u64, mode: Mode) -> Change {
     Change { resource: resource.parse().unwrap(), removed: Vec::new(), added }
 }
 
-fn held(resource: &str, token: u64, mode: Mode) -> HeldLock {
+pub(super) fn held(resource: &str, token: u64, mode: Mode) -> HeldLock {
     let since = UNIX_EPOCH + Duration::from_nanos(1_795_582_118_265_849_001);
     let terms = Terms {
-        title: format!("\"{resource}\" \u{1f512}\n").into(),
         client: Requester { address: "::1".into(), user: Some("someone".into()) },
         mode,
         wait: Duration::from_millis(1500),
-        lifetime: LIFETIME.into(),
-        other_limits: false,
+        ..Terms::exclusive(format!("\"{resource}\" \u{1f512}\n"), LIFETIME)
     };
     let (id, expires) = (LockId::random(), Some(since + LIFETIME));
     let grant = Grant { id, terms, since, expires, fencing_token: token };

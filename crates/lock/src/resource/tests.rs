@@ -140,12 +140,10 @@ const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 fn request(mode: Mode, who: &str, wait: f64, lifetime: f64) -> Terms {
     Terms {
-        title: who.into(),
         wait: Duration::from_secs_f64(wait),
-        lifetime: Duration::from_secs_f64(lifetime).into(),
         mode,
-        other_limits: false,
         client: "nobody".into(),
+        ..Terms::exclusive(who, Duration::from_secs_f64(lifetime))
     }
 }
 

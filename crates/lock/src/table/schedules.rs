@@ -110,8 +110,7 @@ impl World {
     }
 
     fn request(&self, mode: Mode, wait: Duration, lifetime: Duration) -> Terms {
-        let (title, lifetime, client) = ("t".into(), lifetime.into(), "c".into());
-        Terms { title, wait, lifetime, mode, other_limits: false, client }
+        Terms { wait, mode, client: "c".into(), ..Terms::exclusive("t", lifetime) }
     }
 
     fn hold(&self, lifetime: Duration) -> Grant {

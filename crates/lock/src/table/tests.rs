@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::End;
 use crate::journal::store::{Change, Restore, StoreError};
-use crate::{End, Mode};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -33,14 +33,7 @@ fn name(text: &str) -> ResourceName {
 }
 
 fn request(wait: Duration, lifetime: Duration) -> Terms {
-    Terms {
-        title: "test".into(),
-        wait,
-        lifetime: lifetime.into(),
-        mode: Mode::EXCLUSIVE,
-        other_limits: false,
-        client: "nobody".into(),
-    }
+    Terms { wait, client: "nobody".into(), ..Terms::exclusive("test", lifetime) }
 }
 
 impl LockTable {

@@ -11,7 +11,7 @@ use super::cleaner::{Cleaner, Cursor};
 use super::directory::{Directory, Name};
 use super::frame;
 use super::live_rows::LiveRows;
-use super::record::{LogEntry, RecordHeader};
+use super::record::{LogEntry, RecordHeader, append};
 use super::record_builder::{Effect, RecordBuilder};
 use super::segment::{SEGMENT_BYTES, Segment, bytes_for, capacity, make_spare};
 use super::time::{Clock, Restarts};
@@ -41,12 +41,7 @@ const MAX_ROW_BYTES: usize = 2048;
 pub(super) struct Appender {
     host: HostClock,
     clock: Clock,
-    rows: LiveRows,
-    restarts: Restarts,
-    segment: Segment,
-    /// The number of the next record.
-    next: u64,
-    pub(super) last_token: u64,
+    tail: Tail,
     pub(super) spares: Vec<Name>,
     cleaner: Option<Cleaner>,
     /// A segment could not be read. No space is reclaimed until the next start.
@@ -57,7 +52,7 @@ pub(super) struct Appender {
     unknown: Option<Arc<str>>,
 }
 
-/// Where appending begins.
+/// Where the log is continued, and what is before.
 pub(super) struct Tail {
     pub(super) rows: LiveRows,
     pub(super) restarts: Restarts,
@@ -69,21 +64,13 @@ pub(super) struct Tail {
 
 impl Appender {
     pub(super) fn new(host: HostClock, clock: Clock, tail: Tail) -> Self {
-        let Tail { rows, restarts, segment, next, last_token } = tail;
-        Self {
-            host,
-            clock,
-            rows,
-            restarts,
-            segment,
-            next,
-            last_token,
-            spares: Vec::new(),
-            cleaner: None,
-            unreadable: false,
-            latest: Duration::ZERO,
-            unknown: None,
-        }
+        let (spares, latest) = (Vec::new(), Duration::ZERO);
+        Self { host, clock, tail, spares, cleaner: None, unreadable: false, latest, unknown: None }
+    }
+
+    /// The largest fencing token so far.
+    pub(super) fn last_token(&self) -> u64 {
+        self.tail.last_token
     }
 
     /// The time of the journal's clock.
@@ -98,7 +85,7 @@ impl Appender {
 
     /// Whether no lock is held.
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.len() == 0
+        self.tail.rows.len() == 0
     }
 
     /// Writes changes as one record.
@@ -164,7 +151,7 @@ impl Appender {
     fn budget(&self, entries: usize) -> usize {
         if self.room() < RESERVE && self.garbage() > WORTH {
             CLEANED_IN_NEED
-        } else if self.garbage() > self.rows.row_bytes() + 4 * SEGMENT_BYTES {
+        } else if self.garbage() > self.tail.rows.row_bytes() + 4 * SEGMENT_BYTES {
             entries.max(64) * CLEANED_FOR_WRITTEN
         } else {
             0
@@ -174,9 +161,9 @@ impl Appender {
     /// The bytes that cleaning would free. Headers and the unused end of a segment are not among
     /// them.
     fn garbage(&self) -> u64 {
-        let frames = self.rows.segments() * (SEGMENT_BYTES - capacity(SEGMENT_BYTES));
-        let needed = self.rows.row_bytes() + frames + self.segment.room();
-        self.rows.bytes().saturating_sub(needed)
+        let frames = self.tail.rows.segments() * (SEGMENT_BYTES - capacity(SEGMENT_BYTES));
+        let needed = self.tail.rows.row_bytes() + frames + self.tail.segment.room();
+        self.tail.rows.bytes().saturating_sub(needed)
     }
 
     /// Adds rows of the oldest segment to a record, as many as fit beside `others`. Returns where to
@@ -188,12 +175,12 @@ impl Appender {
         others: usize,
         record: &mut RecordBuilder,
     ) -> Option<Cursor> {
-        let oldest = self.rows.first_needed()?;
-        let room = usize::try_from(self.segment.room()).unwrap_or(usize::MAX);
+        let oldest = self.tail.rows.first_needed()?;
+        let room = usize::try_from(self.tail.segment.room()).unwrap_or(usize::MAX);
         // A segment that is left half empty would waste as much again.
         let fitting = room.saturating_sub(others + MAX_ROW_BYTES);
         let budget = if fitting == 0 { budget } else { budget.min(fitting) };
-        if budget == 0 || self.unreadable || oldest.number == self.segment.number {
+        if budget == 0 || self.unreadable || oldest.number == self.tail.segment.number {
             return None;
         }
         if self.cleaner.as_ref().is_none_or(|cleaner| cleaner.segment != oldest.number) {
@@ -207,18 +194,20 @@ impl Appender {
                 }
             }
         }
-        self.cleaner.as_ref()?.copy(budget, &self.rows, &self.restarts, record)
+        self.cleaner.as_ref()?.copy(budget, &self.tail.rows, &self.tail.restarts, record)
     }
 
     /// Reclaims the oldest segment if that is worth it, and all unneeded ones.
     fn reclaim(&mut self, directory: &Directory) -> Result<(), StoreError> {
         if self.garbage() > WORTH {
-            let oldest = self.rows.first_needed();
-            if oldest.is_some_and(|oldest| oldest.number == self.segment.number) {
+            let oldest = self.tail.rows.first_needed();
+            if oldest.is_some_and(|oldest| oldest.number == self.tail.segment.number) {
                 // The last segment cannot be cleaned.
                 self.begin_segment(directory, SEGMENT_BYTES)?;
             }
-            while self.rows.first_needed().map(|first| first.number) == oldest.map(|o| o.number) {
+            while self.tail.rows.first_needed().map(|first| first.number)
+                == oldest.map(|o| o.number)
+            {
                 let mut record = RecordBuilder::default();
                 let cleaned = self.clean(directory, CLEANED_IN_NEED, 0, &mut record);
                 if !record.bytes.is_empty() {
@@ -230,7 +219,7 @@ impl Appender {
                 }
             }
         }
-        if self.rows.has_unneeded_segments() {
+        if self.tail.rows.has_unneeded_segments() {
             // A record has to say so before they are reused.
             self.make_room(directory, 0)?;
             self.append(directory, RecordBuilder::default())?;
@@ -245,12 +234,16 @@ impl Appender {
 
     /// How many bytes of entries fit without a new file.
     fn room(&self) -> u64 {
-        self.segment.room() + self.spares.len() as u64 * capacity(SEGMENT_BYTES)
+        self.tail.segment.room() + self.spares.len() as u64 * capacity(SEGMENT_BYTES)
     }
 
     /// How many of them the rows of the oldest segment take when it is cleaned.
     fn needed_for_oldest(&self) -> u64 {
-        let oldest = self.rows.first_needed().filter(|oldest| oldest.number != self.segment.number);
+        let oldest = self
+            .tail
+            .rows
+            .first_needed()
+            .filter(|oldest| oldest.number != self.tail.segment.number);
         oldest.map_or(0, |oldest| oldest.row_bytes + oldest.row_bytes / 8)
     }
 
@@ -272,7 +265,7 @@ impl Appender {
 
     /// Begins a segment if so many bytes of entries do not fit into this one.
     fn make_room(&mut self, directory: &Directory, entries: u64) -> Result<(), StoreError> {
-        if self.segment.has_room_for(entries) {
+        if self.tail.segment.has_room_for(entries) {
             return Ok(());
         }
         self.begin_segment(directory, bytes_for(entries))
@@ -280,7 +273,7 @@ impl Appender {
 
     /// Begins a segment of this length.
     fn begin_segment(&mut self, directory: &Directory, bytes: u64) -> Result<(), StoreError> {
-        if !self.rows.may_grow() {
+        if !self.tail.rows.may_grow() {
             return Err(StoreError::Refused("the journal has too many segments".into()));
         }
         let spare = match self.spares.pop() {
@@ -292,9 +285,9 @@ impl Appender {
                 name
             }
         };
-        let number = self.segment.number + 1;
+        let number = self.tail.segment.number + 1;
         // The record in between ends this segment.
-        let begun = Segment::begin(directory, &spare, number, self.next + 1);
+        let begun = Segment::begin(directory, &spare, number, self.tail.next + 1);
         let next = begun.map_err(refused).inspect_err(|_| self.spares.push(spare.clone()))?;
         directory.sync().map_err(|error| StoreError::Unknown(error.to_string().into()))?;
         let mut ends = RecordBuilder::default();
@@ -307,52 +300,52 @@ impl Appender {
             self.spares.push(spare);
         }
         ended?;
-        self.rows.add_segment(number, next.header.bytes);
-        self.segment = next;
+        self.tail.rows.add_segment(number, next.header.bytes);
+        self.tail.segment = next;
         Ok(())
     }
 
     /// Writes a record, and updates the index.
     fn append(&mut self, directory: &Directory, record: RecordBuilder) -> Result<(), StoreError> {
-        let last_token = self.last_token.max(record.last_token);
+        let last_token = self.tail.last_token.max(record.last_token);
         let first_segment =
-            self.rows.first_needed().map_or(self.segment.number, |first| first.number);
+            self.tail.rows.first_needed().map_or(self.tail.segment.number, |first| first.number);
         let uptime = (self.host)().uptime;
         let clock = self.clock.read(uptime);
-        let stamp =
+        let header =
             RecordHeader { clock, boot: self.clock.boot(), uptime, last_token, first_segment };
-        let salt = self.segment.header.salt;
-        let mut bytes = frame::acknowledgement(salt, self.next - 1);
+        let salt = self.tail.segment.header.salt;
+        let mut bytes = frame::acknowledgement(salt, self.tail.next - 1);
         let mut begin = 0;
-        frame::append(&mut bytes, salt, self.next, |out| {
-            stamp.append(out)?;
+        frame::append(&mut bytes, salt, self.tail.next, |out| {
+            append(&header, out)?;
             begin = out.len();
             out.extend_from_slice(&record.bytes);
             Some(())
         })
         .ok_or_else(too_large)?;
-        let begin = begin + usize::try_from(self.segment.end).map_err(|_| too_large())?;
-        self.segment.write(&bytes)?;
-        self.segment.acknowledge(self.next);
+        let begin = begin + usize::try_from(self.tail.segment.end).map_err(|_| too_large())?;
+        self.tail.segment.write(&bytes)?;
+        self.tail.segment.acknowledge(self.tail.next);
 
         for effect in record.effects {
             match effect {
                 Effect::Held { token, at, len } => {
                     let at = begin + at;
-                    self.rows.insert(token, self.segment.number, &(at..at + len));
+                    self.tail.rows.insert(token, self.tail.segment.number, &(at..at + len));
                 }
-                Effect::Ended(token) => self.rows.remove(token),
+                Effect::Ended(token) => self.tail.rows.remove(token),
             }
         }
-        (self.last_token, self.latest) = (last_token, clock);
-        self.next += 1;
+        (self.tail.last_token, self.latest) = (last_token, clock);
+        self.tail.next += 1;
         self.recycle_before(directory, first_segment);
         Ok(())
     }
 
     /// Reuses the files of segments that the latest record says are not needed.
     fn recycle_before(&mut self, directory: &Directory, first_segment: u64) {
-        for dead in self.rows.take_before(first_segment) {
+        for dead in self.tail.rows.take_before(first_segment) {
             let name = Name::segment(dead.number);
             // If that fails, the next start removes it.
             if dead.bytes == SEGMENT_BYTES && self.spares.len() < SPARES {

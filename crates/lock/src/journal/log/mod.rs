@@ -123,7 +123,7 @@ impl Store for FileStore {
         let path = || self.directory.path().to_path_buf();
         let host = self.host.take().ok_or_else(|| OpenError::Unusable(path(), again()))?;
         let appender = recovery::recover(&self.directory, host, self.restart_grace, restore)?;
-        Ok(self.appender.insert(appender).last_token)
+        Ok(self.appender.insert(appender).last_token())
     }
 
     fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {

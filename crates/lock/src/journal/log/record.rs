@@ -51,7 +51,7 @@ pub(super) enum LogEntry<'a> {
 }
 
 /// The number of the last variant.
-const LAST_ENTRY: u32 = 4;
+pub(super) const LAST_ENTRY: u32 = 4;
 
 /// A held lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ impl<'a> Row<'a> {
     /// The same lock with another expiry.
     pub(super) fn with(self, expiry: Expiry) -> Self {
         let Expiry { end, graced } = expiry;
-        Self { graced, lock: self.lock.with_end(end) }
+        Self { graced, lock: StoredLock { end, ..self.lock } }
     }
 }
 
@@ -110,10 +110,6 @@ impl RecordHeader {
         Uptime { boot: self.boot, uptime: self.uptime }
     }
 
-    pub(super) fn append(&self, out: &mut Vec<u8>) -> Option<()> {
-        append(self, out)
-    }
-
     /// Decodes the beginning of a record, and returns the bytes behind it.
     pub(super) fn read(body: &[u8]) -> Option<(Self, &[u8])> {
         postcard::take_from_bytes(body).ok()
@@ -121,10 +117,6 @@ impl RecordHeader {
 }
 
 impl<'a> LogEntry<'a> {
-    pub(super) fn append(&self, out: &mut Vec<u8>) -> Option<()> {
-        append(self, out)
-    }
-
     /// Decodes the first entry, and returns the bytes behind it.
     fn take(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Unreadable> {
         match postcard::take_from_bytes(bytes) {
@@ -212,18 +204,18 @@ pub(super) mod tests {
             locks in prop::collection::vec(lock(), 0..4), ended: Vec<u64>, clock: u64, boot: u128
         ) {
             let clock = Duration::from_nanos(clock);
-            let stamp = RecordHeader { clock, boot, uptime: clock, last_token: 7, first_segment: 8 };
+            let header = RecordHeader { clock, boot, uptime: clock, last_token: 7, first_segment: 8 };
             let rows = locks.iter().map(|(name, held)| LogEntry::Held(Row::new(name, held, Some(clock))));
             let ended = ended.into_iter().map(LogEntry::Ended);
             let others = [LogEntry::Restarted(clock), LogEntry::Continued];
             let written: Vec<_> = rows.chain(ended).chain(others).collect();
             let mut bytes = Vec::new();
-            stamp.append(&mut bytes).unwrap();
+            append(&header, &mut bytes).unwrap();
             for entry in &written {
-                entry.append(&mut bytes).unwrap();
+                append(entry, &mut bytes).unwrap();
             }
             let (read, rest) = RecordHeader::read(&bytes).unwrap();
-            prop_assert_eq!(read, stamp);
+            prop_assert_eq!(read, header);
             let begin = bytes.len() - rest.len();
             let read: Result<Vec<_>, _> = entries(&bytes, begin..bytes.len()).collect();
             let read = read.unwrap();
@@ -252,13 +244,32 @@ pub(super) mod tests {
         }
     }
 
+    /// If this fails, the format has changed: the top of this file says what to do.
+    #[test]
+    fn the_layout_of_a_record_is_frozen() {
+        let seconds = Duration::from_secs;
+        let (clock, uptime) = (seconds(1), seconds(3));
+        let header = RecordHeader { clock, boot: 2, uptime, last_token: 4, first_segment: 5 };
+        let mut bytes = Vec::new();
+        append(&header, &mut bytes).unwrap();
+        for entry in [LogEntry::Ended(6), LogEntry::Restarted(seconds(7)), LogEntry::Continued] {
+            append(&entry, &mut bytes).unwrap();
+        }
+        assert_eq!(bytes, [1, 0, 2, 3, 0, 4, 5, /**/ 1, 6, /**/ 2, 7, 0, /**/ 3]);
+        let (resource, held) =
+            ("r".parse().unwrap(), crate::journal::contract::held("r", 8, Mode::Null));
+        let mut row = Vec::new();
+        append(&LogEntry::Held(Row::new(&resource, &held, None)), &mut row).unwrap();
+        assert_eq!(row[..5], [4, 0, 1, b'r', 8]);
+    }
+
     #[test]
     fn an_unknown_variant_is_newer_and_no_damage() {
         let newer =
             postcard::to_extend(&(LAST_ENTRY + 1, "what else there is"), Vec::new()).unwrap();
         assert_eq!(entries(&newer, 0..newer.len()).next(), Some(Err(Unreadable::Newer)));
         let mut cut = Vec::new();
-        LogEntry::Restarted(Duration::MAX).append(&mut cut).unwrap();
+        append(&LogEntry::Restarted(Duration::MAX), &mut cut).unwrap();
         cut.pop();
         assert_eq!(entries(&cut, 0..cut.len()).next(), Some(Err(Unreadable::Senseless)));
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::record::{LogEntry, Row};
+use super::record::{LogEntry, Row, append};
 use crate::journal::store::Change;
 
 /// Encoded entries, and what they change in the index.
@@ -60,7 +60,7 @@ impl RecordBuilder {
 
     pub(super) fn entry(&mut self, entry: &LogEntry<'_>) -> Option<()> {
         let at = self.bytes.len();
-        entry.append(&mut self.bytes)?;
+        append(entry, &mut self.bytes)?;
         match entry {
             LogEntry::Held(row) => {
                 let len = self.bytes.len() - at;

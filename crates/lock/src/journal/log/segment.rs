@@ -265,3 +265,21 @@ pub(super) fn make_spare(directory: &Directory, name: &Name, bytes: u64) -> io::
         let _ = directory.remove(name);
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, the format has changed: the top of this file says what to do.
+    #[test]
+    fn the_layout_of_a_segment_s_header_is_frozen() {
+        let header = SegmentHeader { salt: 1, bytes: 2, first_record: 3 };
+        let bytes = header.to_bytes(4).unwrap();
+        let mut expected = b"rdlm locks v2\r\n\0".to_vec();
+        frame::append(&mut expected, 0, 4, |out| {
+            out.extend_from_slice(&[1, 2, 3]);
+            Some(())
+        });
+        assert_eq!(bytes, expected);
+    }
+}

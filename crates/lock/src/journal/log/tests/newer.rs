@@ -1,6 +1,7 @@
 //! What a newer version would write is refused as such, and left alone.
 
 use super::super::frame;
+use super::super::record::LAST_ENTRY;
 use super::super::segment::{BEGIN, SegmentHeader};
 use super::*;
 
@@ -37,12 +38,13 @@ fn refused(host: &Host, files: &Files) -> OpenError {
 
 #[test]
 fn an_entry_of_a_newer_version_is_refused_by_name() {
-    let (host, files) = with_a_record_of(&[5, 1, 2, 3]);
+    let newer = u8::try_from(LAST_ENTRY + 1).unwrap();
+    let (host, files) = with_a_record_of(&[newer, 1, 2, 3]);
     let error = refused(&host, &files);
     let OpenError::Newer(path) = &error else { panic!("{error}") };
     assert_eq!(*path, host.segment(1));
     assert!(error.to_string().contains("was written by a newer rdlm"), "{error}");
-    // The same with an entry that no version can mean.
+    // A known entry that is cut off.
     let (host, files) = with_a_record_of(&[1]);
     assert!(matches!(refused(&host, &files), OpenError::Damaged(..)));
 }
