@@ -19,7 +19,7 @@ pub struct Answer {
     pub date: Option<SystemTime>,
     /// The body.
     pub body: Vec<u8>,
-    /// The body, parsed; null if there is none.
+    /// The body, parsed; null if that fails.
     pub json: Value,
     /// The uid of the lock that was granted.
     pub(super) uid: Option<String>,
@@ -286,7 +286,7 @@ fn problem(head: &Parts, body: &[u8]) -> Option<Value> {
     is_rdlm(&head.headers, &problem).then_some(problem)
 }
 
-/// Whether rdlm sent a response. Proxies replace `Server`, by which alone a 1.0.0 can be told, and
+/// Whether rdlm sent a response. Proxies replace `Server`, the only mark of a 1.0.0, and
 /// some drop headers they do not know.
 fn is_rdlm(headers: &HeaderMap, problem: &Value) -> bool {
     headers.contains_key("RDLM-Version")

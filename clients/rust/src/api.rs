@@ -83,8 +83,8 @@ impl Client {
             wait: Some(wait),
             ..Call::new(http::Method::POST, &path, Expected::NewLock)
         })?;
-        // `Location` has the host as the server believes to be called. This client keeps to the
-        // URL by which it has reached the server.
+        // Only the uid of `Location` is used: its host is what the server believes to be called,
+        // which this client may be unable to reach.
         let uid = answer.uid.as_deref().unwrap_or_default();
         Ok(Lock {
             path: LockPath { base: None, path: format!("{path}/{uid}") },

@@ -149,8 +149,8 @@ impl Guard {
         self.end(by)
     }
 
-    /// Ends the renewals and returns the URL, by which the lock can be renewed and released. The
-    /// lock is held for at most another lifetime.
+    /// Ends the renewals and returns the URL, for renewing and releasing the lock elsewhere. Unless
+    /// it is renewed, the lock expires within its lifetime.
     #[must_use]
     pub fn leave(mut self) -> String {
         self.is_over = true;

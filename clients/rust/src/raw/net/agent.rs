@@ -33,11 +33,14 @@ pub fn agent(names: Names, tls: Arc<ClientConfig>) -> Agent {
         .proxy(None)
         .user_agent(concat!("rdlm/", env!("CARGO_PKG_VERSION")))
         .build();
-    Agent::with_parts(config, Connect(tls), names)
+    Agent::with_parts(config, Connect { names: names.clone(), tls }, names)
 }
 
 #[derive(Debug)]
-struct Connect(Arc<ClientConfig>);
+struct Connect {
+    names: Names,
+    tls: Arc<ClientConfig>,
+}
 
 impl Connector for Connect {
     type Out = Connection;
@@ -48,7 +51,9 @@ impl Connector for Connect {
         _chained: Option<()>,
     ) -> Result<Option<Connection>, Error> {
         let deadline = deadline(details.timeout)?;
-        let tcp = connect(&details.addrs, deadline).map_err(|error| match error.kind() {
+        // The host may have moved.
+        let tcp = connect(&details.addrs, deadline).inspect_err(|_| self.names.refresh());
+        let tcp = tcp.map_err(|error| match error.kind() {
             ErrorKind::TimedOut => Error::Timeout(ureq::Timeout::Connect),
             ErrorKind::NotFound => Error::HostNotFound,
             _ => error.into(),
@@ -57,7 +62,7 @@ impl Connector for Connect {
         let stream = if details.needs_tls() {
             let name = details.uri.host().and_then(server_name).ok_or(Error::HostNotFound)?;
             tcp.set_write_timeout(limit(details.timeout)?)?;
-            let encrypted = Stream::encrypted(tcp, Arc::clone(&self.0), name, deadline);
+            let encrypted = Stream::encrypted(tcp, Arc::clone(&self.tls), name, deadline);
             encrypted.map_err(|error| or_timeout(error, details.timeout))?
         } else {
             Stream::plain(tcp)
