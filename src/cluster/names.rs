@@ -30,7 +30,7 @@ type LookUp = fn(&str) -> io::Result<Vec<SocketAddr>>;
 
 /// The addresses of names. A clone is the same.
 #[derive(Debug, Clone)]
-pub(super) struct Names(Arc<Shared>);
+pub(crate) struct Names(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -66,7 +66,7 @@ impl Names {
     ///
     /// # Errors
     /// There are none, or nothing is known in time.
-    pub(super) fn addresses(&self, name: &str, within: Duration) -> io::Result<Vec<SocketAddr>> {
+    pub(crate) fn addresses(&self, name: &str, within: Duration) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
         }
@@ -93,7 +93,7 @@ impl Names {
     }
 
     /// Has all names looked up again, aside: somebody was not found where it was said to be.
-    pub(super) fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         self.lock().iter_mut().for_each(|(name, known)| self.look_up(known, name));
     }
 

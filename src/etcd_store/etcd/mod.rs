@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::Options;
-use super::names::Names;
+use crate::cluster::names::Names;
+use crate::cluster::options::Options;
 use files::{Agents, TlsFiles};
 use login::{Login, Session};
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
@@ -26,7 +26,7 @@ const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 const LOGIN: Duration = Duration::from_secs(1);
 
 /// The members of one etcd cluster.
-pub(super) struct Etcd {
+pub(crate) struct Etcd {
     agents: Agents,
     names: Names,
     endpoints: Vec<String>,
@@ -40,7 +40,7 @@ pub(super) struct Etcd {
 
 /// Why an attempt has no answer that can be used. What etcd has done is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// No connection.
     Connection(String),
     /// The connection ended without an answer.
@@ -57,7 +57,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// For the label of a metric; see [`Failure::index`].
-    pub(super) const NAMES: [&str; 5] =
+    pub(crate) const NAMES: [&str; 5] =
         ["connection", "timeout", "error", "other_cluster", "unreadable"];
 
     fn index(&self) -> usize {
@@ -114,7 +114,7 @@ impl Etcd {
     ///
     /// # Errors
     /// A file cannot be used; a sentence says which, and why.
-    pub(super) fn new(options: &Options) -> Result<Self, String> {
+    pub(crate) fn new(options: &Options) -> Result<Self, String> {
         let login = match (&options.user, &options.password_file) {
             (Some(user), Some(file)) => Some(Login::new(user, file)?),
             _ => None,
@@ -137,12 +137,12 @@ impl Etcd {
     }
 
     /// Whether there are files that [`Etcd::look`] reads again.
-    pub(super) fn reloads(&self) -> bool {
+    pub(crate) fn reloads(&self) -> bool {
         self.login.is_some() || self.agents.source().has_files()
     }
 
     /// Looks whether certificates or the password have changed.
-    pub(super) fn look(&self) {
+    pub(crate) fn look(&self) {
         self.agents.look();
         self.login.iter().for_each(|login| login.password.look());
     }
@@ -154,7 +154,7 @@ impl Etcd {
     }
 
     /// How many attempts have failed, in the order of [`Failure::NAMES`].
-    pub(super) fn errors(&self) -> [u64; Failure::NAMES.len()] {
+    pub(crate) fn errors(&self) -> [u64; Failure::NAMES.len()] {
         self.errors.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
@@ -304,7 +304,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::cluster::Standby;
+    use crate::cluster::options::Standby;
 
     /// An etcd that answers a single request, with a body of so many bytes; and its address.
     fn answers_once(len: u64) -> String {

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::tenure::{Answer, ClusterClock, Pace, Sighting, Verdict};
+use super::failover::{ClusterClock, Sighting, SwapAnswer, WriteResult};
+use crate::cluster::term::Pace;
 use parts::{Doing, InFlight, Message, Server, Store, Write};
 
 /// Seconds of `--failover-after`, the same for all.
@@ -208,7 +209,7 @@ impl World {
             Message::Swap { server, write, sent } => {
                 let id = write.id;
                 let answer = self.store.swap(write);
-                let is_done = matches!(answer, Answer::Swapped(_));
+                let is_done = matches!(answer, SwapAnswer::Swapped(_));
                 assert!(!(self.all_know && is_done), "it has seen what was lost, and goes on");
                 self.network.push(Message::Answered { server, id, sent, answer });
             }
@@ -256,16 +257,16 @@ impl World {
         self.network.push(Message::Swap { server: at, write, sent: now });
     }
 
-    fn answered(&mut self, at: usize, id: u64, sent: Duration, answer: &Answer) {
+    fn answered(&mut self, at: usize, id: u64, sent: Duration, answer: &SwapAnswer) {
         let Server { pace, doing, history, seen, .. } = &mut self.servers[at];
         let Doing::Active { by, ahead, stored, confirmed, in_flight, .. } = doing else { return };
         let Some(write) = in_flight.take_if(|in_flight| in_flight.write.id == id) else { return };
-        let (new_revision, sent) = match Verdict::of(answer, &id.to_string()) {
-            Verdict::Done(revision) => (revision, sent),
-            Verdict::DoneEarlier(revision) => (revision, write.first_sent),
-            Verdict::Unknown => return,
-            Verdict::Deposed => {
-                if let Answer::Other(shown) = answer {
+        let (new_revision, sent) = match WriteResult::of(answer, &id.to_string()) {
+            WriteResult::Done(revision) => (revision, sent),
+            WriteResult::DoneEarlier(revision) => (revision, write.first_sent),
+            WriteResult::Unknown => return,
+            WriteResult::Fenced => {
+                if let SwapAnswer::Other(shown) = answer {
                     let _ = history.show(history.latest().as_ref(), shown.as_ref());
                 }
                 *doing = Doing::standby(*pace);

@@ -4,9 +4,9 @@
 /// More questions are not worth it: the keys begin alike for too long.
 const QUESTIONS: usize = 100;
 
-/// A search for the middle.
+/// A search for the bisection.
 #[derive(Debug)]
-pub(crate) struct Middle {
+pub(crate) struct Bisection {
     /// Behind this are too many keys, and behind the other one too few.
     low: Vec<u8>,
     high: Vec<u8>,
@@ -15,7 +15,7 @@ pub(crate) struct Middle {
     asked: usize,
 }
 
-impl Middle {
+impl Bisection {
     /// Of the `total` keys behind `from` and before `end`.
     pub(crate) fn new(from: &[u8], end: &[u8], total: u64) -> Self {
         Self { low: from.into(), high: end.into(), total, asked: 0 }
@@ -59,20 +59,20 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::cluster::records::range_end;
+    use crate::etcd_store::records::range_end;
 
     /// How many of the keys are behind the cut, of how many, and how many questions that took.
     fn cut(names: impl Iterator<Item = String>) -> Option<(usize, usize, usize)> {
         let keys: BTreeSet<_> =
             names.map(|name| format!("/rdlm/lock/{name}/0a").into_bytes()).collect();
         let (first, end) = (keys.first().unwrap(), range_end("/rdlm/lock/"));
-        let mut middle = Middle::new(first, &end, keys.len() as u64);
+        let mut bisection = Bisection::new(first, &end, keys.len() as u64);
         loop {
-            let guess = middle.guess()?;
+            let guess = bisection.guess()?;
             let count = keys.range(guess.clone()..).count();
             let first = keys.range(guess.clone()..).next();
-            if middle.is_found(&guess, first.map(|first| &first[..]), count as u64) {
-                return Some((count, keys.len(), middle.asked));
+            if bisection.is_found(&guess, first.map(|first| &first[..]), count as u64) {
+                return Some((count, keys.len(), bisection.asked));
             }
         }
     }
@@ -112,7 +112,7 @@ mod tests {
             (b"a~", b"b", b"a\x7f"),
             (b"a", b"a1", b"a\x18"),
         ] {
-            let found = Middle::new(low, high, 10).guess().unwrap();
+            let found = Bisection::new(low, high, 10).guess().unwrap();
             assert!(low < &found[..] && &found[..] < high, "{found:?}");
             assert_eq!(found, guess);
         }

@@ -1,4 +1,4 @@
-//! By what the servers know each other where they speak TLS: taken anew when the files change.
+//! The certificates with which servers verify each other. They are read again when they change.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::http::reloaded::{Reloaded, Source};
 /// How often a new connection looks whether the files have changed.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Where a server has it from.
+/// The files with them.
 #[derive(Debug, Clone)]
-pub(super) struct TrustFiles {
+pub(crate) struct TrustFiles {
     /// The certificates of the authority of the others (PEM); `None`: those that are built in.
     pub(super) authority: Option<PathBuf>,
     /// This server's own, for one that wants to see it.
     pub(super) own: Option<CertificateFiles>,
 }
 
-/// What a connection to another server is made with, as it was when it was last in order.
-pub(super) type Trust = Reloaded<TrustFiles>;
+/// The TLS configuration of a connection to another server: the latest that was valid.
+pub(crate) type Trust = Reloaded<TrustFiles>;
 
 impl TrustFiles {
     /// Reads them. From then on a new connection looks at them now and then.

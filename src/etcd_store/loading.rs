@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
+use super::bisection::Bisection;
 use super::etcd::wire::{self, KeyValue, RangeAnswer};
 use super::etcd::{Etcd, Failure};
-use super::middle::Middle;
 use super::records::{self, Keys, PlaceRow, range_end};
 use crate::lock::{Held, KeptPlace, ResourceName, StoredLock};
 
@@ -110,13 +110,13 @@ impl Reader {
     fn run(&self, keys: &Keys) {
         let read = self
             .read_all(&keys.locks(), |rows| {
-                let (locks, foreign) = understood(&rows, |row| lock(row, keys));
+                let (locks, foreign) = parsed(&rows, |row| lock(row, keys));
                 let foreign = foreign.into_iter().next().map(Loaded::Foreign);
                 vec![foreign.unwrap_or(Loaded::Locks(locks))]
             })
             .and_then(|()| {
                 self.read_all(&keys.places(), |rows| {
-                    let (places, skipped) = understood(&rows, |row| place(row, keys));
+                    let (places, skipped) = parsed(&rows, |row| place(row, keys));
                     vec![Loaded::Places(places), Loaded::Skipped(skipped)]
                 })
             });
@@ -130,29 +130,29 @@ impl Reader {
     fn read_all(
         &self,
         prefix: &str,
-        understand: impl Fn(Vec<KeyValue>) -> Vec<Loaded> + Sync,
+        parse: impl Fn(Vec<KeyValue>) -> Vec<Loaded> + Sync,
     ) -> Result<(), GivenUp> {
         let (end, mut size) = (range_end(prefix), FIRST_PAGE);
         let first = self.page(prefix.as_bytes(), &end, &mut size)?;
         let (from, left) = (behind(&first), first.count.saturating_sub(first.kvs.len() as u64));
-        self.pass_on(understand(first.kvs))?;
+        self.pass_on(parse(first.kvs))?;
         let Some(from) = from else { return Ok(()) };
         match self.middle(&from, &end, left)? {
-            None => self.read(&from, &end, &understand),
+            None => self.read(&from, &end, &parse),
             Some(middle) => thread::scope(|scope| {
-                let second = scope.spawn(|| self.read(&middle, &end, &understand));
-                let first = self.read(&from, &middle, &understand);
+                let second = scope.spawn(|| self.read(&middle, &end, &parse));
+                let first = self.read(&from, &middle, &parse);
                 first.and(second.join().unwrap_or_else(|why| resume_unwind(why)))
             }),
         }
     }
 
-    /// Reads the rows from `from` to before `end`: the next page while one is understood.
+    /// Reads the rows from `from` to before `end`: the next page while one is parsed.
     fn read(
         &self,
         from: &[u8],
         end: &[u8],
-        understand: &impl Fn(Vec<KeyValue>) -> Vec<Loaded>,
+        parse: &impl Fn(Vec<KeyValue>) -> Vec<Loaded>,
     ) -> Result<(), GivenUp> {
         let mut size = 2 * FIRST_PAGE;
         let mut page = self.page(from, end, &mut size)?;
@@ -161,7 +161,7 @@ impl Reader {
             let (loaded, next) = thread::scope(|scope| {
                 let next = from.as_deref();
                 let next = next.map(|from| scope.spawn(move || self.page(from, end, size)));
-                let loaded = understand(page.kvs);
+                let loaded = parse(page.kvs);
                 (loaded, next.map(|next| next.join().unwrap_or_else(|why| resume_unwind(why))))
             });
             self.pass_on(loaded)?;
@@ -179,7 +179,7 @@ impl Reader {
     /// Where the `left` rows from `from` to before `end` can be cut into halves, if that is found
     /// soon enough.
     fn middle(&self, from: &[u8], end: &[u8], left: u64) -> Result<Option<Vec<u8>>, GivenUp> {
-        let mut middle = Middle::new(from, end, left);
+        let mut middle = Bisection::new(from, end, left);
         while let Some(guess) = middle.guess() {
             let found = self.ask(|revision, _| wire::page(&guess, end, revision, 1), &mut 0)?;
             let first = found.kvs.first().map(|first| &first.key[..]);
@@ -235,10 +235,7 @@ fn behind(page: &RangeAnswer) -> Option<Vec<u8>> {
 }
 
 /// What these rows say, and the keys of those that no server has written.
-fn understood<T>(
-    rows: &[KeyValue],
-    read: impl Fn(&KeyValue) -> Option<T>,
-) -> (Vec<T>, Vec<String>) {
+fn parsed<T>(rows: &[KeyValue], read: impl Fn(&KeyValue) -> Option<T>) -> (Vec<T>, Vec<String>) {
     let (mut all, mut foreign) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         match read(row) {

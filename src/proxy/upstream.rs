@@ -1,7 +1,7 @@
 //! A connection to the active server: requests as bytes, responses passed on as they come.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use rustls::{ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::framing::ResponseHead;
-use super::names::Names;
 use super::trust::{Trust, server_name};
+use crate::cluster::names::Names;
 use crate::http::connection::Next;
 
 /// How long a name that is not known may be looked up, then how long a connection may take to come
@@ -38,7 +38,7 @@ pub(super) struct Upstream {
     pub(super) url: String,
     stream: Stream,
     input: Vec<u8>,
-    /// What it has got belongs to no request: the next one may be sent.
+    /// No response is outstanding: the next request may be sent.
     is_idle: bool,
 }
 
@@ -86,9 +86,9 @@ impl Upstream {
         socket.set_nonblocking(false).is_ok() && open && self.stream.is_empty()
     }
 
-    /// For another thread, which can shut it down.
-    pub(super) fn handle(&self) -> Handle {
-        Handle(Arc::clone(&self.stream.socket().0))
+    /// The socket, for another thread to shut it down.
+    pub(super) fn socket(&self) -> Arc<TcpStream> {
+        Arc::clone(&self.stream.socket().0)
     }
 
     /// Sends a request. If nothing of it could be sent, another server may be asked.
@@ -262,27 +262,6 @@ impl Write for Socket {
 
     fn flush(&mut self) -> io::Result<()> {
         (&*self.0).flush()
-    }
-}
-
-/// Shuts a connection down from another thread.
-pub(super) struct Handle(Arc<TcpStream>);
-
-impl Handle {
-    /// Nothing more is expected of the server.
-    pub(super) fn end(&self) {
-        self.shut_down(Shutdown::Both);
-    }
-
-    /// Tells the server that the client has left, as if the client had closed this connection: it
-    /// still answers.
-    pub(super) fn end_sending(&self) {
-        self.shut_down(Shutdown::Write);
-    }
-
-    fn shut_down(&self, how: Shutdown) {
-        // Fails if it has ended.
-        let _ = self.0.shutdown(how);
     }
 }
 

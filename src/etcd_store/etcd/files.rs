@@ -9,8 +9,8 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::DefaultConnector;
 
 use crate::client::own_certificate;
-use crate::cluster::Options;
 use crate::cluster::names::Names;
+use crate::cluster::options::Options;
 use crate::http::reloaded::{self, Reloaded, Source};
 
 /// How often the files are looked at, at most, unless a signal asks for it.

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::cluster::batch::Op;
+use crate::etcd_store::batch::Op;
 
 /// How many operations one level of a transaction has at most: etcd's own limit is 128.
 const MAX_OPS: usize = 64;

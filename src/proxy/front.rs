@@ -1,21 +1,27 @@
-//! Where a request comes in: answered here, passed on, or held until somebody is active.
+//! Where requests come in: answered here, forwarded, or held until a server is active.
 
+use std::fmt::Display;
 use std::io;
+use std::net::Shutdown;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{after, select};
-use log::{debug, warn};
+use log::{debug, info, warn};
 use serde_json::json;
 
-use super::Standby;
 use super::forward::{self, Believed, Forwarding};
 use super::framing::{NOT_DONE, ResponseHead};
-use super::member::{Member, Peer, Tenancy, View, Watch};
-use super::refused::{NOT_THE_ACTIVE_ONE, Refused};
+use super::trust::{Trust, TrustFiles};
+use super::unavailable::{NOT_THE_ACTIVE_ONE, Unavailable};
 use super::upstream::Upstream;
+use crate::cluster::names::Names;
+use crate::cluster::options::{Options, Standby};
+use crate::cluster::role::{Peer, Role, View, Watch};
+use crate::cluster::term::{ActiveTerm, Pace};
 use crate::doors::{Introduction, Service};
+use crate::http::certificates::CertificateFiles;
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target};
@@ -27,7 +33,7 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a server that is about to end holds requests.
-const FAREWELL: Duration = Duration::from_millis(700);
+const LEAVING: Duration = Duration::from_millis(700);
 
 /// How long the active server may take to take a lock back.
 const TAKE_BACK: Duration = Duration::from_secs(5);
@@ -60,10 +66,49 @@ enum Sent {
     Broken,
 }
 
-impl Member {
-    /// Answers a request, or has the active server do it. `forwarding` belongs to the client's
+/// Takes the requests of all connections.
+pub(crate) struct Proxy {
+    role: Arc<Role>,
+    pace: Pace,
+    standby: Standby,
+    names: Names,
+    /// For the other servers; `None`: without TLS, or there is no forwarding.
+    pub(crate) trust: Option<Trust>,
+    /// Why the active server cannot be reached, if that has been logged.
+    unreachable: Mutex<Option<String>>,
+}
+
+impl Proxy {
+    /// `own`: the certificate of this server.
+    ///
+    /// # Errors
+    /// A file cannot be used; a sentence says which, and why.
+    pub(crate) fn new(
+        options: &Options,
+        own: Option<CertificateFiles>,
+        role: Arc<Role>,
+    ) -> Result<Self, String> {
+        let speaks_tls = role.url.starts_with("https://") || options.advertise_ca.is_some();
+        let trust = match options.standby {
+            Standby::Forward if speaks_tls => {
+                let files = TrustFiles { authority: options.advertise_ca.clone(), own };
+                Some(files.load(&role.url)?)
+            }
+            Standby::Forward | Standby::Redirect => None,
+        };
+        Ok(Self {
+            role,
+            pace: Pace { failover_after: options.failover_after },
+            standby: options.standby,
+            names: Names::default(),
+            trust,
+            unreachable: Mutex::default(),
+        })
+    }
+
+    /// Answers a request, or forwards it to the active server. `forwarding` belongs to the client's
     /// connection.
-    pub fn answer(
+    pub(crate) fn answer(
         &self,
         exchange: &Exchange<'_>,
         forwarding: &mut Forwarding,
@@ -80,7 +125,7 @@ impl Member {
             Some(field) => Ok(self.answer_server(&field, exchange, service)),
             None => self.answer_client(exchange, forwarding, service),
         };
-        answered.unwrap_or_else(|Refused { reason, problem }| {
+        answered.unwrap_or_else(|Unavailable { reason, problem }| {
             service.count_refused(request, reason);
             Answered::Response(problem.into())
         })
@@ -89,20 +134,20 @@ impl Member {
     /// Answers another server, which has passed the request on.
     fn answer_server(&self, field: &str, exchange: &Exchange<'_>, service: &Service) -> Answered {
         let not_done = || Answered::Response(not_active().header(NOT_DONE, "1"));
-        let View::Active(tenancy) = self.view() else { return not_done() };
-        match forward::believed(field, tenancy.secret()) {
+        let View::Active(active) = self.role.view() else { return not_done() };
+        match forward::believed(field, &active.term.secret) {
             Some(Believed::Request(client)) => {
-                let answered = self.answer_as_active(&tenancy, exchange, Some(&client), service);
+                let answered = self.answer_as_active(&active, exchange, Some(&client), service);
                 answered.unwrap_or_else(not_done)
             }
             Some(Believed::Undelivered) => {
                 service.give_back(&exchange.request.target);
-                match tenancy.may_answer() {
+                match active.term.may_answer() {
                     true => Answered::Response(Response::no_content()),
                     false => not_done(),
                 }
             }
-            // Of an earlier tenure, or of nobody that is known.
+            // From an earlier term, or a stranger.
             None => not_done(),
         }
     }
@@ -113,27 +158,31 @@ impl Member {
         exchange: &Exchange<'_>,
         forwarding: &mut Forwarding,
         service: &Service,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, Unavailable> {
         let Exchange { request, client, .. } = exchange;
-        let came = Instant::now();
-        let (mut known, mut refused) = (None, Refused::nobody());
+        let arrived_at = Instant::now();
+        let (mut known, mut refused) = (None, Unavailable::nobody());
         let mut is_disowned = false;
         loop {
-            let (view, watch) = self.watch();
+            let (view, watch) = self.role.watch();
             let peer = match view {
-                View::Active(tenancy) => {
+                View::Active(active) => {
                     drop(watch);
-                    match self.answer_as_active(&tenancy, exchange, None, service) {
+                    match self.answer_as_active(&active, exchange, None, service) {
                         Some(answered) => return Ok(answered),
-                        None if is_look(request) && !matches!(self.view(), View::Active(_)) => {
+                        None if is_look(request)
+                            && !matches!(self.role.view(), View::Active(_)) =>
+                        {
                             continue;
                         }
                         None if refused.is_unknown() => return Err(refused),
                         None => return Ok(Answered::Response(not_active())),
                     }
                 }
-                View::Namesake => return Err(refused.or(Refused::namesake(&self.url))),
-                View::Refusing(_) => return Err(refused.or(Refused::unusable())),
+                View::DuplicateUrl => {
+                    return Err(refused.or(Unavailable::duplicate_url(&self.role.url)));
+                }
+                View::Halted(_) => return Err(refused.or(Unavailable::halted())),
                 View::Standby(peer) => peer,
             };
             if self.standby == Standby::Redirect
@@ -147,14 +196,17 @@ impl Member {
                 Err(refusal) => return Ok(Answered::Response(refusal)),
             };
             if let Some(peer) = &peer {
-                let sent = self.forward(peer, exchange, introduction, forwarding, service);
+                let (sent, undelivered) = self.forward(peer, exchange, introduction, forwarding);
+                if let Some(lock) = undelivered {
+                    self.give_back(&lock, service);
+                }
                 is_disowned = matches!(sent, Sent::NotActive);
                 refused = match sent.settle(peer, request, refused) {
                     ControlFlow::Continue(refused) => refused,
                     ControlFlow::Break(answered) => return answered,
                 };
             }
-            match self.hold(&watch, came, peer.is_some(), *client) {
+            match self.hold(&watch, arrived_at, peer.is_some(), *client) {
                 Held::Again => {}
                 Held::TooLong => {
                     if let Some(peer) = peer.filter(|_| is_disowned) {
@@ -162,7 +214,7 @@ impl Member {
                     }
                     return Err(refused);
                 }
-                Held::Departed => return Err(refused.or(Refused::departed())),
+                Held::Departed => return Err(refused.or(Unavailable::departed())),
             }
         }
     }
@@ -171,61 +223,70 @@ impl Member {
     /// `None`: nothing was done, and another server has to be asked.
     fn answer_as_active(
         &self,
-        tenancy: &Arc<Tenancy>,
+        active: &Arc<ActiveTerm>,
         exchange: &Exchange<'_>,
         introduction: Option<&Introduction>,
         service: &Service,
     ) -> Option<Answered> {
         let Exchange { request, client, .. } = exchange;
         let response = service.answer_for(request, *client, introduction).wait();
-        if tenancy.tenure.may_show() {
+        if active.term.may_show() {
             // A stream is made while it is sent.
-            let tenure = Arc::clone(&tenancy.tenure);
-            return Some(Answered::Response(response.only_if(move || tenure.may_show())));
+            let term = Arc::clone(&active.term);
+            return Some(Answered::Response(response.only_if(move || term.may_show())));
         }
         let done = !is_look(request) && (200..300).contains(&response.status.code());
-        if response.unknown || done && tenancy.may_answer() {
+        if response.unknown || done && active.term.may_answer() {
             return Some(Answered::Response(response));
         }
         if done {
             service.count_withheld(request);
-            return Some(Answered::Instead(Refused::unknown().problem.into(), response));
+            return Some(Answered::Instead(Unavailable::unknown().problem.into(), response));
         }
         // One that says that nothing was done says nothing about the locks either.
         let is_refused = response.status == Status::ServiceUnavailable && introduction.is_none();
+        // A look is answered by the next active server instead.
         let is_refused =
-            is_refused && !(is_look(request) && !matches!(self.view(), View::Active(_)));
+            is_refused && !(is_look(request) && !matches!(self.role.view(), View::Active(_)));
         is_refused.then_some(Answered::Response(response))
     }
 
+    /// Forwards a request. Beside the result: the lock to be given back, of which the client was not
+    /// told.
     fn forward(
         &self,
         peer: &Arc<Peer>,
         exchange: &Exchange<'_>,
         introduction: &Introduction,
         forwarding: &mut Forwarding,
-        service: &Service,
-    ) -> Sent {
+    ) -> (Sent, Option<String>) {
         let Exchange { request, client, .. } = exchange;
         let open = forwarding.0.take().filter(|kept| kept.url == peer.url && kept.is_open());
         let Some(mut upstream) = open.or_else(|| self.connect(peer)) else {
-            return Sent::NotReached;
+            return (Sent::NotReached, None);
         };
-        let Some(asking) = self.ask(peer, upstream.handle()) else { return Sent::NotReached };
+        let Some(registration) = self.role.register(peer, upstream.socket()) else {
+            return (Sent::NotReached, None);
+        };
         let bytes = forward::bytes(request, &peer.secret, introduction);
         if upstream.send(&bytes).is_err() {
-            return Sent::Unanswered;
+            return (Sent::Unanswered, None);
         }
         let waits = !upstream.wait(AT_ONCE);
-        let handle = upstream.handle();
+        let socket = upstream.socket();
         // The active server answers a client that has left, too: half of its connection may be open.
-        let watch = waits.then(|| client.watch(move || handle.end_sending()));
+        let watch = waits.then(|| {
+            client.watch(move || {
+                // Fails if the connection has ended.
+                let _ = socket.shutdown(Shutdown::Write);
+            })
+        });
         let Some(head) = upstream.response(request.method == "HEAD") else {
-            return Sent::Unanswered;
+            return (Sent::Unanswered, None);
         };
         if head.not_done {
             // The rest of that response would be taken for the next one.
-            return Sent::NotActive;
+            return (Sent::NotActive, None);
         }
         self.note_reached(&peer.url);
         // As the active server looks for its own clients before it tells them of a lock.
@@ -236,36 +297,34 @@ impl Member {
             relay(&mut upstream, &head, exchange, introduction)
         };
         let goes_on = matches!(sent, Sent::Passed(Next::Request));
-        drop((watch, asking));
+        drop((watch, registration));
         // Or the active server has been told that this client has left.
         forwarding.0 = Some(upstream).filter(|_| goes_on && !(waits && client.has_left()));
-        if let (Sent::Departed | Sent::Broken, Some(grant)) = (&sent, &head.grant) {
-            self.give_back(&grant.lock, service);
-        }
         match sent {
-            Sent::Passed(_) if !request.keep_alive => Sent::Passed(Next::Close),
-            sent => sent,
+            Sent::Passed(_) if !request.keep_alive => (Sent::Passed(Next::Close), None),
+            Sent::Passed(_) => (sent, None),
+            sent => (sent, head.grant.map(|grant| grant.lock)),
         }
     }
 
     /// Tells the active server, whichever that is by then, that the client does not know of its
     /// lock.
     fn give_back(&self, lock: &str, service: &Service) {
-        let came = Instant::now();
+        let arrived_at = Instant::now();
         loop {
-            let (view, watch) = self.watch();
+            let (view, watch) = self.role.watch();
             let is_told = match view {
                 View::Active(_) => {
                     service.give_back(&Target::parse(lock));
                     true
                 }
                 View::Standby(Some(peer)) => self.tell_undelivered(&peer, lock),
-                View::Standby(None) | View::Namesake | View::Refusing(_) => false,
+                View::Standby(None) | View::DuplicateUrl | View::Halted(_) => false,
             };
             if is_told {
                 return;
             }
-            if !self.pause(&watch, came, true) {
+            if !self.pause(&watch, arrived_at, true) {
                 return warn!("a client has left, and its lock could not be given back: {lock}");
             }
         }
@@ -275,12 +334,31 @@ impl Member {
     /// that the client got when it asked once more.
     fn tell_undelivered(&self, peer: &Arc<Peer>, lock: &str) -> bool {
         let Some(mut upstream) = self.connect(peer) else { return false };
-        let Some(_asking) = self.ask(peer, upstream.handle()) else { return false };
+        let Some(_registration) = self.role.register(peer, upstream.socket()) else { return false };
         if upstream.send(&forward::undelivered(lock, &peer.secret)).is_err() {
             return false;
         }
         let answered = upstream.wait(TAKE_BACK);
         !answered || upstream.response(false).is_none_or(|head| !head.not_done)
+    }
+
+    /// One line in the log when the active server cannot be reached, and for each other reason.
+    fn note_unreachable(&self, url: &str, error: &dyn Display) {
+        let why = format!("cannot pass requests on to {url}: {error}");
+        let mut known = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != Some(&why) {
+            *known = Some(why.clone());
+            drop(known);
+            warn!("{why}");
+        }
+    }
+
+    /// It can be reached, perhaps again.
+    fn note_reached(&self, url: &str) {
+        let before = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if before.is_some() {
+            info!("requests are passed on to {url}");
+        }
     }
 
     fn connect(&self, peer: &Peer) -> Option<Upstream> {
@@ -289,7 +367,13 @@ impl Member {
     }
 
     /// Waits until another server may be asked, or the same one again.
-    fn hold(&self, watch: &Watch<'_>, came: Instant, retry: bool, client: Client<'_>) -> Held {
+    fn hold(
+        &self,
+        watch: &Watch<'_>,
+        arrived_at: Instant,
+        retry: bool,
+        client: Client<'_>,
+    ) -> Held {
         let waker = watch.waker();
         let _departure = client.watch(move || {
             if let Some(waker) = waker {
@@ -297,7 +381,7 @@ impl Member {
                 let _ = waker.try_send(());
             }
         });
-        let in_time = self.pause(watch, came, retry);
+        let in_time = self.pause(watch, arrived_at, retry);
         match client.has_left() {
             true => Held::Departed,
             false if in_time => Held::Again,
@@ -305,12 +389,12 @@ impl Member {
         }
     }
 
-    /// Waits until another server is active, or for a while; `false`: a request that came then is
+    /// Waits until another server is active, or for a while; `false`: a request that arrived then is
     /// held no longer.
-    fn pause(&self, watch: &Watch<'_>, came: Instant, retry: bool) -> bool {
-        let mut until = came + self.pace.hold();
-        if let Some(leaving_since) = self.leaving_since() {
-            until = until.min(leaving_since + FAREWELL);
+    fn pause(&self, watch: &Watch<'_>, arrived_at: Instant, retry: bool) -> bool {
+        let mut until = arrived_at + self.pace.hold();
+        if let Some(leaving_since) = self.role.leaving_since() {
+            until = until.min(leaving_since + LEAVING);
         }
         let now = Instant::now();
         if now >= until {
@@ -326,16 +410,18 @@ impl Member {
 
     /// `GET /health`: of this server, and who is active. `?role=active`: whether it is this one.
     fn health(&self, request: &Request<'_>) -> Response {
-        if self.leaving_since().is_some() {
+        if self.role.leaving_since().is_some() {
             return Problem::new(Status::ServiceUnavailable, "the server is shutting down").into();
         }
-        let (role, active) = match self.view() {
-            View::Active(tenancy) if tenancy.may_answer() => ("active", Some(self.url.clone())),
+        let (role, active) = match self.role.view() {
+            View::Active(active) if active.term.may_answer() => {
+                ("active", Some(self.role.url.clone()))
+            }
             View::Active(_) => ("unconfirmed", None),
             View::Standby(peer) => ("standby", peer.map(|peer| peer.url.clone())),
-            View::Namesake => ("standby", None),
-            View::Refusing(refused) => {
-                let problem = Problem::new(Status::ServiceUnavailable, refused.detail.clone());
+            View::DuplicateUrl => ("standby", None),
+            View::Halted(reason) => {
+                let problem = Problem::new(Status::ServiceUnavailable, reason.detail.clone());
                 return problem.because("not_active").into();
             }
         };
@@ -428,22 +514,22 @@ impl Sent {
         self,
         peer: &Peer,
         request: &Request<'_>,
-        before: Refused,
-    ) -> ControlFlow<Result<Answered, Refused>, Refused> {
+        before: Unavailable,
+    ) -> ControlFlow<Result<Answered, Unavailable>, Unavailable> {
         let refused = match self {
             Self::Passed(next) => return ControlFlow::Break(Ok(Answered::Passed(next))),
             Self::Departed => {
                 // The active server has counted it as granted.
-                let response = Refused::departed().problem.into();
+                let response = Unavailable::departed().problem.into();
                 return ControlFlow::Break(Ok(Answered::Response(response)));
             }
             Self::Broken => return ControlFlow::Break(Ok(Answered::Gone)),
             Self::Unanswered if !may_be_repeated(request) => {
-                return ControlFlow::Break(Err(Refused::unknown()));
+                return ControlFlow::Break(Err(Unavailable::unknown()));
             }
-            Self::Unanswered => Refused::unknown(),
-            Self::NotReached => Refused::not_reached(peer),
-            Self::NotActive => Refused::not_active(peer),
+            Self::Unanswered => Unavailable::unknown(),
+            Self::NotReached => Unavailable::not_reached(peer),
+            Self::NotActive => Unavailable::not_active(peer),
         };
         let (method, target) = (request.method, request.target.as_str());
         debug!("{method} {target} by {}: {}", peer.url, refused.problem.detail());
@@ -452,7 +538,7 @@ impl Sent {
 }
 
 fn not_active() -> Response {
-    Refused::because("this server is not the active one for now, and nothing was done")
+    Unavailable::because("this server is not the active one for now, and nothing was done")
         .problem
         .into()
 }
