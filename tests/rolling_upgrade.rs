@@ -185,12 +185,15 @@ fn a_rolling_upgrade_from_1_0_0_loses_no_lock_and_has_no_way_back() {
         });
         load.go_on();
         assert_eq!(format(&etcd), 1);
+        // Otherwise it might take over, too.
+        forgotten.signal("-STOP");
         stop(first);
         wait_until("it is active", || has_role(ports[1], "active"));
         let first = start(NEW, &etcd, ports[0]);
         wait_until("the first is a standby", || has_role(ports[0], "standby"));
         load.go_on();
         assert_eq!(format(&etcd), 2);
+        forgotten.signal("-CONT");
         [first, second]
     });
     for (resource, before) in &held {

@@ -1,6 +1,6 @@
-//! Where other hosts are: the members of etcd, and the active server. Names are looked up by
-//! threads of their own, one for each name at a time. The system's look-up has no time limit: what
-//! is known goes on being used meanwhile, and nobody waits longer than it wants to.
+//! The addresses of other hosts: the members of etcd, and the active server. Names are looked up on
+//! threads of their own, one for each name at a time, because the system's look-up has no time
+//! limit. Meanwhile the known addresses stay in use.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// What is older is looked up again when it is used.
+/// Older addresses are looked up again when they are used.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// How many names are known at most.
@@ -40,7 +40,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Name {
-    /// As the latest look-up that succeeded has found them.
+    /// From the latest successful look-up.
     addresses: Vec<SocketAddr>,
     /// When that was; `None`: they are in doubt.
     fresh_since: Option<Instant>,
@@ -92,7 +92,7 @@ impl Names {
         self.lock().entry(name.into()).or_default().addresses()
     }
 
-    /// Has all names looked up again, aside: somebody was not found where it was said to be.
+    /// Looks all names up again in the background, after a host was not found at its address.
     pub(crate) fn refresh(&self) {
         self.lock().iter_mut().for_each(|(name, known)| self.look_up(known, name));
     }
@@ -122,12 +122,12 @@ impl Names {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Name>> {
-        // Each name is whole at any moment.
+        // Each name is valid at any moment.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether there is room for a name, for which another one may be forgotten.
+/// Whether there is room for a name, if need be in place of the oldest one.
 fn has_room(names: &mut HashMap<String, Name>, name: &str) -> bool {
     if names.len() < MAX_NAMES || names.contains_key(name) {
         return true;
@@ -158,7 +158,7 @@ impl Name {
     }
 }
 
-/// ureq would begin a thread for each request, also where there is a connection already.
+/// ureq's own resolver would start a thread for each request, even on an open connection.
 impl Resolver for Names {
     fn resolve(
         &self,

@@ -19,7 +19,7 @@ pub(crate) struct Sighting {
     pub(crate) first_seen: Duration,
 }
 
-/// For how long `head` has not changed, as a standby sees it.
+/// How long `head` has not changed, as a standby sees it.
 #[derive(Debug)]
 pub(crate) struct Silence {
     pace: Pace,
@@ -37,8 +37,8 @@ impl Silence {
         Self { pace, patience, sighting: None, latest: None, silent: Duration::ZERO }
     }
 
-    /// A look at `now` has shown a `head` of this revision, and `theirs`: the `--failover-after`
-    /// of the active server, if it says so. That one answers by its own.
+    /// A poll at `now` has shown a `head` of this revision. `theirs`: the `--failover-after` by which
+    /// the active server answers, if it says so.
     pub(crate) fn saw(
         &mut self,
         revision: i64,
@@ -78,7 +78,7 @@ impl Silence {
         self.silent >= self.patience
     }
 
-    /// How long that is.
+    /// How long the active server may be silent.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_that_is_away_is_no_silence() {
+    fn time_without_etcd_is_no_silence() {
         check(&[
             (0.0, Some(7), false),
             (1.0, None, false),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_interval_a_little_counts() {
+    fn only_a_part_of_a_long_interval_counts() {
         let looks: Vec<_> = (0..=5).map(|n| (f64::from(n) * 100.0, Some(7), n == 5)).collect();
         check(&looks);
     }

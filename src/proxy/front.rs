@@ -1,18 +1,18 @@
 //! Where requests come in: answered here, forwarded, or held until a server is active.
 
 use std::fmt::Display;
-use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{after, select};
-use log::{debug, info, warn};
-use serde_json::json;
+use log::{info, warn};
 
 use super::forward::{self, Believed, Forwarding};
-use super::framing::{NOT_DONE, ResponseHead};
+use super::framing::NOT_DONE;
+use super::health::health;
+use super::sent::{Answered, Sent, is_look, may_be_repeated, relay};
 use super::trust::{Trust, TrustFiles};
 use super::unavailable::{NOT_THE_ACTIVE_ONE, Unavailable};
 use super::upstream::Upstream;
@@ -24,47 +24,19 @@ use crate::doors::{Introduction, Service};
 use crate::http::certificates::CertificateFiles;
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
-use crate::http::{Problem, Request, Response, Status, Target};
+use crate::http::{Request, Response, Status, Target};
 
-/// A response that takes longer is waited for with an eye on the client.
+/// While a response takes longer, the client is watched.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
-/// How soon a server that could not be reached is asked again.
+/// How soon an unreachable server is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a server that is about to end holds requests.
+/// How long a server that is shutting down holds requests.
 const LEAVING: Duration = Duration::from_millis(700);
 
-/// How long the active server may take to take a lock back.
+/// How long the active server may take to release a lock that was given back.
 const TAKE_BACK: Duration = Duration::from_secs(5);
-
-/// What became of a request.
-pub enum Answered {
-    /// This is the response.
-    Response(Response),
-    /// The first is the response, instead of the other one, which must not be given.
-    Instead(Response, Response),
-    /// The response has been sent.
-    Passed(Next),
-    /// The client has gone.
-    Gone,
-}
-
-/// What became of a request that was sent to the active server.
-#[derive(Debug)]
-enum Sent {
-    Passed(Next),
-    /// It was not sent.
-    NotReached,
-    /// The server says that it is not the active one, and has done nothing.
-    NotActive,
-    /// It may have done it, or not.
-    Unanswered,
-    /// It has, and the client had left before it could be told.
-    Departed,
-    /// The response broke off, or the client did not take it.
-    Broken,
-}
 
 /// Takes the requests of all connections.
 pub(crate) struct Proxy {
@@ -116,7 +88,7 @@ impl Proxy {
     ) -> Answered {
         let Exchange { request, client, .. } = exchange;
         if is_health(request) {
-            return Answered::Response(self.health(request));
+            return Answered::Response(health(&self.role, request));
         }
         if is_own(request) {
             return Answered::Response(service.answer(request, *client).wait());
@@ -131,7 +103,7 @@ impl Proxy {
         })
     }
 
-    /// Answers another server, which has passed the request on.
+    /// Answers another server, which has forwarded the request.
     fn answer_server(&self, field: &str, exchange: &Exchange<'_>, service: &Service) -> Answered {
         let not_done = || Answered::Response(not_active().header(NOT_DONE, "1"));
         let View::Active(active) = self.role.view() else { return not_done() };
@@ -152,7 +124,7 @@ impl Proxy {
         }
     }
 
-    /// Answers a client here, or has the active server do it, as soon as there is one.
+    /// Answers a client, here or by the active server, as soon as there is one.
     fn answer_client(
         &self,
         exchange: &Exchange<'_>,
@@ -219,8 +191,8 @@ impl Proxy {
         }
     }
 
-    /// An answer is worked out first, and given if nobody else can have become active until then.
-    /// `None`: nothing was done, and another server has to be asked.
+    /// Works out the answer first, and gives it only if no other server can be active by then.
+    /// `None`: nothing was done, and the request goes to another server.
     fn answer_as_active(
         &self,
         active: &Arc<ActiveTerm>,
@@ -231,7 +203,7 @@ impl Proxy {
         let Exchange { request, client, .. } = exchange;
         let response = service.answer_for(request, *client, introduction).wait();
         if active.term.may_show() {
-            // A stream is made while it is sent.
+            // A stream is produced while it is sent, so it is checked at its end, too.
             let term = Arc::clone(&active.term);
             return Some(Answered::Response(response.only_if(move || term.may_show())));
         }
@@ -243,12 +215,11 @@ impl Proxy {
             service.count_withheld(request);
             return Some(Answered::Instead(Unavailable::unknown().problem.into(), response));
         }
-        // One that says that nothing was done says nothing about the locks either.
+        // A refusal without effect says nothing about the locks, so it may be given. But if this
+        // server is not active any more, the next one answers a look.
+        let is_ours = !is_look(request) || matches!(self.role.view(), View::Active(_));
         let is_refused = response.status == Status::ServiceUnavailable && introduction.is_none();
-        // A look is answered by the next active server instead.
-        let is_refused =
-            is_refused && !(is_look(request) && !matches!(self.role.view(), View::Active(_)));
-        is_refused.then_some(Answered::Response(response))
+        (is_refused && is_ours).then_some(Answered::Response(response))
     }
 
     /// Forwards a request. Beside the result: the lock to be given back, of which the client was not
@@ -274,7 +245,7 @@ impl Proxy {
         }
         let waits = !upstream.wait(AT_ONCE);
         let socket = upstream.socket();
-        // The active server answers a client that has left, too: half of its connection may be open.
+        // A client that has ended its sending side may still read.
         let watch = waits.then(|| {
             client.watch(move || {
                 // Fails if the connection has ended.
@@ -289,7 +260,7 @@ impl Proxy {
             return (Sent::NotActive, None);
         }
         self.note_reached(&peer.url);
-        // As the active server looks for its own clients before it tells them of a lock.
+        // The active server checks its own clients in the same way.
         let may_have_left = waits || may_be_repeated(request);
         let sent = if head.grant.is_some() && may_have_left && client.has_left() {
             Sent::Departed
@@ -307,8 +278,7 @@ impl Proxy {
         }
     }
 
-    /// Tells the active server, whichever that is by then, that the client does not know of its
-    /// lock.
+    /// Tells the server that is active by then that the client was not told of its lock.
     fn give_back(&self, lock: &str, service: &Service) {
         let arrived_at = Instant::now();
         loop {
@@ -330,8 +300,8 @@ impl Proxy {
         }
     }
 
-    /// Whether it need not be said again. Never twice: the second time could count for an answer
-    /// that the client got when it asked once more.
+    /// Returns whether this was, or may have been, received. It must not be sent twice: the second
+    /// could count for the answer to the client's next attempt.
     fn tell_undelivered(&self, peer: &Arc<Peer>, lock: &str) -> bool {
         let Some(mut upstream) = self.connect(peer) else { return false };
         let Some(_registration) = self.role.register(peer, upstream.socket()) else { return false };
@@ -366,7 +336,7 @@ impl Proxy {
         connected.inspect_err(|error| self.note_unreachable(&peer.url, error)).ok()
     }
 
-    /// Waits until another server may be asked, or the same one again.
+    /// Waits until a server may be tried (again).
     fn hold(
         &self,
         watch: &Watch<'_>,
@@ -377,7 +347,7 @@ impl Proxy {
         let waker = watch.waker();
         let _departure = client.watch(move || {
             if let Some(waker) = waker {
-                // One who has a message is awake.
+                // If it is full, a message is there already.
                 let _ = waker.try_send(());
             }
         });
@@ -389,8 +359,8 @@ impl Proxy {
         }
     }
 
-    /// Waits until another server is active, or for a while; `false`: a request that arrived then is
-    /// held no longer.
+    /// Waits for a change of the view, or a moment. `false`: a request that arrived then is not held
+    /// any longer.
     fn pause(&self, watch: &Watch<'_>, arrived_at: Instant, retry: bool) -> bool {
         let mut until = arrived_at + self.pace.hold();
         if let Some(leaving_since) = self.role.leaving_since() {
@@ -407,36 +377,6 @@ impl Proxy {
         }
         true
     }
-
-    /// `GET /health`: of this server, and who is active. `?role=active`: whether it is this one.
-    fn health(&self, request: &Request<'_>) -> Response {
-        if self.role.leaving_since().is_some() {
-            return Problem::new(Status::ServiceUnavailable, "the server is shutting down").into();
-        }
-        let (role, active) = match self.role.view() {
-            View::Active(active) if active.term.may_answer() => {
-                ("active", Some(self.role.url.clone()))
-            }
-            View::Active(_) => ("unconfirmed", None),
-            View::Standby(peer) => ("standby", peer.map(|peer| peer.url.clone())),
-            View::DuplicateUrl => ("standby", None),
-            View::Halted(reason) => {
-                let problem = Problem::new(Status::ServiceUnavailable, reason.detail.clone());
-                return problem.because("not_active").into();
-            }
-        };
-        let wanted = match request.target.query().only("role") {
-            Ok(wanted) => wanted,
-            Err(problem) => return problem.into(),
-        };
-        if wanted.as_deref() == Some("active") && role != "active" {
-            let detail = "this server is not the active one";
-            return Problem::new(Status::ServiceUnavailable, detail).because("not_active").into();
-        }
-        let body = json!({ "status": "ok", "role": role, "active": active }).to_string() + "\n";
-        let response = Response::new(Status::Ok).body("application/json", body.into_bytes());
-        response.header("Cache-Control", "no-store")
-    }
 }
 
 enum Held {
@@ -445,25 +385,7 @@ enum Held {
     Departed,
 }
 
-/// Passes a response on.
-fn relay(
-    upstream: &mut Upstream,
-    head: &ResponseHead,
-    exchange: &Exchange<'_>,
-    introduction: &Introduction,
-) -> Sent {
-    let is_stream = exchange.request.target.path() == "/events";
-    let relayed = upstream.relay(head, |bytes| {
-        // Who may see less than before has to ask again.
-        if is_stream && !introduction.is_current() {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        exchange.pass(bytes)
-    });
-    relayed.map_or(Sent::Broken, Sent::Passed)
-}
-
-/// Who the client is, which is asked once.
+/// Authenticates the client, once.
 fn introduced<'k>(
     known: &'k mut Option<Introduction>,
     exchange: &Exchange<'_>,
@@ -476,65 +398,20 @@ fn introduced<'k>(
     Ok(known.insert(introduction))
 }
 
-fn is_look(request: &Request<'_>) -> bool {
-    matches!(request.method, "GET" | "HEAD")
-}
-
 fn is_health(request: &Request<'_>) -> bool {
     is_look(request) && request.target.path() == "/health"
 }
 
-/// About this server rather than its locks, or a mistake whoever answers it.
+/// Whether the request is about this server rather than about locks.
 fn is_own(request: &Request<'_>) -> bool {
     let own = ["/", "/metrics", "/openapi.json", "/health"].contains(&request.target.path());
     own || request.method == "OPTIONS"
-}
-
-/// Whether it does no harm if it was done before: it says which request it is, or which node or run
-/// of Terraform sends it, or what a lock is to be like.
-fn may_be_repeated(request: &Request<'_>) -> bool {
-    let has_key = request.headers.all("Idempotency-Key").next().is_some();
-    let is_known = match request.method {
-        "POST" => has_key || request.target.path().starts_with("/v1/"),
-        "LOCK" | "PATCH" => true,
-        _ => false,
-    };
-    is_look(request) || is_known
 }
 
 fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
     Response::new(Status::TemporaryRedirect)
         .header("Location", format!("{}{}", peer.url, request.target.origin_form()))
         .header("Cache-Control", "no-store")
-}
-
-impl Sent {
-    /// The answer, or why the request is held. `before`: why it was, until it was sent.
-    fn settle(
-        self,
-        peer: &Peer,
-        request: &Request<'_>,
-        before: Unavailable,
-    ) -> ControlFlow<Result<Answered, Unavailable>, Unavailable> {
-        let refused = match self {
-            Self::Passed(next) => return ControlFlow::Break(Ok(Answered::Passed(next))),
-            Self::Departed => {
-                // The active server has counted it as granted.
-                let response = Unavailable::departed().problem.into();
-                return ControlFlow::Break(Ok(Answered::Response(response)));
-            }
-            Self::Broken => return ControlFlow::Break(Ok(Answered::Gone)),
-            Self::Unanswered if !may_be_repeated(request) => {
-                return ControlFlow::Break(Err(Unavailable::unknown()));
-            }
-            Self::Unanswered => Unavailable::unknown(),
-            Self::NotReached => Unavailable::not_reached(peer),
-            Self::NotActive => Unavailable::not_active(peer),
-        };
-        let (method, target) = (request.method, request.target.as_str());
-        debug!("{method} {target} by {}: {}", peer.url, refused.problem.detail());
-        ControlFlow::Continue(before.or(refused))
-    }
 }
 
 fn not_active() -> Response {

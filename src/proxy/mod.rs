@@ -15,10 +15,12 @@
 mod forward;
 mod framing;
 mod front;
+mod health;
+mod sent;
 mod trust;
 mod unavailable;
 mod upstream;
 
 pub(crate) use forward::Forwarding;
-pub(crate) use front::Answered;
 pub(crate) use front::Proxy;
+pub(crate) use sent::Answered;

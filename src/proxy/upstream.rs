@@ -1,4 +1,4 @@
-//! A connection to the active server: requests as bytes, responses passed on as they come.
+//! A connection to the active server: sends requests as bytes, and relays responses as they come.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -74,8 +74,8 @@ impl Upstream {
         Ok(Self { url: url.into(), stream, input: Vec::new(), is_idle: true })
     }
 
-    /// Whether another request may be sent: the answer to the one before is all there, and the
-    /// server has neither ended the connection nor said what nobody has asked for.
+    /// Whether another request may be sent: the previous response was complete, and since then the
+    /// server has neither closed the connection nor sent anything.
     pub(super) fn is_open(&self) -> bool {
         if !self.is_idle {
             return false;
@@ -91,7 +91,7 @@ impl Upstream {
         Arc::clone(&self.stream.socket().0)
     }
 
-    /// Sends a request. If nothing of it could be sent, another server may be asked.
+    /// Sends a request.
     pub(super) fn send(&mut self, request: &[u8]) -> io::Result<()> {
         self.is_idle = false;
         match &mut self.stream {
@@ -107,8 +107,8 @@ impl Upstream {
         self.stream.socket().0.set_read_timeout(None).is_ok() && came
     }
 
-    /// The head of the response, without what is for this server alone; `None`: there is none, and
-    /// the server may have done what was asked, or not. `to_head`: the request is HEAD.
+    /// The head of the response, without `RDLM-If-Undelivered`. `None`: there is none, and the outcome
+    /// is unknown. `to_head`: the request is HEAD.
     pub(super) fn response(&mut self, to_head: bool) -> Option<ResponseHead> {
         loop {
             match ResponseHead::parse(&self.input, to_head) {
@@ -132,7 +132,7 @@ impl Upstream {
         }
     }
 
-    /// Passes the response on as it comes.
+    /// Relays the response as it comes.
     ///
     /// # Errors
     /// It breaks off, or the client does not take it.
@@ -149,7 +149,7 @@ impl Upstream {
             done = 0;
             if end.is_there() {
                 self.input.shrink_to(PIECE);
-                // What nobody has asked for is no answer to the next request.
+                // Surplus bytes must not become the response to the next request.
                 self.is_idle = !head.close && self.input.is_empty();
                 return Ok(if self.is_idle { Next::Request } else { Next::Close });
             }
@@ -215,12 +215,12 @@ fn connect(authority: &str, default_port: u16, names: &Names) -> io::Result<TcpS
             Err(error) => last = error,
         }
     }
-    // It may have moved.
+    // The host may have another address now.
     names.refresh();
     Err(last)
 }
 
-/// However slowly the other side does its part.
+/// With one deadline, however slowly the other side sends.
 fn shake_hands(
     mut session: ClientConnection,
     mut socket: Socket,

@@ -1,4 +1,4 @@
-//! etcd, by its JSON gateway: one attempt at one member, with a deadline of its own.
+//! A client of etcd's JSON gateway: one attempt at one member, with a deadline of its own.
 
 mod files;
 mod login;
@@ -18,7 +18,7 @@ use files::{Agents, TlsFiles};
 use login::{Login, Session};
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
-/// The longest answer in bytes. Rows that take more are asked for again, fewer at a time.
+/// The longest answer in bytes. If rows take more, fewer are requested at a time.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 
 /// How long a login may take at least: etcd hashes the password, for some 70 ms of a processor
@@ -30,15 +30,15 @@ pub(crate) struct Etcd {
     agents: Agents,
     names: Names,
     endpoints: Vec<String>,
-    /// The one that is asked: another one after each failure.
+    /// The member in use: the next one after each failure.
     current: AtomicUsize,
     login: Option<Login>,
-    /// Of the cluster that answered first. No other is believed.
+    /// Of the cluster that answered first. Answers of any other are failures.
     cluster_id: OnceLock<String>,
     errors: [AtomicU64; Failure::NAMES.len()],
 }
 
-/// Why an attempt has no answer that can be used. What etcd has done is not known.
+/// Why an attempt has no usable answer. Whether etcd has done anything is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// No connection.
@@ -166,8 +166,8 @@ impl Etcd {
         self.attempt("/v3/kv/range", body, within)
     }
 
-    /// From now on asks the member that leads, if it can be found: every other one passes a write
-    /// on to it. What the member says that is asked now.
+    /// Prefers the leader from now on, if it can be found: other members forward writes to it.
+    /// Returns the status of the member in use so far.
     pub(super) fn prefer_leader(&self, within: Duration) -> Result<StatusAnswer, Failure> {
         let at = self.current.load(Ordering::Relaxed);
         let status = self.status(at, within);
@@ -201,10 +201,10 @@ impl Etcd {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        // Perhaps it wants other certificates than before.
+        // It may require new certificates.
         self.look_now_and_then();
         self.errors[failure.index()].fetch_add(1, Ordering::Relaxed);
-        // Whoever else has failed there meanwhile has gone on already.
+        // Unless another thread has moved on after a failure of its own.
         let next = at.wrapping_add(1);
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
         Err(failure)
@@ -226,7 +226,7 @@ impl Etcd {
         };
         login.end(&session);
         if matches!(failure, Failure::Ended(_)) {
-            // Or the member has ended: it is another one's turn.
+            // The member may be down: try another one.
             return result;
         }
         let session = self.session(login, endpoint, within)?;
