@@ -316,7 +316,7 @@ mod tests {
             assert!(head.take_while(|line| !line.is_empty()).count() > 0);
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n");
             socket.write_all(head.as_bytes()).unwrap();
-            // Whoever takes no more ends the connection.
+            // Fails if the client stops reading.
             let _ = io::copy(&mut io::repeat(b'x').take(len), &mut socket);
             let _ = io::copy(&mut socket, &mut io::sink());
         });

@@ -13,9 +13,9 @@ pub(super) struct Write {
     pub(super) expected: Option<Version>,
     pub(super) number: u64,
     pub(super) id: u64,
-    /// The `--failover-after` of the tenure.
+    /// The `--failover-after` of the term.
     pub(super) failover_after: Duration,
-    /// The tenure.
+    /// The term.
     pub(super) by: u64,
     pub(super) clock: Duration,
 }
