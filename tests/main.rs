@@ -39,6 +39,7 @@ mod python;
 mod recipes;
 mod resources_used;
 mod retries;
+mod rolling_upgrade;
 mod shown;
 mod threads;
 mod tidy;

@@ -83,9 +83,16 @@ fn the_grammar_of_http_knows_no_socket() {
 
 #[test]
 fn doors_reach_the_locks_by_their_interface_alone() {
-    for foreign in
-        ["LockTable", "FileStore", "crate::server", "crate::cli", "crate::client", "crate::cluster"]
-    {
+    for foreign in [
+        "LockTable",
+        "FileStore",
+        "crate::server",
+        "crate::cli",
+        "crate::client",
+        "crate::cluster",
+        "crate::etcd_store",
+        "crate::proxy",
+    ] {
         assert_absent(foreign, |path| path.starts_with("src/doors"));
     }
     for foreign in ["TcpStream", "rustix", "socket2"] {
@@ -120,7 +127,7 @@ fn commands_and_server_do_not_know_each_other() {
         assert_absent(server, |path| path.starts_with("src/commands"));
     }
     assert_absent("crate::commands", |path| {
-        ["src/doors", "src/server", "src/server.rs", "src/cluster"]
+        ["src/doors", "src/server", "src/server.rs", "src/cluster", "src/etcd_store", "src/proxy"]
             .iter()
             .any(|room| path.starts_with(room))
     });

@@ -182,6 +182,8 @@ fn what_is_in_etcd_is_taken_over() {
         let server = join(&etcd);
         wait_until("it is active", || health(&server)["role"] == "active");
         assert_held(&server, &locks);
+        let head = etcd.ctl(&["get", "--print-value-only", "/rdlm/head"]).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&head).unwrap()["format"], 2);
         // The place in line is kept for who comes back, and passed over meanwhile.
         let waits = &server.locks("plain")[1];
         assert_eq!((&waits["title"], &waits["active"]), (&"waits".into(), &false.into()));

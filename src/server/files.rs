@@ -6,7 +6,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::cluster::Member;
+use crate::cluster::Node;
 use crate::doors::event_log::EventLog;
 use crate::doors::users::Users;
 use crate::http::certificates::Certificates;
@@ -17,7 +17,7 @@ pub(super) struct Files {
     pub(super) users: Option<Arc<Users>>,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) event_log: Option<Arc<EventLog>>,
-    pub(super) member: Option<Arc<Member>>,
+    pub(super) member: Option<Arc<Node>>,
 }
 
 impl Files {

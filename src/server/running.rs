@@ -17,7 +17,7 @@ use super::limits::Capacity;
 use super::parked::Parked;
 use super::serving::Server;
 use super::{Error, Options};
-use crate::cluster::{Member, Tables};
+use crate::cluster::{Node, Tables};
 use crate::current_locks::CurrentLocks;
 use crate::doors::event_log::EventLog;
 use crate::doors::users::{UserFile, Users};
@@ -25,7 +25,7 @@ use crate::doors::{Service, Settings};
 use crate::http::certificates::CertificateFiles;
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, Store};
-use crate::metrics::{ClusterMetrics, Metrics};
+use crate::metrics::Metrics;
 use crate::wall_clock;
 
 /// How long requests in flight may take to end when the server shuts down.
@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_millis(900);
 pub(super) struct Running {
     server: Arc<Server>,
     listener: Arc<Listener>,
-    member: Option<Arc<Member>>,
+    member: Option<Arc<Node>>,
     event_log: Option<Arc<EventLog>>,
     /// Takes a message to have the files read again; `None`: there are none.
     reload: Option<Sender<()>>,
@@ -70,12 +70,11 @@ impl Running {
         let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
         let (lost, loss) = unbounded();
         let reconnect_grace = options.reconnect_grace;
-        let tables = Tables { limits: lock_limits, reconnect_grace, observer: observer.clone() };
-        let own_address = listener.local_addr();
-        let member = cluster_metrics
-            .map(|metrics| start_member(&options, own_address, tables, metrics, lost))
-            .transpose()?
-            .flatten();
+        let tables = cluster_metrics.map(|metrics| {
+            let observer = observer.clone();
+            Tables { limits: lock_limits, reconnect_grace, observer, metrics }
+        });
+        let member = start_member(&options, listener.local_addr(), tables, lost)?;
         let loss = if member.is_some() { loss } else { never() };
         let locks: Arc<dyn CurrentLocks> = match &member {
             Some(member) => Arc::clone(member) as Arc<dyn CurrentLocks>,
@@ -188,14 +187,13 @@ impl Running {
 fn start_member(
     options: &Options,
     own_address: SocketAddr,
-    tables: Tables,
-    metrics: Arc<ClusterMetrics>,
+    tables: Option<Tables>,
     lost: Sender<String>,
-) -> Result<Option<Arc<Member>>, Error> {
-    let Some(cluster) = &options.cluster else { return Ok(None) };
+) -> Result<Option<Arc<Node>>, Error> {
+    let Some((cluster, tables)) = options.cluster.as_ref().zip(tables) else { return Ok(None) };
     let own = options.certificates.clone();
     let url = cluster.url(own_address, own.is_some());
-    Member::start(cluster, url, own, tables, metrics, lost).map(Some).map_err(Error::Cluster)
+    Node::start(cluster, url, own, tables, lost).map(Some).map_err(Error::Cluster)
 }
 
 /// The locks of a server that shares them with no other.

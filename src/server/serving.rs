@@ -11,7 +11,7 @@ use super::connections::{Connections, Permit};
 use super::in_flight::{InFlight, InFlightGuard};
 use super::limits;
 use super::workers::{NoThread, Workers};
-use crate::cluster::{Answered, Forwarding, Member};
+use crate::cluster::Node;
 use crate::doors::Service;
 use crate::http::certificates::Certificates;
 use crate::http::connection::{Connection, Exchange, Next, NotEncrypted};
@@ -20,6 +20,7 @@ use crate::http::listener::Listener;
 use crate::http::{Status, Unreadable};
 use crate::lock::Pending;
 use crate::metrics::Metrics;
+use crate::proxy::{Answered, Forwarding};
 
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -37,7 +38,7 @@ pub(super) struct Job {
 pub(super) struct Server {
     service: Service,
     metrics: Arc<Metrics>,
-    member: Option<Arc<Member>>,
+    member: Option<Arc<Node>>,
     certificates: Option<Arc<Certificates>>,
     connections: Connections,
     in_flight: Arc<InFlight>,
@@ -47,7 +48,7 @@ impl Server {
     pub(super) fn new(
         service: Service,
         metrics: Arc<Metrics>,
-        member: Option<Arc<Member>>,
+        member: Option<Arc<Node>>,
         certificates: Option<Arc<Certificates>>,
         connections: Connections,
     ) -> Self {

@@ -60,7 +60,8 @@ fn what_is_not_ours_in_etcd_is_left_alone() {
     for (key, value, text) in [
         ("/other/x", "1", "/other/x does not belong to rdlm"),
         ("/text/head", "hello", "/text/head does not belong to rdlm"),
-        ("/new/head", r#"{"format":2}"#, "has format 2"),
+        ("/new/head", r#"{"format":3}"#, "has format 3, written by a newer rdlm"),
+        ("/none/head", r#"{"format":0}"#, "/none/head does not belong to rdlm"),
     ] {
         etcd.ctl(&["put", key, value]).unwrap();
         let prefix = &key[..=key.rfind('/').unwrap()];

@@ -365,8 +365,9 @@ enum By {
     Tests(&'static [&'static str]),
 }
 
-const TENURE: &str = "src/cluster/tenure.rs";
-const WIRE: &str = "src/cluster/etcd/wire.rs";
+const FAILOVER: &str = "src/etcd_store/failover.rs";
+const TERM: &str = "src/cluster/term.rs";
+const WIRE: &str = "src/etcd_store/etcd/wire.rs";
 
 const OF_SEVERAL: &[OfSeveral] = &[
     OfSeveral {
@@ -388,9 +389,9 @@ const OF_SEVERAL: &[OfSeveral] = &[
     },
     OfSeveral {
         name: "an older head is believed",
-        by: By::Tests(&["--lib", "cluster::model"]),
+        by: By::Tests(&["--lib", "etcd_store::model"]),
         edits: &[edit(
-            "src/cluster/history.rs",
+            "src/etcd_store/history.rs",
             "!shown.is_some_and(|shown| shown.continues(known))",
             "shown.is_some_and(|shown| shown.number == u64::MAX)",
         )],
@@ -406,9 +407,9 @@ const OF_SEVERAL: &[OfSeveral] = &[
     },
     OfSeveral {
         name: "a standby goes by its own time alone",
-        by: By::Tests(&["--lib", "cluster::model"]),
+        by: By::Tests(&["--lib", "etcd_store::model"]),
         edits: &[edit(
-            TENURE,
+            FAILOVER,
             "theirs.unwrap_or_default().max(self.pace.failover_after)",
             "theirs.map_or(self.pace.failover_after, |_| self.pace.failover_after)",
         )],
@@ -417,26 +418,26 @@ const OF_SEVERAL: &[OfSeveral] = &[
         name: "a server answers however long it has not been confirmed",
         by: By::Run(&[FaultKind::CutOffFromEtcd, FaultKind::EtcdIsHeardNoMore]),
         edits: &[edit(
-            TENURE,
+            TERM,
             "now.saturating_sub(sent) < self.confidence()",
             "now.saturating_sub(sent) < self.confidence() * 1000",
         )],
     },
     OfSeveral {
         name: "a standby takes over too early",
-        by: By::Tests(&["--lib", "cluster::model"]),
+        by: By::Tests(&["--lib", "etcd_store::model"]),
         edits: &[edit(
-            TENURE,
+            FAILOVER,
             "        self.silent >= self.patience\n",
             "        self.silent * 10 >= self.patience * 3\n",
         )],
     },
     OfSeveral {
         name: "silence is counted while etcd is away",
-        by: By::Tests(&["--lib", "cluster::tenure"]),
+        by: By::Tests(&["--lib", "etcd_store::failover"]),
         edits: &[
-            edit(TENURE, "        self.latest = None;\n", ""),
-            edit(TENURE, "interval.min(self.pace.interval())", "interval"),
+            edit(FAILOVER, "        self.latest = None;\n", ""),
+            edit(FAILOVER, "interval.min(self.pace.interval())", "interval"),
         ],
     },
     OfSeveral {
@@ -444,12 +445,12 @@ const OF_SEVERAL: &[OfSeveral] = &[
         by: By::Tests(&["--test", "tests", "what_was_read_ahead"]),
         edits: &[
             edit(
-                "src/cluster/role.rs",
+                "src/etcd_store/election.rs",
                 "            *ahead = None;\n        } else if ahead.as_ref().is_none_or(|ahead| !ahead.is_of(head)) {",
                 "        } else if ahead.is_none() {",
             ),
             edit(
-                "src/cluster/role.rs",
+                "src/etcd_store/election.rs",
                 "ahead.filter(|ahead| ahead.is_of(revision));",
                 "ahead.filter(|ahead| !ahead.is_of(0));",
             ),
@@ -459,7 +460,7 @@ const OF_SEVERAL: &[OfSeveral] = &[
         name: "a write that is sent again is another one",
         by: By::Tests(&["--test", "tests", "a_lost_answer_of_etcd"]),
         edits: &[edit(
-            TENURE,
+            FAILOVER,
             "Some(other)) if other.id == id",
             "Some(other)) if other.id.len() == id.len() + 1",
         )],
@@ -477,7 +478,7 @@ const OF_SEVERAL: &[OfSeveral] = &[
         name: "lifetimes end by the clock of the host that is active",
         by: By::Run(&[FaultKind::Kill]),
         edits: &[edit(
-            TENURE,
+            FAILOVER,
             "Self { at_first: clock, since: first_seen }",
             "Self { at_first: clock.max(first_seen), since: first_seen }",
         )],

@@ -168,7 +168,11 @@ fn spawn(setup: &Setup, port: u16, log: &Arc<Mutex<Vec<String>>>) -> Option<(Chi
     let address = address.parse().unwrap();
     let log = Arc::clone(log);
     thread::spawn(move || {
-        for line in lines.filter(|line| !line.contains(" INFO ") || line.contains("cluster::")) {
+        let is_kept = |line: &String| {
+            !line.contains(" INFO ")
+                || ["etcd_store::", "proxy::"].iter().any(|it| line.contains(it))
+        };
+        for line in lines.filter(is_kept) {
             log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     });

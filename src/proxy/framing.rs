@@ -1,4 +1,4 @@
-//! Where a response ends (RFC 9112, section 6.3). Pure: the bytes themselves are passed on as they
+//! Where a response ends (RFC 9112, section 6.3). Pure: the bytes themselves are relayed as they
 //! come.
 
 use std::ops::Range;
@@ -52,7 +52,7 @@ pub(super) enum Chunks {
     Done,
 }
 
-/// By which a server tells another one that it may ask elsewhere.
+/// Tells a standby that nothing was done, so it may ask another server.
 pub(super) const NOT_DONE: &str = "RDLM-Not-Done";
 
 /// No response has more header fields.

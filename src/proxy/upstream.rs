@@ -1,7 +1,7 @@
-//! A connection to the active server: requests as bytes, responses passed on as they come.
+//! A connection to the active server: sends requests as bytes, and relays responses as they come.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ pub(super) struct Upstream {
     pub(super) url: String,
     stream: Stream,
     input: Vec<u8>,
-    /// What it has got belongs to no request: the next one may be sent.
+    /// No response is outstanding: the next request may be sent.
     is_idle: bool,
 }
 
@@ -61,18 +61,18 @@ impl Upstream {
         Ok(Self { url: url.into(), stream, input: Vec::new(), is_idle: true })
     }
 
-    /// Whether another request may be sent: the answer to the one before is all there, and the
-    /// server has neither ended the connection nor said what nobody has asked for.
+    /// Whether another request may be sent: the previous response was complete, and since then the
+    /// server has neither closed the connection nor sent anything.
     pub(super) fn is_open(&self) -> bool {
         self.is_idle && self.stream.is_idle()
     }
 
-    /// For another thread, which can shut it down.
-    pub(super) fn handle(&self) -> Handle {
-        Handle(Arc::clone(self.stream.tcp()))
+    /// The socket, for another thread to shut it down.
+    pub(super) fn socket(&self) -> Arc<TcpStream> {
+        Arc::clone(self.stream.tcp())
     }
 
-    /// Sends a request. If nothing of it could be sent, another server may be asked.
+    /// Sends a request.
     pub(super) fn send(&mut self, request: &[u8]) -> io::Result<()> {
         self.is_idle = false;
         self.stream.write_all(request)?;
@@ -86,8 +86,8 @@ impl Upstream {
         self.stream.set_deadline(None).is_ok() && came
     }
 
-    /// The head of the response, without what is for this server alone; `None`: there is none, and
-    /// the server may have done what was asked, or not. `to_head`: the request is HEAD.
+    /// The head of the response, without `RDLM-If-Undelivered`. `None`: there is none, and the outcome
+    /// is unknown. `to_head`: the request is HEAD.
     pub(super) fn response(&mut self, to_head: bool) -> Option<ResponseHead> {
         loop {
             match ResponseHead::parse(&self.input, to_head) {
@@ -111,7 +111,7 @@ impl Upstream {
         }
     }
 
-    /// Passes the response on as it comes.
+    /// Relays the response as it comes.
     ///
     /// # Errors
     /// It breaks off, or the client does not take it.
@@ -128,7 +128,7 @@ impl Upstream {
             done = 0;
             if end.is_there() {
                 self.input.shrink_to(PIECE);
-                // What nobody has asked for is no answer to the next request.
+                // Surplus bytes must not become the response to the next request.
                 self.is_idle = !head.close && self.input.is_empty();
                 return Ok(if self.is_idle { Next::Request } else { Next::Close });
             }
@@ -163,27 +163,6 @@ fn connect(authority: &str, default_port: u16, names: &Names) -> io::Result<TcpS
     options.set_tcp_keepalive(&KEEPALIVE)?;
     options.set_tcp_user_timeout(Some(SILENCE))?;
     Ok(tcp)
-}
-
-/// Shuts a connection down from another thread.
-pub(super) struct Handle(Arc<TcpStream>);
-
-impl Handle {
-    /// Nothing more is expected of the server.
-    pub(super) fn end(&self) {
-        self.shut_down(Shutdown::Both);
-    }
-
-    /// Tells the server that the client has left, as if the client had closed this connection: it
-    /// still answers.
-    pub(super) fn end_sending(&self) {
-        self.shut_down(Shutdown::Write);
-    }
-
-    fn shut_down(&self, how: Shutdown) {
-        // Fails if it has ended.
-        let _ = self.0.shutdown(how);
-    }
 }
 
 fn has_port(authority: &str) -> bool {

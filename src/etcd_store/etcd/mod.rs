@@ -1,4 +1,4 @@
-//! etcd, by its JSON gateway: one attempt at one member, with a deadline of its own.
+//! A client of etcd's JSON gateway: one attempt at one member, with a deadline of its own.
 
 mod files;
 mod login;
@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::Options;
 use crate::client::raw::net::Names;
+use crate::cluster::options::Options;
 use files::{Agents, TlsFiles};
 use login::{Login, Session};
 use wire::{Authenticated, ErrorAnswer, FromCluster, RangeAnswer, StatusAnswer, TxnAnswer};
 
-/// The longest answer in bytes. Rows that take more are asked for again, fewer at a time.
+/// The longest answer in bytes. If rows take more, fewer are requested at a time.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 
 /// How long a login may take at least: etcd hashes the password, for some 70 ms of a processor
@@ -26,21 +26,21 @@ const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 const LOGIN: Duration = Duration::from_secs(1);
 
 /// The members of one etcd cluster.
-pub(super) struct Etcd {
+pub(crate) struct Etcd {
     agents: Agents,
     names: Names,
     endpoints: Vec<String>,
-    /// The one that is asked: another one after each failure.
+    /// The member in use: the next one after each failure.
     current: AtomicUsize,
     login: Option<Login>,
-    /// Of the cluster that answered first. No other is believed.
+    /// Of the cluster that answered first. Answers of any other are failures.
     cluster_id: OnceLock<String>,
     errors: [AtomicU64; Failure::NAMES.len()],
 }
 
-/// Why an attempt has no answer that can be used. What etcd has done is not known.
+/// Why an attempt has no usable answer. Whether etcd has done anything is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// No connection.
     Connection(String),
     /// The connection ended without an answer.
@@ -57,7 +57,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// For the label of a metric; see [`Failure::index`].
-    pub(super) const NAMES: [&str; 5] =
+    pub(crate) const NAMES: [&str; 5] =
         ["connection", "timeout", "error", "other_cluster", "unreadable"];
 
     fn index(&self) -> usize {
@@ -114,7 +114,7 @@ impl Etcd {
     ///
     /// # Errors
     /// A file cannot be used; a sentence says which, and why.
-    pub(super) fn new(options: &Options) -> Result<Self, String> {
+    pub(crate) fn new(options: &Options) -> Result<Self, String> {
         let login = match (&options.user, &options.password_file) {
             (Some(user), Some(file)) => Some(Login::new(user, file)?),
             _ => None,
@@ -137,12 +137,12 @@ impl Etcd {
     }
 
     /// Whether there are files that [`Etcd::look`] reads again.
-    pub(super) fn reloads(&self) -> bool {
+    pub(crate) fn reloads(&self) -> bool {
         self.login.is_some() || self.agents.source().has_files()
     }
 
     /// Looks whether certificates or the password have changed.
-    pub(super) fn look(&self) {
+    pub(crate) fn look(&self) {
         self.agents.reload();
         self.login.iter().for_each(|login| login.password.reload());
     }
@@ -154,7 +154,7 @@ impl Etcd {
     }
 
     /// How many attempts have failed, in the order of [`Failure::NAMES`].
-    pub(super) fn errors(&self) -> [u64; Failure::NAMES.len()] {
+    pub(crate) fn errors(&self) -> [u64; Failure::NAMES.len()] {
         self.errors.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
@@ -166,8 +166,8 @@ impl Etcd {
         self.attempt("/v3/kv/range", body, within)
     }
 
-    /// From now on asks the member that leads, if it can be found: every other one passes a write
-    /// on to it. What the member says that is asked now.
+    /// Prefers the leader from now on, if it can be found: other members forward writes to it.
+    /// Returns the status of the member in use so far.
     pub(super) fn prefer_leader(&self, within: Duration) -> Result<StatusAnswer, Failure> {
         let at = self.current.load(Ordering::Relaxed);
         let status = self.status(at, within);
@@ -201,10 +201,10 @@ impl Etcd {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        // Perhaps it wants other certificates than before.
+        // It may require new certificates.
         self.look_now_and_then();
         self.errors[failure.index()].fetch_add(1, Ordering::Relaxed);
-        // Whoever else has failed there meanwhile has gone on already.
+        // Unless another thread has moved on after a failure of its own.
         let next = at.wrapping_add(1);
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
         Err(failure)
@@ -226,7 +226,7 @@ impl Etcd {
         };
         login.end(&session);
         if matches!(failure, Failure::Ended(_)) {
-            // Or the member has ended: it is another one's turn.
+            // The member may be down: try another one.
             return result;
         }
         let session = self.session(login, endpoint, within)?;
@@ -304,7 +304,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::cluster::Standby;
+    use crate::cluster::options::Standby;
 
     /// An etcd that answers a single request, with a body of so many bytes; and its address.
     fn answers_once(len: u64) -> String {
@@ -316,7 +316,7 @@ mod tests {
             assert!(head.take_while(|line| !line.is_empty()).count() > 0);
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n");
             socket.write_all(head.as_bytes()).unwrap();
-            // Whoever takes no more ends the connection.
+            // Fails if the client stops reading.
             let _ = io::copy(&mut io::repeat(b'x').take(len), &mut socket);
             let _ = io::copy(&mut socket, &mut io::sink());
         });

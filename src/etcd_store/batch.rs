@@ -129,7 +129,7 @@ fn parts(ops: Vec<Op>) -> Vec<Vec<Op>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::records::tests::held;
+    use crate::etcd_store::records::tests::held;
     use crate::lock::Mode;
 
     const CLOCK: Duration = Duration::from_secs(1000);

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::cluster::history::{History, Version};
-use crate::cluster::tenure::{Answer, ClusterClock, Pace, Silence};
+use crate::cluster::term::Pace;
+use crate::etcd_store::failover::{ClusterClock, Silence, SwapAnswer};
+use crate::etcd_store::history::{History, Version};
 
 #[derive(Debug, Clone)]
 pub(super) struct Write {
@@ -12,9 +13,9 @@ pub(super) struct Write {
     pub(super) expected: Option<Version>,
     pub(super) number: u64,
     pub(super) id: u64,
-    /// The `--failover-after` of the tenure.
+    /// The `--failover-after` of the term.
     pub(super) failover_after: Duration,
-    /// The tenure.
+    /// The term.
     pub(super) by: u64,
     pub(super) clock: Duration,
 }
@@ -24,7 +25,7 @@ pub(super) enum Message {
     Read { server: usize, number: u64 },
     Shown { server: usize, number: u64, revision: i64, head: Option<Write> },
     Swap { server: usize, write: Write, sent: Duration },
-    Answered { server: usize, id: u64, sent: Duration, answer: Answer },
+    Answered { server: usize, id: u64, sent: Duration, answer: SwapAnswer },
 }
 
 impl Message {
@@ -123,12 +124,12 @@ impl Store {
     }
 
     /// Replaces exactly the `head` that is expected.
-    pub(super) fn swap(&mut self, write: Write) -> Answer {
+    pub(super) fn swap(&mut self, write: Write) -> SwapAnswer {
         let current = self.history.last().map(|head| head.version(self.revision()));
         if current != write.expected {
-            return Answer::Other(current);
+            return SwapAnswer::Other(current);
         }
         self.history.push(write);
-        Answer::Swapped(self.revision())
+        SwapAnswer::Swapped(self.revision())
     }
 }

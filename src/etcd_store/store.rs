@@ -9,7 +9,7 @@ use crossbeam_channel::{Sender, after, select};
 use log::warn;
 
 use super::batch::{MAX_ROWS, Op, Transaction, fill, transactions};
-use super::chain::{Chain, Lost};
+use super::chain::{Backend, Chain, Fenced};
 use super::loading::{Loaded, LoadedLock, Loading};
 use super::records::{PlaceRow, bytes};
 use crate::lock::{
@@ -48,11 +48,11 @@ impl EtcdStore {
         Self { chain, metrics, fenced, loading: ahead, restored, unwritten }
     }
 
-    fn beat(&mut self) -> Result<(), Lost> {
+    fn heartbeat(&mut self) -> Result<(), Fenced> {
         self.write(vec![Transaction::default()])
     }
 
-    fn write(&mut self, mut transactions: Vec<Transaction>) -> Result<(), Lost> {
+    fn write(&mut self, mut transactions: Vec<Transaction>) -> Result<(), Fenced> {
         fill(&mut transactions, &mut self.unwritten);
         let mut transactions = transactions.iter();
         transactions.try_for_each(|made| self.chain.write(made.last_token, &made.ops))
@@ -68,17 +68,17 @@ impl EtcdStore {
     fn next(&mut self, loading: &Loading) -> Result<Loaded, OpenError> {
         loop {
             let idle = self.chain.idle();
-            let beat = self.chain.pace.beat();
-            if idle >= beat {
-                self.beat().map_err(|Lost| lost())?;
-                // That has changed no row.
+            let heartbeat = self.chain.pace.heartbeat();
+            if idle >= heartbeat {
+                self.heartbeat().map_err(|Fenced| lost())?;
+                // It has changed no row.
                 loading.stays_until(self.chain.revision());
                 continue;
             }
             select! {
                 recv(loading.loaded) -> loaded => return loaded.map_err(|_| lost()),
-                recv(self.chain.leaving()) -> _ => return Err(lost()),
-                recv(after(beat - idle)) -> _ => {}
+                recv(self.chain.backend.leaving) -> _ => return Err(lost()),
+                recv(after(heartbeat - idle)) -> _ => {}
             }
         }
     }
@@ -101,7 +101,7 @@ impl EtcdStore {
             let resource = &place.resource;
             let is_new = ids.insert(place.id) && keys.insert((resource.clone(), place.key.clone()));
             if !is_new {
-                repeated.push(self.chain.keys.place(resource, place.arrival));
+                repeated.push(self.chain.backend.keys.place(resource, place.arrival));
             }
             is_new
         });
@@ -127,15 +127,15 @@ impl EtcdStore {
 
 impl Store for EtcdStore {
     fn properties(&self) -> Properties {
-        let tenure = Arc::clone(&self.chain.tenure);
+        let term = Arc::clone(&self.chain.term);
         // That another server has taken over is known without etcd.
-        let reachable = Arc::new(move || tenure.is_over() || tenure.may_answer());
+        let reachable = Arc::new(move || term.is_over() || term.may_answer());
         let remote = Remote { patience: self.chain.pace.failover_after, reachable };
         Properties { grace: GRACE, max_batch: MAX_ROWS, latency: Latency::Unbounded(remote) }
     }
 
     fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError> {
-        let (Chain { etcd, keys, .. }, revision) = (&self.chain, self.chain.revision());
+        let (Backend { etcd, keys, .. }, revision) = (&self.chain.backend, self.chain.revision());
         let start = || Loading::start(Arc::clone(etcd), keys, revision, revision);
         let loading = match self.loading.take() {
             Some(ahead) => ahead,
@@ -157,7 +157,7 @@ impl Store for EtcdStore {
                 Loaded::Foreign(key) => return Err(self.foreign(&key)),
                 Loaded::All => {
                     self.skip_repeated();
-                    let lock = |it: Conflict| self.chain.keys.lock(&it.resource, it.token);
+                    let lock = |it: Conflict| self.chain.backend.keys.lock(&it.resource, it.token);
                     restore.complete().map_err(|conflict| self.foreign(&lock(conflict)))?;
                     return Ok(last_token);
                 }
@@ -168,21 +168,21 @@ impl Store for EtcdStore {
     fn commit(&mut self, batch: &[Change], grace: Duration) -> Result<(), StoreError> {
         let began = crate::lock::clock::now();
         let clock = self.chain.clock.at(began);
-        let transactions = transactions(batch, &self.chain.keys, clock, grace);
-        self.write(transactions).map_err(|Lost| self.fenced())?;
+        let transactions = transactions(batch, &self.chain.backend.keys, clock, grace);
+        self.write(transactions).map_err(|Fenced| self.fenced())?;
         self.metrics.commit(crate::lock::clock::now().saturating_sub(began));
         Ok(())
     }
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
-        if self.chain.idle() < self.chain.pace.beat() / 2 {
+        if self.chain.idle() < self.chain.pace.heartbeat() / 2 {
             return Ok(());
         }
-        self.beat().map_err(|Lost| self.fenced())
+        self.heartbeat().map_err(|Fenced| self.fenced())
     }
 
     fn next_checkpoint(&self) -> Option<Duration> {
-        Some(self.chain.pace.beat())
+        Some(self.chain.pace.heartbeat())
     }
 
     fn places(&mut self) -> Option<&mut dyn PlaceStore> {
@@ -190,7 +190,7 @@ impl Store for EtcdStore {
     }
 
     fn close(&mut self) {
-        if !self.chain.tenure.is_over() && self.chain.step_down().is_err() {
+        if !self.chain.term.is_over() && self.chain.step_down().is_err() {
             warn!("the other servers wait, because etcd was not told that this one is leaving");
         }
     }
@@ -205,11 +205,11 @@ impl PlaceStore for EtcdStore {
         for note in notes {
             let (key, op) = match note {
                 PlaceNote::Joined(place) => {
-                    let key = self.chain.keys.place(&place.resource, place.arrival);
+                    let key = self.chain.backend.keys.place(&place.resource, place.arrival);
                     (key.clone(), Op::Put(key, bytes(&PlaceRow::new(&place))))
                 }
                 PlaceNote::Left(resource, arrival) => {
-                    let key = self.chain.keys.place(&resource, arrival);
+                    let key = self.chain.backend.keys.place(&resource, arrival);
                     // Replaces the note that it has joined, which may be written already.
                     (key.clone(), Op::Delete(key))
                 }

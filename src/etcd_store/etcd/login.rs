@@ -1,4 +1,4 @@
-//! The session of this server's user of etcd: what requests are sent with, and when to log in again.
+//! The session of this server's user of etcd, and when to log in again.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,7 @@ use super::Failure;
 use super::files::{Password, PasswordFile};
 use super::wire;
 
-/// How soon a password that was refused is tried again: each attempt costs etcd some 70 ms of a
-/// processor.
+/// How soon a rejected password is tried again: each attempt costs etcd some 70 ms of a processor.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Login {
@@ -20,25 +19,25 @@ pub(super) struct Login {
 #[derive(Default)]
 struct State {
     session: Option<Session>,
-    refused: Option<Refused>,
+    rejected: Option<RejectedPassword>,
 }
 
-/// What requests are sent with.
+/// How requests are authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Session {
     Token(Arc<str>),
-    /// Nothing, as etcd's authentication is switched off.
+    /// Not at all: etcd's authentication is switched off.
     Open,
 }
 
 /// A password that etcd did not accept.
-struct Refused {
+struct RejectedPassword {
     password: Arc<String>,
     at: Instant,
     failure: Failure,
 }
 
-/// A login that has been prepared.
+/// A login about to be sent.
 pub(super) struct Attempt {
     password: Arc<String>,
     /// The body of the request.
@@ -74,11 +73,11 @@ impl Login {
     /// The password was refused a moment ago, and is still the same.
     pub(super) fn prepare(&self) -> Result<Attempt, Failure> {
         let password = self.password.current();
-        if let Some(refused) = &self.state().refused
-            && refused.password == password
-            && refused.at.elapsed() < RETRY
+        if let Some(rejected) = &self.state().rejected
+            && rejected.password == password
+            && rejected.at.elapsed() < RETRY
         {
-            return Err(refused.failure.clone());
+            return Err(rejected.failure.clone());
         }
         let body = wire::authenticate(self.password.source().user(), &password);
         Ok(Attempt { password, body })
@@ -96,17 +95,18 @@ impl Login {
             Err(failure) => {
                 if failure.says("authentication failed") {
                     let (password, at) = (attempt.password, Instant::now());
-                    self.state().refused = Some(Refused { password, at, failure: failure.clone() });
+                    self.state().rejected =
+                        Some(RejectedPassword { password, at, failure: failure.clone() });
                 }
                 return Err(failure);
             }
         };
-        *self.state() = State { session: Some(session.clone()), refused: None };
+        *self.state() = State { session: Some(session.clone()), rejected: None };
         Ok(session)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each of its values is whole at any moment.
+        // Each of its fields is valid at any moment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! By what the servers know each other where they speak TLS: taken anew when the files change.
+//! The certificates with which servers verify each other. They are read again when they change.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,30 +17,30 @@ use crate::http::reloaded::{Reloaded, Source};
 /// How often a new connection looks whether the files have changed.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Where a server has it from.
+/// The files with them.
 #[derive(Debug, Clone)]
-pub(super) struct TrustFiles {
-    /// The certificates of the authority of the others (PEM); `None`: those that are built in.
+pub(crate) struct TrustFiles {
+    /// The authorities of the other servers (PEM); `None`: the built-in public ones.
     pub(super) authority: Option<PathBuf>,
-    /// This server's own, for one that wants to see it.
+    /// This server's own, for servers that ask for a client certificate.
     pub(super) own: Option<CertificateFiles>,
 }
 
-/// What a connection to another server is made with, as it was when it was last in order.
-pub(super) type Trust = Reloaded<TrustFiles>;
+/// The TLS configuration of a connection to another server: the latest that was valid.
+pub(crate) type Trust = Reloaded<TrustFiles>;
 
 impl TrustFiles {
-    /// Reads them. From then on a new connection looks at them now and then.
+    /// Reads them. Later, new connections check now and then whether they have changed.
     ///
     /// # Errors
-    /// They are not as they should be, or the other servers, which have the same options, would
-    /// not know this one as `url`.
+    /// A file cannot be used, or the other servers, which have the same options, would not accept
+    /// this one as `url`.
     pub(super) fn load(self, url: &str) -> Result<Trust, String> {
         self.check_own(url)?;
         Reloaded::load(self, LOOK)
     }
 
-    /// Judges this server's certificate as the others will.
+    /// Verifies this server's certificate as the others will.
     fn check_own(&self, url: &str) -> Result<(), String> {
         let Some(files) = &self.own else { return Ok(()) };
         let read = |path| certificates::read(path).map_err(own);
@@ -72,7 +72,7 @@ impl TrustFiles {
         })
     }
 
-    /// Those whose certificates are believed, if this is what the file has.
+    /// The trusted authorities, given the contents of their file.
     fn roots(&self, pem: &[u8]) -> Result<RootCertStore, String> {
         match &self.authority {
             Some(path) => certificates::roots(pem, path).map_err(authority),

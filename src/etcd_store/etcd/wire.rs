@@ -9,12 +9,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::cluster::batch::Op;
+use crate::etcd_store::batch::Op;
 
 /// How many operations one level of a transaction has at most: etcd's own limit is 128.
 const MAX_OPS: usize = 64;
 
-/// Of whom an answer is, which each says.
+/// Every answer says which cluster it comes from.
 pub(crate) trait FromCluster {
     fn cluster_id(&self) -> &str;
 }
@@ -111,7 +111,7 @@ pub(crate) struct ErrorAnswer {
 }
 
 impl StatusAnswer {
-    /// Whether the member that says so leads.
+    /// Whether the member that answered is the leader.
     pub(crate) fn leads(&self) -> bool {
         !self.leader.is_empty() && self.leader == self.header.member_id
     }
@@ -125,8 +125,9 @@ impl TxnAnswer {
     }
 }
 
-/// Replaces `head` if it was written at `revision` (0: if there is none) and is `known`, and writes
-/// the rest with it; else shows it. After a restore, another value may have the same revision.
+/// If `head` was written at `revision` (0: there is none) with the value `known`, replaces it and
+/// does `ops`; otherwise returns it. The value is compared because after a restore another `head`
+/// may have the same revision.
 pub(crate) fn compare_and_swap(
     head: &str,
     revision: i64,
@@ -162,7 +163,7 @@ pub(crate) fn compare_and_swap(
     out.into_bytes()
 }
 
-/// Shows these keys as they are at one revision.
+/// Reads these keys at one revision.
 pub(crate) fn look(keys: &[&str]) -> Vec<u8> {
     let ranges: Vec<_> = keys
         .iter()
@@ -171,13 +172,13 @@ pub(crate) fn look(keys: &[&str]) -> Vec<u8> {
     format!(r#"{{"success":[{}]}}"#, ranges.join(",")).into_bytes()
 }
 
-/// At most `limit` keys from `from` to before `end`, as they are.
+/// Reads at most `limit` keys from `from` to before `end`.
 pub(crate) fn range(from: &[u8], end: &[u8], limit: usize) -> Vec<u8> {
     let (from, end) = (BASE64.encode(from), BASE64.encode(end));
     format!(r#"{{"key":"{from}","range_end":"{end}","limit":"{limit}"}}"#).into_bytes()
 }
 
-/// The same, as they were at `revision`: any member that has come so far knows that by itself.
+/// The same at `revision`. Serializable: any member that has this revision answers by itself.
 pub(crate) fn page(from: &[u8], end: &[u8], revision: i64, limit: usize) -> Vec<u8> {
     let (from, end) = (BASE64.encode(from), BASE64.encode(end));
     format!(
@@ -206,7 +207,7 @@ fn push_op(out: &mut String, op: &Op) {
     out.push_str(r#""}}"#);
 }
 
-/// A number that is written as text.
+/// A number in a string.
 fn number<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<T, D::Error> {
     struct Text<T>(PhantomData<T>);
     impl<T: FromStr> Visitor<'_> for Text<T> {

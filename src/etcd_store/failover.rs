@@ -1,62 +1,14 @@
-//! When a standby may take over, how long an active server may answer, and the clock that lifetimes
-//! end by. Pure: the time is an argument, that of a clock which also counts while the host is
-//! suspended.
+//! When a standby may take over, the clock that lifetimes end by, and what became of a write. Pure:
+//! the time is an argument, that of a clock which also counts while the host is suspended.
 //!
 //! No two servers acknowledge at once, whatever the clocks do: every write replaces exactly the
-//! one before it. What depends on clocks is only how old an answer may be that changes nothing;
-//! for that, they may differ in rate by a tenth.
+//! one before it. Clocks decide only how old an answer may be that changes nothing; for that, they
+//! may differ in rate by a tenth.
 
 use std::time::Duration;
 
 use super::history::Version;
-
-/// An attempt at etcd that takes longer has failed.
-const ATTEMPT: Duration = Duration::from_millis(1500);
-
-/// What follows from `--failover-after`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pace {
-    pub(crate) failover_after: Duration,
-}
-
-impl Pace {
-    /// How often an active server writes `head` when it has nothing else to write.
-    pub(crate) fn beat(self) -> Duration {
-        self.failover_after / 5
-    }
-
-    /// How often a standby looks at it.
-    pub(crate) fn poll(self) -> Duration {
-        self.failover_after / 10
-    }
-
-    /// How long an active server may answer after it has sent a `head` that was acknowledged.
-    pub(crate) fn confidence(self) -> Duration {
-        self.failover_after * 4 / 5
-    }
-
-    /// How long one attempt at etcd may take: a frozen member must not use up the confidence.
-    pub(crate) fn attempt(self) -> Duration {
-        ATTEMPT.min(self.failover_after * 3 / 10)
-    }
-
-    /// How long a request is held while there is no active server.
-    pub(crate) fn hold(self) -> Duration {
-        self.failover_after + Duration::from_secs(5)
-    }
-
-    /// Whether an active server may answer at `now`, whose latest acknowledged write of `head`
-    /// was sent at `sent`.
-    pub(crate) fn may_answer(self, sent: Duration, now: Duration) -> bool {
-        now.saturating_sub(sent) < self.confidence()
-    }
-
-    /// So much of an interval between two looks counts as silence: in a longer one etcd may have
-    /// been away, in which the active server could not be heard.
-    fn interval(self) -> Duration {
-        self.poll() * 2
-    }
-}
+use crate::cluster::term::Pace;
 
 /// What a standby knows of a `head` that it has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +19,7 @@ pub(crate) struct Sighting {
     pub(crate) first_seen: Duration,
 }
 
-/// For how long `head` has not changed, as a standby sees it.
+/// How long `head` has not changed, as a standby sees it.
 #[derive(Debug)]
 pub(crate) struct Silence {
     pace: Pace,
@@ -85,8 +37,8 @@ impl Silence {
         Self { pace, patience, sighting: None, latest: None, silent: Duration::ZERO }
     }
 
-    /// A look at `now` has shown a `head` of this revision, and `theirs`: the `--failover-after`
-    /// of the active server, if it says so. That one answers by its own.
+    /// A poll at `now` has shown a `head` of this revision. `theirs`: the `--failover-after` by which
+    /// the active server answers, if it says so.
     pub(crate) fn saw(
         &mut self,
         revision: i64,
@@ -115,9 +67,8 @@ impl Silence {
         self.latest = None;
     }
 
-    /// Whether the active server has been silent for so long that its locks are worth reading:
-    /// whoever takes over does so from the very `head` that it has seen all the while, so they
-    /// are what is there then.
+    /// Whether the active server has been silent for so long that its locks are worth reading. A
+    /// take-over replaces the very `head` that was seen all the while, so no later row is missed.
     pub(crate) fn may_read_ahead(&self) -> bool {
         self.silent >= self.patience / 5 * 2
     }
@@ -127,7 +78,7 @@ impl Silence {
         self.silent >= self.patience
     }
 
-    /// How long that is.
+    /// How long the active server may be silent.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
@@ -153,9 +104,9 @@ impl ClusterClock {
     }
 }
 
-/// What etcd says of a compare-and-swap of `head`.
+/// etcd's answer to a compare-and-swap of `head`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum SwapAnswer {
     /// It was done, at this revision.
     Swapped(i64),
     /// It was not, because `head` is another one, or there is none.
@@ -168,25 +119,25 @@ pub(crate) enum Answer {
 
 /// What is known of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum WriteResult {
     /// It was done by the attempt that was answered.
     Done(i64),
     /// It was done by an earlier attempt.
     DoneEarlier(i64),
-    /// Somebody else has written `head`, or deleted it.
-    Deposed,
-    /// Nothing: the same bytes have to be sent again.
+    /// Another server has written `head`, or somebody deleted it: this server is fenced.
+    Fenced,
+    /// The same bytes have to be sent again.
     Unknown,
 }
 
-impl Verdict {
-    /// Of the write with this id.
-    pub(crate) fn of(answer: &Answer, id: &str) -> Self {
+impl WriteResult {
+    /// The result of the write with this id.
+    pub(crate) fn of(answer: &SwapAnswer, id: &str) -> Self {
         match answer {
-            Answer::Swapped(revision) => Self::Done(*revision),
-            Answer::Other(Some(other)) if other.id == id => Self::DoneEarlier(other.revision),
-            Answer::Other(_) | Answer::Foreign => Self::Deposed,
-            Answer::Unclear => Self::Unknown,
+            SwapAnswer::Swapped(revision) => Self::Done(*revision),
+            SwapAnswer::Other(Some(other)) if other.id == id => Self::DoneEarlier(other.revision),
+            SwapAnswer::Other(_) | SwapAnswer::Foreign => Self::Fenced,
+            SwapAnswer::Unclear => Self::Unknown,
         }
     }
 }
@@ -223,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn locks_are_read_ahead_when_two_beats_are_missed() {
+    fn locks_are_read_ahead_when_two_heartbeats_are_missed() {
         let mut silence = Silence::new(PACE);
         for (at, revision, may) in
             [(0.0, 7, false), (2.0, 7, false), (3.9, 7, false), (4.1, 7, true), (6.0, 8, false)]
@@ -267,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_that_is_away_is_no_silence() {
+    fn time_without_etcd_is_no_silence() {
         check(&[
             (0.0, Some(7), false),
             (1.0, None, false),
@@ -284,26 +235,9 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_interval_a_little_counts() {
+    fn only_a_part_of_a_long_interval_counts() {
         let looks: Vec<_> = (0..=5).map(|n| (f64::from(n) * 100.0, Some(7), n == 5)).collect();
         check(&looks);
-    }
-
-    #[test]
-    fn whoever_may_not_be_taken_over_yet_may_answer() {
-        for (now, may) in [(100.0, true), (107.9, true), (108.0, false), (99.0, true)] {
-            assert_eq!(PACE.may_answer(s(100.0), s(now)), may, "{now}");
-        }
-        // Also if one clock gains a tenth on the real time, and the other loses one.
-        assert!(PACE.confidence().as_secs_f64() / 0.9 < PACE.failover_after.as_secs_f64() / 1.1);
-    }
-
-    #[test]
-    fn two_attempts_at_a_frozen_member_leave_time_to_answer() {
-        for seconds in [1, 2, 5, 60] {
-            let pace = Pace { failover_after: Duration::from_secs(seconds) };
-            assert!(pace.beat() + pace.attempt() * 2 <= pace.confidence());
-        }
     }
 
     #[test]
@@ -319,16 +253,16 @@ mod tests {
     #[test]
     fn only_a_comparison_decides() {
         let version = |id: &str| Version { number: 4, revision: 9, id: id.into() };
-        let other = |id: Option<&str>| Answer::Other(id.map(version));
-        for (answer, verdict) in [
-            (Answer::Swapped(8), Verdict::Done(8)),
-            (other(Some("mine")), Verdict::DoneEarlier(9)),
-            (other(Some("theirs")), Verdict::Deposed),
-            (other(None), Verdict::Deposed),
-            (Answer::Foreign, Verdict::Deposed),
-            (Answer::Unclear, Verdict::Unknown),
+        let other = |id: Option<&str>| SwapAnswer::Other(id.map(version));
+        for (answer, result) in [
+            (SwapAnswer::Swapped(8), WriteResult::Done(8)),
+            (other(Some("mine")), WriteResult::DoneEarlier(9)),
+            (other(Some("theirs")), WriteResult::Fenced),
+            (other(None), WriteResult::Fenced),
+            (SwapAnswer::Foreign, WriteResult::Fenced),
+            (SwapAnswer::Unclear, WriteResult::Unknown),
         ] {
-            assert_eq!(Verdict::of(&answer, "mine"), verdict);
+            assert_eq!(WriteResult::of(&answer, "mine"), result);
         }
     }
 }

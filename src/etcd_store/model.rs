@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::tenure::{Answer, ClusterClock, Pace, Sighting, Verdict};
+use super::failover::{ClusterClock, Sighting, SwapAnswer, WriteResult};
+use crate::cluster::term::Pace;
 use parts::{Doing, InFlight, Message, Server, Store, Write};
 
 /// Seconds of `--failover-after`, the same for all.
@@ -36,7 +37,7 @@ enum Action {
     Hurried(prop::sample::Index),
     /// One message is lost.
     Dropped(prop::sample::Index),
-    /// This server begins anew, knowing nothing.
+    /// This server restarts and knows nothing.
     Restarted(usize),
     /// The store has lost this many of its latest writes.
     Restored(u8),
@@ -77,7 +78,7 @@ struct World {
     network: Vec<Message>,
     numbers: u64,
     acknowledged: Vec<u64>,
-    /// What each tenure has found.
+    /// What each term has found.
     loaded: Vec<(u64, BTreeSet<u64>)>,
     /// The store has lost writes.
     restored: bool,
@@ -208,7 +209,7 @@ impl World {
             Message::Swap { server, write, sent } => {
                 let id = write.id;
                 let answer = self.store.swap(write);
-                let is_done = matches!(answer, Answer::Swapped(_));
+                let is_done = matches!(answer, SwapAnswer::Swapped(_));
                 assert!(!(self.all_know && is_done), "it has seen what was lost, and goes on");
                 self.network.push(Message::Answered { server, id, sent, answer });
             }
@@ -256,16 +257,16 @@ impl World {
         self.network.push(Message::Swap { server: at, write, sent: now });
     }
 
-    fn answered(&mut self, at: usize, id: u64, sent: Duration, answer: &Answer) {
+    fn answered(&mut self, at: usize, id: u64, sent: Duration, answer: &SwapAnswer) {
         let Server { pace, doing, history, seen, .. } = &mut self.servers[at];
         let Doing::Active { by, ahead, stored, confirmed, in_flight, .. } = doing else { return };
         let Some(write) = in_flight.take_if(|in_flight| in_flight.write.id == id) else { return };
-        let (new_revision, sent) = match Verdict::of(answer, &id.to_string()) {
-            Verdict::Done(revision) => (revision, sent),
-            Verdict::DoneEarlier(revision) => (revision, write.first_sent),
-            Verdict::Unknown => return,
-            Verdict::Deposed => {
-                if let Answer::Other(shown) = answer {
+        let (new_revision, sent) = match WriteResult::of(answer, &id.to_string()) {
+            WriteResult::Done(revision) => (revision, sent),
+            WriteResult::DoneEarlier(revision) => (revision, write.first_sent),
+            WriteResult::Unknown => return,
+            WriteResult::Fenced => {
+                if let SwapAnswer::Other(shown) = answer {
                     let _ = history.show(history.latest().as_ref(), shown.as_ref());
                 }
                 *doing = Doing::standby(*pace);
@@ -316,7 +317,7 @@ impl World {
             }
         }
         for pair in history.windows(2) {
-            assert!(pair[0].by == pair[1].by || pair[1].id == pair[1].by, "tenures interleave");
+            assert!(pair[0].by == pair[1].by || pair[1].id == pair[1].by, "terms interleave");
             assert!(pair[0].clock <= pair[1].clock, "the cluster clock went back");
         }
         if let Some(last) = history.last() {
@@ -344,7 +345,7 @@ proptest! {
     }
 
     #[test]
-    fn what_all_have_seen_and_the_store_has_lost_ends_all_tenures(
+    fn what_all_have_seen_and_the_store_has_lost_ends_all_terms(
         rates in [910..1090u32, 910..1090u32, 910..1090u32],
         actions in prop::collection::vec(action_or_restore(), 1..60),
     ) {
@@ -376,9 +377,9 @@ fn a_write_that_is_found_to_be_done_confirms_no_more_than_its_first_attempt() {
     world.run(&Action::CutOff(active, 35));
     world.run(&Action::Calm(1));
     assert!(matches!(world.servers[active].doing, Doing::Active { confirmed: Some(_), .. }));
-    let tenures = world.loaded.len();
+    let terms = world.loaded.len();
     world.run(&Action::CutOff(active, 40));
-    assert_eq!(world.loaded.len(), tenures + 1);
+    assert_eq!(world.loaded.len(), terms + 1);
     world.check_history();
 }
 
@@ -387,10 +388,10 @@ fn a_silent_server_is_taken_over_from_and_its_changes_are_loaded() {
     let mut world = World::new([1000, 910, 1090], SAME);
     world.run(&Action::Calm(20));
     assert!(!world.acknowledged.is_empty());
-    let tenures = world.loaded.len();
+    let terms = world.loaded.len();
     let active = world.active();
     world.run(&Action::Frozen(active, 80));
-    assert_eq!(world.loaded.len(), tenures + 1);
+    assert_eq!(world.loaded.len(), terms + 1);
     world.run(&Action::Calm(4));
     assert!(matches!(world.servers[active].doing, Doing::Standby { .. }));
     world.check_history();

@@ -1,4 +1,4 @@
-//! What a standby sends in a client's stead.
+//! What a standby sends to the active server on behalf of a client.
 
 use std::borrow::Cow;
 
@@ -6,30 +6,23 @@ use super::upstream::Upstream;
 use crate::doors::Introduction;
 use crate::http::Request;
 
-/// Says whose a request is that comes from another server: the secret of the tenure, then the
-/// client.
+/// Marks a forwarded request: the secret of the active server's term, then the client.
 const FORWARDED: &str = "RDLM-Forwarded";
 
-/// What concerns this connection alone; and for which site a browser sent the request, which was
-/// looked at here, where the client knows the name of the server.
+/// Fields of this hop; and those with the site for which a browser sent the request, which this
+/// server has checked against the name that the client knows it by.
 const NOT_PASSED_ON: [&str; 7] =
     ["Expect", FORWARDED, "Trailer", "TE", "Upgrade", "Origin", "Sec-Fetch-Site"];
 
-/// Stands for the client in that field where a response that told of a lock was not delivered. It is
-/// in this field because no client's own is passed on.
+/// In place of the client: a response that told of a lock was not delivered. Clients cannot forge
+/// it, as their own field is never passed on.
 const UNDELIVERED: &str = "undelivered";
 
 /// The connection to the active server that belongs to one client's connection.
 #[derive(Default)]
 pub struct Forwarding(pub(super) Option<Upstream>);
 
-impl Forwarding {
-    /// How many descriptors the connection of a client uses at most: its own, and one to the
-    /// active server. A look-up of that server's name and the watch for a departure use none.
-    pub const DESCRIPTORS: u64 = 2;
-}
-
-/// What a request from another server is.
+/// What another server wants.
 pub(super) enum Believed {
     /// That of this client.
     Request(Introduction),
@@ -37,13 +30,13 @@ pub(super) enum Believed {
     Undelivered,
 }
 
-/// The field that says that a request comes from another server.
+/// The field of a forwarded request.
 pub(super) fn forwarded<'r>(request: &Request<'r>) -> Option<Cow<'r, str>> {
     let mut fields = request.headers.all(FORWARDED);
     fields.next().map(|value| String::from_utf8_lossy(value.trim_ascii()))
 }
 
-/// What it is, if the field is that of a server which knows the secret.
+/// What the field says, if it has the secret.
 pub(super) fn believed(field: &str, secret: &str) -> Option<Believed> {
     use subtle::ConstantTimeEq;
     let (theirs, client) = field.split_once(' ')?;
@@ -56,14 +49,14 @@ pub(super) fn believed(field: &str, secret: &str) -> Option<Believed> {
     }
 }
 
-/// Says that a client was not told of this lock.
+/// A message that a client was not told of this lock.
 pub(super) fn undelivered(lock: &str, secret: &str) -> Vec<u8> {
     let field = format!("{FORWARDED}: {secret} {UNDELIVERED}");
     format!("DELETE {lock} HTTP/1.1\r\nHost: rdlm\r\n{field}\r\n\r\n").into_bytes()
 }
 
-/// The bytes that go to the active server. What belongs to this connection alone is left out, or
-/// said anew; so is what was to tell this server who the client is.
+/// A forwarded request. Fields of the client's own hop are left out or replaced, and so are its
+/// credentials, if this server has checked them.
 pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &Introduction) -> Vec<u8> {
     let Request { method, http_1_0, body, .. } = request;
     let target = request.target.as_str();
@@ -111,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_passed_on_as_it_is_but_for_what_is_the_connection_s() {
+    fn a_request_is_forwarded_without_the_fields_of_its_hop() {
         let head = "POST /locks/a?x HTTP/1.1\r\nHost: h\r\nexpect: 100-continue\r\n\
             Transfer-Encoding: chunked\r\nIdempotency-Key: k\r\nrdlm-forwarded: s 1\r\n\
             Authorization: Basic eA==\r\nConnection: close\r\n\r\n";
@@ -135,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_of_who_is_known_is_not_passed_on() {
+    fn the_password_of_a_known_user_is_not_forwarded() {
         let client = client(r#"{"address":"::1","user":"deploy","rights":["lock *"]}"#);
         let head = "GET / HTTP/1.0\r\nauthorization: Basic eA==\r\nA: b\r\n\r\n";
         let made = bytes(&parsed(head, b""), "s", &client);
@@ -145,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_knows_the_secret_is_believed() {
+    fn a_forwarded_request_needs_the_secret() {
         let client = client(r#"{"address":"192.0.2.1"}"#).to_field();
         let head =
             format!("GET / HTTP/1.1\r\nHost: h\r\nRDLM-Forwarded:  s3cret {client} \r\n\r\n");
@@ -159,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_knows_the_secret_gives_a_lock_back() {
+    fn giving_a_lock_back_needs_the_secret() {
         let made = String::from_utf8(undelivered("/locks/a/1", "s3cret")).unwrap();
         let request = parsed(&made, b"");
         assert_eq!((request.method, request.target.path()), ("DELETE", "/locks/a/1"));

@@ -4,13 +4,13 @@ use std::convert::Infallible;
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
 
-use super::super::chain::{StoredHead, Tenure};
+use super::super::chain::{Predecessor, StoredHead};
 use super::super::etcd::{self, wire};
 use super::super::history::History;
 use super::super::records::{Head, Keys};
-use super::super::tenure::Pace;
-use super::super::{Options, Standby};
 use super::*;
+use crate::cluster::term::{Pace, Term};
+use crate::cluster::{Options, Standby};
 use crate::lock::{clock, store_contract};
 use crate::metrics::Metrics;
 
@@ -48,10 +48,10 @@ fn take_over(etcd: &process::Etcd, leaving: &Receiver<Infallible>) -> EtcdStore 
     let history = Arc::new(History::new(None));
     let shown = head.as_ref().map(|stored| stored.head.version(stored.revision));
     history.show(None, shown.as_ref()).unwrap();
-    let tenure = Tenure::new(pace, "http://127.0.0.1:1").unwrap();
-    let (leaving, now) = (leaving.clone(), clock::now());
-    let over = bounded(0).0;
-    let chain = Chain::take_over(client, keys, history, tenure, head, now, leaving, over);
+    let backend = Backend { etcd: client, keys, history, leaving: leaving.clone() };
+    let predecessor = Predecessor { head, first_seen: clock::now() };
+    let term = Term::new(pace).unwrap();
+    let chain = Chain::take_over(backend, term, "http://127.0.0.1:1", predecessor, bounded(0).0);
     let metrics = Metrics::with_cluster_if(true).1.unwrap();
     EtcdStore::new(chain.unwrap(), None, metrics, unbounded().0)
 }

@@ -1,4 +1,4 @@
-//! The files by which this server and etcd know each other. They are read again when they change.
+//! Certificates, keys and the password for etcd. They are read again when they change.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,16 +7,16 @@ use ureq::Agent;
 
 use crate::client::raw::net::tls::{Pem, config_of_files};
 use crate::client::raw::net::{Names, agent};
-use crate::cluster::Options;
+use crate::cluster::options::Options;
 use crate::http::reloaded::{self, Reloaded, Source};
 
-/// How often the files are looked at, at most, unless a signal asks for it.
+/// How often the files are checked at most, unless a signal asks for it.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The same for the password, which is looked at before each login.
+/// The same for the password, which is checked before each login.
 const LOOK_AT_PASSWORD: Duration = Duration::from_secs(1);
 
-/// What requests are sent with: a pool of connections that were opened with the same certificates.
+/// A pool of connections opened with the same certificates.
 pub(super) type Agents = Reloaded<TlsFiles>;
 
 /// The password of this server's user of etcd.
@@ -25,7 +25,7 @@ pub(super) type Password = Reloaded<PasswordFile>;
 /// Certificates and keys, all of them optional.
 pub(super) struct TlsFiles {
     endpoints: String,
-    /// The authority of etcd's certificates; `None`: those that are built in.
+    /// The authorities of etcd's certificates; `None`: the built-in public ones.
     ca: Option<PathBuf>,
     /// This server's certificate for etcd, and its key.
     own: Option<(PathBuf, PathBuf)>,

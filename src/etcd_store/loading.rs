@@ -1,5 +1,5 @@
-//! The rows in etcd as they are at one revision, read by a thread of its own: ahead of a take-over,
-//! or while the one that takes them keeps the other servers waiting.
+//! Reads all rows at one revision, on a thread of its own: ahead of a take-over, or during it, while
+//! the store keeps writing heartbeats.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
+use super::bisection::Bisection;
 use super::etcd::wire::{self, KeyValue, RangeAnswer};
 use super::etcd::{Etcd, Failure};
-use super::middle::Middle;
 use super::records::{self, Keys, PlaceRow, range_end};
 use crate::lock::{HeldLock, KeptPlace, ResourceName, StoredLock};
 
@@ -30,7 +30,7 @@ const FAST: Duration = Duration::from_millis(400);
 /// How long to wait when no member has answered.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The rows that have come, and those that will. Reading ends when it is dropped.
+/// The rows that are being read. Dropping it ends the reading.
 pub(super) struct Loading {
     head: i64,
     revision: Arc<AtomicI64>,
@@ -39,32 +39,32 @@ pub(super) struct Loading {
     _wanted: Sender<Infallible>,
 }
 
-/// What has come.
+/// A part of the rows, or why none comes.
 pub(super) enum Loaded {
     Locks(Vec<LoadedLock>),
     Places(Vec<KeptPlace>),
-    /// The values of these keys are no places in line, which is no reason to lose a lock.
+    /// The values of these keys are no places in line. They are skipped.
     Skipped(Vec<String>),
     /// No member answers for now.
     Failing(Failure),
-    /// The value of this key is no lock, so it is not known what is held.
+    /// The value of this key is no lock, so what is held is unknown.
     Foreign(String),
     /// There are no more.
     All,
 }
 
-/// A lock as it is kept.
+/// A lock of a row.
 pub(super) struct LoadedLock {
     pub(super) resource: ResourceName,
-    /// Without the time that is left.
+    /// Without its remaining lifetime.
     pub(super) held: HeldLock,
     /// When it ends, by the cluster clock.
     pub(super) end: Option<Duration>,
 }
 
 impl Loading {
-    /// Begins to read what is there at this revision, at which the `head` is that of another one.
-    /// Rows that somebody has put back by hand since then are there, too.
+    /// Begins to read the rows at `revision`, where the latest `head` is the one that was written at
+    /// the revision `head`.
     ///
     /// # Errors
     /// The operating system refused the thread.
@@ -84,12 +84,12 @@ impl Loading {
         Ok(Self { head, revision: at, loaded, _wanted: wanted })
     }
 
-    /// Whether it shows what was there with the `head` of this revision.
+    /// Whether these rows are those of the `head` of this revision.
     pub(super) fn is_of(&self, head: i64) -> bool {
         self.head == head
     }
 
-    /// What is there now is the same at this later revision, which etcd remembers for longer.
+    /// The rows are the same at this later revision, which etcd will compact later.
     pub(super) fn stays_until(&self, revision: i64) {
         self.revision.store(revision, Ordering::Relaxed);
     }
@@ -99,29 +99,29 @@ struct Reader {
     etcd: Arc<Etcd>,
     revision: Arc<AtomicI64>,
     loaded: Sender<Loaded>,
-    /// Ends when nobody wants the rest.
+    /// Ends when the rest is not wanted.
     given_up: Receiver<Infallible>,
 }
 
-/// Nobody wants the rest.
+/// The rest is not wanted.
 struct GivenUp;
 
 impl Reader {
     fn run(&self, keys: &Keys) {
         let read = self
             .read_all(&keys.locks(), |rows| {
-                let (locks, foreign) = understood(&rows, |row| lock(row, keys));
+                let (locks, foreign) = parsed(&rows, |row| lock(row, keys));
                 let foreign = foreign.into_iter().next().map(Loaded::Foreign);
                 vec![foreign.unwrap_or(Loaded::Locks(locks))]
             })
             .and_then(|()| {
                 self.read_all(&keys.places(), |rows| {
-                    let (places, skipped) = understood(&rows, |row| place(row, keys));
+                    let (places, skipped) = parsed(&rows, |row| place(row, keys));
                     vec![Loaded::Places(places), Loaded::Skipped(skipped)]
                 })
             });
         if read.is_ok() {
-            // Fails if nobody wants to know.
+            // Fails if the rest is not wanted.
             let _ = self.loaded.send(Loaded::All);
         }
     }
@@ -130,29 +130,29 @@ impl Reader {
     fn read_all(
         &self,
         prefix: &str,
-        understand: impl Fn(Vec<KeyValue>) -> Vec<Loaded> + Sync,
+        parse: impl Fn(Vec<KeyValue>) -> Vec<Loaded> + Sync,
     ) -> Result<(), GivenUp> {
         let (end, mut size) = (range_end(prefix), FIRST_PAGE);
         let first = self.page(prefix.as_bytes(), &end, &mut size)?;
         let (from, left) = (behind(&first), first.count.saturating_sub(first.kvs.len() as u64));
-        self.pass_on(understand(first.kvs))?;
+        self.pass_on(parse(first.kvs))?;
         let Some(from) = from else { return Ok(()) };
         match self.middle(&from, &end, left)? {
-            None => self.read(&from, &end, &understand),
+            None => self.read(&from, &end, &parse),
             Some(middle) => thread::scope(|scope| {
-                let second = scope.spawn(|| self.read(&middle, &end, &understand));
-                let first = self.read(&from, &middle, &understand);
+                let second = scope.spawn(|| self.read(&middle, &end, &parse));
+                let first = self.read(&from, &middle, &parse);
                 first.and(second.join().unwrap_or_else(|why| resume_unwind(why)))
             }),
         }
     }
 
-    /// Reads the rows from `from` to before `end`: the next page while one is understood.
+    /// Reads the rows from `from` to before `end`: the next page while one is parsed.
     fn read(
         &self,
         from: &[u8],
         end: &[u8],
-        understand: &impl Fn(Vec<KeyValue>) -> Vec<Loaded>,
+        parse: &impl Fn(Vec<KeyValue>) -> Vec<Loaded>,
     ) -> Result<(), GivenUp> {
         let mut size = 2 * FIRST_PAGE;
         let mut page = self.page(from, end, &mut size)?;
@@ -161,7 +161,7 @@ impl Reader {
             let (loaded, next) = thread::scope(|scope| {
                 let next = from.as_deref();
                 let next = next.map(|from| scope.spawn(move || self.page(from, end, size)));
-                let loaded = understand(page.kvs);
+                let loaded = parse(page.kvs);
                 (loaded, next.map(|next| next.join().unwrap_or_else(|why| resume_unwind(why))))
             });
             self.pass_on(loaded)?;
@@ -179,7 +179,7 @@ impl Reader {
     /// Where the `left` rows from `from` to before `end` can be cut into halves, if that is found
     /// soon enough.
     fn middle(&self, from: &[u8], end: &[u8], left: u64) -> Result<Option<Vec<u8>>, GivenUp> {
-        let mut middle = Middle::new(from, end, left);
+        let mut middle = Bisection::new(from, end, left);
         while let Some(guess) = middle.guess() {
             let found = self.ask(|revision, _| wire::page(&guess, end, revision, 1), &mut 0)?;
             let first = found.kvs.first().map(|first| &first.key[..]);
@@ -200,7 +200,7 @@ impl Reader {
         Ok(page)
     }
 
-    /// Asks one member after the other. One that has not come to the revision yet says so.
+    /// Asks one member after the other. One that lags behind the revision answers with an error.
     fn ask(
         &self,
         body: impl Fn(i64, usize) -> Vec<u8>,
@@ -234,11 +234,8 @@ fn behind(page: &RangeAnswer) -> Option<Vec<u8>> {
     Some([&last.key[..], b"\0"].concat())
 }
 
-/// What these rows say, and the keys of those that no server has written.
-fn understood<T>(
-    rows: &[KeyValue],
-    read: impl Fn(&KeyValue) -> Option<T>,
-) -> (Vec<T>, Vec<String>) {
+/// The parsed rows, and the keys of those that no server has written.
+fn parsed<T>(rows: &[KeyValue], read: impl Fn(&KeyValue) -> Option<T>) -> (Vec<T>, Vec<String>) {
     let (mut all, mut foreign) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         match read(row) {
@@ -249,7 +246,7 @@ fn understood<T>(
     (all, foreign)
 }
 
-/// One at another key would come back after its release: that deletes its own key.
+/// A row at another key than its own is refused: its release would delete the wrong key.
 fn lock(row: &KeyValue, keys: &Keys) -> Option<LoadedLock> {
     let (value, key) = (serde_json::from_slice::<StoredLock<'_>>(&row.value).ok()?, &row.key);
     let (resource, held) = records::lock(&value)?;

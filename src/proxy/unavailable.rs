@@ -1,29 +1,29 @@
-//! Why a server that is not the active one refuses a request.
+//! Why a request gets no answer from the active server.
 
 use std::borrow::Cow;
 
-use super::member::Peer;
+use crate::cluster::role::Peer;
 use crate::doors::refused;
 use crate::http::{Problem, Status};
 use crate::lock::{Reason, Refusal};
 
-/// Why it may be that the server which etcd names goes on refusing.
+/// Why the server that etcd names may keep refusing.
 pub(super) const NOT_THE_ACTIVE_ONE: &str = "it is not the active server, although etcd names it; another one \
                                   may have the same --advertise-url";
 
-/// Why this server does not have a request answered.
-pub(super) struct Refused {
+/// Why a request gets no answer from the active server.
+pub(super) struct Unavailable {
     pub(super) reason: Reason,
     pub(super) problem: Problem,
 }
 
-impl Refused {
-    /// What was sent before may have been done.
+impl Unavailable {
+    /// Whether an earlier attempt may have been carried out.
     pub(super) fn is_unknown(&self) -> bool {
         self.reason == Reason::OutcomeUnknown
     }
 
-    /// The reason that goes for the whole request, of an earlier attempt and the latest.
+    /// The reason for the whole request, after an earlier attempt and the latest.
     pub(super) fn or(self, latest: Self) -> Self {
         if self.is_unknown() { self } else { latest }
     }
@@ -50,14 +50,14 @@ impl Refused {
         Self::because(format!("the server at {url} has done nothing: {NOT_THE_ACTIVE_ONE}"))
     }
 
-    pub(super) fn namesake(url: &str) -> Self {
+    pub(super) fn duplicate_url(url: &str) -> Self {
         Self::because(format!(
             "another server is active that has the URL of this one, {url}: each needs an \
              --advertise-url of its own; nothing was done"
         ))
     }
 
-    pub(super) fn unusable() -> Self {
+    pub(super) fn halted() -> Self {
         Self::because(
             "no lock is granted until an operator has acted, and nothing was done: /health says why",
         )
@@ -71,7 +71,7 @@ impl Refused {
         Self { reason: Reason::OutcomeUnknown, problem }
     }
 
-    /// Who has closed its sending side alone reads it.
+    /// For a client that has closed only its sending side, and still reads.
     pub(super) fn departed() -> Self {
         Self { reason: Reason::Departed, problem: refused(Refusal::Departed) }
     }

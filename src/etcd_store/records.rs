@@ -1,20 +1,25 @@
-//! What is in etcd: keys, and values in JSON, which `etcdctl get --prefix` shows as they are.
+//! Keys and values in etcd. The values are JSON, for `etcdctl get --prefix`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::history::Version;
+use crate::cluster::term::Term;
 use crate::lock::{HeldLock, KeptPlace, ResourceName, StoredLock};
 
-/// Of this and no other format are the values that this version writes and reads.
-pub(crate) const FORMAT: u32 = 1;
+/// The format that this version writes into `head`, from its first write on. It reads this one and
+/// all before it.
+///
+/// A row may get a new field only together with a new format: an older server refuses a `head` of
+/// a format that it does not know, so it cannot lose what it does not know either. Version 1.0.0
+/// writes and reads format 1 alone.
+pub(crate) const FORMAT: u32 = 2;
 
-/// Fencing tokens, arrivals and the numbers of heads are smaller: a larger one would leave no room
-/// to count on from.
+/// Fencing tokens, arrivals and the numbers of heads are smaller, so that there is room to count on.
 const MAX_NUMBER: u64 = 1 << 53;
 
-/// No server lets the others wait for longer, by far.
+/// Far more than the largest `--failover-after`.
 const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
 
 /// The keys, all below one prefix.
@@ -34,16 +39,16 @@ impl Keys {
         format!("{}head", self.0)
     }
 
-    pub(crate) fn tenure(&self) -> String {
+    pub(crate) fn term(&self) -> String {
         format!("{}tenure", self.0)
     }
 
-    /// What the keys of all locks begin with.
+    /// The prefix of all locks.
     pub(crate) fn locks(&self) -> String {
         format!("{}lock/", self.0)
     }
 
-    /// What the keys of all places in line begin with.
+    /// The prefix of all places in line.
     pub(crate) fn places(&self) -> String {
         format!("{}wait/", self.0)
     }
@@ -51,7 +56,7 @@ impl Keys {
     /// Whether this version may have written the key.
     pub(crate) fn is_ours(&self, key: &[u8]) -> bool {
         let below = [self.locks(), self.places()];
-        let alone = [self.head(), self.tenure()];
+        let alone = [self.head(), self.term()];
         below.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
             || alone.iter().any(|ours| ours.as_bytes() == key)
     }
@@ -84,9 +89,9 @@ pub(crate) struct Head {
     pub(crate) format: u32,
     /// The first is 1, each next one larger by 1.
     pub(crate) number: u64,
-    /// Of this write alone.
+    /// Unique to this write.
     pub(crate) id: String,
-    /// The tenure in which it was written.
+    /// The term in which it was written.
     pub(crate) by: String,
     /// The largest fencing token that was ever written.
     pub(crate) last_token: u64,
@@ -95,7 +100,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// The head that this is the value of, if a server has written it.
+    /// `None`: no server has written this value.
     pub(crate) fn read(value: &[u8]) -> Option<Self> {
         let head: Self = serde_json::from_slice(value).ok()?;
         let is_possible = head.number.max(head.last_token) < MAX_NUMBER;
@@ -110,21 +115,32 @@ impl Head {
 
 /// Who is active. Written when a server takes over, and when it steps down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TenureRecord {
+pub(crate) struct TermRecord {
+    /// The id of the term.
     pub(crate) by: String,
-    /// Where the server can be reached by the others.
+    /// Where the others reach the server.
     pub(crate) url: String,
-    /// By which it knows the others.
+    /// What the others prove themselves with.
     pub(crate) secret: String,
     /// It has stepped down: nobody is active.
     pub(crate) vacant: bool,
-    /// Its `--failover-after`, by which it answers. 1.0.0 does not say, and ignores it.
+    /// Its `--failover-after`. 1.0.0 does not write it, and ignores it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failover_after: Option<Duration>,
 }
 
-impl TenureRecord {
-    /// The record that this is the value of, if a server has written it.
+impl TermRecord {
+    pub(crate) fn new(term: &Term, url: &str) -> Self {
+        Self {
+            by: term.id.clone(),
+            url: url.into(),
+            secret: term.secret.clone(),
+            vacant: false,
+            failover_after: Some(term.pace.failover_after),
+        }
+    }
+
+    /// `None`: no server has written this value.
     pub(crate) fn read(value: &[u8]) -> Option<Self> {
         let record: Self = serde_json::from_slice(value).ok()?;
         let is_possible = record.failover_after.is_none_or(|time| time <= LONGEST_SILENCE);
@@ -132,8 +148,7 @@ impl TenureRecord {
     }
 }
 
-/// The lock of a row, whose remaining lifetime is still to be worked out; `None` if no server has
-/// written such a row.
+/// The lock of a row, without its remaining lifetime. `None`: no server has written such a row.
 pub(crate) fn lock(row: &StoredLock<'_>) -> Option<(ResourceName, HeldLock)> {
     row.held(None).filter(|_| row.token < MAX_NUMBER)
 }
@@ -209,7 +224,7 @@ pub(crate) mod tests {
                 serde_json::from_str::<PlaceRow<'_>>(row).unwrap().place().is_some()
             }
             key if key.ends_with("head") => Head::read(row.as_bytes()).is_some(),
-            _ => TenureRecord::read(row.as_bytes()).is_some(),
+            _ => TermRecord::read(row.as_bytes()).is_some(),
         };
         for written in [
             include_str!("../../tests/fixtures/etcd-37c8086.txt"),
@@ -224,7 +239,7 @@ pub(crate) mod tests {
 
     /// As 1.0.0 reads it.
     #[test]
-    fn a_tenure_can_be_read_by_1_0_0() {
+    fn a_term_can_be_read_by_1_0_0() {
         #[derive(Debug, PartialEq, Deserialize)]
         struct Of100 {
             by: String,
@@ -235,18 +250,18 @@ pub(crate) mod tests {
         let text = |it: &str| it.to_string();
         let failover_after = Some(Duration::from_millis(1500));
         let (by, url, secret) = (text("b"), text("http://a:1"), text("s"));
-        let ours = TenureRecord { by, url, secret, vacant: true, failover_after };
+        let ours = TermRecord { by, url, secret, vacant: true, failover_after };
         let (by, url, secret) = (text("b"), text("http://a:1"), text("s"));
         let theirs = Of100 { by, url, secret, vacant: true };
         assert_eq!(serde_json::from_slice::<Of100>(&bytes(&ours)).unwrap(), theirs);
-        assert_eq!(TenureRecord::read(&bytes(&ours)).as_ref(), Some(&ours));
-        let endless = TenureRecord { failover_after: Some(Duration::MAX), ..ours };
-        assert_eq!(TenureRecord::read(&bytes(&endless)), None);
+        assert_eq!(TermRecord::read(&bytes(&ours)).as_ref(), Some(&ours));
+        let endless = TermRecord { failover_after: Some(Duration::MAX), ..ours };
+        assert_eq!(TermRecord::read(&bytes(&endless)), None);
     }
 
     /// Each number and time is as large as it goes.
     #[test]
-    fn what_leaves_no_room_to_count_on_is_of_no_server() {
+    fn a_number_with_no_room_to_count_on_is_refused() {
         let resource: ResourceName = "a".parse().unwrap();
         let held = held(Mode::EXCLUSIVE, Some("k"), 7);
         let mut row = StoredLock::new(&resource, &held, Some(Duration::from_secs(9)));

@@ -1,6 +1,5 @@
-//! Whether etcd still has what this process has seen there. An etcd that was emptied, or restored
-//! from a snapshot, shows an older `head` or none: what was granted since would be granted again.
-//! Pure.
+//! Detects that etcd has lost writes. An etcd that was emptied, or restored from a snapshot, shows an
+//! older `head` or none, and locks granted since would be granted again. Pure.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,8 +13,8 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// Whether this is `known` or may have been written after it: each write adds one to the
-    /// number and takes a revision of etcd.
+    /// Whether this is `known`, or can have been written after it: each write adds one to the number
+    /// and at least one to the revision.
     fn continues(&self, known: &Self) -> bool {
         let Some(writes) = self.number.checked_sub(known.number) else { return false };
         let revisions = self.revision.checked_sub(known.revision);
@@ -27,7 +26,7 @@ impl Version {
     }
 }
 
-/// What this process knows of the heads in etcd.
+/// The latest `head` that this process has seen.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     /// The number of the `head` that the operator has accepted; 0: that there is none.
@@ -41,7 +40,7 @@ struct State {
     lost: Option<Loss>,
 }
 
-/// etcd has lost writes. Only a restart ends that, for the operator has to decide.
+/// etcd has lost writes. Only a restart clears this, as the operator has to decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Loss {
     why: Why,
@@ -53,7 +52,7 @@ pub(crate) struct Loss {
 enum Why {
     /// The `head` of this number was seen before.
     Seen(u64),
-    /// The operator has accepted this one, and no older one.
+    /// It is older than the one that the operator has accepted.
     Accepted(u64),
     /// There are locks, but no `head`.
     NoHead,
@@ -64,18 +63,18 @@ impl History {
         Self { accepted, state: Mutex::default() }
     }
 
-    /// The latest `head` that was seen: to be asked for before etcd is.
+    /// The latest `head` that was seen. Read it before each request to etcd.
     pub(crate) fn latest(&self) -> Option<Version> {
         self.state().latest.clone()
     }
 
-    /// Why nothing that etcd shows may be believed any more.
+    /// Why etcd is not trusted any more.
     pub(crate) fn lost(&self) -> Option<Loss> {
         self.state().lost.clone()
     }
 
-    /// etcd shows this `head`, in a linearizable answer to a question that was asked when `known`
-    /// was the latest one.
+    /// etcd shows this `head`, in a linearizable answer to a request that was sent when `known` was
+    /// the latest one.
     ///
     /// # Errors
     /// It has lost writes, now or earlier.
@@ -119,7 +118,7 @@ impl History {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each of its members is whole at any moment.
+        // Each of its fields is valid at any moment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_head_is_the_oldest_that_is_believed() {
+    fn an_accepted_head_is_the_oldest_that_is_trusted() {
         for (accepted, shown, believed) in [
             (Some(5), Some(5), true),
             (Some(5), Some(9), true),
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn locks_without_a_head_are_believed_when_the_operator_says_so() {
+    fn locks_without_a_head_are_trusted_when_the_operator_says_so() {
         for (accepted, believed) in [(Some(0), true), (Some(5), false), (None, false)] {
             let history = History::new(accepted);
             assert_eq!(history.show_locks_without_head().is_ok(), believed);

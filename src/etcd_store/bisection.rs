@@ -1,27 +1,26 @@
-//! Where a range of keys can be cut into two halves, by asking for the first key behind some bytes,
-//! and how many there are. Pure.
+//! Finds a key that cuts a range into two halves, from counts of the keys behind a guess. Pure.
 
-/// More questions are not worth it: the keys begin alike for too long.
+/// After more questions than this, the keys share too long a prefix to be worth it.
 const QUESTIONS: usize = 100;
 
-/// A search for the middle.
+/// A search for a key near the middle.
 #[derive(Debug)]
-pub(crate) struct Middle {
-    /// Behind this are too many keys, and behind the other one too few.
+pub(crate) struct Bisection {
+    /// Too many keys are behind `low`, and too few behind `high`.
     low: Vec<u8>,
     high: Vec<u8>,
-    /// How many keys there are behind the first of them.
+    /// The number of keys behind the first `low`.
     total: u64,
     asked: usize,
 }
 
-impl Middle {
-    /// Of the `total` keys behind `from` and before `end`.
+impl Bisection {
+    /// In a range with `total` keys.
     pub(crate) fn new(from: &[u8], end: &[u8], total: u64) -> Self {
         Self { low: from.into(), high: end.into(), total, asked: 0 }
     }
 
-    /// From where on the number of keys is to be asked next; `None`: it is given up.
+    /// The next key from which to count; `None`: given up.
     pub(crate) fn guess(&mut self) -> Option<Vec<u8>> {
         self.asked += 1;
         if self.asked > QUESTIONS {
@@ -34,16 +33,16 @@ impl Middle {
         if high.saturating_sub(low) > 1 {
             guess.push(low + (high - low) / 2);
         } else {
-            // Often all that begins alike goes on alike.
+            // Keys that share a prefix often share the next byte, too.
             guess.extend([low, byte(&self.low, same + 1).saturating_add(1)]);
         }
         Some(guess)
     }
 
-    /// From `guess` on there are so many keys, this one before all others. Whether that is a good
-    /// place to cut.
+    /// Takes the answer: from `guess` on there are `count` keys, beginning with `first`. Returns
+    /// whether `guess` is near enough to the middle.
     pub(crate) fn is_found(&mut self, guess: &[u8], first: Option<&[u8]>, count: u64) -> bool {
-        // Of 20.
+        // In twentieths.
         let share = count.saturating_mul(20) / self.total.max(1);
         if share > 13 {
             self.low = first.unwrap_or(guess).into();
@@ -59,20 +58,20 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::cluster::records::range_end;
+    use crate::etcd_store::records::range_end;
 
     /// How many of the keys are behind the cut, of how many, and how many questions that took.
     fn cut(names: impl Iterator<Item = String>) -> Option<(usize, usize, usize)> {
         let keys: BTreeSet<_> =
             names.map(|name| format!("/rdlm/lock/{name}/0a").into_bytes()).collect();
         let (first, end) = (keys.first().unwrap(), range_end("/rdlm/lock/"));
-        let mut middle = Middle::new(first, &end, keys.len() as u64);
+        let mut bisection = Bisection::new(first, &end, keys.len() as u64);
         loop {
-            let guess = middle.guess()?;
+            let guess = bisection.guess()?;
             let count = keys.range(guess.clone()..).count();
             let first = keys.range(guess.clone()..).next();
-            if middle.is_found(&guess, first.map(|first| &first[..]), count as u64) {
-                return Some((count, keys.len(), middle.asked));
+            if bisection.is_found(&guess, first.map(|first| &first[..]), count as u64) {
+                return Some((count, keys.len(), bisection.asked));
             }
         }
     }
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_cut_is_given_up() {
+    fn a_range_that_cannot_be_cut_is_given_up() {
         assert_eq!(cut(std::iter::once("only".into())), None);
         let long = "x".repeat(200);
         assert_eq!(cut((0..1000).map(|n| format!("{long}{n}"))), None);
@@ -112,7 +111,7 @@ mod tests {
             (b"a~", b"b", b"a\x7f"),
             (b"a", b"a1", b"a\x18"),
         ] {
-            let found = Middle::new(low, high, 10).guess().unwrap();
+            let found = Bisection::new(low, high, 10).guess().unwrap();
             assert!(low < &found[..] && &found[..] < high, "{found:?}");
             assert_eq!(found, guess);
         }

@@ -1,0 +1,421 @@
+//! Where requests come in: answered here, forwarded, or held until a server is active.
+
+use std::fmt::Display;
+use std::net::Shutdown;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{after, select};
+use log::{info, warn};
+
+use super::forward::{self, Believed, Forwarding};
+use super::framing::NOT_DONE;
+use super::health::health;
+use super::sent::{Answered, Sent, is_look, may_be_repeated, relay};
+use super::trust::{Trust, TrustFiles};
+use super::unavailable::{NOT_THE_ACTIVE_ONE, Unavailable};
+use super::upstream::Upstream;
+use crate::client::raw::net::Names;
+use crate::cluster::options::{Options, Standby};
+use crate::cluster::role::{Peer, Role, View, Watch};
+use crate::cluster::term::{ActiveTerm, Pace};
+use crate::doors::{Introduction, Service};
+use crate::http::certificates::CertificateFiles;
+use crate::http::connection::{Exchange, Next};
+use crate::http::departures::Client;
+use crate::http::{Request, Response, Status, Target};
+
+/// While a response takes longer, the client is watched.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
+/// How soon an unreachable server is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a server that is shutting down holds requests.
+const LEAVING: Duration = Duration::from_millis(700);
+
+/// How long the active server may take to release a lock that was given back.
+const TAKE_BACK: Duration = Duration::from_secs(5);
+
+/// Takes the requests of all connections.
+pub(crate) struct Proxy {
+    role: Arc<Role>,
+    pace: Pace,
+    standby: Standby,
+    names: Names,
+    /// For the other servers; `None`: without TLS, or there is no forwarding.
+    pub(crate) trust: Option<Trust>,
+    /// Why the active server cannot be reached, if that has been logged.
+    unreachable: Mutex<Option<String>>,
+}
+
+impl Proxy {
+    /// `own`: the certificate of this server.
+    ///
+    /// # Errors
+    /// A file cannot be used; a sentence says which, and why.
+    pub(crate) fn new(
+        options: &Options,
+        own: Option<CertificateFiles>,
+        role: Arc<Role>,
+    ) -> Result<Self, String> {
+        let speaks_tls = role.url.starts_with("https://") || options.advertise_ca.is_some();
+        let trust = match options.standby {
+            Standby::Forward if speaks_tls => {
+                let files = TrustFiles { authority: options.advertise_ca.clone(), own };
+                Some(files.load(&role.url)?)
+            }
+            Standby::Forward | Standby::Redirect => None,
+        };
+        Ok(Self {
+            role,
+            pace: Pace { failover_after: options.failover_after },
+            standby: options.standby,
+            names: Names::default(),
+            trust,
+            unreachable: Mutex::default(),
+        })
+    }
+
+    /// Answers a request, or forwards it to the active server. `forwarding` belongs to the client's
+    /// connection.
+    pub(crate) fn answer(
+        &self,
+        exchange: &Exchange<'_>,
+        forwarding: &mut Forwarding,
+        service: &Service,
+    ) -> Answered {
+        let Exchange { request, client, .. } = exchange;
+        if is_health(request) {
+            return Answered::Response(health(&self.role, request));
+        }
+        if is_own(request) {
+            return Answered::Response(service.answer(request, *client).wait());
+        }
+        let answered = match forward::forwarded(request) {
+            Some(field) => Ok(self.answer_server(&field, exchange, service)),
+            None => self.answer_client(exchange, forwarding, service),
+        };
+        answered.unwrap_or_else(|Unavailable { reason, problem }| {
+            service.count_refused(request, reason);
+            Answered::Response(problem.into())
+        })
+    }
+
+    /// Answers another server, which has forwarded the request.
+    fn answer_server(&self, field: &str, exchange: &Exchange<'_>, service: &Service) -> Answered {
+        let not_done = || Answered::Response(not_active().header(NOT_DONE, "1"));
+        let View::Active(active) = self.role.view() else { return not_done() };
+        match forward::believed(field, &active.term.secret) {
+            Some(Believed::Request(client)) => {
+                let answered = self.answer_as_active(&active, exchange, Some(&client), service);
+                answered.unwrap_or_else(not_done)
+            }
+            Some(Believed::Undelivered) => {
+                service.give_back(&exchange.request.target);
+                match active.term.may_answer() {
+                    true => Answered::Response(Response::no_content()),
+                    false => not_done(),
+                }
+            }
+            // From an earlier term, or a stranger.
+            None => not_done(),
+        }
+    }
+
+    /// Answers a client, here or by the active server, as soon as there is one.
+    fn answer_client(
+        &self,
+        exchange: &Exchange<'_>,
+        forwarding: &mut Forwarding,
+        service: &Service,
+    ) -> Result<Answered, Unavailable> {
+        let Exchange { request, client, .. } = exchange;
+        let arrived_at = Instant::now();
+        let (mut known, mut refused) = (None, Unavailable::nobody());
+        let mut is_disowned = false;
+        loop {
+            let (view, watch) = self.role.watch();
+            let peer = match view {
+                View::Active(active) => {
+                    drop(watch);
+                    match self.answer_as_active(&active, exchange, None, service) {
+                        Some(answered) => return Ok(answered),
+                        None if is_look(request)
+                            && !matches!(self.role.view(), View::Active(_)) =>
+                        {
+                            continue;
+                        }
+                        None if refused.is_unknown() => return Err(refused),
+                        None => return Ok(Answered::Response(not_active())),
+                    }
+                }
+                View::DuplicateUrl => {
+                    return Err(refused.or(Unavailable::duplicate_url(&self.role.url)));
+                }
+                View::Halted(_) => return Err(refused.or(Unavailable::halted())),
+                View::Standby(peer) => peer,
+            };
+            if self.standby == Standby::Redirect
+                && let Some(peer) = &peer
+            {
+                let refusal = service.answer_to_head(request, *client);
+                return Ok(Answered::Response(refusal.unwrap_or_else(|| redirect(peer, request))));
+            }
+            let introduction = match introduced(&mut known, exchange, service) {
+                Ok(introduction) => introduction,
+                Err(refusal) => return Ok(Answered::Response(refusal)),
+            };
+            if let Some(peer) = &peer {
+                let (sent, undelivered) = self.forward(peer, exchange, introduction, forwarding);
+                if let Some(lock) = undelivered {
+                    self.give_back(&lock, service);
+                }
+                is_disowned = matches!(sent, Sent::NotActive);
+                refused = match sent.settle(peer, request, refused) {
+                    ControlFlow::Continue(refused) => refused,
+                    ControlFlow::Break(answered) => return answered,
+                };
+            }
+            match self.hold(&watch, arrived_at, peer.is_some(), *client) {
+                Held::Again => {}
+                Held::TooLong => {
+                    if let Some(peer) = peer.filter(|_| is_disowned) {
+                        self.note_unreachable(&peer.url, &NOT_THE_ACTIVE_ONE);
+                    }
+                    return Err(refused);
+                }
+                Held::Departed => return Err(refused.or(Unavailable::departed())),
+            }
+        }
+    }
+
+    /// Works out the answer first, and gives it only if no other server can be active by then.
+    /// `None`: nothing was done, and the request goes to another server.
+    fn answer_as_active(
+        &self,
+        active: &Arc<ActiveTerm>,
+        exchange: &Exchange<'_>,
+        introduction: Option<&Introduction>,
+        service: &Service,
+    ) -> Option<Answered> {
+        let Exchange { request, client, .. } = exchange;
+        let response = service.answer_for(request, *client, introduction).wait();
+        if active.term.may_show() {
+            // A stream is produced while it is sent, so it is checked at its end, too.
+            let term = Arc::clone(&active.term);
+            return Some(Answered::Response(response.still_valid(move || term.may_show())));
+        }
+        let done = !is_look(request) && (200..300).contains(&response.status.code());
+        if response.unknown || done && active.term.may_answer() {
+            return Some(Answered::Response(response));
+        }
+        if done {
+            service.count_withheld(request);
+            return Some(Answered::Instead(Unavailable::unknown().problem.into(), response));
+        }
+        // A refusal without effect says nothing about the locks, so it may be given. But if this
+        // server is not active any more, the next one answers a look.
+        let is_ours = !is_look(request) || matches!(self.role.view(), View::Active(_));
+        let is_refused = response.status == Status::ServiceUnavailable && introduction.is_none();
+        (is_refused && is_ours).then_some(Answered::Response(response))
+    }
+
+    /// Forwards a request. Beside the result: the lock to be given back, of which the client was not
+    /// told.
+    fn forward(
+        &self,
+        peer: &Arc<Peer>,
+        exchange: &Exchange<'_>,
+        introduction: &Introduction,
+        forwarding: &mut Forwarding,
+    ) -> (Sent, Option<String>) {
+        let Exchange { request, client, .. } = exchange;
+        let open = forwarding.0.take().filter(|kept| kept.url == peer.url && kept.is_open());
+        let Some(mut upstream) = open.or_else(|| self.connect(peer)) else {
+            return (Sent::NotReached, None);
+        };
+        let Some(registration) = self.role.register(peer, upstream.socket()) else {
+            return (Sent::NotReached, None);
+        };
+        let bytes = forward::bytes(request, &peer.secret, introduction);
+        if upstream.send(&bytes).is_err() {
+            return (Sent::Unanswered, None);
+        }
+        let waits = !upstream.wait(AT_ONCE);
+        let socket = upstream.socket();
+        // A client that has ended its sending side may still read.
+        let watch = waits.then(|| {
+            client.watch(move || {
+                // Fails if the connection has ended.
+                let _ = socket.shutdown(Shutdown::Write);
+            })
+        });
+        let Some(head) = upstream.response(request.method == "HEAD") else {
+            return (Sent::Unanswered, None);
+        };
+        if head.not_done {
+            // The rest of that response would be taken for the next one.
+            return (Sent::NotActive, None);
+        }
+        self.note_reached(&peer.url);
+        // The active server checks its own clients in the same way.
+        let may_have_left = waits || may_be_repeated(request);
+        let sent = if head.grant.is_some() && may_have_left && client.has_left() {
+            Sent::Departed
+        } else {
+            relay(&mut upstream, &head, exchange, introduction)
+        };
+        let goes_on = matches!(sent, Sent::Passed(Next::Request));
+        drop((watch, registration));
+        // Or the active server has been told that this client has left.
+        forwarding.0 = Some(upstream).filter(|_| goes_on && !(waits && client.has_left()));
+        match sent {
+            Sent::Passed(_) if !request.keep_alive => (Sent::Passed(Next::Close), None),
+            Sent::Passed(_) => (sent, None),
+            sent => (sent, head.grant.map(|grant| grant.lock)),
+        }
+    }
+
+    /// Tells the server that is active by then that the client was not told of its lock.
+    fn give_back(&self, lock: &str, service: &Service) {
+        let arrived_at = Instant::now();
+        loop {
+            let (view, watch) = self.role.watch();
+            let is_told = match view {
+                View::Active(_) => {
+                    service.give_back(&Target::parse(lock));
+                    true
+                }
+                View::Standby(Some(peer)) => self.tell_undelivered(&peer, lock),
+                View::Standby(None) | View::DuplicateUrl | View::Halted(_) => false,
+            };
+            if is_told {
+                return;
+            }
+            if !self.pause(&watch, arrived_at, true) {
+                return warn!("a client has left, and its lock could not be given back: {lock}");
+            }
+        }
+    }
+
+    /// Returns whether this was, or may have been, received. It must not be sent twice: the second
+    /// could count for the answer to the client's next attempt.
+    fn tell_undelivered(&self, peer: &Arc<Peer>, lock: &str) -> bool {
+        let Some(mut upstream) = self.connect(peer) else { return false };
+        let Some(_registration) = self.role.register(peer, upstream.socket()) else { return false };
+        if upstream.send(&forward::undelivered(lock, &peer.secret)).is_err() {
+            return false;
+        }
+        let answered = upstream.wait(TAKE_BACK);
+        !answered || upstream.response(false).is_none_or(|head| !head.not_done)
+    }
+
+    /// One line in the log when the active server cannot be reached, and for each other reason.
+    fn note_unreachable(&self, url: &str, error: &dyn Display) {
+        let why = format!("cannot pass requests on to {url}: {error}");
+        let mut known = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != Some(&why) {
+            *known = Some(why.clone());
+            drop(known);
+            warn!("{why}");
+        }
+    }
+
+    /// It can be reached, perhaps again.
+    fn note_reached(&self, url: &str) {
+        let before = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if before.is_some() {
+            info!("requests are passed on to {url}");
+        }
+    }
+
+    fn connect(&self, peer: &Peer) -> Option<Upstream> {
+        let connected = Upstream::connect(&peer.url, &self.names, self.trust.as_ref());
+        connected.inspect_err(|error| self.note_unreachable(&peer.url, error)).ok()
+    }
+
+    /// Waits until a server may be tried (again).
+    fn hold(
+        &self,
+        watch: &Watch<'_>,
+        arrived_at: Instant,
+        retry: bool,
+        client: Client<'_>,
+    ) -> Held {
+        let waker = watch.waker();
+        let _departure = client.watch(move || {
+            if let Some(waker) = waker {
+                // If it is full, a message is there already.
+                let _ = waker.try_send(());
+            }
+        });
+        let in_time = self.pause(watch, arrived_at, retry);
+        match client.has_left() {
+            true => Held::Departed,
+            false if in_time => Held::Again,
+            false => Held::TooLong,
+        }
+    }
+
+    /// Waits for a change of the view, or a moment. `false`: a request that arrived then is not held
+    /// any longer.
+    fn pause(&self, watch: &Watch<'_>, arrived_at: Instant, retry: bool) -> bool {
+        let mut until = arrived_at + self.pace.hold();
+        if let Some(leaving_since) = self.role.leaving_since() {
+            until = until.min(leaving_since + LEAVING);
+        }
+        let now = Instant::now();
+        if now >= until {
+            return false;
+        }
+        let pause = if retry { AGAIN.min(until - now) } else { until - now };
+        select! {
+            recv(watch.changed) -> _ => {}
+            recv(after(pause)) -> _ => {}
+        }
+        true
+    }
+}
+
+enum Held {
+    Again,
+    TooLong,
+    Departed,
+}
+
+/// Authenticates the client, once.
+fn introduced<'k>(
+    known: &'k mut Option<Introduction>,
+    exchange: &Exchange<'_>,
+    service: &Service,
+) -> Result<&'k Introduction, Response> {
+    let introduction = match known.take() {
+        Some(introduction) => introduction,
+        None => service.introduce(&exchange.request, exchange.client)?,
+    };
+    Ok(known.insert(introduction))
+}
+
+fn is_health(request: &Request<'_>) -> bool {
+    is_look(request) && request.target.path() == "/health"
+}
+
+/// Whether the request is about this server rather than about locks.
+fn is_own(request: &Request<'_>) -> bool {
+    let own = ["/", "/metrics", "/openapi.json", "/health"].contains(&request.target.path());
+    own || request.method == "OPTIONS"
+}
+
+fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
+    Response::new(Status::TemporaryRedirect)
+        .header("Location", format!("{}{}", peer.url, request.target.origin_form()))
+        .header("Cache-Control", "no-store")
+}
+
+fn not_active() -> Response {
+    Unavailable::because("this server is not the active one for now, and nothing was done")
+        .problem
+        .into()
+}

@@ -1,0 +1,105 @@
+//! What became of a request that was forwarded, and what follows from it.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use log::debug;
+
+use super::framing::ResponseHead;
+use super::unavailable::Unavailable;
+use super::upstream::Upstream;
+use crate::cluster::role::Peer;
+use crate::doors::Introduction;
+use crate::http::connection::{Exchange, Next};
+use crate::http::{Request, Response};
+
+/// The result of a request.
+pub enum Answered {
+    /// This is the response.
+    Response(Response),
+    /// The first one is sent; the second must not be.
+    Instead(Response, Response),
+    /// The response has been sent.
+    Passed(Next),
+    /// The client has gone.
+    Gone,
+}
+
+/// The result of an attempt to forward a request.
+#[derive(Debug)]
+pub(super) enum Sent {
+    Passed(Next),
+    /// It was not sent.
+    NotReached,
+    /// The server is not the active one, and has done nothing.
+    NotActive,
+    /// The outcome is unknown.
+    Unanswered,
+    /// It granted a lock, and the client had left by then.
+    Departed,
+    /// The response broke off, or the client did not take it.
+    Broken,
+}
+
+impl Sent {
+    /// The answer, or why the request is held; `before`: why it was held until this attempt.
+    pub(super) fn settle(
+        self,
+        peer: &Peer,
+        request: &Request<'_>,
+        before: Unavailable,
+    ) -> ControlFlow<Result<Answered, Unavailable>, Unavailable> {
+        let refused = match self {
+            Self::Passed(next) => return ControlFlow::Break(Ok(Answered::Passed(next))),
+            Self::Departed => {
+                // The active server has counted it as granted.
+                let response = Unavailable::departed().problem.into();
+                return ControlFlow::Break(Ok(Answered::Response(response)));
+            }
+            Self::Broken => return ControlFlow::Break(Ok(Answered::Gone)),
+            Self::Unanswered if !may_be_repeated(request) => {
+                return ControlFlow::Break(Err(Unavailable::unknown()));
+            }
+            Self::Unanswered => Unavailable::unknown(),
+            Self::NotReached => Unavailable::not_reached(peer),
+            Self::NotActive => Unavailable::not_active(peer),
+        };
+        let (method, target) = (request.method, request.target.as_str());
+        debug!("{method} {target} by {}: {}", peer.url, refused.problem.detail());
+        ControlFlow::Continue(before.or(refused))
+    }
+}
+
+/// Relays a response to the client.
+pub(super) fn relay(
+    upstream: &mut Upstream,
+    head: &ResponseHead,
+    exchange: &Exchange<'_>,
+    introduction: &Introduction,
+) -> Sent {
+    let is_stream = exchange.request.target.path() == "/events";
+    let relayed = upstream.relay(head, |bytes| {
+        // A client whose rights have changed has to ask again.
+        if is_stream && !introduction.is_current() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        exchange.pass(bytes)
+    });
+    relayed.map_or(Sent::Broken, Sent::Passed)
+}
+
+pub(super) fn is_look(request: &Request<'_>) -> bool {
+    matches!(request.method, "GET" | "HEAD")
+}
+
+/// Whether a request may be sent again after it may have been carried out: it is identified by a
+/// key, a node or a run of Terraform, or sets a lock to a state.
+pub(super) fn may_be_repeated(request: &Request<'_>) -> bool {
+    let has_key = request.headers.all("Idempotency-Key").next().is_some();
+    let is_known = match request.method {
+        "POST" => has_key || request.target.path().starts_with("/v1/"),
+        "LOCK" | "PATCH" => true,
+        _ => false,
+    };
+    is_look(request) || is_known
+}
