@@ -15,7 +15,7 @@ use super::framing::{NOT_DONE, ResponseHead};
 use super::member::{Member, Peer, Tenancy, View, Watch};
 use super::refused::{NOT_THE_ACTIVE_ONE, Refused};
 use super::upstream::Upstream;
-use crate::doors::{Introduction, Service};
+use crate::doors::{AnsweredBy, Introduction, Service};
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target};
@@ -70,11 +70,14 @@ impl Member {
         service: &Service,
     ) -> Answered {
         let Exchange { request, client, .. } = exchange;
-        if is_health(request) {
-            return Answered::Response(self.health(request));
-        }
-        if is_own(request) {
-            return Answered::Response(service.answer(request, *client).wait());
+        match service.handling(request).answered_by {
+            AnsweredBy::Role if is_look(request) => {
+                return Answered::Response(self.health(request));
+            }
+            AnsweredBy::Role | AnsweredBy::Receiver => {
+                return Answered::Response(service.answer(request, *client).wait());
+            }
+            AnsweredBy::Active => {}
         }
         let answered = match forward::forwarded(request) {
             Some(field) => Ok(self.answer_server(&field, exchange, service)),
@@ -149,7 +152,7 @@ impl Member {
             if let Some(peer) = &peer {
                 let sent = self.forward(peer, exchange, introduction, forwarding, service);
                 is_disowned = matches!(sent, Sent::NotActive);
-                refused = match sent.settle(peer, request, refused) {
+                refused = match sent.settle(peer, request, service, refused) {
                     ControlFlow::Continue(refused) => refused,
                     ControlFlow::Break(answered) => return answered,
                 };
@@ -227,11 +230,12 @@ impl Member {
         }
         self.note_reached(&peer.url);
         // As the active server looks for its own clients before it tells them of a lock.
-        let may_have_left = waits || may_be_repeated(request);
+        let handling = service.handling(request);
+        let may_have_left = waits || handling.is_repeatable;
         let sent = if head.grant.is_some() && may_have_left && client.has_left() {
             Sent::Departed
         } else {
-            relay(&mut upstream, &head, exchange, introduction)
+            relay(&mut upstream, &head, exchange, introduction, handling.is_stream)
         };
         let goes_on = matches!(sent, Sent::Passed(Next::Request));
         drop((watch, asking));
@@ -363,8 +367,8 @@ fn relay(
     head: &ResponseHead,
     exchange: &Exchange<'_>,
     introduction: &Introduction,
+    is_stream: bool,
 ) -> Sent {
-    let is_stream = exchange.request.target.path() == "/events";
     let relayed = upstream.relay(head, |bytes| {
         // Who may see less than before has to ask again.
         if is_stream && !introduction.is_current() {
@@ -392,28 +396,6 @@ fn is_look(request: &Request<'_>) -> bool {
     matches!(request.method, "GET" | "HEAD")
 }
 
-fn is_health(request: &Request<'_>) -> bool {
-    is_look(request) && request.target.path() == "/health"
-}
-
-/// About this server rather than its locks, or a mistake whoever answers it.
-fn is_own(request: &Request<'_>) -> bool {
-    let own = ["/", "/metrics", "/openapi.json", "/health"].contains(&request.target.path());
-    own || request.method == "OPTIONS"
-}
-
-/// Whether it does no harm if it was done before: it says which request it is, or which node or run
-/// of Terraform sends it, or what a lock is to be like.
-fn may_be_repeated(request: &Request<'_>) -> bool {
-    let has_key = request.headers.all("Idempotency-Key").next().is_some();
-    let is_known = match request.method {
-        "POST" => has_key || request.target.path().starts_with("/v1/"),
-        "LOCK" | "PATCH" => true,
-        _ => false,
-    };
-    is_look(request) || is_known
-}
-
 fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
     Response::new(Status::TemporaryRedirect)
         .header("Location", format!("{}{}", peer.url, request.target.origin_form()))
@@ -426,6 +408,7 @@ impl Sent {
         self,
         peer: &Peer,
         request: &Request<'_>,
+        service: &Service,
         before: Refused,
     ) -> ControlFlow<Result<Answered, Refused>, Refused> {
         let refused = match self {
@@ -436,7 +419,7 @@ impl Sent {
                 return ControlFlow::Break(Ok(Answered::Response(response)));
             }
             Self::Broken => return ControlFlow::Break(Ok(Answered::Gone)),
-            Self::Unanswered if !may_be_repeated(request) => {
+            Self::Unanswered if !service.handling(request).is_repeatable => {
                 return ControlFlow::Break(Err(Refused::unknown()));
             }
             Self::Unanswered => Refused::unknown(),

@@ -1,21 +1,62 @@
-//! Administrative requests that end locks.
+//! What administrators ask for: what is locked, and the end of locks.
 
 use log::info;
 
+use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
 use super::refusals::refused;
-use super::{Answer, Call};
+use super::rights::Requirement;
+use super::{Call, HandlerResult, lists};
 use crate::http::{Problem, Response, Status};
 use crate::lock::{Refusal, ResourceName};
 
+pub(super) const DOOR: Door = Door {
+    is_enabled: |_| true,
+    error: Response::from,
+    paths: &[
+        Path {
+            pattern: "/status",
+            answered_by: AnsweredBy::Active,
+            operations: &[get(Handler::Plain(|call| at_once(lists::show_status(call))))],
+        },
+        Path {
+            pattern: "/resources",
+            answered_by: AnsweredBy::Active,
+            operations: &[
+                get(Handler::Plain(|call| at_once(lists::list_resources(call)))),
+                delete(Requirement::END_ALL, Handler::Plain(|call| at_once(delete_all(call)))),
+            ],
+        },
+        Path {
+            pattern: "/resources/{resource}",
+            answered_by: AnsweredBy::Active,
+            operations: &[
+                get(Handler::Resource(|call, name| at_once(lists::list_locks(call, name)))),
+                delete(
+                    Requirement::END,
+                    Handler::Resource(|call, name| at_once(delete_resource(call, name))),
+                ),
+            ],
+        },
+    ],
+};
+
+const fn get(handler: Handler) -> Operation {
+    Operation::new("GET", Requirement::SEE, "admin", handler)
+}
+
+const fn delete(requires: Requirement, handler: Handler) -> Operation {
+    Operation::new("DELETE", requires, "admin", handler)
+}
+
 /// `DELETE /resources`
-pub(super) fn delete_all(call: &Call<'_>) -> Answer {
+fn delete_all(call: &Call<'_>) -> HandlerResult {
     call.service.locks.delete_all().map_err(refused)?;
     info!("{} deleted all locks", call.caller.name());
     Ok(Response::no_content())
 }
 
 /// `DELETE /resources/{name}`
-pub(super) fn delete_resource(call: &Call<'_>, resource: &ResourceName) -> Answer {
+fn delete_resource(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
     call.service.locks.delete_resource(resource).map_err(|refusal| match refusal {
         Refusal::NoSuchLock => {
             Problem::new(Status::NotFound, "this resource has no locks").because(refusal.name())

@@ -8,8 +8,8 @@ use smol_str::SmolStr;
 
 use super::access::{self, Access};
 use super::introduction::Introduction;
+use super::rights::Requirement;
 use super::rights::{Right, Rights};
-use super::routes::Need;
 use super::subscribers::Who;
 use super::users::{Rules, Users};
 use super::{Call, Service, forwarded};
@@ -90,7 +90,7 @@ impl<'a> Caller<'a> {
     /// Lets a request for this resource, or for none in particular, pass, or not.
     pub(super) fn admit(
         service: &Service,
-        needs: Need,
+        requires: Requirement,
         resource: Option<&ResourceName>,
         request: &Request<'_>,
         client: Client<'a>,
@@ -108,16 +108,16 @@ impl<'a> Caller<'a> {
         };
         let (user, sight) = match introduction.and_then(|said| said.rights.clone()) {
             Some(rights) => (certified.cloned(), Sight { rights, by: By::Introduction }),
-            None => identify(service, needs, request, certified)?,
+            None => identify(service, requires, request, certified)?,
         };
         let (requester, is_introduced) = (Requester { address, user }, introduction.is_some());
         let caller = Self { client, requester, sight, is_encrypted, is_introduced };
         let rights = &caller.sight.rights;
-        let (is_allowed, right) = match (needs, resource) {
-            (Need::Nothing, _) => (true, Right::See),
-            (Need::Some(right), Some(resource)) => (rights.allow(right, resource), right),
-            (Need::Some(right), None) => (rights.allow_some(right), right),
-            (Need::All(right), _) => (rights.allow_all(right), right),
+        let (is_allowed, right) = match (requires, resource) {
+            (Requirement::Nothing, _) => (true, Right::See),
+            (Requirement::Some(right), Some(resource)) => (rights.allow(right, resource), right),
+            (Requirement::Some(right), None) => (rights.allow_some(right), right),
+            (Requirement::All(right), _) => (rights.allow_all(right), right),
         };
         if is_allowed { Ok(caller) } else { Err(caller.lacks(right, resource)) }
     }
@@ -201,29 +201,29 @@ pub(super) const SOMEBODY: &str = "another client";
 /// names.
 pub(super) fn identify(
     service: &Service,
-    needs: Need,
+    requires: Requirement,
     request: &Request<'_>,
     certified: Option<&SmolStr>,
 ) -> Result<(Option<SmolStr>, Sight), Problem> {
     let settings = &service.settings;
     if let Some(users) = &settings.users {
         let rules = users.current();
-        let (user, rights) = match needs {
-            Need::Nothing => (None, Rights::none()),
+        let (user, rights) = match requires {
+            Requirement::Nothing => (None, Rights::none()),
             _ => known(service, &rules, request, certified)?,
         };
         return Ok((user, Sight { rights, by: By::Users(Arc::clone(users), rules) }));
     }
     let certified = certified.cloned();
     let without_rules = |rights| Sight { rights, by: By::Options };
-    match needs {
-        Need::Nothing | Need::Some(Right::Lock) => {
+    match requires {
+        Requirement::Nothing | Requirement::Some(Right::Lock) => {
             let is_open = settings.access == Access::Open;
             let rights = if is_open { Rights::all() } else { Rights::to_lock() };
             Ok((certified, without_rules(rights)))
         }
-        Need::All(Right::See) => Ok((certified, without_rules(Rights::all()))),
-        Need::Some(_) | Need::All(_) => {
+        Requirement::All(Right::See) => Ok((certified, without_rules(Rights::all()))),
+        Requirement::Some(_) | Requirement::All(_) => {
             let authorization = request.headers.only("Authorization")?;
             let user = settings.access.check(&service.passwords, authorization)?;
             Ok((user.or(certified), without_rules(Rights::all())))

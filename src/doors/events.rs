@@ -8,8 +8,10 @@ use log::warn;
 use serde::{Serialize, Serializer};
 
 use super::caller::Sight;
+use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
+use super::rights::Requirement;
 use super::subscribers::Place;
-use super::{Answer, Call};
+use super::{Call, HandlerResult};
 use crate::http::query::Query;
 use crate::http::{Outgoing, Problem, Response, Status};
 use crate::lock::{Event, Follower, Heard, KEPT, Kind, Limit, LockId, ResourceName};
@@ -23,8 +25,24 @@ const PACE: Duration = Duration::from_millis(100);
 /// How many are read at a time for whoever asks for what is kept alone.
 const BATCH: usize = 64;
 
+pub(super) const DOOR: Door = Door {
+    is_enabled: |_| true,
+    error: Response::from,
+    paths: &[Path {
+        pattern: "/events",
+        answered_by: AnsweredBy::Active,
+        operations: &[Operation::new(
+            "GET",
+            Requirement::SEE,
+            "admin",
+            Handler::Plain(|call| at_once(subscribe(call))),
+        )
+        .stream()],
+    }],
+};
+
 /// `GET /events`
-pub(super) fn subscribe(call: &Call<'_>) -> Answer {
+fn subscribe(call: &Call<'_>) -> HandlerResult {
     let wanted = Wanted::parse(&call.request.target.query())?;
     let last = call.request.headers.only("Last-Event-ID")?;
     let last = last.map(|id| {

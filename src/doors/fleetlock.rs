@@ -13,14 +13,37 @@ use serde_json::json;
 
 use super::acquire::{Untold, acquire};
 use super::caller::SOMEBODY;
-use super::refusals::{invalid, refused};
-use super::rights::Right;
-use super::{Answer, Call};
+use super::door::{AnsweredBy, Door, Handler, Operation, Outcome, Path, at_once};
+use super::refusals::{invalid, not_found, refused};
+use super::rights::{Requirement, Right};
+use super::{Call, HandlerResult, PendingResult};
 use crate::http::{Problem, Response, Status};
 use crate::lock::{IdempotencyKey, Lifetime, Limit, Mode, Refusal, ResourceName, Terms};
 
+pub(super) const DOOR: Door = Door {
+    is_enabled: |settings| settings.fleetlock.is_some(),
+    error,
+    paths: &[
+        Path {
+            pattern: "/v1/pre-reboot",
+            answered_by: AnsweredBy::Active,
+            operations: &[post(|call| at_once(pre_reboot(call))).counted_as(Outcome::Acquisition)],
+        },
+        Path {
+            pattern: "/v1/steady-state",
+            answered_by: AnsweredBy::Active,
+            operations: &[post(|call| at_once(steady_state(call)))],
+        },
+    ],
+};
+
+/// The node in the body is the key of its request.
+const fn post(handler: fn(&Call<'_>) -> PendingResult) -> Operation {
+    Operation::new("POST", Requirement::LOCK, "fleetlock", Handler::Plain(handler)).repeatable()
+}
+
 /// The namespace of its keys.
-const DOOR: &str = "fl";
+const NAMESPACE: &str = "fl";
 
 /// How many holders of a slot an answer names.
 const MAX_NAMED: usize = 20;
@@ -66,10 +89,10 @@ fn is_group(text: &str) -> bool {
 
 /// `POST /v1/pre-reboot`: the node may reboot when it has a slot. It keeps it until it is up
 /// again: one that does not come back holds the next one up, which is what the protocol is for.
-pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
+fn pre_reboot(call: &Call<'_>) -> HandlerResult {
     let node = Node::of(call)?;
     call.require(Right::Lock, &node.resource)?;
-    let slots = call.service.settings.fleetlock.as_ref().ok_or_else(super::routes::not_found)?;
+    let slots = call.service.settings.fleetlock.as_ref().ok_or_else(not_found)?;
     let limit = slots.of(&node.group);
     let request = Terms {
         title: format!("reboot of {}", node.id).into(),
@@ -91,7 +114,7 @@ pub(super) fn pre_reboot(call: &Call<'_>) -> Answer {
 }
 
 /// `POST /v1/steady-state`: the node is up, and gives back the slot that it may have.
-pub(super) fn steady_state(call: &Call<'_>) -> Answer {
+fn steady_state(call: &Call<'_>) -> HandlerResult {
     let node = Node::of(call)?;
     call.require(Right::Lock, &node.resource)?;
     match call.service.locks.release_by_key(&node.resource, &node.key).wait() {
@@ -103,10 +126,10 @@ pub(super) fn steady_state(call: &Call<'_>) -> Answer {
 }
 
 /// An error as this protocol has it.
-pub(super) fn error(problem: Problem) -> Response {
+fn error(problem: Problem) -> Response {
     let kind = match problem.status() {
         Status::Locked => "all_slots_taken",
-        Status::BadRequest => problem.reason().unwrap_or("bad_request"),
+        Status::BadRequest | Status::RequestTimeout => problem.reason().unwrap_or("bad_request"),
         Status::MethodNotAllowed => "method_not_allowed",
         Status::ServiceUnavailable => "unavailable",
         Status::Forbidden => "forbidden",
@@ -129,7 +152,7 @@ fn answer(status: Status, kind: &str, value: &str) -> Response {
 
 fn all_slots_taken(call: &Call<'_>, resource: &ResourceName, group: &str, limit: Limit) -> Problem {
     let mut value = format!("all slots of the group {group} are taken, which has {limit}");
-    let shows_title = call.shows_titles(resource, DOOR);
+    let shows_title = call.shows_titles(resource, NAMESPACE);
     for (grant, key) in call.service.locks.holders(resource, MAX_NAMED) {
         let holder = if shows_title(key.as_ref()) { &grant.terms.title } else { SOMEBODY };
         let since = format_rfc3339_seconds(grant.since);
@@ -178,7 +201,7 @@ impl Node {
             return Err(Problem::bad_request("a group is letters, digits, . and -"));
         }
         let resource = format!("reboot:{group}").parse().map_err(invalid)?;
-        let key = IdempotencyKey::of_door(DOOR, &id)
+        let key = IdempotencyKey::of_door(NAMESPACE, &id)
             .map_err(|_| Problem::bad_request("an id is 1 to 124 visible ASCII characters"))?;
         Ok(Self { id, group, resource, key })
     }

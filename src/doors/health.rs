@@ -2,16 +2,43 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Answer, Call};
+use super::door::{AnsweredBy, Door, Handler, OTHER, Operation, Path, at_once};
+use super::rights::Requirement;
+use super::{Call, HandlerResult, PendingResult};
 use crate::http::accept::Accept;
 use crate::http::{Problem, Response, Status};
 use crate::metrics::Format;
+
+pub(super) const DOOR: Door = Door {
+    is_enabled: |_| true,
+    error: Response::from,
+    paths: &[
+        path("/health", AnsweredBy::Role, &[get(NOTHING, |call| at_once(health(call)))]),
+        path("/metrics", AnsweredBy::Receiver, &[get(METRICS, |call| at_once(metrics(call)))]),
+        path("/openapi.json", AnsweredBy::Receiver, &[get(NOTHING, |_| at_once(openapi()))]),
+    ],
+};
+
+const NOTHING: Requirement = Requirement::Nothing;
+const METRICS: Requirement = Requirement::METRICS;
+
+const fn path(
+    pattern: &'static str,
+    answered_by: AnsweredBy,
+    operations: &'static [Operation],
+) -> Path {
+    Path { pattern, answered_by, operations }
+}
+
+const fn get(requires: Requirement, handler: fn(&Call<'_>) -> PendingResult) -> Operation {
+    Operation::new("GET", requires, OTHER, Handler::Plain(handler))
+}
 
 /// What every request and answer looks like, in OpenAPI 3.1.
 pub(super) const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// `GET /health`
-pub(super) fn health(call: &Call<'_>) -> Answer {
+fn health(call: &Call<'_>) -> HandlerResult {
     if call.service.shutting_down.load(Ordering::SeqCst) {
         let detail = "the server is shutting down";
         return Err(Problem::new(Status::ServiceUnavailable, detail).closing());
@@ -24,7 +51,7 @@ pub(super) fn health(call: &Call<'_>) -> Answer {
 }
 
 /// `GET /metrics`
-pub(super) fn metrics(call: &Call<'_>) -> Answer {
+fn metrics(call: &Call<'_>) -> HandlerResult {
     let openmetrics = Accept::of(&call.request.headers).prefers_openmetrics();
     let format = if openmetrics { Format::OpenMetrics } else { Format::Prometheus };
     let text = call.service.metrics.to_text(&*call.service.locks, format).map_err(|error| {
@@ -35,6 +62,6 @@ pub(super) fn metrics(call: &Call<'_>) -> Answer {
 }
 
 /// `GET /openapi.json`
-pub(super) fn openapi(_: &Call<'_>) -> Answer {
+fn openapi() -> HandlerResult {
     Ok(Response::new(Status::Ok).body("application/json", OPENAPI.as_bytes()))
 }

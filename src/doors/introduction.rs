@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use super::caller::{Sight, identify};
-use super::rights::Rights;
-use super::routes::{Need, Route};
+use super::rights::{Requirement, Rights};
+use super::routes::Route;
 use super::{Service, forwarded};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request};
@@ -48,7 +48,7 @@ impl Introduction {
         client: Client<'_>,
     ) -> Result<Self, Problem> {
         let operation = route.operation(request.method);
-        if operation.as_ref().is_some_and(|operation| operation.needs.shows_locks()) {
+        if operation.as_ref().is_some_and(|operation| operation.requires.shows_locks()) {
             service.site.admit_reader(request)?;
         }
         let proxies = &service.settings.trusted_proxies;
@@ -58,8 +58,9 @@ impl Introduction {
             let requester = Requester { address, user: client.certified_user().cloned() };
             return Ok(Self { requester, rights: None, is_encrypted, sight: None });
         }
-        let needs = operation.map_or(Need::Nothing, |operation| service.needs(operation.needs));
-        let (user, sight) = identify(service, needs, request, client.certified_user())?;
+        let requires = operation
+            .map_or(Requirement::Nothing, |operation| service.requires(operation.requires));
+        let (user, sight) = identify(service, requires, request, client.certified_user())?;
         Ok(Self {
             requester: Requester { address, user },
             rights: Some(sight.rights()),

@@ -9,7 +9,7 @@ use humantime::format_rfc3339_micros;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::caller::Sight;
-use super::{Answer, Call, hal};
+use super::{Call, HandlerResult, hal};
 use crate::http::Problem;
 use crate::http::query::Query;
 use crate::lock::{Lock, LockManager, Page, Requester, ResourceName, Totals};
@@ -32,7 +32,7 @@ const MAX_SEARCH: usize = 1024;
 const MAX_LIMIT: usize = 1000;
 
 /// `GET /status`: all locks of all resources, in plain JSON, and the time on the server's clock.
-pub(super) fn show_status(call: &Call<'_>) -> Answer {
+pub(super) fn show_status(call: &Call<'_>) -> HandlerResult {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
     let sight = call.caller.sight.clone();
     let prefix = call.service.prefix.clone();
@@ -72,7 +72,7 @@ pub(super) fn show_status(call: &Call<'_>) -> Answer {
 }
 
 /// `GET /resources`
-pub(super) fn list_resources(call: &Call<'_>) -> Answer {
+pub(super) fn list_resources(call: &Call<'_>) -> HandlerResult {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
     let sight = call.caller.sight.clone();
     let prefix = call.service.prefix.clone();
@@ -94,7 +94,7 @@ pub(super) fn list_resources(call: &Call<'_>) -> Answer {
 }
 
 /// `GET /resources/{name}`: its locks, the active ones before the waiting ones.
-pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> Answer {
+pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
     let (resource, locks) = (resource.clone(), Arc::clone(&call.service.locks));
     let shows_uids = call.caller.sight.shows_uids(&resource);
     let prefix = call.service.prefix.clone();

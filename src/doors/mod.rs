@@ -9,6 +9,7 @@ mod acquire;
 mod admin;
 mod body;
 mod caller;
+mod door;
 pub mod event_log;
 mod events;
 mod fleetlock;
@@ -40,17 +41,20 @@ use smol_str::SmolStr;
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
 use crate::lock::{LockManager, Pending, Reason, Refusal};
-use crate::metrics::{Kind, Metrics};
+use crate::metrics::{Metrics, RequestTimes, Times};
 use crate::passwords::Passwords;
 use access::Access;
 pub use acquire::IF_UNDELIVERED;
 use caller::Caller;
+pub use door::AnsweredBy;
+use door::{Named, OTHER, Outcome};
 pub use fleetlock::Slots;
 use gzip::Gzip;
 pub use introduction::Introduction;
 use origin::Site;
 pub(crate) use refusals::refused;
-use routes::{Need, Route};
+use rights::Requirement;
+use routes::Route;
 use subscribers::Subscribers;
 use users::Users;
 
@@ -106,6 +110,7 @@ pub struct Service {
     locks: Arc<dyn LockManager>,
     settings: Settings,
     metrics: Arc<Metrics>,
+    request_times: RequestTimes,
     passwords: Passwords,
     site: Site,
     /// What precedes the paths of links: that of the base URL.
@@ -122,11 +127,20 @@ struct Call<'a> {
     caller: Caller<'a>,
 }
 
-/// What a door says.
-type Answer = Result<Response, Problem>;
+/// The result of a request at its door.
+type HandlerResult = Result<Response, Problem>;
 
-/// What it says when a change was written.
-type Later = Result<Pending<Answer>, Problem>;
+/// The same, perhaps when a change has been written.
+type PendingResult = Result<Pending<HandlerResult>, Problem>;
+
+/// What a server that may pass a request on has to know of it.
+pub struct Handling {
+    pub answered_by: AnsweredBy,
+    /// It does no harm if it was carried out before.
+    pub is_repeatable: bool,
+    /// Its response goes on for as long as the client likes.
+    pub is_stream: bool,
+}
 
 impl Service {
     /// Answers by way of these locks.
@@ -136,7 +150,19 @@ impl Service {
         let subscribers = Arc::new(Subscribers::new(settings.max_subscribers));
         let gzip = Gzip::default();
         let prefix = settings.base_url.as_deref().map_or("", path_of).into();
-        Self { locks, settings, metrics, passwords, site, prefix, subscribers, gzip, shutting_down }
+        let request_times = metrics.request_times(&routes::kinds());
+        Self {
+            locks,
+            settings,
+            metrics,
+            request_times,
+            passwords,
+            site,
+            prefix,
+            subscribers,
+            gzip,
+            shutting_down,
+        }
     }
 
     /// Says from now on that the server is about to end.
@@ -160,7 +186,7 @@ impl Service {
         let began = Instant::now();
         let route = Route::parse(&request.target);
         let error = error(&route);
-        let account = Account::open(self, request, kind(&route, request.method), began);
+        let account = Account::open(self, request, &route, began);
         let answer = || {
             let answer = self.call(route, request, client, introduction);
             answer.unwrap_or_else(|problem| Err(problem).into())
@@ -178,7 +204,7 @@ impl Service {
         let began = Instant::now();
         let route = Route::parse(&request.target);
         let error = error(&route);
-        let account = Account::open(self, request, kind(&route, request.method), began);
+        let account = Account::open(self, request, &route, began);
         let problem = self.admit(route, request, client).err()?;
         Some(account.close(error(problem)))
     }
@@ -195,37 +221,42 @@ impl Service {
         let began = Instant::now();
         let route = Route::parse(&request.target);
         let error = error(&route);
-        let account = Account::open(self, request, kind(&route, request.method), began);
+        let account = Account::open(self, request, &route, began);
         let introduction = self
             .admit(route, request, client)
             .and_then(|route| Introduction::of(self, &route, request, client));
         introduction.map_err(|problem| account.close(error(problem)))
     }
 
+    /// How a request is to be handled by a server that may pass it on.
+    pub fn handling(&self, request: &Request<'_>) -> Handling {
+        let (answered_by, operation) = routes::lookup(request.target.path(), request.method);
+        let is_options = request.method == "OPTIONS";
+        Handling {
+            answered_by: if is_options { AnsweredBy::Receiver } else { answered_by },
+            is_repeatable: operation.is_some_and(|operation| operation.may_be_repeated(request)),
+            is_stream: operation.is_some_and(|operation| operation.is_stream),
+        }
+    }
+
     /// Counts a request that was refused for this reason before it came to its door.
     pub fn count_refused(&self, request: &Request<'_>, reason: Reason) {
-        let kind = kind(&Route::parse(&request.target), request.method);
-        match (kind, request.method) {
-            (Kind::Acquire, _) | (Kind::Terraform, "LOCK") => {
-                self.metrics.acquisition(Err(reason), Duration::ZERO);
-            }
-            (Kind::Fleetlock, _) if request.target.path() == routes::PRE_REBOOT => {
-                self.metrics.acquisition(Err(reason), Duration::ZERO);
-            }
-            (Kind::Renew, _) => match body::change(request.body, self.settings.limits) {
+        match outcome(request) {
+            Outcome::Acquisition => self.metrics.acquisition(Err(reason), Duration::ZERO),
+            Outcome::Change => match body::change(request.body, self.settings.limits) {
                 Ok(body::Change::Renewal(_)) => self.metrics.renewal_failed(reason),
                 Ok(body::Change::Conversion(_)) => self.metrics.conversion(Err(reason)),
                 Err(_) => {}
             },
-            _ => {}
+            Outcome::Uncounted => {}
         }
     }
 
     /// Counts a renewal that was made, and is answered as unknown. What else is done is counted by
     /// that: by the grant, for example, which is given back.
     pub fn count_withheld(&self, request: &Request<'_>) {
-        if let Ok(body::Change::Renewal(_)) = body::change(request.body, self.settings.limits)
-            && request.method == "PATCH"
+        if outcome(request) == Outcome::Change
+            && let Ok(body::Change::Renewal(_)) = body::change(request.body, self.settings.limits)
         {
             self.metrics.renewal_failed(Reason::OutcomeUnknown);
         }
@@ -233,7 +264,7 @@ impl Service {
 
     /// Gives back the lock that a target names, whose client was not told of it.
     pub fn give_back(&self, target: &Target<'_>) {
-        if let Ok(Route::OfLock(_, resource, id)) = Route::parse(target) {
+        if let Ok(Route { named: Named::Lock(resource, id), .. }) = Route::parse(target) {
             self.locks.abandon(&resource, id);
         }
     }
@@ -264,22 +295,25 @@ impl Service {
         request: &Request<'_>,
         client: Client<'_>,
         introduction: Option<&Introduction>,
-    ) -> Later {
+    ) -> PendingResult {
         let route = self.admit(route, request, client)?;
         let Some(operation) = route.operation(request.method) else {
             return Ok(Ok(Response::no_content().header("Allow", route.allow())).into());
         };
-        if operation.needs.shows_locks() && introduction.is_none() {
+        if operation.requires.shows_locks() && introduction.is_none() {
             self.site.admit_reader(request)?;
         }
-        let needs = self.needs(operation.needs);
+        let requires = self.requires(operation.requires);
         let resource = route.resource();
-        let caller = Caller::admit(self, needs, resource, request, client, introduction)?;
-        operation.run(&Call { service: self, request, caller })
+        let caller = Caller::admit(self, requires, resource, request, client, introduction)?;
+        operation.run(&Call { service: self, request, caller }, &route.named)
     }
 
-    fn needs(&self, needs: Need) -> Need {
-        if needs == routes::METRICS && self.settings.open_metrics { Need::Nothing } else { needs }
+    fn requires(&self, requires: Requirement) -> Requirement {
+        match requires {
+            Requirement::METRICS if self.settings.open_metrics => Requirement::Nothing,
+            requires => requires,
+        }
     }
 
     /// Refuses what is wrong with a request whatever its body is.
@@ -292,8 +326,8 @@ impl Service {
         origin::require_one_host(request)?;
         self.site.admit(request, client.is_encrypted())?;
         let route = route?;
-        if matches!(route, Route::FleetLock(_)) && self.settings.fleetlock.is_none() {
-            return Err(routes::not_found());
+        if !(route.door.is_enabled)(&self.settings) {
+            return Err(refusals::not_found());
         }
         if route.is_administrative() && self.settings.access == Access::Denied {
             return Err(access::denied());
@@ -302,7 +336,9 @@ impl Service {
             route if request.method == "OPTIONS" || route.operation(request.method).is_some() => {
                 Ok(route)
             }
-            Route::Server => Err(Problem::bad_request("the target * is for OPTIONS alone")),
+            route if route.is_server() => {
+                Err(Problem::bad_request("the target * is for OPTIONS alone"))
+            }
             route => Err(Problem::method_not_allowed(route.allow())),
         }
     }
@@ -310,22 +346,28 @@ impl Service {
 
 /// What is noted of a request when it has its response.
 struct Account {
-    metrics: Arc<Metrics>,
-    kind: Kind,
+    times: Times,
     began: Instant,
     /// The request, if the log is to show it.
     shown: Option<String>,
 }
 
 impl Account {
-    fn open(service: &Service, request: &Request<'_>, kind: Kind, began: Instant) -> Self {
+    fn open(
+        service: &Service,
+        request: &Request<'_>,
+        route: &Result<Route, Problem>,
+        began: Instant,
+    ) -> Self {
+        let operation = route.as_ref().ok().and_then(|route| route.operation(request.method));
+        let kind = operation.map_or(OTHER, |operation| operation.kind);
         let show = || format!("{} {}", request.method, request.target.as_str().escape_debug());
         let shown = log_enabled!(Level::Debug).then(show);
-        Self { metrics: Arc::clone(&service.metrics), kind, began, shown }
+        Self { times: service.request_times.of(kind), began, shown }
     }
 
     fn close(self, response: Response) -> Response {
-        self.metrics.request(self.kind, self.began.elapsed());
+        self.times.observe(self.began.elapsed());
         if let Some(request) = self.shown {
             debug!("{request} {}", response.status.code());
         }
@@ -334,7 +376,7 @@ impl Account {
 }
 
 /// What is answered if a request ends in a panic.
-fn panicked(request: &Request<'_>) -> impl FnOnce() -> Answer + Send + 'static {
+fn panicked(request: &Request<'_>) -> impl FnOnce() -> HandlerResult + Send + 'static {
     let request = format!("{} {:?}", request.method, request.target.as_str());
     move || {
         log::error!("a request ended in a panic: {request}");
@@ -349,18 +391,14 @@ fn path_of(url: &str) -> &str {
     behind_scheme.find('/').map_or("", |at| &behind_scheme[at..])
 }
 
-/// What a request is to the metrics.
-fn kind(route: &Result<Route, Problem>, method: &str) -> Kind {
-    let operation = route.as_ref().ok().and_then(|route| route.operation(method));
-    operation.map_or(Kind::Other, |operation| operation.kind)
+fn outcome(request: &Request<'_>) -> Outcome {
+    let (_, operation) = routes::lookup(request.target.path(), request.method);
+    operation.map_or(Outcome::Uncounted, |operation| operation.outcome)
 }
 
 /// How an error is written where a request leads.
 fn error(route: &Result<Route, Problem>) -> fn(Problem) -> Response {
-    match route {
-        Ok(Route::FleetLock(_)) => fleetlock::error,
-        _ => Response::from,
-    }
+    route.as_ref().map_or(Response::from, |route| route.door.error)
 }
 
 /// What a lock is changes from one moment to the next: a cache on the way must not keep it.
@@ -379,6 +417,7 @@ mod tests {
 
     use crate::http::Singleton;
     use crate::http::departures::Departures;
+    use crate::http::head::Head;
     use crate::http::transport::Transport;
     use crate::lock::{
         Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
@@ -537,6 +576,41 @@ mod tests {
         }
         let home = service.answer(&request("GET", "/"), client).wait();
         assert_eq!(home.status.code(), 200);
+    }
+
+    #[test]
+    fn the_table_says_what_a_server_may_answer_itself_and_send_again() {
+        let service = service(Arc::default());
+        let lock = "/locks/a/aa4e181e17374148a21b30d9dcb941f9";
+        for (method, target, answered_by, is_repeatable) in [
+            ("GET", "/", AnsweredBy::Receiver, true),
+            ("POST", "/", AnsweredBy::Receiver, false),
+            ("HEAD", "/metrics?x", AnsweredBy::Receiver, true),
+            ("GET", "/openapi.json", AnsweredBy::Receiver, true),
+            ("GET", "/health?role=active", AnsweredBy::Role, true),
+            ("OPTIONS", "/locks/a", AnsweredBy::Receiver, false),
+            ("OPTIONS", "*", AnsweredBy::Receiver, false),
+            ("GET", "/unknown", AnsweredBy::Active, false),
+            ("GET", "/status", AnsweredBy::Active, true),
+            ("DELETE", "/resources", AnsweredBy::Active, false),
+            ("POST", "/locks/a", AnsweredBy::Active, false),
+            ("LOCK", "/locks/a", AnsweredBy::Active, true),
+            ("UNLOCK", "/locks/a", AnsweredBy::Active, false),
+            ("HEAD", lock, AnsweredBy::Active, true),
+            ("PATCH", lock, AnsweredBy::Active, true),
+            ("DELETE", lock, AnsweredBy::Active, false),
+            ("POST", "/v1/pre-reboot", AnsweredBy::Active, true),
+            ("POST", "/v1/steady-state", AnsweredBy::Active, true),
+        ] {
+            let handling = service.handling(&request(method, target));
+            assert_eq!(handling.answered_by, answered_by, "{method} {target}");
+            assert_eq!(handling.is_repeatable, is_repeatable, "{method} {target}");
+        }
+        assert!(service.handling(&request("GET", "/events?latest=1")).is_stream);
+        assert!(!service.handling(&request("GET", "/status")).is_stream);
+        let head = "POST /locks/a HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k\r\n\r\n";
+        let with_key = Head::parse(head.as_bytes()).unwrap().request;
+        assert!(service.handling(&with_key).is_repeatable);
     }
 
     #[test]

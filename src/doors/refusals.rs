@@ -10,6 +10,13 @@ pub(super) fn invalid(error: impl Display) -> Problem {
     Problem::bad_request(error.to_string())
 }
 
+pub(super) fn not_found() -> Problem {
+    let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
+                  /resources, /resources/{resource}, /status or /events; /openapi.json describes \
+                  them";
+    Problem::new(Status::NotFound, detail)
+}
+
 /// A refusal of the lock core.
 pub(crate) fn refused(refusal: Refusal) -> Problem {
     let status = match &refusal {

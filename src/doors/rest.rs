@@ -5,13 +5,47 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use super::acquire::{Untold, acquire, convert};
+use super::door::{AnsweredBy, Door, Handler, Operation, Outcome, Path, at_once};
 use super::refusals::{invalid, refused};
-use super::{Answer, Call, Later, body, hal};
+use super::rights::Requirement;
+use super::{Call, HandlerResult, PendingResult, body, hal, terraform};
 use crate::http::{Problem, Request, Response, Singleton, Status};
 use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 
+pub(super) const DOOR: Door = Door {
+    is_enabled: |_| true,
+    error: Response::from,
+    paths: &[
+        Path {
+            pattern: "/locks/{resource}",
+            answered_by: AnsweredBy::Active,
+            operations: &[
+                Operation::new("POST", LOCK, "acquire", Handler::Resource(acquire_lock))
+                    .repeatable_with_key()
+                    .counted_as(Outcome::Acquisition),
+                Operation::new("DELETE", LOCK, "release", Handler::Resource(release_by_key)),
+                terraform::OPERATIONS[0],
+                terraform::OPERATIONS[1],
+            ],
+        },
+        Path {
+            pattern: "/locks/{resource}/{uid}",
+            answered_by: AnsweredBy::Active,
+            operations: &[
+                Operation::new("GET", LOCK, "look", Handler::Lock(get_lock)),
+                Operation::new("PATCH", LOCK, "renew", Handler::Lock(change_lock))
+                    .repeatable()
+                    .counted_as(Outcome::Change),
+                Operation::new("DELETE", LOCK, "release", Handler::Lock(release_lock)),
+            ],
+        },
+    ],
+};
+
+const LOCK: Requirement = Requirement::LOCK;
+
 /// `POST /locks/{resource}`: returns when the wait is over.
-pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Later {
+fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     let request = call.request;
     let (limits, requester) = (call.service.settings.limits, &call.caller.requester);
     let lock_request = body::lock_request(request.body, limits, requester)?;
@@ -29,7 +63,7 @@ pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Later {
 }
 
 /// `DELETE /locks/{resource}`, for whoever has a key and lost the URL.
-pub(super) fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> Later {
+fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     let key = key(call.request)?.ok_or_else(|| {
         Problem::bad_request(
             "the header Idempotency-Key is missing: send that of the request whose lock is to be \
@@ -45,13 +79,13 @@ fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
 }
 
 /// `GET /locks/{resource}/{uid}`
-pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
+fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
     let lock = call.service.locks.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
-    Ok(hal::lock(Status::Ok, &call.service.prefix, resource, &lock))
+    at_once(Ok(hal::lock(Status::Ok, &call.service.prefix, resource, &lock)))
 }
 
 /// `PATCH /locks/{resource}/{uid}`
-pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Later {
+fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
     let changed = match body::change(call.request.body, call.service.settings.limits)? {
         body::Change::Renewal(lifetime) => {
             let metrics = Arc::clone(&call.service.metrics);
@@ -70,11 +104,11 @@ pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) 
 }
 
 /// `DELETE /locks/{resource}/{uid}`
-pub(super) fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Later {
+fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
     Ok(call.service.locks.release(resource, id).map(released))
 }
 
-fn released(released: Result<(), Refusal>) -> Answer {
+fn released(released: Result<(), Refusal>) -> HandlerResult {
     released.map_err(refused)?;
     Ok(Response::no_content())
 }
