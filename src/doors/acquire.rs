@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::{Call, hal};
+use super::call::Call;
+use super::hal;
 use crate::http::Response;
 use crate::lock::{
     Conversion, Departure, Grant, IdempotencyKey, LockId, LockManager, Pending, Refusal,
@@ -29,7 +30,7 @@ pub(super) struct Untold {
 
 impl Untold {
     pub(super) fn new(call: &Call<'_>, resource: ResourceName) -> Self {
-        let locks = Arc::clone(&call.service.locks);
+        let locks = Arc::clone(&call.context.locks);
         Self { locks, resource, is_introduced: call.caller.is_introduced }
     }
 
@@ -53,12 +54,12 @@ pub(super) fn acquire(
     request: Terms,
     key: Option<IdempotencyKey>,
 ) -> Pending<Result<Grant, Refusal>> {
-    let service = call.service;
+    let context = call.context;
     let began = Instant::now();
     let has_key = key.is_some();
     let (acquired, wait) =
-        watched(call, |on_wait| service.locks.acquire(resource, request, key, on_wait));
-    let (locks, metrics) = (Arc::clone(&service.locks), Arc::clone(&service.metrics));
+        watched(call, |on_wait| context.locks.acquire(resource, request, key, on_wait));
+    let (locks, metrics) = (Arc::clone(&context.locks), Arc::clone(&context.metrics));
     let (resource, presence) = (resource.clone(), call.caller.client.presence());
     acquired.map(move |acquired| {
         let took = began.elapsed();
@@ -83,11 +84,11 @@ pub(super) fn convert(
     id: LockId,
     conversion: Conversion,
 ) -> Result<Grant, Refusal> {
-    let service = call.service;
+    let context = call.context;
     let (converted, wait) =
-        watched(call, |on_wait| service.locks.convert(resource, id, conversion, on_wait));
+        watched(call, |on_wait| context.locks.convert(resource, id, conversion, on_wait));
     let converted = converted.map_err(|refusal| wait.explain(refusal));
-    service.metrics.conversion(converted.as_ref().map(drop).map_err(Refusal::reason));
+    context.metrics.conversion(converted.as_ref().map(drop).map_err(Refusal::reason));
     converted
 }
 

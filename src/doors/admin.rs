@@ -2,10 +2,11 @@
 
 use log::info;
 
+use super::call::{Call, HandlerResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
+use super::lists;
 use super::refusals::refused;
 use super::rights::Requirement;
-use super::{Call, HandlerResult, lists};
 use crate::http::{Problem, Response, Status};
 use crate::lock::{Refusal, ResourceName};
 
@@ -50,14 +51,14 @@ const fn delete(requires: Requirement, handler: Handler) -> Operation {
 
 /// `DELETE /resources`
 fn delete_all(call: &Call<'_>) -> HandlerResult {
-    call.service.locks.delete_all().map_err(refused)?;
+    call.context.locks.delete_all().map_err(refused)?;
     info!("{} deleted all locks", call.caller.name());
     Ok(Response::no_content())
 }
 
 /// `DELETE /resources/{name}`
 fn delete_resource(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
-    call.service.locks.delete_resource(resource).map_err(|refusal| match refusal {
+    call.context.locks.delete_resource(resource).map_err(|refusal| match refusal {
         Refusal::NoSuchLock => {
             Problem::new(Status::NotFound, "this resource has no locks").because(refusal.name())
         }

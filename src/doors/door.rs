@@ -1,9 +1,10 @@
 //! How a door declares itself: its paths, the methods of each, and what the server and the proxy
 //! of several servers have to know of a request without understanding it.
 
+use super::call::{Call, HandlerResult, PendingResult};
 use super::refusals::not_found;
 use super::rights::Requirement;
-use super::{Call, HandlerResult, PendingResult, Settings};
+use super::settings::Settings;
 use crate::http::{Problem, Request, Response};
 use crate::lock::{LockId, ResourceName};
 

@@ -7,11 +7,11 @@ use humantime::format_rfc3339_micros;
 use log::warn;
 use serde::{Serialize, Serializer};
 
-use super::caller::Sight;
+use super::call::{Call, HandlerResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
+use super::identity::Permissions;
 use super::rights::Requirement;
 use super::subscribers::Place;
-use super::{Call, HandlerResult};
 use crate::http::query::Query;
 use crate::http::{Outgoing, Problem, Response, Status};
 use crate::lock::{Event, Follower, Heard, KEPT, Kind, Limit, LockId, ResourceName};
@@ -49,12 +49,12 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
         // What is no number is not among those that are kept.
         id.parse().unwrap_or(0)
     });
-    let sight = call.caller.sight.clone();
-    let events = call.service.locks.events();
+    let permissions = call.caller.permissions.clone();
+    let events = call.context.locks.events();
     let after = last.or_else(|| {
         let latest = wanted.latest?;
         Some(events.before_latest(latest, |event| {
-            wanted.has(&event.resource) && sight.sees(&event.resource)
+            wanted.has(&event.resource) && permissions.sees(&event.resource)
         }))
     });
     if call.request.method == "HEAD" {
@@ -62,9 +62,9 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
     }
     if !wanted.follow {
         let follower = events.follow(after);
-        return Ok(stream(move |out| write_kept(out, &wanted, &sight, follower)));
+        return Ok(stream(move |out| write_kept(out, &wanted, &permissions, follower)));
     }
-    let place = call.service.subscribers.enter(call.caller.subscriber())?;
+    let place = call.context.subscribers.enter(call.caller.subscriber())?;
     let follower = events.follow(after);
     Ok(stream(move |out| {
         let leave = follower.leave();
@@ -72,7 +72,7 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
         if let Err(error) = &watch {
             warn!("a client follows events and would not be noticed if it left: {error}");
         }
-        Subscription { wanted, sight, place, follower }.send(out)
+        Subscription { wanted, permissions, place, follower }.send(out)
     }))
 }
 
@@ -124,7 +124,7 @@ impl Wanted {
 
 struct Subscription {
     wanted: Wanted,
-    sight: Sight,
+    permissions: Permissions,
     place: Place,
     follower: Follower,
 }
@@ -140,16 +140,17 @@ impl Subscription {
             let left = silent_until.saturating_duration_since(Instant::now());
             let heard = self.follower.hear(self.place.batch(), left);
             // Who may see less than before has to ask again.
-            if !self.sight.is_current() {
+            if !self.permissions.is_current() {
                 return Ok(());
             }
             let sent = match heard {
                 Heard::Events(events) => {
-                    let has = |resource| self.wanted.has(resource) && self.sight.sees(resource);
+                    let has =
+                        |resource| self.wanted.has(resource) && self.permissions.sees(resource);
                     let wanted = events.iter().filter(|event| has(&event.resource));
                     let mut any = false;
                     for event in wanted {
-                        write_event(out, event, self.sight.shows_uids(&event.resource))?;
+                        write_event(out, event, self.permissions.shows_uids(&event.resource))?;
                         any = true;
                     }
                     any
@@ -178,7 +179,7 @@ impl Subscription {
 fn write_kept(
     out: &mut Outgoing<'_>,
     wanted: &Wanted,
-    sight: &Sight,
+    permissions: &Permissions,
     mut follower: Follower,
 ) -> io::Result<()> {
     let mut count = 0;
@@ -186,10 +187,10 @@ fn write_kept(
         match follower.hear(BATCH, Duration::ZERO) {
             Heard::Events(events) => {
                 count += events.len();
-                let has = |resource| wanted.has(resource) && sight.sees(resource);
+                let has = |resource| wanted.has(resource) && permissions.sees(resource);
                 let mut wanted = events.iter().filter(|event| has(&event.resource));
                 wanted.try_for_each(|event| {
-                    write_event(out, event, sight.shows_uids(&event.resource))
+                    write_event(out, event, permissions.shows_uids(&event.resource))
                 })?;
             }
             Heard::Missed(number) => write_reset(out, number)?,

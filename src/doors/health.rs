@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
+use super::call::{Call, HandlerResult, PendingResult};
 use super::door::{AnsweredBy, Door, Handler, OTHER, Operation, Path, at_once};
 use super::rights::Requirement;
-use super::{Call, HandlerResult, PendingResult};
 use crate::http::accept::Accept;
 use crate::http::{Problem, Response, Status};
 use crate::metrics::Format;
@@ -39,11 +39,11 @@ pub(super) const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// `GET /health`
 fn health(call: &Call<'_>) -> HandlerResult {
-    if call.service.shutting_down.load(Ordering::SeqCst) {
+    if call.context.shutting_down.load(Ordering::SeqCst) {
         let detail = "the server is shutting down";
         return Err(Problem::new(Status::ServiceUnavailable, detail).closing());
     }
-    call.service.locks.writable().map_err(|why| {
+    call.context.locks.writable().map_err(|why| {
         let detail = format!("locks cannot be changed for now: {why}");
         Problem::new(Status::ServiceUnavailable, detail)
     })?;
@@ -54,7 +54,7 @@ fn health(call: &Call<'_>) -> HandlerResult {
 fn metrics(call: &Call<'_>) -> HandlerResult {
     let openmetrics = Accept::of(&call.request.headers).prefers_openmetrics();
     let format = if openmetrics { Format::OpenMetrics } else { Format::Prometheus };
-    let text = call.service.metrics.to_text(&*call.service.locks, format).map_err(|error| {
+    let text = call.context.metrics.to_text(&*call.context.locks, format).map_err(|error| {
         Problem::new(Status::InternalServerError, format!("cannot write them: {error}"))
     })?;
     let response = Response::new(Status::Ok).header("Vary", "Accept");

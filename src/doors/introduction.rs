@@ -7,10 +7,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use super::caller::{Sight, identify};
+use super::context::Context;
+use super::forwarded;
+use super::identity::{Permissions, identify};
 use super::rights::{Requirement, Rights};
-use super::routes::Route;
-use super::{Service, forwarded};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request};
 use crate::lock::Requester;
@@ -24,7 +24,7 @@ pub struct Introduction {
     /// Nobody on the way can read what it is sent.
     pub(super) is_encrypted: bool,
     /// Of that server: by which rules this was said.
-    sight: Option<Sight>,
+    permissions: Option<Permissions>,
 }
 
 /// How it is written.
@@ -42,36 +42,30 @@ struct Letter {
 impl Introduction {
     /// Asks the client of a request who it is.
     pub(super) fn of(
-        service: &Service,
-        route: &Route,
+        context: &Context,
+        requires: Requirement,
         request: &Request<'_>,
         client: Client<'_>,
     ) -> Result<Self, Problem> {
-        let operation = route.operation(request.method);
-        if operation.as_ref().is_some_and(|operation| operation.requires.shows_locks()) {
-            service.site.admit_reader(request)?;
-        }
-        let proxies = &service.settings.trusted_proxies;
+        let proxies = &context.settings.trusted_proxies;
         let address = forwarded::client(request, client.address(), proxies);
         let is_encrypted = client.is_encrypted();
-        if service.settings.users.is_none() {
+        if context.settings.users.is_none() {
             let requester = Requester { address, user: client.certified_user().cloned() };
-            return Ok(Self { requester, rights: None, is_encrypted, sight: None });
+            return Ok(Self { requester, rights: None, is_encrypted, permissions: None });
         }
-        let requires = operation
-            .map_or(Requirement::Nothing, |operation| service.requires(operation.requires));
-        let (user, sight) = identify(service, requires, request, client.certified_user())?;
+        let (user, permissions) = identify(context, requires, request, client.certified_user())?;
         Ok(Self {
             requester: Requester { address, user },
-            rights: Some(sight.rights()),
+            rights: Some(Arc::clone(&permissions.rights)),
             is_encrypted,
-            sight: Some(sight),
+            permissions: Some(permissions),
         })
     }
 
     /// Whether the rules are still those by which it was said what the client may do.
     pub fn is_current(&self) -> bool {
-        self.sight.as_ref().is_none_or(Sight::is_current)
+        self.permissions.as_ref().is_none_or(Permissions::is_current)
     }
 
     /// Whether it is known who the client is: nobody else has to see how it says so.
@@ -101,7 +95,7 @@ impl Introduction {
             None => None,
         };
         let requester = Requester { address: address.into(), user: user.map(SmolStr::from) };
-        Some(Self { requester, rights, is_encrypted: tls, sight: None })
+        Some(Self { requester, rights, is_encrypted: tls, permissions: None })
     }
 }
 
@@ -113,7 +107,7 @@ mod tests {
         let rules = |rules: &[&str]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
         let rights = rights.map(|rights| Arc::new(Rights::from_rules(&rules(rights)).unwrap()));
         let requester = Requester { address: "::1".into(), user: user.map(SmolStr::from) };
-        Introduction { requester, rights, is_encrypted: true, sight: None }
+        Introduction { requester, rights, is_encrypted: true, permissions: None }
     }
 
     #[test]

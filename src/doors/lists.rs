@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use humantime::format_rfc3339_micros;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::caller::Sight;
-use super::{Call, HandlerResult, hal};
+use super::call::{Call, HandlerResult};
+use super::hal;
+use super::identity::Permissions;
 use crate::http::Problem;
 use crate::http::query::Query;
 use crate::lock::{Lock, LockManager, Page, Requester, ResourceName, Totals};
@@ -33,12 +34,12 @@ const MAX_LIMIT: usize = 1000;
 
 /// `GET /status`: all locks of all resources, in plain JSON, and the time on the server's clock.
 pub(super) fn show_status(call: &Call<'_>) -> HandlerResult {
-    let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
-    let sight = call.caller.sight.clone();
-    let prefix = call.service.prefix.clone();
-    Ok(call.service.gzip.stream(call.request, "application/json", move |out| {
+    let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.context.locks));
+    let permissions = call.caller.permissions.clone();
+    let prefix = call.context.prefix.clone();
+    Ok(call.context.gzip.stream(call.request, "application/json", move |out| {
         out.write_all(b"{\"resources\":[")?;
-        let mut selection = Selection::new(&*locks, &listing, &sight);
+        let mut selection = Selection::new(&*locks, &listing, &permissions);
         let mut separator = Separator::default();
         while let Some(resource) = selection.next(out)? {
             let first = locks.locks(&resource, None, LOCKS);
@@ -48,7 +49,7 @@ pub(super) fn show_status(call: &Call<'_>) -> HandlerResult {
             }
             separator.write(out)?;
             write!(out, "{{\"name\":\"{resource}\",\"locks\":[")?;
-            write_locks(out, &prefix, &*locks, &resource, first, sight.shows_uids(&resource))?;
+            write_locks(out, &prefix, &*locks, &resource, first, permissions.shows_uids(&resource))?;
             out.write_all(b"]}")?;
             selection.count(resource);
         }
@@ -57,7 +58,7 @@ pub(super) fn show_status(call: &Call<'_>) -> HandlerResult {
         let now = format_rfc3339_micros(SystemTime::now());
         write!(out, "],\"now\":\"{now}\"")?;
         // They count what others may not see.
-        if sight.sees_all() {
+        if permissions.sees_all() {
             let Totals { resources, active, waiting, .. } = locks.totals();
             write!(
                 out,
@@ -73,12 +74,12 @@ pub(super) fn show_status(call: &Call<'_>) -> HandlerResult {
 
 /// `GET /resources`
 pub(super) fn list_resources(call: &Call<'_>) -> HandlerResult {
-    let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.service.locks));
-    let sight = call.caller.sight.clone();
-    let prefix = call.service.prefix.clone();
-    Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
+    let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.context.locks));
+    let permissions = call.caller.permissions.clone();
+    let prefix = call.context.prefix.clone();
+    Ok(call.context.gzip.stream(call.request, "application/hal+json", move |out| {
         out.write_all(b"{\"_embedded\":{\"resources\":[")?;
-        let mut selection = Selection::new(&*locks, &listing, &sight);
+        let mut selection = Selection::new(&*locks, &listing, &permissions);
         let mut separator = Separator::default();
         while let Some(resource) = selection.next(out)? {
             separator.write(out)?;
@@ -95,10 +96,10 @@ pub(super) fn list_resources(call: &Call<'_>) -> HandlerResult {
 
 /// `GET /resources/{name}`: its locks, the active ones before the waiting ones.
 pub(super) fn list_locks(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
-    let (resource, locks) = (resource.clone(), Arc::clone(&call.service.locks));
-    let shows_uids = call.caller.sight.shows_uids(&resource);
-    let prefix = call.service.prefix.clone();
-    Ok(call.service.gzip.stream(call.request, "application/hal+json", move |out| {
+    let (resource, locks) = (resource.clone(), Arc::clone(&call.context.locks));
+    let shows_uids = call.caller.permissions.shows_uids(&resource);
+    let prefix = call.context.prefix.clone();
+    Ok(call.context.gzip.stream(call.request, "application/hal+json", move |out| {
         write!(out, "{{\"name\":\"{resource}\"")?;
         let first = locks.locks(&resource, None, LOCKS);
         if !first.locks.is_empty() {
@@ -299,7 +300,7 @@ impl<'a> Pulse<'a> {
 struct Selection<'a> {
     locks: &'a dyn LockManager,
     listing: &'a Listing,
-    sight: &'a Sight,
+    permissions: &'a Permissions,
     names: std::vec::IntoIter<ResourceName>,
     /// The latest name that the lock core gave.
     latest: Option<ResourceName>,
@@ -310,12 +311,12 @@ struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    fn new(locks: &'a dyn LockManager, listing: &'a Listing, sight: &'a Sight) -> Self {
+    fn new(locks: &'a dyn LockManager, listing: &'a Listing, permissions: &'a Permissions) -> Self {
         let left = listing.limit.unwrap_or(usize::MAX);
         let latest = listing.after.clone();
         let names = Vec::new().into_iter();
         let (written, silence) = (None, SILENCE);
-        Self { locks, listing, sight, names, latest, written, left, silence }
+        Self { locks, listing, permissions, names, latest, written, left, silence }
     }
 
     fn next(&mut self, out: &mut dyn Write) -> io::Result<Option<ResourceName>> {
@@ -342,7 +343,9 @@ impl<'a> Selection<'a> {
         let mut count = NAMES;
         loop {
             for name in self.names.by_ref() {
-                if self.sight.sees(&name) && self.listing.has(self.locks, &name, &mut pulse)? {
+                if self.permissions.sees(&name)
+                    && self.listing.has(self.locks, &name, &mut pulse)?
+                {
                     return Ok(Some(name));
                 }
             }
@@ -424,8 +427,8 @@ mod tests {
         for (query, resources, heard) in [("state=waiting", 1_000_000, 3), ("search=x", 1, 1)] {
             let locks = Broken { resources, ..Broken::default() };
             let listing = listing(query).unwrap();
-            let sight = Sight::whole();
-            let mut selection = Selection::new(&locks, &listing, &sight);
+            let permissions = Permissions::whole();
+            let mut selection = Selection::new(&locks, &listing, &permissions);
             selection.silence = Duration::ZERO;
             let mut client = Leaving { sent: Vec::new(), hears: heard };
             let ended = selection.next(&mut client);

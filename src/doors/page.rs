@@ -2,9 +2,10 @@
 
 use std::sync::LazyLock;
 
+use super::call::{Call, HandlerResult};
 use super::door::{AnsweredBy, Door, Handler, OTHER, Operation, Path, at_once};
+use super::gzip;
 use super::rights::Requirement;
-use super::{Call, HandlerResult, gzip};
 use crate::http::accept::Accept;
 use crate::http::{Response, Status};
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use super::acquire::{Untold, acquire, convert};
+use super::call::{Call, HandlerResult, PendingResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Outcome, Path, at_once};
 use super::refusals::{invalid, refused};
 use super::rights::Requirement;
-use super::{Call, HandlerResult, PendingResult, body, hal, terraform};
+use super::{body, hal, terraform};
 use crate::http::{Problem, Request, Response, Singleton, Status};
 use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 
@@ -47,7 +48,7 @@ const LOCK: Requirement = Requirement::LOCK;
 /// `POST /locks/{resource}`: returns when the wait is over.
 fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     let request = call.request;
-    let (limits, requester) = (call.service.settings.limits, &call.caller.requester);
+    let (limits, requester) = (call.context.settings.limits, &call.caller.requester);
     let lock_request = body::lock_request(request.body, limits, requester)?;
     let key = key(request)?;
     let (created, prefers_409) = (Created::for_client(call, resource), prefers_409(request));
@@ -70,7 +71,7 @@ fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
              released, or DELETE the URL of the lock",
         )
     })?;
-    Ok(call.service.locks.release_by_key(resource, &key).map(released))
+    Ok(call.context.locks.release_by_key(resource, &key).map(released))
 }
 
 fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
@@ -80,23 +81,23 @@ fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
 
 /// `GET /locks/{resource}/{uid}`
 fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
-    let lock = call.service.locks.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
-    at_once(Ok(hal::lock(Status::Ok, &call.service.prefix, resource, &lock)))
+    let lock = call.context.locks.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
+    at_once(Ok(hal::lock(Status::Ok, &call.context.prefix, resource, &lock)))
 }
 
 /// `PATCH /locks/{resource}/{uid}`
 fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
-    let changed = match body::change(call.request.body, call.service.settings.limits)? {
+    let changed = match body::change(call.request.body, call.context.settings.limits)? {
         body::Change::Renewal(lifetime) => {
-            let metrics = Arc::clone(&call.service.metrics);
-            let renewed = call.service.locks.renew(resource, id, lifetime);
+            let metrics = Arc::clone(&call.context.metrics);
+            let renewed = call.context.locks.renew(resource, id, lifetime);
             renewed.map(move |grant| {
                 grant.inspect_err(|refusal| metrics.renewal_failed(refusal.reason()))
             })
         }
         body::Change::Conversion(conversion) => convert(call, resource, id, conversion).into(),
     };
-    let (prefix, resource) = (call.service.prefix.clone(), resource.clone());
+    let (prefix, resource) = (call.context.prefix.clone(), resource.clone());
     Ok(changed.map(move |changed| {
         let changed = changed.map_err(refused)?;
         Ok(hal::held(Status::Ok, &prefix, &resource, &changed))
@@ -105,7 +106,7 @@ fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingR
 
 /// `DELETE /locks/{resource}/{uid}`
 fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
-    Ok(call.service.locks.release(resource, id).map(released))
+    Ok(call.context.locks.release(resource, id).map(released))
 }
 
 fn released(released: Result<(), Refusal>) -> HandlerResult {
@@ -125,7 +126,7 @@ struct Created {
 impl Created {
     fn for_client(call: &Call<'_>, resource: &ResourceName) -> Self {
         let untold = Untold::new(call, resource.clone());
-        Self { untold, prefix: call.service.prefix.clone(), base: base_url(call) }
+        Self { untold, prefix: call.context.prefix.clone(), base: base_url(call) }
     }
 
     fn response(self, grant: &Grant) -> Response {
@@ -139,7 +140,7 @@ impl Created {
 }
 
 fn base_url(call: &Call<'_>) -> String {
-    match (&call.service.settings.base_url, call.request.host) {
+    match (&call.context.settings.base_url, call.request.host) {
         (Some(base_url), _) => base_url.clone(),
         (None, Singleton::One(host)) if !host.is_empty() => {
             let scheme = if call.caller.is_encrypted { "https" } else { "http" };

@@ -11,11 +11,12 @@ use smol_str::SmolStr;
 
 use super::acquire::{Untold, acquire};
 use super::body::MAX_TITLE;
-use super::caller::SOMEBODY;
+use super::call::SOMEBODY;
+use super::call::{Call, HandlerResult, PendingResult};
 use super::door::{Handler, Operation, Outcome, at_once};
 use super::refusals::refused;
 use super::rights::{Requirement, Right};
-use super::{Call, HandlerResult, PendingResult, RequestLimits};
+use super::settings::RequestLimits;
 use crate::http::{Problem, Response, Status};
 use crate::lock::{
     Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, Mode, Refusal,
@@ -91,7 +92,7 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
 
 /// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.
 fn times(call: &Call<'_>) -> Result<(Duration, Lifetime), Problem> {
-    let (query, limits) = (call.request.target.query(), call.service.settings.limits);
+    let (query, limits) = (call.request.target.query(), call.context.settings.limits);
     let parsed = |name, shortest, longest| {
         let parsed = query.parsed(name, |text| seconds(text, shortest, longest));
         parsed.map_err(|problem| limits.shown_in(problem))
@@ -111,7 +112,7 @@ fn seconds(text: &str, shortest: Duration, longest: Duration) -> Result<Duration
 }
 
 fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
-    let locks = &*call.service.locks;
+    let locks = &*call.context.locks;
     if call.request.body.trim_ascii().is_empty() {
         let holder = first_holder(locks, resource).map(|(grant, _)| grant.id);
         return force(call, resource, holder);
@@ -137,7 +138,7 @@ fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> Ha
     let administrator = call.require(Right::Administrate, resource)?;
     let administrator = administrator.map_or("somebody".into(), |name| format!("{name:?}"));
     let id = holder.ok_or_else(|| refused(Refusal::NoSuchLock))?;
-    call.service.locks.release(resource, id).wait().map_err(refused)?;
+    call.context.locks.release(resource, id).wait().map_err(refused)?;
     info!("{administrator} unlocked {resource} by Terraform");
     Ok(done())
 }
@@ -164,7 +165,7 @@ fn done() -> Response {
 /// Somebody else holds it: who, as an object that Terraform understands. Without an ID it would
 /// not try again.
 fn taken(call: &Call<'_>, resource: &ResourceName, status: Status) -> Problem {
-    let members = match first_holder(&*call.service.locks, resource) {
+    let members = match first_holder(&*call.context.locks, resource) {
         Some((grant, key)) => {
             let id = key.as_ref().and_then(|key| key.id_at_door(NAMESPACE));
             let shows_title = call.shows_titles(resource, NAMESPACE);

@@ -1,0 +1,156 @@
+//! Who sends a request, and with which rights.
+
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+
+use super::access::{self, Access};
+use super::context::Context;
+use super::rights::{Requirement, Right, Rights};
+use super::users::{Rules, Users};
+use crate::http::{Problem, Request, Status};
+use crate::lock::ResourceName;
+use crate::passwords::Verdict;
+
+/// What somebody may see, for as long as the rules stay as they are.
+#[derive(Clone)]
+pub(super) struct Permissions {
+    pub(super) rights: Arc<Rights>,
+    by: By,
+}
+
+/// Who has said what somebody may do.
+#[derive(Clone)]
+enum By {
+    /// The options of this server: the file of administrators may allow more.
+    Options,
+    /// A file of users, and what it said.
+    Users(Arc<Users>, Arc<Rules>),
+    /// Another server, which looks after that by itself.
+    Introduction,
+}
+
+impl Permissions {
+    /// That of those who may do everything.
+    #[cfg(test)]
+    pub(super) fn whole() -> Self {
+        Self { rights: Rights::all(), by: By::Options }
+    }
+
+    /// Whether it includes this resource.
+    pub(super) fn sees(&self, resource: &ResourceName) -> bool {
+        self.rights.allow(Right::See, resource)
+    }
+
+    /// Whether it includes every resource.
+    pub(super) fn sees_all(&self) -> bool {
+        self.rights.allow_all(Right::See)
+    }
+
+    /// Whether the uids of its locks may be known, which are the right to release them.
+    pub(super) fn shows_uids(&self, resource: &ResourceName) -> bool {
+        self.rights.allow(Right::Administrate, resource)
+    }
+
+    /// Whether the rules are still those by which it was given.
+    pub(super) fn is_current(&self) -> bool {
+        match &self.by {
+            By::Users(users, rules) => Arc::ptr_eq(&users.current(), rules),
+            By::Options | By::Introduction => true,
+        }
+    }
+
+    /// Whether they come from the command line, and the file of administrators may allow more.
+    pub(super) fn are_by_options(&self) -> bool {
+        matches!(self.by, By::Options)
+    }
+
+    /// Those that another server has found.
+    pub(super) fn forwarded(rights: Arc<Rights>) -> Self {
+        Self { rights, by: By::Introduction }
+    }
+}
+
+/// Who sends a request, if it is known, and with which rights. `certified` is whom a certificate
+/// names.
+pub(super) fn identify(
+    context: &Context,
+    requires: Requirement,
+    request: &Request<'_>,
+    certified: Option<&SmolStr>,
+) -> Result<(Option<SmolStr>, Permissions), Problem> {
+    let settings = &context.settings;
+    if let Some(users) = &settings.users {
+        let rules = users.current();
+        let (user, rights) = match requires {
+            Requirement::Nothing => (None, Rights::none()),
+            _ => known(context, &rules, request, certified)?,
+        };
+        return Ok((user, Permissions { rights, by: By::Users(Arc::clone(users), rules) }));
+    }
+    let certified = certified.cloned();
+    let without_rules = |rights| Permissions { rights, by: By::Options };
+    match requires {
+        Requirement::Nothing | Requirement::Some(Right::Lock) => {
+            let is_open = settings.access == Access::Open;
+            let rights = if is_open { Rights::all() } else { Rights::to_lock() };
+            Ok((certified, without_rules(rights)))
+        }
+        Requirement::All(Right::See) => Ok((certified, without_rules(Rights::all()))),
+        Requirement::Some(_) | Requirement::All(_) => {
+            let authorization = request.headers.only("Authorization")?;
+            let user = settings.access.check(&context.passwords, authorization)?;
+            Ok((user.or(certified), without_rules(Rights::all())))
+        }
+    }
+}
+
+/// Who it is by these rules: by what the request says or else by the client's certificate.
+fn known(
+    context: &Context,
+    rules: &Rules,
+    request: &Request<'_>,
+    certified: Option<&SmolStr>,
+) -> Result<(Option<SmolStr>, Arc<Rights>), Problem> {
+    let name = match request.headers.only("Authorization")? {
+        Some(authorization) => authenticated(context, rules, authorization)?,
+        None => match certified {
+            Some(name) => name.clone(),
+            None => return Ok((None, rules.anonymous())),
+        },
+    };
+    match rules.rights(&name) {
+        Some(rights) => Ok((Some(name), rights)),
+        None => Err(unauthorized("the certificate belongs to no user".into())),
+    }
+}
+
+/// By a password or a token. Whether the name or the password is wrong is not told.
+fn authenticated(
+    context: &Context,
+    rules: &Rules,
+    authorization: &str,
+) -> Result<SmolStr, Problem> {
+    let wrong = || unauthorized("the user and password, or the token, are not accepted".into());
+    if let Some(token) = bearer_token(authorization) {
+        return rules.owner(token).cloned().ok_or_else(wrong);
+    }
+    let given = access::basic_credentials(authorization).ok_or_else(wrong)?;
+    let stored = rules.password(&given.name);
+    match context.passwords.check(stored.as_slice(), &given.password, rules.dearest) {
+        Verdict::Right => Ok(given.name.into()),
+        Verdict::Wrong => Err(wrong()),
+        Verdict::Busy => Err(access::busy()),
+    }
+}
+
+/// RFC 6750.
+fn bearer_token(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+pub(super) fn unauthorized(detail: String) -> Problem {
+    let challenges = "Basic realm=\"Restricted\", Bearer realm=\"Restricted\"";
+    Problem::new(Status::Unauthorized, detail).with_header("WWW-Authenticate", challenges)
+}
