@@ -7,8 +7,9 @@ use smol_str::SmolStr;
 
 use super::gzip::Gzip;
 use super::origin::Site;
-use super::settings::Settings;
+use super::settings::{Environment, Settings};
 use super::subscribers::Subscribers;
+use super::users::Users;
 use crate::lock::LockManager;
 use crate::metrics::{Metrics, RequestTimes};
 use crate::passwords::Passwords;
@@ -16,6 +17,7 @@ use crate::passwords::Passwords;
 pub(super) struct Context {
     pub(super) locks: Arc<dyn LockManager>,
     pub(super) settings: Settings,
+    pub(super) users: Option<Arc<Users>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) request_times: RequestTimes,
     pub(super) passwords: Passwords,
@@ -31,18 +33,21 @@ impl Context {
     pub(super) fn new(
         locks: Arc<dyn LockManager>,
         settings: Settings,
+        environment: Environment,
         metrics: Arc<Metrics>,
         request_times: RequestTimes,
     ) -> Self {
+        let Environment { users, own_host } = environment;
         Self {
             passwords: Passwords::new(),
-            site: Site::new(&settings.hosts, &settings.own_host, settings.base_url.as_deref()),
+            site: Site::new(&settings.hosts, &own_host, settings.base_url.as_deref()),
             prefix: settings.base_url.as_deref().map_or("", path_of).into(),
             subscribers: Arc::new(Subscribers::new(settings.max_subscribers)),
             gzip: Gzip::default(),
             shutting_down: AtomicBool::new(false),
             locks,
             settings,
+            users,
             metrics,
             request_times,
         }

@@ -5,16 +5,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use humantime::format_rfc3339_micros;
 use log::warn;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::call::{Call, HandlerResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
+use super::hal::{ClientView, TermsView, display_some, timestamp};
 use super::identity::Permissions;
 use super::rights::Requirement;
 use super::subscribers::Place;
 use crate::http::query::Query;
 use crate::http::{Outgoing, Problem, Response, Status};
-use crate::lock::{Event, Follower, Heard, KEPT, Kind, Limit, LockId, ResourceName};
+use crate::lock::{Event, Follower, Heard, KEPT, Kind, LockId, ResourceName};
 
 /// How long a subscriber hears nothing at most: proxies end what is silent.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -240,15 +241,13 @@ struct Data<'a> {
     #[serde(serialize_with = "timestamp")]
     time: SystemTime,
     resource: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "uid")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "display_some")]
     uid: Option<LockId>,
     title: &'a str,
-    client: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a str>,
-    mode: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u32>,
+    #[serde(flatten)]
+    client: ClientView<'a>,
+    #[serde(flatten)]
+    terms: TermsView,
     #[serde(skip_serializing_if = "Option::is_none")]
     converting_to: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -281,26 +280,13 @@ impl<'a> Data<'a> {
             resource: event.resource.as_str(),
             uid: shows_uid.then_some(happening.id),
             title: &happening.terms.title,
-            client: &happening.terms.client.address,
-            user: happening.terms.client.user.as_deref(),
-            mode: happening.terms.mode.name(),
-            limit: happening.terms.mode.limit().map(Limit::get),
+            client: ClientView::of(&happening.terms),
+            terms: TermsView::of(&happening.terms),
             converting_to,
             fencing_token: happening.fencing_token,
             waited: has_waited.then_some(lasted),
             held: was_held.then_some(lasted),
         }
-    }
-}
-
-fn timestamp<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_rfc3339_micros(*time))
-}
-
-fn uid<S: Serializer>(uid: &Option<LockId>, serializer: S) -> Result<S::Ok, S::Error> {
-    match uid {
-        Some(uid) => serializer.collect_str(uid),
-        None => serializer.serialize_none(),
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) fn identify(
     certified: Option<&SmolStr>,
 ) -> Result<(Option<SmolStr>, Permissions), Problem> {
     let settings = &context.settings;
-    if let Some(users) = &settings.users {
+    if let Some(users) = &context.users {
         let rules = users.current();
         let (user, rights) = match requires {
             Requirement::Nothing => (None, Rights::none()),

@@ -50,7 +50,7 @@ impl Introduction {
         let proxies = &context.settings.trusted_proxies;
         let address = forwarded::client(request, client.address(), proxies);
         let is_encrypted = client.is_encrypted();
-        if context.settings.users.is_none() {
+        if context.users.is_none() {
             let requester = Requester { address, user: client.certified_user().cloned() };
             return Ok(Self { requester, rights: None, is_encrypted, permissions: None });
         }

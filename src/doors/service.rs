@@ -15,7 +15,7 @@ use super::door::{AnsweredBy, Named, OTHER, Outcome};
 use super::introduction::Introduction;
 use super::rights::Requirement;
 use super::routes::{self, Route};
-use super::settings::Settings;
+use super::settings::{Environment, Settings};
 use super::{body, origin, refusals};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
@@ -36,9 +36,14 @@ pub struct Service(Context);
 
 impl Service {
     /// Answers by way of these locks.
-    pub fn new(locks: Arc<dyn LockManager>, settings: Settings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        locks: Arc<dyn LockManager>,
+        settings: Settings,
+        environment: Environment,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let request_times = metrics.request_times(&routes::kinds());
-        Self(Context::new(locks, settings, metrics, request_times))
+        Self(Context::new(locks, settings, environment, metrics, request_times))
     }
 
     /// Says from now on that the server is about to end.

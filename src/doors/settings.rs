@@ -1,4 +1,4 @@
-//! How requests are answered: what the operator has said on the command line.
+//! What the operator has said about requests on the command line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::access::Access;
 use super::hal;
 use super::slots::Slots;
-use super::users::Users;
+use super::users::{UserFile, Users};
 use crate::http::Problem;
 
 /// What clients may ask for.
@@ -32,28 +32,53 @@ impl RequestLimits {
     }
 }
 
-/// How requests are answered.
-#[derive(Clone)]
+/// The options of the doors.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Who may send administrative requests.
     pub access: Access,
     /// Who there is and may do what; in place of that.
-    pub users: Option<Arc<Users>>,
+    pub users: Option<UserFile>,
     /// Whether everybody may read metrics, also where there are users.
     pub open_metrics: bool,
     /// Limits of what clients ask for.
     pub limits: RequestLimits,
-    /// What precedes `/locks/…` in a Location, without a slash at its end; if there is none,
-    /// the host that the client named.
+    /// What precedes `/locks/…` in a Location, without a slash at its end; `None`: the host that
+    /// the client named.
     pub base_url: Option<String>,
-    /// Names of this server, beside localhost, that of its host and that of the base URL.
+    /// Names of this server for browsers, beside localhost, the host's own and that of the base
+    /// URL.
     pub hosts: Vec<String>,
-    /// The name of the host that it is on.
-    pub own_host: String,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// How many may follow events at a time.
     pub max_subscribers: usize,
-    /// How many nodes may reboot at a time, if FleetLock is served.
+    /// How many nodes may reboot at a time; `None`: FleetLock is not served.
     pub fleetlock: Option<Slots>,
+}
+
+impl Default for Settings {
+    /// Everybody may do everything, except follow events.
+    fn default() -> Self {
+        let longest = RequestLimits::LONGEST;
+        Self {
+            access: Access::Open,
+            users: None,
+            open_metrics: false,
+            limits: RequestLimits { max_wait: longest, max_lifetime: longest },
+            base_url: None,
+            hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            max_subscribers: 0,
+            fleetlock: None,
+        }
+    }
+}
+
+/// What the server finds when it starts.
+pub struct Environment {
+    /// The file of users, loaded.
+    pub users: Option<Arc<Users>>,
+    /// The name of the host that it runs on.
+    pub own_host: String,
 }

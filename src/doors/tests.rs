@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::access::Access;
-use super::{AnsweredBy, RequestLimits, Service, Settings};
+use super::{AnsweredBy, Environment, Service, Settings};
 use crate::http::departures::Client;
 use crate::http::{Request, Target};
 use crate::lock::{LockManager, Pending};
@@ -134,21 +133,9 @@ fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {
 }
 
 fn service(locks: Arc<Broken>) -> Service {
-    let limit = Duration::from_secs(1_000_000_000);
-    let limits = RequestLimits { max_wait: limit, max_lifetime: limit };
-    let settings = Settings {
-        access: Access::Open,
-        users: None,
-        open_metrics: false,
-        limits,
-        base_url: None,
-        hosts: Vec::new(),
-        own_host: "host".into(),
-        trusted_proxies: Vec::new(),
-        max_subscribers: 1,
-        fleetlock: None,
-    };
-    Service::new(locks, settings, Arc::default())
+    let settings = Settings { max_subscribers: 1, ..Settings::default() };
+    let environment = Environment { users: None, own_host: "host".into() };
+    Service::new(locks, settings, environment, Arc::default())
 }
 
 #[test]
