@@ -6,6 +6,7 @@ use smol_str::SmolStr;
 
 use super::caller::Caller;
 use super::context::Context;
+use super::identity::administrator;
 use super::rights::Right;
 use crate::http::{Problem, Request, Response};
 use crate::lock::{IdempotencyKey, Pending, ResourceName};
@@ -34,8 +35,7 @@ impl Call<'_> {
             return Ok(self.caller.requester.user.clone());
         }
         if self.caller.permissions.are_by_options() && right != Right::Lock {
-            let authorization = self.request.headers.only("Authorization")?;
-            return self.context.settings.access.check(&self.context.passwords, authorization);
+            return administrator(self.context, self.request);
         }
         Err(self.caller.lacks(right, Some(resource)))
     }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use smol_str::SmolStr;
 
-use super::access::{self, Access};
+use super::access::Access;
 use super::context::Context;
 use super::rights::{Requirement, Right, Rights};
-use super::users::{Rules, Users};
+use super::rules::{Credentials, Rules};
+use super::users::Users;
 use crate::http::{Problem, Request, Status};
 use crate::lock::ResourceName;
 use crate::passwords::Verdict;
@@ -98,9 +101,8 @@ pub(super) fn identify(
         }
         Requirement::All(Right::See) => Ok((certified, without_rules(Rights::all()))),
         Requirement::Some(_) | Requirement::All(_) => {
-            let authorization = request.headers.only("Authorization")?;
-            let user = settings.access.check(&context.passwords, authorization)?;
-            Ok((user.or(certified), without_rules(Rights::all())))
+            let administrator = administrator(context, request)?;
+            Ok((administrator.or(certified), without_rules(Rights::all())))
         }
     }
 }
@@ -135,13 +137,53 @@ fn authenticated(
     if let Some(token) = bearer_token(authorization) {
         return rules.owner(token).cloned().ok_or_else(wrong);
     }
-    let given = access::basic_credentials(authorization).ok_or_else(wrong)?;
-    let stored = rules.password(&given.name);
-    match context.passwords.check(stored.as_slice(), &given.password, rules.dearest) {
+    let given = basic_credentials(authorization).ok_or_else(wrong)?;
+    with_password(context, rules, given, wrong)
+}
+
+/// The administrator who sends a request, where a file says who may.
+pub(super) fn administrator(
+    context: &Context,
+    request: &Request<'_>,
+) -> Result<Option<SmolStr>, Problem> {
+    let authorization = request.headers.only("Authorization")?;
+    let Some(rules) = context.settings.access.rules()? else { return Ok(None) };
+    let wrong = || {
+        let detail = "administrative requests need a user name and password (HTTP Basic)";
+        let problem = Problem::new(Status::Unauthorized, detail);
+        problem.with_header("WWW-Authenticate", "Basic realm=\"Restricted\"")
+    };
+    let given = authorization.and_then(basic_credentials).ok_or_else(wrong)?;
+    with_password(context, &rules, given, wrong).map(Some)
+}
+
+fn with_password(
+    context: &Context,
+    rules: &Rules,
+    given: Credentials,
+    wrong: impl FnOnce() -> Problem,
+) -> Result<SmolStr, Problem> {
+    let stored = rules.passwords(&given.name);
+    match context.passwords.check(&stored, &given.password, rules.dearest) {
         Verdict::Right => Ok(given.name.into()),
         Verdict::Wrong => Err(wrong()),
-        Verdict::Busy => Err(access::busy()),
+        Verdict::Busy => {
+            let detail = "too many passwords are being checked at the moment; try again later";
+            let problem = Problem::new(Status::ServiceUnavailable, detail);
+            Err(problem.with_header("Retry-After", "1"))
+        }
     }
+}
+
+/// RFC 7617.
+fn basic_credentials(authorization: &str) -> Option<Credentials> {
+    let (scheme, encoded) = authorization.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (name, password) = decoded.split_once(':')?;
+    Some(Credentials { name: name.into(), password: password.into() })
 }
 
 /// RFC 6750.

@@ -27,6 +27,7 @@ mod refusals;
 mod rest;
 mod rights;
 mod routes;
+mod rules;
 mod selection;
 mod service;
 mod settings;
