@@ -96,7 +96,7 @@ fn doors_reach_the_locks_by_their_interface_alone() {
 
 #[test]
 fn who_may_what_is_asked_in_one_place() {
-    for asks in ["access.check(", "passwords.check(", "rights.allow", "Authorization\""] {
+    for asks in ["access.rules(", "passwords.check(", "rights.allow", "Authorization\""] {
         assert_absent(asks, |path| {
             path.starts_with("src/doors")
                 && !["caller.rs", "identity.rs", "call.rs", "rights.rs", "page.html"]

@@ -1,4 +1,4 @@
-//! The wait of a client that may leave: the same at each door.
+//! Waiting for a lock, for a client that may disconnect: the same for all doors.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,25 +17,25 @@ use crate::lock::{
 /// still there.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The field by which the active server tells another one, which passes the response on, what to
-/// give back if the client does not get it: the path of a lock.
+/// A header from the active server to the one that forwards its response: the path of the lock to
+/// give back if the client does not get the response.
 pub const IF_UNDELIVERED: &str = "RDLM-If-Undelivered";
 
-/// A lock that its client is still to be told of: without the response, nobody knows of it.
-pub(super) struct Untold {
+/// A granted lock whose client has not got the response yet.
+pub(super) struct Undelivered {
     locks: Arc<dyn LockManager>,
     pub(super) resource: ResourceName,
     is_introduced: bool,
 }
 
-impl Untold {
+impl Undelivered {
     pub(super) fn new(call: &Call<'_>, resource: ResourceName) -> Self {
         let locks = Arc::clone(&call.context.locks);
         Self { locks, resource, is_introduced: call.caller.is_introduced }
     }
 
     /// Has the lock given back unless this response is delivered.
-    pub(super) fn unless_told(self, response: Response, id: LockId) -> Response {
+    pub(super) fn unless_delivered(self, response: Response, id: LockId) -> Response {
         let Self { locks, resource, is_introduced } = self;
         let response = if is_introduced {
             response.header(IF_UNDELIVERED, hal::Path::Lock(&resource, id).to_string())
@@ -47,7 +47,7 @@ impl Untold {
 }
 
 /// Returns when the wait is over; the lock is granted when that is written. A response that tells
-/// of the lock goes through [`Untold`].
+/// of the lock goes through [`Undelivered`].
 pub(super) fn acquire(
     call: &Call<'_>,
     resource: &ResourceName,

@@ -53,5 +53,5 @@ impl Call<'_> {
     }
 }
 
-/// A holder, to those who are not told who it is.
-pub(super) const SOMEBODY: &str = "another client";
+/// Stands for a holder that the client may not see.
+pub(super) const ANONYMOUS: &str = "another client";

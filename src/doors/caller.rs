@@ -1,4 +1,4 @@
-//! Who sends a request, and what it may do: asked once, before anything is done.
+//! The client of a request and its rights, checked once before the request is handled.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::http::departures::Client;
 use crate::http::{Problem, Request, Status};
 use crate::lock::{Requester, ResourceName};
 
-/// Whoever sends a request, and has the right to it.
+/// A client whose request has been admitted.
 pub(super) struct Caller<'a> {
     /// The other end of the connection.
     pub(super) client: Client<'a>,
@@ -22,14 +22,14 @@ pub(super) struct Caller<'a> {
     pub(super) requester: Requester,
     /// What it may see.
     pub(super) permissions: Permissions,
-    /// Nobody on the way can read what it is sent.
+    /// Whether its connection is encrypted.
     pub(super) is_encrypted: bool,
-    /// Another server passes its requests on, and the responses.
+    /// Whether another server forwards its requests.
     pub(super) is_introduced: bool,
 }
 
 impl<'a> Caller<'a> {
-    /// Lets a request for this resource, or for none in particular, pass, or not.
+    /// Admits a request for this resource, or for none in particular.
     pub(super) fn admit(
         context: &Context,
         requires: Requirement,
@@ -64,7 +64,7 @@ impl<'a> Caller<'a> {
         if is_allowed { Ok(caller) } else { Err(caller.lacks(right, resource)) }
     }
 
-    /// The answer to whoever has not the right that is needed.
+    /// The response to a client without this right.
     pub(super) fn lacks(&self, right: Right, resource: Option<&ResourceName>) -> Problem {
         let resource = resource.map_or("*", ResourceName::as_str);
         match &self.requester.user {
@@ -78,7 +78,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// As whom it follows events.
+    /// Whose share of the subscribers it takes from.
     pub(super) fn subscriber(&self) -> Who {
         if self.permissions.rights.allow_all(Right::Administrate) {
             Who::Administrator

@@ -12,18 +12,18 @@ use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
 use super::hal::{ClientView, TermsView, display_some, timestamp};
 use super::identity::Permissions;
 use super::rights::Requirement;
-use super::subscribers::Place;
+use super::subscribers::Subscriber;
 use crate::http::query::Query;
 use crate::http::{Outgoing, Problem, Response, Status};
 use crate::lock::{Event, Follower, Heard, KEPT, Kind, LockId, ResourceName};
 
-/// How long a subscriber hears nothing at most: proxies end what is silent.
+/// A comment is sent after so long without an event: proxies close silent connections.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// How often a subscriber is sent something at most.
+/// The shortest time between two writes to a subscriber.
 const PACE: Duration = Duration::from_millis(100);
 
-/// How many are read at a time for whoever asks for what is kept alone.
+/// How many events are read at a time with `follow=no`.
 const BATCH: usize = 64;
 
 pub(super) const DOOR: Door = Door {
@@ -47,7 +47,7 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
     let wanted = Wanted::parse(&call.request.target.query())?;
     let last = call.request.headers.only("Last-Event-ID")?;
     let last = last.map(|id| {
-        // What is no number is not among those that are kept.
+        // An id that is not a number is none of ours: send all that is kept.
         id.parse().unwrap_or(0)
     });
     let permissions = call.caller.permissions.clone();
@@ -65,7 +65,7 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
         let follower = events.follow(after);
         return Ok(stream(move |out| write_kept(out, &wanted, &permissions, follower)));
     }
-    let place = call.context.subscribers.enter(call.caller.subscriber())?;
+    let subscriber = call.context.subscribers.enter(call.caller.subscriber())?;
     let follower = events.follow(after);
     Ok(stream(move |out| {
         let leave = follower.leave();
@@ -73,12 +73,11 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
         if let Err(error) = &watch {
             warn!("a client follows events and would not be noticed if it left: {error}");
         }
-        Subscription { wanted, permissions, place, follower }.send(out)
+        Subscription { wanted, permissions, subscriber, follower }.send(out)
     }))
 }
 
-/// Events, as they are made. nginx would hold them back until its buffer is full, unless it is told
-/// not to.
+/// Events as they happen. The header keeps nginx from buffering them.
 fn stream(events: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static) -> Response {
     let response = Response::new(Status::Ok).header("X-Accel-Buffering", "no");
     response.stream("text/event-stream", events)
@@ -89,9 +88,9 @@ fn stream(events: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'sta
 struct Wanted {
     resource: Option<ResourceName>,
     prefix: Option<String>,
-    /// To begin with so many that have happened already.
+    /// Begin with so many past events.
     latest: Option<usize>,
-    /// And to go on from there.
+    /// Go on with new ones.
     follow: bool,
 }
 
@@ -126,21 +125,21 @@ impl Wanted {
 struct Subscription {
     wanted: Wanted,
     permissions: Permissions,
-    place: Place,
+    subscriber: Subscriber,
     follower: Follower,
 }
 
 impl Subscription {
     /// Sends what happens until the client leaves or the server ends.
     fn send(mut self, out: &mut Outgoing<'_>) -> io::Result<()> {
-        // The client sees that it is heard.
+        // So the client sees that it is subscribed.
         out.write_all(b": events\n\n")?;
         out.flush()?;
         let mut silent_until = Instant::now() + SILENCE;
         loop {
             let left = silent_until.saturating_duration_since(Instant::now());
-            let heard = self.follower.hear(self.place.batch(), left);
-            // Who may see less than before has to ask again.
+            let heard = self.follower.hear(self.subscriber.batch(), left);
+            // The rules have changed: the client has to subscribe again under the new ones.
             if !self.permissions.is_current() {
                 return Ok(());
             }
@@ -176,7 +175,7 @@ impl Subscription {
     }
 }
 
-/// What is kept, and no more.
+/// Sends the events that are kept, and ends.
 fn write_kept(
     out: &mut Outgoing<'_>,
     wanted: &Wanted,

@@ -9,8 +9,8 @@ use humantime::format_rfc3339_seconds;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::acquire::{Untold, acquire};
-use super::call::SOMEBODY;
+use super::acquire::{Undelivered, acquire};
+use super::call::ANONYMOUS;
 use super::call::{Call, HandlerResult, PendingResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Outcome, Path, at_once};
 use super::refusals::{invalid, not_found, refused};
@@ -70,7 +70,7 @@ fn pre_reboot(call: &Call<'_>) -> HandlerResult {
             }
         })?;
     let success = answer(Status::Ok, "success", &format!("{} may reboot", node.id));
-    Ok(Untold::new(call, node.resource).unless_told(success, grant.id))
+    Ok(Undelivered::new(call, node.resource).unless_delivered(success, grant.id))
 }
 
 /// `POST /v1/steady-state`: the node is up, and gives back the slot that it may have.
@@ -114,7 +114,7 @@ fn all_slots_taken(call: &Call<'_>, resource: &ResourceName, group: &str, limit:
     let mut value = format!("all slots of the group {group} are taken, which has {limit}");
     let shows_title = call.shows_titles(resource, NAMESPACE);
     for (grant, key) in call.context.locks.holders(resource, MAX_NAMED) {
-        let holder = if shows_title(key.as_ref()) { &grant.terms.title } else { SOMEBODY };
+        let holder = if shows_title(key.as_ref()) { &grant.terms.title } else { ANONYMOUS };
         let since = format_rfc3339_seconds(grant.since);
         // Writing to a string cannot fail.
         let _ = write!(value, "; {holder} since {since}");
@@ -125,7 +125,7 @@ fn all_slots_taken(call: &Call<'_>, resource: &ResourceName, group: &str, limit:
 /// The header without which a page of another site could send such a request.
 const HEADER: &str = "fleet-lock-protocol";
 
-/// Who asks.
+/// The node that sends the request.
 struct Node {
     id: String,
     group: String,

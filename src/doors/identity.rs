@@ -1,4 +1,4 @@
-//! Who sends a request, and with which rights.
+//! Authentication: who sends a request, and with which rights.
 
 use std::sync::Arc;
 
@@ -15,47 +15,45 @@ use crate::http::{Problem, Request, Status};
 use crate::lock::ResourceName;
 use crate::passwords::Verdict;
 
-/// What somebody may see, for as long as the rules stay as they are.
+/// The rights of a client, and whether the rules that gave them are still in force.
 #[derive(Clone)]
 pub(super) struct Permissions {
     pub(super) rights: Arc<Rights>,
     by: By,
 }
 
-/// Who has said what somebody may do.
+/// Where rights come from.
 #[derive(Clone)]
 enum By {
-    /// The options of this server: the file of administrators may allow more.
+    /// The command line: the file of administrators may grant more.
     Options,
     /// A file of users, and what it said.
     Users(Arc<Users>, Arc<Rules>),
-    /// Another server, which looks after that by itself.
+    /// Another server, which checks that itself.
     Introduction,
 }
 
 impl Permissions {
-    /// That of those who may do everything.
+    /// All rights.
     #[cfg(test)]
     pub(super) fn whole() -> Self {
         Self { rights: Rights::all(), by: By::Options }
     }
 
-    /// Whether it includes this resource.
     pub(super) fn sees(&self, resource: &ResourceName) -> bool {
         self.rights.allow(Right::See, resource)
     }
 
-    /// Whether it includes every resource.
     pub(super) fn sees_all(&self) -> bool {
         self.rights.allow_all(Right::See)
     }
 
-    /// Whether the uids of its locks may be known, which are the right to release them.
+    /// Whether to show the uids of its locks: a uid is the right to release the lock.
     pub(super) fn shows_uids(&self, resource: &ResourceName) -> bool {
         self.rights.allow(Right::Administrate, resource)
     }
 
-    /// Whether the rules are still those by which it was given.
+    /// Whether the rules have not changed since.
     pub(super) fn is_current(&self) -> bool {
         match &self.by {
             By::Users(users, rules) => Arc::ptr_eq(&users.current(), rules),
@@ -74,8 +72,7 @@ impl Permissions {
     }
 }
 
-/// Who sends a request, if it is known, and with which rights. `certified` is whom a certificate
-/// names.
+/// The user, if known, and its rights. `certified`: the name in the client's certificate.
 pub(super) fn identify(
     context: &Context,
     requires: Requirement,
@@ -107,7 +104,7 @@ pub(super) fn identify(
     }
 }
 
-/// Who it is by these rules: by what the request says or else by the client's certificate.
+/// The user and rights under these rules, by `Authorization` or else by the client's certificate.
 fn known(
     context: &Context,
     rules: &Rules,
@@ -127,7 +124,7 @@ fn known(
     }
 }
 
-/// By a password or a token. Whether the name or the password is wrong is not told.
+/// By password or token. The refusal does not say whether the name or the password is wrong.
 fn authenticated(
     context: &Context,
     rules: &Rules,

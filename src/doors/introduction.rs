@@ -1,4 +1,4 @@
-//! A client as another server has got to know it, which passes its request on.
+//! The identity of a client whose request another server forwards.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::http::departures::Client;
 use crate::http::{Problem, Request};
 use crate::lock::Requester;
 
-/// Who a client is, as the server says that it has talked to.
+/// The identity of a client, vouched for by the server that it is connected to.
 #[derive(Clone)]
 pub struct Introduction {
     pub(super) requester: Requester,
-    /// What it may do; `None`: that server knows no users, and has asked nobody.
+    /// `None`: that server has no file of users, and has not authenticated the client.
     pub(super) rights: Option<Arc<Rights>>,
-    /// Nobody on the way can read what it is sent.
+    /// Whether its connection is encrypted.
     pub(super) is_encrypted: bool,
-    /// Of that server: by which rules this was said.
+    /// On that server: the rules that gave the rights.
     permissions: Option<Permissions>,
 }
 
-/// How it is written.
+/// Its form in the header.
 #[derive(Serialize, Deserialize)]
 struct Letter {
     address: String,
@@ -40,7 +40,7 @@ struct Letter {
 }
 
 impl Introduction {
-    /// Asks the client of a request who it is.
+    /// Authenticates the client of a request.
     pub(super) fn of(
         context: &Context,
         requires: Requirement,
@@ -63,12 +63,12 @@ impl Introduction {
         })
     }
 
-    /// Whether the rules are still those by which it was said what the client may do.
+    /// Whether the rules have not changed since.
     pub fn is_current(&self) -> bool {
         self.permissions.as_ref().is_none_or(Permissions::is_current)
     }
 
-    /// Whether it is known who the client is: nobody else has to see how it says so.
+    /// Whether the client has been authenticated, so that its credentials need not be forwarded.
     pub fn is_complete(&self) -> bool {
         self.rights.is_some()
     }
@@ -86,7 +86,7 @@ impl Introduction {
         BASE64_STANDARD.encode(serde_json::to_vec(&letter).unwrap_or_default())
     }
 
-    /// Of such a value; `None` if it is none.
+    /// `None` if the value is malformed.
     pub fn from_field(field: &str) -> Option<Self> {
         let letter = BASE64_STANDARD.decode(field).ok()?;
         let Letter { address, user, rights, tls } = serde_json::from_slice(&letter).ok()?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use super::acquire::{Untold, acquire, convert};
+use super::acquire::{Undelivered, acquire, convert};
 use super::call::{Call, HandlerResult, PendingResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Outcome, Path, at_once};
 use super::refusals::{invalid, refused};
@@ -63,7 +63,7 @@ fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     }))
 }
 
-/// `DELETE /locks/{resource}`, for whoever has a key and lost the URL.
+/// `DELETE /locks/{resource}`, for a client that has the key and lost the URL.
 fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     let key = key(call.request)?.ok_or_else(|| {
         Problem::bad_request(
@@ -116,7 +116,7 @@ fn released(released: Result<(), Refusal>) -> HandlerResult {
 
 /// How a client is told of the lock that it gets.
 struct Created {
-    untold: Untold,
+    undelivered: Undelivered,
     /// What precedes the paths of links.
     prefix: SmolStr,
     /// What precedes the path in a Location.
@@ -125,17 +125,17 @@ struct Created {
 
 impl Created {
     fn for_client(call: &Call<'_>, resource: &ResourceName) -> Self {
-        let untold = Untold::new(call, resource.clone());
-        Self { untold, prefix: call.context.prefix.clone(), base: base_url(call) }
+        let undelivered = Undelivered::new(call, resource.clone());
+        Self { undelivered, prefix: call.context.prefix.clone(), base: base_url(call) }
     }
 
     fn response(self, grant: &Grant) -> Response {
-        let Self { untold, prefix, base } = self;
-        let location = format!("{base}{}", hal::Path::Lock(&untold.resource, grant.id));
-        let response = hal::held(Status::Created, &prefix, &untold.resource, grant)
+        let Self { undelivered, prefix, base } = self;
+        let location = format!("{base}{}", hal::Path::Lock(&undelivered.resource, grant.id));
+        let response = hal::held(Status::Created, &prefix, &undelivered.resource, grant)
             .header("Location", location)
             .header("RDLM-Fencing-Token", grant.fencing_token.to_string());
-        untold.unless_told(response, grant.id)
+        undelivered.unless_delivered(response, grant.id)
     }
 }
 
@@ -151,8 +151,7 @@ fn base_url(call: &Call<'_>) -> String {
     }
 }
 
-/// Whether 409 is preferred where a lock is not granted (RFC 7240: whoever does not understand a
-/// preference ignores it).
+/// Whether 409 is preferred where a lock is not granted (RFC 7240).
 fn prefers_409(request: &Request<'_>) -> bool {
     request.headers.list("Prefer").any(|preference| {
         let preference = preference.split(';').next().unwrap_or_default();

@@ -79,7 +79,7 @@ impl Rights {
         Arc::clone(&NONE)
     }
 
-    /// Those that these rules give; `None` if one of them is none.
+    /// `None` if a rule is malformed.
     pub(super) fn from_rules(rules: &[String]) -> Option<Self> {
         let mut rights = Self::default();
         rules.iter().try_for_each(|rule| rights.add(rule)).ok()?;

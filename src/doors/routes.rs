@@ -1,4 +1,4 @@
-//! The table of all doors, and which entry of it a request is for.
+//! The table of all doors, and the entry for a request.
 
 use percent_encoding::percent_decode_str;
 

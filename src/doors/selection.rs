@@ -34,10 +34,10 @@ const MAX_LIMIT: usize = 1000;
 pub(super) struct Listing {
     /// How many at most; `None`: all.
     limit: Option<usize>,
-    /// From behind this name.
+    /// Only names after this one.
     after: Option<ResourceName>,
     search: Option<Search>,
-    /// Only those with a line.
+    /// Only those with waiting requests.
     waiting: bool,
 }
 
@@ -80,7 +80,7 @@ impl Listing {
         self.search.as_ref().map_or(Ok(true), |search| search.finds(locks, resource, pulse))
     }
 
-    /// The query of the page behind `last`.
+    /// The query for the page after `last`.
     fn behind(&self, last: &ResourceName) -> String {
         let mut query = format!("after={}", encoded(last));
         if let Some(limit) = self.limit {
@@ -143,8 +143,8 @@ impl Search {
     }
 }
 
-/// Lets a client know, while something is looked for, that it is heard; if it has left, sending
-/// fails, and the search ends.
+/// Sends white space now and then during a long search, so that proxies keep the connection, and
+/// so that the search ends when the client has disconnected.
 struct Pulse<'a> {
     out: &'a mut dyn Write,
     silence: Duration,
@@ -156,7 +156,7 @@ impl<'a> Pulse<'a> {
         Self { out, silence, silent_until: Instant::now() + silence }
     }
 
-    /// Sends what there is, and a blank, which means nothing in JSON; at times.
+    /// Sends what is buffered and a space, which JSON ignores, if the time has come.
     fn beat(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if now < self.silent_until {
@@ -174,9 +174,9 @@ pub(super) struct Selection<'a> {
     listing: &'a Listing,
     permissions: &'a Permissions,
     names: std::vec::IntoIter<ResourceName>,
-    /// The latest name that the lock core gave.
+    /// Where to continue in the lock core.
     latest: Option<ResourceName>,
-    /// The latest that was written.
+    /// The last resource written.
     written: Option<ResourceName>,
     left: usize,
     silence: Duration,
@@ -202,7 +202,7 @@ impl<'a> Selection<'a> {
         self.find(out)
     }
 
-    /// This one was written.
+    /// Notes that this resource was written.
     pub(super) fn count(&mut self, resource: ResourceName) {
         self.left -= 1;
         self.written = Some(resource);
@@ -282,7 +282,7 @@ mod tests {
     /// A client that leaves.
     struct Leaving {
         sent: Vec<u8>,
-        hears: usize,
+        flushes: usize,
     }
 
     impl Write for Leaving {
@@ -292,7 +292,7 @@ mod tests {
         }
 
         fn flush(&mut self) -> io::Result<()> {
-            self.hears = self.hears.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
+            self.flushes = self.flushes.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
             Ok(())
         }
     }
@@ -306,7 +306,7 @@ mod tests {
             let permissions = Permissions::whole();
             let mut selection = Selection::new(&locks, &listing, &permissions);
             selection.silence = Duration::ZERO;
-            let mut client = Leaving { sent: Vec::new(), hears: heard };
+            let mut client = Leaving { sent: Vec::new(), flushes: heard };
             let ended = selection.next(&mut client);
             assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::BrokenPipe, "{query}");
             assert_eq!(client.sent, vec![b' '; heard + 1]);

@@ -22,7 +22,7 @@ use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
 use crate::lock::{LockManager, Pending, Reason, Refusal};
 use crate::metrics::{Metrics, Times};
 
-/// What a server that may pass a request on has to know of it.
+/// What a server that may forward a request needs to know about it.
 pub struct Handling {
     pub answered_by: AnsweredBy,
     /// It does no harm if it was carried out before.
@@ -35,7 +35,6 @@ pub struct Handling {
 pub struct Service(Context);
 
 impl Service {
-    /// Answers by way of these locks.
     pub fn new(
         locks: Arc<dyn LockManager>,
         settings: Settings,
@@ -46,18 +45,18 @@ impl Service {
         Self(Context::new(locks, settings, environment, metrics, request_times))
     }
 
-    /// Says from now on that the server is about to end.
+    /// `/health` fails from now on.
     pub fn shut_down(&self) {
         self.0.shutting_down.store(true, Ordering::SeqCst);
     }
 
-    /// The response to one request, which may come when a change was written. A panic on the way
-    /// becomes a 500 and harms no other request.
+    /// The response to one request, perhaps pending until a change is written. A panic becomes a
+    /// 500 and affects no other request.
     pub fn answer(&self, request: &Request<'_>, client: Client<'_>) -> Pending<Response> {
         self.answer_for(request, client, None)
     }
 
-    /// The same for a client that another server has introduced.
+    /// The same, for a client that another server may have authenticated.
     pub fn answer_for(
         &self,
         request: &Request<'_>,
@@ -67,7 +66,7 @@ impl Service {
         let began = Instant::now();
         let route = Route::parse(&request.target);
         let error = error(&route);
-        let account = Account::open(&self.0, request, &route, began);
+        let record = RequestRecord::open(&self.0, request, &route, began);
         let answer = || {
             let answer = self.call(route, request, client, introduction);
             answer.unwrap_or_else(|problem| Err(problem).into())
@@ -77,23 +76,23 @@ impl Service {
             Ok(later) => later.or_if_it_panics(panicked(request)),
             Err(_) => panicked(request)().into(),
         };
-        answer.map(move |answer| account.close(answer.unwrap_or_else(error)))
+        answer.map(move |answer| record.close(answer.unwrap_or_else(error)))
     }
 
-    /// The response to a request whatever its body is, if its head alone has a mistake.
+    /// The response, if the head alone is enough to refuse the request.
     pub fn answer_to_head(&self, request: &Request<'_>, client: Client<'_>) -> Option<Response> {
         let began = Instant::now();
         let route = Route::parse(&request.target);
         let error = error(&route);
-        let account = Account::open(&self.0, request, &route, began);
+        let record = RequestRecord::open(&self.0, request, &route, began);
         let problem = self.admit(route, request, client).err()?;
-        Some(account.close(error(problem)))
+        Some(record.close(error(problem)))
     }
 
-    /// Asks the client of a request, which another server is to answer, who it is.
+    /// Authenticates the client of a request that is to be forwarded.
     ///
     /// # Errors
-    /// The response, if it is not let in.
+    /// The response that refuses the client.
     pub fn introduce(
         &self,
         request: &Request<'_>,
@@ -102,11 +101,11 @@ impl Service {
         let began = Instant::now();
         let route = Route::parse(&request.target);
         let error = error(&route);
-        let account = Account::open(&self.0, request, &route, began);
+        let record = RequestRecord::open(&self.0, request, &route, began);
         let introduction = self
             .admit(route, request, client)
             .and_then(|route| self.introduction(&route, request, client));
-        introduction.map_err(|problem| account.close(error(problem)))
+        introduction.map_err(|problem| record.close(error(problem)))
     }
 
     /// How a request is to be handled by a server that may pass it on.
@@ -120,7 +119,7 @@ impl Service {
         }
     }
 
-    /// Counts a request that was refused for this reason before it came to its door.
+    /// Counts a request that was refused before it reached its door.
     pub fn count_refused(&self, request: &Request<'_>, reason: Reason) {
         match outcome(request) {
             Outcome::Acquisition => self.0.metrics.acquisition(Err(reason), Duration::ZERO),
@@ -133,8 +132,8 @@ impl Service {
         }
     }
 
-    /// Counts a renewal that was made, and is answered as unknown. What else is done is counted by
-    /// that: by the grant, for example, which is given back.
+    /// Counts a renewal that was carried out but is answered as unknown. Other operations are
+    /// counted elsewhere: a grant, for example, when it is given back.
     pub fn count_withheld(&self, request: &Request<'_>) {
         if outcome(request) == Outcome::Change
             && let Ok(body::Change::Renewal(_)) = body::change(request.body, self.0.settings.limits)
@@ -143,7 +142,7 @@ impl Service {
         }
     }
 
-    /// Gives back the lock that a target names, whose client was not told of it.
+    /// Gives back the lock at this path, whose client did not get the response.
     pub fn give_back(&self, target: &Target<'_>) {
         if let Ok(Route { named: Named::Lock(resource, id), .. }) = Route::parse(target) {
             self.0.locks.abandon(&resource, id);
@@ -157,12 +156,12 @@ impl Service {
         response
     }
 
-    /// The response to a request that may not wait, and perhaps would have to.
+    /// The response to a request that might have to wait, when no more may.
     pub fn refuse_to_wait(&self) -> Response {
         uncached(refusals::refused(Refusal::TooManyWaiting).into())
     }
 
-    /// The response to whoever does not encrypt where that is needed.
+    /// The response to plain HTTP on a TLS port.
     pub fn refuse_unencrypted(&self) -> Response {
         debug!("a request that was not encrypted was refused");
         let text = "This port speaks HTTPS (TLS): the URL begins with https://\n";
@@ -239,15 +238,15 @@ impl Service {
     }
 }
 
-/// What is noted of a request when it has its response.
-struct Account {
+/// Records a request in the metrics and the log when it has its response.
+struct RequestRecord {
     times: Times,
     began: Instant,
     /// The request, if the log is to show it.
     shown: Option<String>,
 }
 
-impl Account {
+impl RequestRecord {
     fn open(
         context: &Context,
         request: &Request<'_>,
@@ -290,7 +289,7 @@ fn error(route: &Result<Route, Problem>) -> fn(Problem) -> Response {
     route.as_ref().map_or(Response::from, |route| route.door.error)
 }
 
-/// What a lock is changes from one moment to the next: a cache on the way must not keep it.
+/// The state of a lock changes at any moment: caches must not keep it.
 fn uncached(response: Response) -> Response {
     response.header("Cache-Control", "no-store")
 }

@@ -9,9 +9,9 @@ use log::{info, warn};
 use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
-use super::acquire::{Untold, acquire};
+use super::acquire::{Undelivered, acquire};
 use super::body::MAX_TITLE;
-use super::call::SOMEBODY;
+use super::call::ANONYMOUS;
 use super::call::{Call, HandlerResult, PendingResult};
 use super::door::{Handler, Operation, Outcome, at_once};
 use super::refusals::refused;
@@ -87,7 +87,7 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
     let response = Response::new(Status::Ok)
         .body("application/json", body.into_bytes())
         .header("RDLM-Fencing-Token", grant.fencing_token.to_string());
-    Ok(Untold::new(call, resource.clone()).unless_told(response, grant.id))
+    Ok(Undelivered::new(call, resource.clone()).unless_delivered(response, grant.id))
 }
 
 /// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.
@@ -169,13 +169,13 @@ fn taken(call: &Call<'_>, resource: &ResourceName, status: Status) -> Problem {
         Some((grant, key)) => {
             let id = key.as_ref().and_then(|key| key.id_at_door(NAMESPACE));
             let shows_title = call.shows_titles(resource, NAMESPACE);
-            let who = if shows_title(key.as_ref()) { None } else { Some(SOMEBODY) };
+            let who = if shows_title(key.as_ref()) { None } else { Some(ANONYMOUS) };
             let id = id.filter(|_| call.require(Right::Administrate, resource).is_ok());
             let stand_in = format!("{STAND_IN}{}", grant.fencing_token);
             shown(id.unwrap_or(&stand_in), &grant, who)
         }
         // It was released a moment ago.
-        None => json!({ "ID": format!("{STAND_IN}0"), "Who": SOMEBODY })
+        None => json!({ "ID": format!("{STAND_IN}0"), "Who": ANONYMOUS })
             .as_object()
             .cloned()
             .unwrap_or_default(),

@@ -44,7 +44,7 @@ impl LockManager for Broken {
         on_wait: &mut dyn FnMut(Departure),
     ) -> Pending<Result<Grant, Refusal>> {
         let Some(while_waiting) = &self.grants_after else { panic!("acquire") };
-        // The client leaves as it is granted: too late.
+        // The client leaves too late: as the lock is granted.
         on_wait(Departure::new(|| {}));
         while_waiting();
         let (id, epoch) = (LockId::random(), SystemTime::UNIX_EPOCH);
@@ -192,7 +192,7 @@ fn the_table_says_what_a_server_may_answer_itself_and_send_again() {
 }
 
 #[test]
-fn whoever_leaves_at_the_moment_of_the_grant_does_not_keep_the_lock() {
+fn a_client_that_leaves_at_the_moment_of_the_grant_does_not_keep_the_lock() {
     for leaves in [false, true] {
         let (remote, socket) = pair();
         let remote = Mutex::new(Some(remote));
