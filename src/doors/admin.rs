@@ -10,36 +10,32 @@ use super::rights::Requirement;
 use crate::http::{Problem, Response, Status};
 use crate::lock::{Refusal, ResourceName};
 
-pub(super) const DOOR: Door = Door {
-    is_enabled: |_| true,
-    error: Response::from,
-    paths: &[
-        Path {
-            pattern: "/status",
-            answered_by: AnsweredBy::Active,
-            operations: &[get(Handler::Plain(|call| at_once(lists::show_status(call))))],
-        },
-        Path {
-            pattern: "/resources",
-            answered_by: AnsweredBy::Active,
-            operations: &[
-                get(Handler::Plain(|call| at_once(lists::list_resources(call)))),
-                delete(Requirement::END_ALL, Handler::Plain(|call| at_once(delete_all(call)))),
-            ],
-        },
-        Path {
-            pattern: "/resources/{resource}",
-            answered_by: AnsweredBy::Active,
-            operations: &[
-                get(Handler::Resource(|call, name| at_once(lists::list_locks(call, name)))),
-                delete(
-                    Requirement::END,
-                    Handler::Resource(|call, name| at_once(delete_resource(call, name))),
-                ),
-            ],
-        },
-    ],
-};
+pub(super) const DOOR: Door = Door::new(&[
+    Path::new(
+        "/status",
+        AnsweredBy::Active,
+        &[get(Handler::Plain(|call| at_once(lists::show_status(call))))],
+    ),
+    Path::new(
+        "/resources",
+        AnsweredBy::Active,
+        &[
+            get(Handler::Plain(|call| at_once(lists::list_resources(call)))),
+            delete(Requirement::END_ALL, Handler::Plain(|call| at_once(delete_all(call)))),
+        ],
+    ),
+    Path::new(
+        "/resources/{resource}",
+        AnsweredBy::Active,
+        &[
+            get(Handler::Resource(|call, name| at_once(lists::list_locks(call, name)))),
+            delete(
+                Requirement::END,
+                Handler::Resource(|call, name| at_once(delete_resource(call, name))),
+            ),
+        ],
+    ),
+]);
 
 const fn get(handler: Handler) -> Operation {
     Operation::new("GET", Requirement::SEE, "admin", handler)

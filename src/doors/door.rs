@@ -25,6 +25,23 @@ pub(super) struct Path {
     pub(super) operations: &'static [Operation],
 }
 
+impl Door {
+    /// One that every server has, with errors as problem documents.
+    pub(super) const fn new(paths: &'static [Path]) -> Self {
+        Self { is_enabled: |_| true, error: Response::from, paths }
+    }
+}
+
+impl Path {
+    pub(super) const fn new(
+        pattern: &'static str,
+        answered_by: AnsweredBy,
+        operations: &'static [Operation],
+    ) -> Self {
+        Self { pattern, answered_by, operations }
+    }
+}
+
 /// Which of several servers answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnsweredBy {

@@ -26,21 +26,17 @@ const PACE: Duration = Duration::from_millis(100);
 /// How many events are read at a time with `follow=no`.
 const BATCH: usize = 64;
 
-pub(super) const DOOR: Door = Door {
-    is_enabled: |_| true,
-    error: Response::from,
-    paths: &[Path {
-        pattern: "/events",
-        answered_by: AnsweredBy::Active,
-        operations: &[Operation::new(
-            "GET",
-            Requirement::SEE,
-            "admin",
-            Handler::Plain(|call| at_once(subscribe(call))),
-        )
-        .stream()],
-    }],
-};
+pub(super) const DOOR: Door = Door::new(&[Path::new(
+    "/events",
+    AnsweredBy::Active,
+    &[Operation::new(
+        "GET",
+        Requirement::SEE,
+        "admin",
+        Handler::Plain(|call| at_once(subscribe(call))),
+    )
+    .stream()],
+)]);
 
 /// `GET /events`
 fn subscribe(call: &Call<'_>) -> HandlerResult {

@@ -23,16 +23,16 @@ pub(super) const DOOR: Door = Door {
     is_enabled: |settings| settings.fleetlock.is_some(),
     error,
     paths: &[
-        Path {
-            pattern: "/v1/pre-reboot",
-            answered_by: AnsweredBy::Active,
-            operations: &[post(|call| at_once(pre_reboot(call))).counted_as(Outcome::Acquisition)],
-        },
-        Path {
-            pattern: "/v1/steady-state",
-            answered_by: AnsweredBy::Active,
-            operations: &[post(|call| at_once(steady_state(call)))],
-        },
+        Path::new(
+            "/v1/pre-reboot",
+            AnsweredBy::Active,
+            &[post(|call| at_once(pre_reboot(call))).counted_as(Outcome::Acquisition)],
+        ),
+        Path::new(
+            "/v1/steady-state",
+            AnsweredBy::Active,
+            &[post(|call| at_once(steady_state(call)))],
+        ),
     ],
 };
 

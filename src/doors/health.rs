@@ -9,26 +9,14 @@ use crate::http::accept::Accept;
 use crate::http::{Problem, Response, Status};
 use crate::metrics::Format;
 
-pub(super) const DOOR: Door = Door {
-    is_enabled: |_| true,
-    error: Response::from,
-    paths: &[
-        path("/health", AnsweredBy::Role, &[get(NOTHING, |call| at_once(health(call)))]),
-        path("/metrics", AnsweredBy::Receiver, &[get(METRICS, |call| at_once(metrics(call)))]),
-        path("/openapi.json", AnsweredBy::Receiver, &[get(NOTHING, |_| at_once(openapi()))]),
-    ],
-};
+pub(super) const DOOR: Door = Door::new(&[
+    Path::new("/health", AnsweredBy::Role, &[get(NOTHING, |call| at_once(health(call)))]),
+    Path::new("/metrics", AnsweredBy::Receiver, &[get(METRICS, |call| at_once(metrics(call)))]),
+    Path::new("/openapi.json", AnsweredBy::Receiver, &[get(NOTHING, |_| at_once(openapi()))]),
+]);
 
 const NOTHING: Requirement = Requirement::Nothing;
 const METRICS: Requirement = Requirement::METRICS;
-
-const fn path(
-    pattern: &'static str,
-    answered_by: AnsweredBy,
-    operations: &'static [Operation],
-) -> Path {
-    Path { pattern, answered_by, operations }
-}
 
 const fn get(requires: Requirement, handler: fn(&Call<'_>) -> PendingResult) -> Operation {
     Operation::new("GET", requires, OTHER, Handler::Plain(handler))

@@ -9,20 +9,16 @@ use super::rights::Requirement;
 use crate::http::accept::Accept;
 use crate::http::{Response, Status};
 
-pub(super) const DOOR: Door = Door {
-    is_enabled: |_| true,
-    error: Response::from,
-    paths: &[Path {
-        pattern: "/",
-        answered_by: AnsweredBy::Receiver,
-        operations: &[Operation::new(
-            "GET",
-            Requirement::Nothing,
-            OTHER,
-            Handler::Plain(|call| at_once(home(call))),
-        )],
-    }],
-};
+pub(super) const DOOR: Door = Door::new(&[Path::new(
+    "/",
+    AnsweredBy::Receiver,
+    &[Operation::new(
+        "GET",
+        Requirement::Nothing,
+        OTHER,
+        Handler::Plain(|call| at_once(home(call))),
+    )],
+)]);
 
 /// Markup, style and script, in one file.
 const PAGE: &str = include_str!("page.html");

@@ -13,35 +13,31 @@ use super::{body, hal, terraform};
 use crate::http::{Problem, Request, Response, Singleton, Status};
 use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 
-pub(super) const DOOR: Door = Door {
-    is_enabled: |_| true,
-    error: Response::from,
-    paths: &[
-        Path {
-            pattern: "/locks/{resource}",
-            answered_by: AnsweredBy::Active,
-            operations: &[
-                Operation::new("POST", LOCK, "acquire", Handler::Resource(acquire_lock))
-                    .repeatable_with_key()
-                    .counted_as(Outcome::Acquisition),
-                Operation::new("DELETE", LOCK, "release", Handler::Resource(release_by_key)),
-                terraform::OPERATIONS[0],
-                terraform::OPERATIONS[1],
-            ],
-        },
-        Path {
-            pattern: "/locks/{resource}/{uid}",
-            answered_by: AnsweredBy::Active,
-            operations: &[
-                Operation::new("GET", LOCK, "look", Handler::Lock(get_lock)),
-                Operation::new("PATCH", LOCK, "renew", Handler::Lock(change_lock))
-                    .repeatable()
-                    .counted_as(Outcome::Change),
-                Operation::new("DELETE", LOCK, "release", Handler::Lock(release_lock)),
-            ],
-        },
-    ],
-};
+pub(super) const DOOR: Door = Door::new(&[
+    Path::new(
+        "/locks/{resource}",
+        AnsweredBy::Active,
+        &[
+            Operation::new("POST", LOCK, "acquire", Handler::Resource(acquire_lock))
+                .repeatable_with_key()
+                .counted_as(Outcome::Acquisition),
+            Operation::new("DELETE", LOCK, "release", Handler::Resource(release_by_key)),
+            terraform::OPERATIONS[0],
+            terraform::OPERATIONS[1],
+        ],
+    ),
+    Path::new(
+        "/locks/{resource}/{uid}",
+        AnsweredBy::Active,
+        &[
+            Operation::new("GET", LOCK, "look", Handler::Lock(get_lock)),
+            Operation::new("PATCH", LOCK, "renew", Handler::Lock(change_lock))
+                .repeatable()
+                .counted_as(Outcome::Change),
+            Operation::new("DELETE", LOCK, "release", Handler::Lock(release_lock)),
+        ],
+    ),
+]);
 
 const LOCK: Requirement = Requirement::LOCK;
 

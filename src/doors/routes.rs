@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 use super::door::{AnsweredBy, Door, Named, Operation, Path};
 use super::refusals::{invalid, not_found};
 use super::{admin, events, fleetlock, health, page, rest};
-use crate::http::{Problem, Response, Status, Target};
+use crate::http::{Problem, Status, Target};
 use crate::lock::ResourceName;
 
 /// Those that most requests are for come first.
@@ -13,11 +13,7 @@ const DOORS: [&Door; 6] =
     [&rest::DOOR, &fleetlock::DOOR, &admin::DOOR, &events::DOOR, &health::DOOR, &page::DOOR];
 
 /// The target `*`: the server as a whole.
-const SERVER: Door = Door {
-    is_enabled: |_| true,
-    error: Response::from,
-    paths: &[Path { pattern: "*", answered_by: AnsweredBy::Active, operations: &[] }],
-};
+const SERVER: Door = Door::new(&[Path::new("*", AnsweredBy::Active, &[])]);
 
 /// The entry that a request is for, and the names in its path.
 pub(super) struct Route {
