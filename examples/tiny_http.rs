@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rdlm::doors::access::Access;
-use rdlm::doors::{RequestLimits, Service, Settings};
+use rdlm::doors::{Environment, Service, Settings};
 use rdlm_http::connection::Connection;
 use rdlm_http::departures::Departures;
 use rdlm_http::transport::{Memory, Transport};
@@ -40,21 +39,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().collect();
     let port = args.iter().position(|arg| arg == "--port").and_then(|at| args.get(at + 1));
     let port = port.map_or("8888", String::as_str);
-    let longest = RequestLimits::LONGEST;
-    let settings = Settings {
-        access: Access::Open,
-        users: None,
-        open_metrics: false,
-        limits: RequestLimits { max_wait: longest, max_lifetime: longest },
-        base_url: None,
-        hosts: Vec::new(),
-        own_host: "localhost".into(),
-        trusted_proxies: Vec::new(),
-        max_subscribers: 0,
-        fleetlock: None,
-    };
+    let environment = Environment { users: None, own_host: "localhost".into() };
     let locks = LockTable::new(LIMITS, GRACE, None, Arc::new(()))?;
-    let service = Arc::new(Service::new(Arc::new(Arc::new(locks)), settings, Arc::default()));
+    let service = Arc::new(Service::new(
+        Arc::new(Arc::new(locks)),
+        Settings::default(),
+        environment,
+        Arc::default(),
+    ));
     let departures = Arc::new(Departures::new()?);
     let server = tiny_http::Server::http(format!("127.0.0.1:{port}")).map_err(|e| e.to_string())?;
     eprintln!("listening on {}, tiny_http", server.server_addr());

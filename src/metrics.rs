@@ -23,7 +23,7 @@ use crate::lock::{End, Reason};
 use crate::logging;
 pub use cluster::{ClusterMetrics, ClusterState};
 pub use text::Format;
-use times::Times;
+pub use times::Times;
 
 /// Counts, since the start of the process.
 #[derive(Debug)]
@@ -41,8 +41,7 @@ pub struct Metrics {
     abandoned: Counter,
     wait: Times,
     hold: Times,
-    /// By [`Kind`].
-    requests: [Times; KINDS.len()],
+    requests: Requests,
     active: Gauge,
     waiting: Gauge,
     resources: Gauge,
@@ -84,23 +83,18 @@ impl fmt::Debug for CountIdle {
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// What a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their labels say it: docs/operations.md")]
-pub enum Kind {
-    Acquire,
-    Release,
-    Renew,
-    Look,
-    Admin,
-    Terraform,
-    Fleetlock,
-    Other,
-}
+type Requests = Family<KindLabel, Times, fn() -> Times>;
 
-/// The labels of [`Kind`], in its order.
-const KINDS: [&str; 8] =
-    ["acquire", "release", "renew", "look", "admin", "terraform", "fleetlock", "other"];
+/// How long requests take, by their kind. Without the lock that a look-up in the family takes.
+pub struct RequestTimes(Box<[(&'static str, Times)]>);
+
+impl RequestTimes {
+    /// Those of one of these kinds.
+    pub fn of(&self, kind: &'static str) -> Times {
+        let times = self.0.iter().find(|(known, _)| *known == kind);
+        times.map_or_else(|| Times::new(&SHORT), |(_, times)| times.clone())
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
@@ -166,11 +160,9 @@ impl Metrics {
         let (converted, unconverted) = (outcome("converted"), Refused::new(outcome));
         let help = "Requests for another mode of a lock, by what became of them";
         registry.register("rdlm_conversions", help, conversions);
-        let new_times: fn() -> Times = || Times::new(&SHORT);
-        let requests = Family::<KindLabel, Times, _>::new_with_constructor(new_times);
-        let kinds = KINDS.map(|kind| requests.get_or_create_owned(&KindLabel { kind }));
+        let requests = Requests::new_with_constructor(|| Times::new(&SHORT));
         let help = "How long requests took; those for a lock with their waiting";
-        registry.register_with_unit("rdlm_request", help, Unit::Seconds, requests);
+        registry.register_with_unit("rdlm_request", help, Unit::Seconds, requests.clone());
 
         let mut add = Adder(&mut registry);
         Self {
@@ -181,7 +173,7 @@ impl Metrics {
             failed_renewals,
             converted,
             unconverted,
-            requests: kinds,
+            requests,
             resources: add
                 .gauge("rdlm_resources", "Resources that have a lock or a waiting request"),
             longest_wait: add
@@ -268,9 +260,10 @@ impl Metrics {
         self.hold.observe(held);
     }
 
-    /// A request was answered.
-    pub fn request(&self, kind: Kind, took: Duration) {
-        self.requests[kind as usize].observe(took);
+    /// The times of requests of these kinds, each with its series from now on.
+    pub fn request_times(&self, kinds: &[&'static str]) -> RequestTimes {
+        let times = |&kind| (kind, self.requests.get_or_create_owned(&KindLabel { kind }));
+        RequestTimes(kinds.iter().map(times).collect())
     }
 
     /// Counts a connection as open until the result is dropped.

@@ -20,15 +20,14 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
-use ipnet::IpNet;
 use log::info;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::cluster;
-use crate::doors::access::{Access, UserFileError};
-use crate::doors::users::{UserFile, UsersError};
-use crate::doors::{RequestLimits, Slots};
+use crate::doors::Settings;
+use crate::doors::access::UserFileError;
+use crate::doors::users::UsersError;
 use crate::http::certificates::{CertificateError, CertificateFiles};
 use crate::lock::{Limits, OpenError};
 use crate::signals::Ignored;
@@ -43,20 +42,8 @@ pub struct Options {
     pub port: u16,
     /// The certificate of the port; `None`: it speaks HTTP as it is.
     pub certificates: Option<CertificateFiles>,
-    /// Who may send administrative requests.
-    pub access: Access,
-    /// Who there is and may do what; in place of that.
-    pub users: Option<UserFile>,
-    /// Whether everybody may read metrics, also where there are users.
-    pub open_metrics: bool,
-    /// Limits of what clients ask for.
-    pub limits: RequestLimits,
-    /// What precedes `/locks/…` in a Location.
-    pub base_url: Option<String>,
-    /// Names of this server for browsers, beside those that it has anyway.
-    pub hosts: Vec<String>,
-    /// Proxies whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpNet>,
+    /// How requests are answered.
+    pub doors: Settings,
     /// How many locks there may be, and requests that wait for them, at a time.
     pub lock_limits: Limits,
     /// How many connections may be open at a time; fewer if the limit of open files is low.
@@ -69,10 +56,6 @@ pub struct Options {
     pub cluster: Option<Box<cluster::Options>>,
     /// How long a lock lives at least after a restart of the server.
     pub restart_grace: Duration,
-    /// How many may follow events at a time.
-    pub max_subscribers: usize,
-    /// How many nodes may reboot at a time; `None`: FleetLock is not served.
-    pub fleetlock: Option<Slots>,
     /// Where what happens to locks is written to.
     pub event_log: Option<PathBuf>,
     /// How long the place of a client is kept that has sent a key and is gone.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use rdlm::doors::access::Access;
-use rdlm::doors::users::UserFile;
-use rdlm::doors::{RequestLimits, Service, Settings};
+use rdlm::doors::users::{UserFile, Users};
+use rdlm::doors::{Environment, RequestLimits, Service, Settings};
 use rdlm_http::connection::{Connection, Next};
 use rdlm_http::departures::Departures;
 use rdlm_http::transport::{Memory, Transport};
@@ -35,45 +35,42 @@ password = "secret"
 may = ["admin *"]
 "#;
 
+/// Nobody waits or follows events, or the fuzzer would.
+fn settings() -> Settings {
+    let max_wait = Duration::ZERO;
+    Settings {
+        limits: RequestLimits { max_wait, max_lifetime: Duration::from_secs(1) },
+        hosts: vec!["h".into()],
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        fleetlock: "1".parse().ok(),
+        ..Settings::default()
+    }
+}
+
 impl World {
     /// With a file of administrators.
     fn with_administrators() -> Self {
         let users = concat!(env!("CARGO_MANIFEST_DIR"), "/target/admin");
         fs::write(users, "admin:secret\n").unwrap();
-        Self::new(|settings| Settings { access: Access::UserFile(users.into()), ..settings })
+        let settings = Settings { access: Access::UserFile(users.into()), ..settings() };
+        Self::new(settings, None)
     }
 
     /// With a file of users, behind a proxy with a path.
     fn with_users() -> Self {
         let users = concat!(env!("CARGO_MANIFEST_DIR"), "/target/users.toml");
         fs::write(users, USERS).unwrap();
-        let users = UserFile(users.into()).load().unwrap();
-        Self::new(|settings| Settings {
-            users: Some(Arc::new(users)),
-            base_url: Some("https://h/p".into()),
-            ..settings
-        })
+        let file = UserFile(users.into());
+        let users = Arc::new(file.clone().load().unwrap());
+        let base_url = Some("https://h/p".into());
+        Self::new(Settings { users: Some(file), base_url, ..settings() }, Some(users))
     }
 
-    fn new(change: impl FnOnce(Settings) -> Settings) -> Self {
+    fn new(settings: Settings, users: Option<Arc<Users>>) -> Self {
         let limits = Limits { locks: 1_000, waiting: 1, waiting_per_resource: 1 };
         let locks = LockTable::new(limits, Duration::ZERO, None, Arc::new(())).unwrap();
-        // Nobody waits, or the fuzzer would.
-        let max_wait = Duration::ZERO;
-        let settings = Settings {
-            access: Access::Open,
-            users: None,
-            open_metrics: false,
-            limits: RequestLimits { max_wait, max_lifetime: Duration::from_secs(1) },
-            base_url: None,
-            hosts: vec!["h".into()],
-            own_host: "host".into(),
-            trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
-            // It would not come to an end.
-            max_subscribers: 0,
-            fleetlock: "1".parse().ok(),
-        };
-        let service = Service::new(Arc::new(Arc::new(locks)), change(settings), Arc::default());
+        let environment = Environment { users, own_host: "host".into() };
+        let service = Service::new(Arc::new(Arc::new(locks)), settings, environment, Arc::default());
         Self { service, departures: Arc::new(Departures::new().unwrap()) }
     }
 

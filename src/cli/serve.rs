@@ -13,7 +13,7 @@ use crate::client::raw::url;
 use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
 use crate::doors::users::UserFile;
-use crate::doors::{RequestLimits, Slots};
+use crate::doors::{RequestLimits, Settings, Slots};
 use crate::http::certificates::CertificateFiles;
 use crate::http::request::is_host;
 use crate::lock::Limits;
@@ -33,25 +33,13 @@ pub(super) fn parse(mut given: Given) -> Result<Command, UsageError> {
 }
 
 fn options(given: &mut Given) -> Result<server::Options, UsageError> {
-    let (users, access) = users_or_access(given)?;
     Ok(server::Options {
         bind: given.optional("--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
         port: given.value("--port", |text| number(text, "a port from 0 to 65535"))?,
         certificates: certificates(given)?,
-        users,
-        open_metrics: given.flag("--open-metrics")?,
-        access,
-        limits: RequestLimits {
-            max_wait: given.value("--max-wait", time_or_zero)?,
-            max_lifetime: given.value("--max-lifetime", time)?,
-        },
-        base_url: given.optional("--base-url", url::base)?,
-        hosts: given.repeated("--host", host)?,
-        trusted_proxies: given.repeated("--trusted-proxy", network)?,
+        doors: doors(given)?,
         lock_limits: lock_limits(given)?,
         max_connections: given.value("--max-connections", positive)?,
-        max_subscribers: given.value("--max-subscribers", whole_number)?,
-        fleetlock: given.optional("--fleetlock", slots)?,
         event_log: given.optional("--event-log", file)?,
         data_dir: given.optional("--data-dir", directory)?,
         cluster: cluster(given)?.map(Box::new),
@@ -61,13 +49,31 @@ fn options(given: &mut Given) -> Result<server::Options, UsageError> {
     })
 }
 
+fn doors(given: &mut Given) -> Result<Settings, UsageError> {
+    let (users, access) = users_or_access(given)?;
+    Ok(Settings {
+        users,
+        access,
+        open_metrics: given.flag("--open-metrics")?,
+        limits: RequestLimits {
+            max_wait: given.value("--max-wait", time_or_zero)?,
+            max_lifetime: given.value("--max-lifetime", time)?,
+        },
+        base_url: given.optional("--base-url", url::base)?,
+        hosts: given.repeated("--host", host)?,
+        trusted_proxies: given.repeated("--trusted-proxy", network)?,
+        max_subscribers: given.value("--max-subscribers", whole_number)?,
+        fleetlock: given.optional("--fleetlock", slots)?,
+    })
+}
+
 /// If the server's names are restricted, that in `--advertise-url` is one of them: other servers send
 /// clients there.
 fn add_advertised_host(options: &mut server::Options) {
-    let is_named = !options.hosts.is_empty() || options.base_url.is_some();
+    let is_named = !options.doors.hosts.is_empty() || options.doors.base_url.is_some();
     let url = options.cluster.as_ref().and_then(|cluster| cluster.advertise_url.as_deref());
     let host = url.and_then(|url| url.split_once("://")).map(|(_, host)| host.to_string());
-    options.hosts.extend(host.filter(|_| is_named));
+    options.doors.hosts.extend(host.filter(|_| is_named));
 }
 
 fn refuse_contradictions(options: &server::Options) -> Result<(), UsageError> {

@@ -1,19 +1,14 @@
 //! Who may send administrative requests.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use log::error;
-use smol_str::SmolStr;
-use subtle::ConstantTimeEq;
 
+use super::rules::{Credentials, Rules, is_unknown_hash};
 use crate::http::reloaded;
 use crate::http::{Problem, Status};
-use crate::passwords::{self, Passwords, Verdict, is_bcrypt};
 
 /// The rule for administrative requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,14 +35,10 @@ impl Access {
         }
     }
 
-    /// Lets a request pass by its Authorization header, or not.
+    /// What the file says; `None`: everybody may.
     ///
-    /// The file is read anew each time, so that an edit takes effect at once.
-    pub(super) fn check(
-        &self,
-        passwords: &Passwords,
-        authorization: Option<&str>,
-    ) -> Result<Option<SmolStr>, Problem> {
+    /// The file is read each time, so that an edit takes effect at once.
+    pub(super) fn rules(&self) -> Result<Option<Rules>, Problem> {
         let path = match self {
             Self::Open => return Ok(None),
             Self::Denied => return Err(denied()),
@@ -58,39 +49,8 @@ impl Access {
             let detail = "the server cannot read its file of administrators; its log says why";
             Problem::new(Status::InternalServerError, detail)
         })?;
-        let Some(given) = authorization.and_then(basic_credentials) else {
-            return Err(unauthorized());
-        };
-        let stored = users.iter().filter(|user| user.has_name(&given.name));
-        let stored: Vec<_> = stored.map(|user| &*user.password).collect();
-        match passwords.check(&stored, &given.password, dearest(&users)) {
-            Verdict::Right => Ok(Some(given.name.into())),
-            Verdict::Wrong => Err(unauthorized()),
-            Verdict::Busy => Err(busy()),
-        }
+        Ok(Some(Rules::of_administrators(users)))
     }
-}
-
-/// The answer where too many passwords are being checked.
-pub(super) fn busy() -> Problem {
-    let detail = "too many passwords are being checked at the moment; try again later";
-    Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "1")
-}
-
-fn unauthorized() -> Problem {
-    let detail = "administrative requests need a user name and password (HTTP Basic)";
-    let problem = Problem::new(Status::Unauthorized, detail);
-    problem.with_header("WWW-Authenticate", "Basic realm=\"Restricted\"")
-}
-
-/// How much it costs to find that a password is not the one of a name, at the dearest name.
-fn dearest(users: &[Credentials]) -> u64 {
-    let mut by_name = HashMap::<&str, u64>::new();
-    for user in users {
-        let work = by_name.entry(&user.name).or_default();
-        *work = work.saturating_add(passwords::work([&*user.password]));
-    }
-    by_name.into_values().max().unwrap_or(0)
 }
 
 /// The answer where nobody may send administrative requests.
@@ -141,18 +101,6 @@ impl fmt::Display for UserFileError {
 
 impl std::error::Error for UserFileError {}
 
-/// A name, and a password as it is sent, or as a file has it.
-pub(super) struct Credentials {
-    pub(super) name: String,
-    pub(super) password: String,
-}
-
-impl Credentials {
-    fn has_name(&self, name: &str) -> bool {
-        self.name.as_bytes().ct_eq(name.as_bytes()).into()
-    }
-}
-
 fn read_users(path: &Path) -> Result<Vec<Credentials>, UserFileError> {
     let error = |fault| UserFileError { path: path.into(), fault };
     let bytes = reloaded::read(path).map_err(|source| error(Fault::Unreadable(source)))?;
@@ -182,25 +130,6 @@ fn users_in(bytes: &[u8]) -> Result<Vec<Credentials>, Fault> {
     });
     let users = users.collect::<Result<Vec<_>, _>>()?;
     if users.is_empty() { Err(Fault::NoUsers) } else { Ok(users) }
-}
-
-/// Hashes of kinds that are not supported: taken as plain passwords they would let in
-/// whoever knows the hash and nobody who knows the password.
-pub(super) fn is_unknown_hash(password: &str) -> bool {
-    let unsupported = ["$apr1$", "$1$", "$5$", "$6$", "$argon2", "{SHA}"];
-    unsupported.iter().any(|prefix| password.starts_with(prefix))
-        || (is_bcrypt(password) && password.parse::<bcrypt::HashParts>().is_err())
-}
-
-/// RFC 7617.
-pub(super) fn basic_credentials(authorization: &str) -> Option<Credentials> {
-    let (scheme, encoded) = authorization.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (name, password) = decoded.split_once(':')?;
-    Some(Credentials { name: name.into(), password: password.into() })
 }
 
 #[cfg(test)]

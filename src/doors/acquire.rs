@@ -1,11 +1,12 @@
-//! The wait of a client that may leave: the same at each door.
+//! Waiting for a lock, for a client that may disconnect: the same for all doors.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::{Call, hal};
+use super::call::Call;
+use super::hal;
 use crate::current_locks::CurrentLocks;
 use crate::http::Response;
 use crate::lock::{
@@ -16,25 +17,25 @@ use crate::lock::{
 /// still there.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The field by which the active server tells another one, which passes the response on, what to
-/// give back if the client does not get it: the path of a lock.
+/// A header from the active server to the one that forwards its response: the path of the lock to
+/// give back if the client does not get the response.
 pub const IF_UNDELIVERED: &str = "RDLM-If-Undelivered";
 
-/// A lock that its client is still to be told of: without the response, nobody knows of it.
-pub(super) struct Untold {
+/// A granted lock whose client has not got the response yet.
+pub(super) struct Undelivered {
     locks: Arc<dyn CurrentLocks>,
     pub(super) resource: ResourceName,
     is_introduced: bool,
 }
 
-impl Untold {
+impl Undelivered {
     pub(super) fn new(call: &Call<'_>, resource: ResourceName) -> Self {
-        let locks = Arc::clone(&call.service.locks);
+        let locks = Arc::clone(&call.context.locks);
         Self { locks, resource, is_introduced: call.caller.is_introduced }
     }
 
     /// Has the lock given back unless this response is delivered.
-    pub(super) fn unless_told(self, response: Response, id: LockId) -> Response {
+    pub(super) fn unless_delivered(self, response: Response, id: LockId) -> Response {
         let Self { locks, resource, is_introduced } = self;
         let response = if is_introduced {
             response.header(IF_UNDELIVERED, hal::Path::Lock(&resource, id).to_string())
@@ -53,21 +54,21 @@ pub(super) fn abandon(locks: &dyn CurrentLocks, resource: &ResourceName, id: Loc
 }
 
 /// Returns when the wait is over; the lock is granted when that is written. A response that tells
-/// of the lock goes through [`Untold`].
+/// of the lock goes through [`Undelivered`].
 pub(super) fn acquire(
     call: &Call<'_>,
     resource: &ResourceName,
     request: Terms,
     key: Option<IdempotencyKey>,
 ) -> Pending<Result<Grant, Refusal>> {
-    let service = call.service;
+    let context = call.context;
     let began = Instant::now();
     let has_key = key.is_some();
-    let (acquired, wait) = watched(call, |on_wait| match service.locks.current() {
+    let (acquired, wait) = watched(call, |on_wait| match context.locks.current() {
         Ok(locks) => locks.acquire(resource, request, key, on_wait),
         Err(refusal) => Err(refusal).into(),
     });
-    let (locks, metrics) = (Arc::clone(&service.locks), Arc::clone(&service.metrics));
+    let (locks, metrics) = (Arc::clone(&context.locks), Arc::clone(&context.metrics));
     let (resource, presence) = (resource.clone(), call.caller.client.presence());
     acquired.map(move |acquired| {
         let took = began.elapsed();
@@ -92,12 +93,12 @@ pub(super) fn convert(
     id: LockId,
     conversion: Conversion,
 ) -> Result<Grant, Refusal> {
-    let service = call.service;
+    let context = call.context;
     let (converted, wait) = watched(call, |on_wait| {
-        service.locks.current()?.convert(resource, id, conversion, on_wait)
+        context.locks.current()?.convert(resource, id, conversion, on_wait)
     });
-    let converted = converted.map_err(|refusal| wait.explain(refusal, &*service.locks));
-    service.metrics.conversion(converted.as_ref().map(drop).map_err(Refusal::reason));
+    let converted = converted.map_err(|refusal| wait.explain(refusal, &*context.locks));
+    context.metrics.conversion(converted.as_ref().map(drop).map_err(Refusal::reason));
     converted
 }
 

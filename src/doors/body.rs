@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::RequestLimits;
+use super::settings::RequestLimits;
 use crate::http::Problem;
 use crate::lock::{Conversion, Limit, Mode, Requester, Terms};
 

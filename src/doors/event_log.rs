@@ -17,16 +17,16 @@ use super::events;
 use crate::appended::Appended;
 use crate::lock::{Events, Received, Subscriber};
 
-/// How often it is written to at most: many lines at a time cost little.
+/// The shortest time between two writes, so that lines are written in batches.
 const PACE: Duration = Duration::from_millis(5);
 
 /// How many events are written at a time.
 const BATCH: usize = 1024;
 
-/// How long the last events may take to be written.
+/// The time limit for writing the last events at shutdown.
 const FINISH: Duration = Duration::from_millis(200);
 
-/// A very long time.
+/// No deadline.
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The log of events.
@@ -37,8 +37,8 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the file and begins to write what happens to the end of it. A pipe that nobody reads
-    /// yet is opened when somebody does.
+    /// Opens the file and begins to write what happens to the end of it. A pipe without a
+    /// reader is opened when there is one.
     ///
     /// # Errors
     /// The file cannot be opened, or there is no thread.
@@ -89,7 +89,7 @@ impl Writer {
             }
             let written = self.write(&lines);
             self.tell(written);
-            // Also at the end there is nothing to wait for.
+            // At shutdown this returns at once.
             let _ = subscriber.pause(PACE);
         }
     }

@@ -5,38 +5,53 @@ use std::time::{Duration, Instant, SystemTime};
 
 use humantime::format_rfc3339_micros;
 use log::warn;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::caller::Sight;
-use super::subscribers::Place;
-use super::{Answer, Call};
+use super::call::{Call, HandlerResult};
+use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
+use super::hal::{ClientView, TermsView, display_some, timestamp};
+use super::identity::Permissions;
+use super::rights::Requirement;
+use super::subscribers::SubscriberSlot;
 use crate::http::query::Query;
 use crate::http::{Outgoing, Problem, Response, Status};
-use crate::lock::{Event, KEPT, Kind, Limit, LockId, Received, ResourceName, Subscriber};
+use crate::lock::{Event, KEPT, Kind, LockId, Received, ResourceName, Subscriber};
 
-/// How long a subscriber hears nothing at most: proxies end what is silent.
+/// A comment is sent after so long without an event: proxies close silent connections.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// How often a subscriber is sent something at most.
+/// The shortest time between two writes to a subscriber.
 const PACE: Duration = Duration::from_millis(100);
 
-/// How many are read at a time for whoever asks for what is kept alone.
+/// How many events are read at a time with `follow=no`.
 const BATCH: usize = 64;
 
+pub(super) const DOOR: Door = Door::new(&[Path::new(
+    "/events",
+    AnsweredBy::Active,
+    &[Operation::new(
+        "GET",
+        Requirement::SEE,
+        "admin",
+        Handler::Plain(|call| at_once(subscribe(call))),
+    )
+    .stream()],
+)]);
+
 /// `GET /events`
-pub(super) fn subscribe(call: &Call<'_>) -> Answer {
+fn subscribe(call: &Call<'_>) -> HandlerResult {
     let wanted = Wanted::parse(&call.request.target.query())?;
     let last = call.request.headers.only("Last-Event-ID")?;
     let last = last.map(|id| {
-        // What is no number is not among those that are kept.
+        // An id that is not a number is none of ours: send all that is kept.
         id.parse().unwrap_or(0)
     });
-    let sight = call.caller.sight.clone();
-    let events = call.service.locks.events();
+    let permissions = call.caller.permissions.clone();
+    let events = call.context.locks.events();
     let after = last.or_else(|| {
         let latest = wanted.latest?;
         Some(events.before_latest(latest, |event| {
-            wanted.has(&event.resource) && sight.sees(&event.resource)
+            wanted.has(&event.resource) && permissions.sees(&event.resource)
         }))
     });
     if call.request.method == "HEAD" {
@@ -44,9 +59,9 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
     }
     if !wanted.follow {
         let subscriber = events.subscribe(after);
-        return Ok(stream(move |out| write_kept(out, &wanted, &sight, subscriber)));
+        return Ok(stream(move |out| write_kept(out, &wanted, &permissions, subscriber)));
     }
-    let place = call.service.subscribers.enter(call.caller.subscriber())?;
+    let slot = call.context.subscribers.enter(call.caller.subscriber())?;
     let subscriber = events.subscribe(after);
     Ok(stream(move |out| {
         let canceller = subscriber.canceller();
@@ -54,12 +69,11 @@ pub(super) fn subscribe(call: &Call<'_>) -> Answer {
         if let Err(error) = &watch {
             warn!("a client follows events and would not be noticed if it left: {error}");
         }
-        Subscription { wanted, sight, place, subscriber }.send(out)
+        Subscription { wanted, permissions, slot, subscriber }.send(out)
     }))
 }
 
-/// Events, as they are made. nginx would hold them back until its buffer is full, unless it is told
-/// not to.
+/// Events as they happen. The header keeps nginx from buffering them.
 fn stream(events: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static) -> Response {
     let response = Response::new(Status::Ok).header("X-Accel-Buffering", "no");
     response.stream("text/event-stream", events)
@@ -70,9 +84,9 @@ fn stream(events: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'sta
 struct Wanted {
     resource: Option<ResourceName>,
     prefix: Option<String>,
-    /// To begin with so many that have happened already.
+    /// Begin with so many past events.
     latest: Option<usize>,
-    /// And to go on from there.
+    /// Go on with new ones.
     follow: bool,
 }
 
@@ -106,32 +120,33 @@ impl Wanted {
 
 struct Subscription {
     wanted: Wanted,
-    sight: Sight,
-    place: Place,
+    permissions: Permissions,
+    slot: SubscriberSlot,
     subscriber: Subscriber,
 }
 
 impl Subscription {
     /// Sends what happens until the client leaves or the server ends.
     fn send(mut self, out: &mut Outgoing<'_>) -> io::Result<()> {
-        // Headers alone may be held back: the first line tells the client that the stream has begun.
+        // So the client sees that it is subscribed.
         out.write_all(b": events\n\n")?;
         out.flush()?;
         let mut silent_until = Instant::now() + SILENCE;
         loop {
             let left = silent_until.saturating_duration_since(Instant::now());
-            let received = self.subscriber.receive(self.place.batch(), left);
-            // Who may see less than before has to ask again.
-            if !self.sight.is_current() {
+            let received = self.subscriber.receive(self.slot.batch(), left);
+            // The rules have changed: the client has to subscribe again under the new ones.
+            if !self.permissions.is_current() {
                 return Ok(());
             }
             let sent = match received {
                 Received::Events(events) => {
-                    let has = |resource| self.wanted.has(resource) && self.sight.sees(resource);
+                    let has =
+                        |resource| self.wanted.has(resource) && self.permissions.sees(resource);
                     let wanted = events.iter().filter(|event| has(&event.resource));
                     let mut any = false;
                     for event in wanted {
-                        write_event(out, event, self.sight.shows_uids(&event.resource))?;
+                        write_event(out, event, self.permissions.shows_uids(&event.resource))?;
                         any = true;
                     }
                     any
@@ -156,11 +171,11 @@ impl Subscription {
     }
 }
 
-/// What is kept, and no more.
+/// Sends the events that are kept, and ends.
 fn write_kept(
     out: &mut Outgoing<'_>,
     wanted: &Wanted,
-    sight: &Sight,
+    permissions: &Permissions,
     mut subscriber: Subscriber,
 ) -> io::Result<()> {
     let mut count = 0;
@@ -168,10 +183,10 @@ fn write_kept(
         match subscriber.receive(BATCH, Duration::ZERO) {
             Received::Events(events) => {
                 count += events.len();
-                let has = |resource| wanted.has(resource) && sight.sees(resource);
+                let has = |resource| wanted.has(resource) && permissions.sees(resource);
                 let mut wanted = events.iter().filter(|event| has(&event.resource));
                 wanted.try_for_each(|event| {
-                    write_event(out, event, sight.shows_uids(&event.resource))
+                    write_event(out, event, permissions.shows_uids(&event.resource))
                 })?;
             }
             Received::Missed(number) => write_reset(out, number)?,
@@ -221,15 +236,13 @@ struct Data<'a> {
     #[serde(serialize_with = "timestamp")]
     time: SystemTime,
     resource: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "uid")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "display_some")]
     uid: Option<LockId>,
     title: &'a str,
-    client: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a str>,
-    mode: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u32>,
+    #[serde(flatten)]
+    client: ClientView<'a>,
+    #[serde(flatten)]
+    terms: TermsView,
     #[serde(skip_serializing_if = "Option::is_none")]
     converting_to: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -262,26 +275,13 @@ impl<'a> Data<'a> {
             resource: event.resource.as_str(),
             uid: shows_uid.then_some(details.id),
             title: &details.terms.title,
-            client: &details.terms.client.address,
-            user: details.terms.client.user.as_deref(),
-            mode: details.terms.mode.name(),
-            limit: details.terms.mode.limit().map(Limit::get),
+            client: ClientView::of(&details.terms),
+            terms: TermsView::of(&details.terms),
             converting_to,
             fencing_token: details.fencing_token,
             waited: has_waited.then_some(lasted),
             held: was_held.then_some(lasted),
         }
-    }
-}
-
-fn timestamp<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_rfc3339_micros(*time))
-}
-
-fn uid<S: Serializer>(uid: &Option<LockId>, serializer: S) -> Result<S::Ok, S::Error> {
-    match uid {
-        Some(uid) => serializer.collect_str(uid),
-        None => serializer.serialize_none(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who a client is when proxies stand between.
+//! The address of a client behind proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,9 +7,9 @@ use smol_str::{SmolStr, ToSmolStr};
 
 use crate::http::Request;
 
-/// The address of the client of a request that came from `peer`. A proxy adds the address of
-/// whoever has sent it the request at the end of `X-Forwarded-For`; what stands before may be
-/// anybody's invention. So the client is the last in that list who is no trusted proxy.
+/// The address of the client of a request that came from `peer`. A proxy appends its
+/// peer's address to `X-Forwarded-For`; what precedes it may be forged. So the client is the last
+/// address in that list that is not a trusted proxy's.
 pub(super) fn client(request: &Request<'_>, peer: &SmolStr, trusted: &[IpNet]) -> SmolStr {
     if trusted.is_empty() {
         return peer.clone();

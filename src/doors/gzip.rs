@@ -1,4 +1,4 @@
-//! Long answers in less, for clients that take gzip (RFC 9110, section 8.4.1.3; RFC 1952).
+//! Gzip for long responses (RFC 9110, section 8.4.1.3; RFC 1952).
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
@@ -10,18 +10,17 @@ use flate2::{Compression, Crc};
 
 use crate::http::{Outgoing, Request, Response, Status};
 
-/// How many answers are compressed at a time: each takes a third of a megabyte. Further ones are
-/// sent as they are.
+/// How many responses are compressed at a time: each takes a third of a megabyte. More are sent
+/// uncompressed.
 const MAX: usize = 16;
 
-/// What comes in small pieces is gathered before it is compressed.
+/// Small writes are buffered up to this size before compression.
 const PIECE: usize = 8 * 1024;
 
-/// A compressor is made on the stack of a thread, where it needs more room than a connection's
-/// has.
+/// Building a compressor needs a larger stack than a connection's thread has.
 const STACK: usize = 2 * 1024 * 1024;
 
-/// What a file in gzip begins with: deflate, no name, no time, no system.
+/// The gzip header: deflate, no name, no time, no system.
 const HEAD: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\xff";
 
 type Encoder = DeflateEncoder<Vec<u8>>;
@@ -30,11 +29,11 @@ type Encoder = DeflateEncoder<Vec<u8>>;
 #[derive(Default)]
 pub(super) struct Gzip(Arc<AtomicUsize>);
 
-/// The place of one of them.
-struct Place(Arc<AtomicUsize>);
+/// One compression in progress.
+struct Slot(Arc<AtomicUsize>);
 
 impl Gzip {
-    /// A body that is made while it is sent, compressed if the client takes that.
+    /// A body that is generated while it is sent, compressed if the client accepts gzip.
     pub(super) fn stream(
         &self,
         request: &Request<'_>,
@@ -42,14 +41,14 @@ impl Gzip {
         body: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
     ) -> Response {
         let response = Response::new(Status::Ok).header("Vary", "Accept-Encoding");
-        let Some(place) = is_accepted(request).then(|| self.enter()).flatten() else {
+        let Some(slot) = is_accepted(request).then(|| self.enter()).flatten() else {
             return response.stream(content_type, move |out| body(out));
         };
         let Some(encoder) = with_room(|| Encoder::new(Vec::new(), Compression::fast())) else {
             return response.stream(content_type, move |out| body(out));
         };
         let compressed = move |out: &mut Outgoing<'_>| {
-            let _place = place;
+            let _slot = slot;
             out.write_all(HEAD)?;
             let compressing = Compressing { encoder, crc: Crc::new(), out };
             let mut gathered = BufWriter::with_capacity(PIECE, compressing);
@@ -59,19 +58,19 @@ impl Gzip {
         response.header("Content-Encoding", "gzip").stream(content_type, compressed)
     }
 
-    fn enter(&self) -> Option<Place> {
-        let place = Place(Arc::clone(&self.0));
-        (self.0.fetch_add(1, Ordering::SeqCst) < MAX).then_some(place)
+    fn enter(&self) -> Option<Slot> {
+        let slot = Slot(Arc::clone(&self.0));
+        (self.0.fetch_add(1, Ordering::SeqCst) < MAX).then_some(slot)
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Writes what is written to it in less.
+/// Compresses what is written to it.
 struct Compressing<'a, 'o> {
     encoder: Encoder,
     crc: Crc,
@@ -108,7 +107,7 @@ impl Write for Compressing<'_, '_> {
     }
 }
 
-/// Whether a client takes gzip.
+/// Whether the client accepts gzip.
 pub(super) fn is_accepted(request: &Request<'_>) -> bool {
     request.headers.list("Accept-Encoding").any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
@@ -122,7 +121,7 @@ pub(super) fn is_accepted(request: &Request<'_>) -> bool {
     })
 }
 
-/// A text that is sent often, in as little as can be; empty if that cannot be done.
+/// A text that is sent often, compressed as far as possible; empty on failure.
 pub(super) fn compressed(text: &'static [u8]) -> Vec<u8> {
     let compressed = with_room(|| {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -133,7 +132,7 @@ pub(super) fn compressed(text: &'static [u8]) -> Vec<u8> {
     compressed.unwrap_or_default()
 }
 
-/// Does something on a larger stack; `None` if there is no thread.
+/// Runs this on a larger stack; `None` if no thread can be started.
 fn with_room<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     thread::Builder::new().stack_size(STACK).spawn(make).ok()?.join().ok()
 }

@@ -28,30 +28,34 @@ pub(super) fn held(
     hal(status, &LockView::held(prefix, resource, grant))
 }
 
-/// Writes a lock as lists show it: its position if it waits, and the mode that it waits for if it
-/// is held in another. Who may not release it gets no uid.
-pub(super) fn write_listed(
-    out: &mut dyn Write,
-    prefix: &str,
-    resource: &ResourceName,
-    lock: &Lock,
-    (position, converting_to): (Option<usize>, Option<Mode>),
-    shows_uid: bool,
-) -> io::Result<()> {
-    let Requester { address, user } = &lock.terms().client;
-    let mut view = LockView::new(prefix, resource, lock);
-    if !shows_uid {
-        view.uid = None;
-        view.links.own = None;
+/// Writes the locks of a resource as lists show them.
+pub(super) struct LockList<'a> {
+    pub(super) prefix: &'a str,
+    pub(super) resource: &'a ResourceName,
+    /// A uid is the right to release the lock.
+    pub(super) shows_uids: bool,
+}
+
+impl LockList<'_> {
+    /// `position`: if it waits, its number in line. `converting_to`: the mode that a held lock
+    /// waits for.
+    pub(super) fn write(
+        &self,
+        out: &mut dyn Write,
+        lock: &Lock,
+        position: Option<usize>,
+        converting_to: Option<Mode>,
+    ) -> io::Result<()> {
+        let mut view = LockView::new(self.prefix, self.resource, lock);
+        if !self.shows_uids {
+            view.uid = None;
+            view.links.own = None;
+        }
+        let client = ClientView::of(lock.terms());
+        let converting_to = converting_to.map(Mode::name);
+        view.listed = Some(ListedView { position, converting_to, client });
+        Ok(serde_json::to_writer(out, &view)?)
     }
-    let lock = ListedLockView {
-        lock: view,
-        position,
-        converting_to: converting_to.map(Mode::name),
-        client: address,
-        user: user.as_deref(),
-    };
-    Ok(serde_json::to_writer(out, &lock)?)
 }
 
 /// Writes a resource as the list of resources shows it.
@@ -104,29 +108,56 @@ struct LockView<'a> {
     lifetime: Lifetime,
     #[serde(serialize_with = "seconds")]
     wait: Duration,
-    mode: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u32>,
+    #[serde(flatten)]
+    terms: TermsView,
     active: bool,
     #[serde(flatten)]
     state: State,
     #[serde(rename = "_links")]
     links: Links<'a>,
+    #[serde(flatten)]
+    listed: Option<ListedView<'a>>,
 }
 
-/// A lock among the others of its resource.
+/// What every view of a lock shows of the request for it, events included: a new member goes here.
 #[derive(Serialize)]
-struct ListedLockView<'a> {
-    #[serde(flatten)]
-    lock: LockView<'a>,
+pub(super) struct TermsView {
+    mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+}
+
+impl TermsView {
+    pub(super) fn of(terms: &Terms) -> Self {
+        Self { mode: terms.mode.name(), limit: terms.mode.limit().map(Limit::get) }
+    }
+}
+
+/// Who sent the request, for those who may see the locks of others.
+#[derive(Serialize)]
+pub(super) struct ClientView<'a> {
+    client: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+}
+
+impl<'a> ClientView<'a> {
+    pub(super) fn of(terms: &'a Terms) -> Self {
+        let Requester { address, user } = &terms.client;
+        Self { client: address, user: user.as_deref() }
+    }
+}
+
+/// What lists add.
+#[derive(Serialize)]
+struct ListedView<'a> {
     /// In line; 1 is next.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     converting_to: Option<&'static str>,
-    client: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a str>,
+    #[serde(flatten)]
+    client: ClientView<'a>,
 }
 
 #[derive(Serialize)]
@@ -221,11 +252,11 @@ impl<'a> LockView<'a> {
             title: &terms.title,
             lifetime: terms.lifetime,
             wait: terms.wait,
-            mode: terms.mode.name(),
-            limit: terms.mode.limit().map(Limit::get),
+            terms: TermsView::of(terms),
             active: matches!(state, State::Active { .. }),
             state,
             links,
+            listed: None,
         }
     }
 }
@@ -242,7 +273,7 @@ fn display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S:
     serializer.collect_str(value)
 }
 
-fn display_some<S: Serializer>(
+pub(super) fn display_some<S: Serializer>(
     value: &Option<impl fmt::Display>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -284,6 +315,9 @@ fn timestamp_or_null<S: Serializer>(
 }
 
 /// RFC 3339 in UTC with microseconds.
-fn timestamp<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn timestamp<S: Serializer>(
+    time: &SystemTime,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_rfc3339_micros(*time))
 }

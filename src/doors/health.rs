@@ -2,21 +2,36 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Answer, Call};
+use super::call::{Call, HandlerResult, PendingResult};
+use super::door::{AnsweredBy, Door, Handler, OTHER, Operation, Path, at_once};
+use super::rights::Requirement;
 use crate::http::accept::Accept;
 use crate::http::{Problem, Response, Status};
 use crate::metrics::Format;
+
+pub(super) const DOOR: Door = Door::new(&[
+    Path::new("/health", AnsweredBy::Role, &[get(NOTHING, |call| at_once(health(call)))]),
+    Path::new("/metrics", AnsweredBy::Receiver, &[get(METRICS, |call| at_once(metrics(call)))]),
+    Path::new("/openapi.json", AnsweredBy::Receiver, &[get(NOTHING, |_| at_once(openapi()))]),
+]);
+
+const NOTHING: Requirement = Requirement::Nothing;
+const METRICS: Requirement = Requirement::METRICS;
+
+const fn get(requires: Requirement, handler: fn(&Call<'_>) -> PendingResult) -> Operation {
+    Operation::new("GET", requires, OTHER, Handler::Plain(handler))
+}
 
 /// What every request and answer looks like, in OpenAPI 3.1.
 pub(super) const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// `GET /health`
-pub(super) fn health(call: &Call<'_>) -> Answer {
-    if call.service.shutting_down.load(Ordering::SeqCst) {
+fn health(call: &Call<'_>) -> HandlerResult {
+    if call.context.shutting_down.load(Ordering::SeqCst) {
         let detail = "the server is shutting down";
         return Err(Problem::new(Status::ServiceUnavailable, detail).closing());
     }
-    call.service.locks.writable().map_err(|why| {
+    call.context.locks.writable().map_err(|why| {
         let detail = format!("locks cannot be changed for now: {why}");
         Problem::new(Status::ServiceUnavailable, detail)
     })?;
@@ -24,10 +39,10 @@ pub(super) fn health(call: &Call<'_>) -> Answer {
 }
 
 /// `GET /metrics`
-pub(super) fn metrics(call: &Call<'_>) -> Answer {
+fn metrics(call: &Call<'_>) -> HandlerResult {
     let openmetrics = Accept::of(&call.request.headers).prefers_openmetrics();
     let format = if openmetrics { Format::OpenMetrics } else { Format::Prometheus };
-    let text = call.service.metrics.to_text(&*call.service.locks, format).map_err(|error| {
+    let text = call.context.metrics.to_text(&*call.context.locks, format).map_err(|error| {
         Problem::new(Status::InternalServerError, format!("cannot write them: {error}"))
     })?;
     let response = Response::new(Status::Ok).header("Vary", "Accept");
@@ -35,6 +50,6 @@ pub(super) fn metrics(call: &Call<'_>) -> Answer {
 }
 
 /// `GET /openapi.json`
-pub(super) fn openapi(_: &Call<'_>) -> Answer {
+fn openapi() -> HandlerResult {
     Ok(Response::new(Status::Ok).body("application/json", OPENAPI.as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! A client as another server has got to know it, which passes its request on.
+//! The identity of a client whose request another server forwards.
 
 use std::sync::Arc;
 
@@ -7,27 +7,27 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use super::caller::{Sight, identify};
-use super::rights::Rights;
-use super::routes::{Need, Route};
-use super::{Service, forwarded};
+use super::context::Context;
+use super::forwarded;
+use super::identity::{Permissions, identify};
+use super::rights::{Requirement, Rights};
 use crate::http::departures::Client;
 use crate::http::{Problem, Request};
 use crate::lock::Requester;
 
-/// Who a client is, as the server says that it has talked to.
+/// The identity of a client, vouched for by the server that it is connected to.
 #[derive(Clone)]
 pub struct Introduction {
     pub(super) requester: Requester,
-    /// What it may do; `None`: that server knows no users, and has asked nobody.
+    /// `None`: that server has no file of users, and has not authenticated the client.
     pub(super) rights: Option<Arc<Rights>>,
-    /// Nobody on the way can read what it is sent.
+    /// Whether its connection is encrypted.
     pub(super) is_encrypted: bool,
-    /// Of that server: by which rules this was said.
-    sight: Option<Sight>,
+    /// On that server: the rules that gave the rights.
+    permissions: Option<Permissions>,
 }
 
-/// How it is written.
+/// Its form in the header.
 #[derive(Serialize, Deserialize)]
 struct Letter {
     address: String,
@@ -40,40 +40,35 @@ struct Letter {
 }
 
 impl Introduction {
-    /// Asks the client of a request who it is.
+    /// Authenticates the client of a request.
     pub(super) fn of(
-        service: &Service,
-        route: &Route,
+        context: &Context,
+        requires: Requirement,
         request: &Request<'_>,
         client: Client<'_>,
     ) -> Result<Self, Problem> {
-        let operation = route.operation(request.method);
-        if operation.as_ref().is_some_and(|operation| operation.needs.shows_locks()) {
-            service.site.admit_reader(request)?;
-        }
-        let proxies = &service.settings.trusted_proxies;
+        let proxies = &context.settings.trusted_proxies;
         let address = forwarded::client(request, client.address(), proxies);
         let is_encrypted = client.is_encrypted();
-        if service.settings.users.is_none() {
+        if context.users.is_none() {
             let requester = Requester { address, user: client.certified_user().cloned() };
-            return Ok(Self { requester, rights: None, is_encrypted, sight: None });
+            return Ok(Self { requester, rights: None, is_encrypted, permissions: None });
         }
-        let needs = operation.map_or(Need::Nothing, |operation| service.needs(operation.needs));
-        let (user, sight) = identify(service, needs, request, client.certified_user())?;
+        let (user, permissions) = identify(context, requires, request, client.certified_user())?;
         Ok(Self {
             requester: Requester { address, user },
-            rights: Some(sight.rights()),
+            rights: Some(Arc::clone(&permissions.rights)),
             is_encrypted,
-            sight: Some(sight),
+            permissions: Some(permissions),
         })
     }
 
-    /// Whether the rules are still those by which it was said what the client may do.
+    /// Whether the rules have not changed since.
     pub fn is_current(&self) -> bool {
-        self.sight.as_ref().is_none_or(Sight::is_current)
+        self.permissions.as_ref().is_none_or(Permissions::is_current)
     }
 
-    /// Whether it is known who the client is: nobody else has to see how it says so.
+    /// Whether the client has been authenticated, so that its credentials need not be forwarded.
     pub fn is_complete(&self) -> bool {
         self.rights.is_some()
     }
@@ -91,7 +86,7 @@ impl Introduction {
         BASE64_STANDARD.encode(serde_json::to_vec(&letter).unwrap_or_default())
     }
 
-    /// Of such a value; `None` if it is none.
+    /// `None` if the value is malformed.
     pub fn from_field(field: &str) -> Option<Self> {
         let letter = BASE64_STANDARD.decode(field).ok()?;
         let Letter { address, user, rights, tls } = serde_json::from_slice(&letter).ok()?;
@@ -100,7 +95,7 @@ impl Introduction {
             None => None,
         };
         let requester = Requester { address: address.into(), user: user.map(SmolStr::from) };
-        Some(Self { requester, rights, is_encrypted: tls, sight: None })
+        Some(Self { requester, rights, is_encrypted: tls, permissions: None })
     }
 }
 
@@ -112,7 +107,7 @@ mod tests {
         let rules = |rules: &[&str]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
         let rights = rights.map(|rights| Arc::new(Rights::from_rules(&rules(rights)).unwrap()));
         let requester = Requester { address: "::1".into(), user: user.map(SmolStr::from) };
-        Introduction { requester, rights, is_encrypted: true, sight: None }
+        Introduction { requester, rights, is_encrypted: true, permissions: None }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(super) fn require_one_host(request: &Request<'_>) -> Result<(), Problem> {
 
 /// The names of this server, for browsers.
 ///
-/// A page of another site must not release locks through the browser of somebody who can reach
+/// A page of another site must not release locks through the browser of a user who can reach
 /// this server. A browser says in `Origin` for which site it sends a request. That this is the
 /// host of the request is not enough: who owns the name of a site can have it resolve to this
 /// server. So the name has to be one of this server's.

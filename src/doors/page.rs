@@ -2,9 +2,23 @@
 
 use std::sync::LazyLock;
 
-use super::{Answer, Call, gzip};
+use super::call::{Call, HandlerResult};
+use super::door::{AnsweredBy, Door, Handler, OTHER, Operation, Path, at_once};
+use super::gzip;
+use super::rights::Requirement;
 use crate::http::accept::Accept;
 use crate::http::{Response, Status};
+
+pub(super) const DOOR: Door = Door::new(&[Path::new(
+    "/",
+    AnsweredBy::Receiver,
+    &[Operation::new(
+        "GET",
+        Requirement::Nothing,
+        OTHER,
+        Handler::Plain(|call| at_once(home(call))),
+    )],
+)]);
 
 /// Markup, style and script, in one file.
 const PAGE: &str = include_str!("page.html");
@@ -20,7 +34,7 @@ const POLICY: &str = "default-src 'none'; \
 const HTML: &str = "text/html; charset=utf-8";
 
 /// `GET /`
-pub(super) fn home(call: &Call<'_>) -> Answer {
+fn home(call: &Call<'_>) -> HandlerResult {
     let accept = Accept::of(&call.request.headers);
     Ok(if accept.prefers_html() { status_page(gzip::is_accepted(call.request)) } else { welcome() })
 }

@@ -10,6 +10,13 @@ pub(super) fn invalid(error: impl Display) -> Problem {
     Problem::bad_request(error.to_string())
 }
 
+pub(super) fn not_found() -> Problem {
+    let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
+                  /resources, /resources/{resource}, /status or /events; /openapi.json describes \
+                  them";
+    Problem::new(Status::NotFound, detail)
+}
+
 /// A refusal of the lock core.
 pub(crate) fn refused(refusal: Refusal) -> Problem {
     let status = match &refusal {
@@ -30,9 +37,9 @@ pub(crate) fn refused(refusal: Refusal) -> Problem {
     };
     let problem = Problem::new(status, refusal.to_string()).because(refusal.name());
     match refusal {
-        // Whoever has closed only its sending side gets to read it.
+        // A client that has closed only its sending side can still read it.
         Refusal::Departed => problem.closing(),
-        // Closing, because connections are kept free for releases.
+        // Closed, to keep connections free for releases.
         Refusal::TooManyWaiting | Refusal::ShuttingDown => {
             problem.with_header("Retry-After", "1").closing()
         }

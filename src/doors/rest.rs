@@ -4,16 +4,47 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use super::acquire::{Untold, acquire, convert};
+use super::acquire::{Undelivered, acquire, convert};
+use super::call::{Call, HandlerResult, PendingResult};
+use super::door::{AnsweredBy, Door, Handler, Operation, Outcome, Path, at_once};
 use super::refusals::{invalid, refused};
-use super::{Answer, Call, Later, body, hal};
+use super::rights::Requirement;
+use super::{body, hal, terraform};
 use crate::http::{Problem, Request, Response, Singleton, Status};
 use crate::lock::{Grant, IdempotencyKey, LockId, Refusal, ResourceName};
 
+pub(super) const DOOR: Door = Door::new(&[
+    Path::new(
+        "/locks/{resource}",
+        AnsweredBy::Active,
+        &[
+            Operation::new("POST", LOCK, "acquire", Handler::Resource(acquire_lock))
+                .repeatable_with_key()
+                .counted_as(Outcome::Acquisition),
+            Operation::new("DELETE", LOCK, "release", Handler::Resource(release_by_key)),
+            terraform::OPERATIONS[0],
+            terraform::OPERATIONS[1],
+        ],
+    ),
+    Path::new(
+        "/locks/{resource}/{uid}",
+        AnsweredBy::Active,
+        &[
+            Operation::new("GET", LOCK, "look", Handler::Lock(get_lock)),
+            Operation::new("PATCH", LOCK, "renew", Handler::Lock(change_lock))
+                .repeatable()
+                .counted_as(Outcome::Change),
+            Operation::new("DELETE", LOCK, "release", Handler::Lock(release_lock)),
+        ],
+    ),
+]);
+
+const LOCK: Requirement = Requirement::LOCK;
+
 /// `POST /locks/{resource}`: returns when the wait is over.
-pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Later {
+fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     let request = call.request;
-    let (limits, requester) = (call.service.settings.limits, &call.caller.requester);
+    let (limits, requester) = (call.context.settings.limits, &call.caller.requester);
     let lock_request = body::lock_request(request.body, limits, requester)?;
     let key = key(request)?;
     let (created, prefers_409) = (Created::for_client(call, resource), prefers_409(request));
@@ -28,15 +59,15 @@ pub(super) fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> Later {
     }))
 }
 
-/// `DELETE /locks/{resource}`, for whoever has a key and lost the URL.
-pub(super) fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> Later {
+/// `DELETE /locks/{resource}`, for a client that has the key and lost the URL.
+fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     let key = key(call.request)?.ok_or_else(|| {
         Problem::bad_request(
             "the header Idempotency-Key is missing: send that of the request whose lock is to be \
              released, or DELETE the URL of the lock",
         )
     })?;
-    Ok(call.service.locks()?.release_by_key(resource, &key).map(released))
+    Ok(call.locks()?.release_by_key(resource, &key).map(released))
 }
 
 fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
@@ -45,28 +76,24 @@ fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
 }
 
 /// `GET /locks/{resource}/{uid}`
-pub(super) fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Answer {
-    let lock =
-        call.service.locks()?.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
-    Ok(hal::lock(Status::Ok, &call.service.prefix, resource, &lock))
+fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
+    let lock = call.locks()?.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
+    at_once(Ok(hal::lock(Status::Ok, &call.context.prefix, resource, &lock)))
 }
 
 /// `PATCH /locks/{resource}/{uid}`
-pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Later {
-    let changed = match body::change(call.request.body, call.service.settings.limits)? {
+fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
+    let changed = match body::change(call.request.body, call.context.settings.limits)? {
         body::Change::Renewal(lifetime) => {
-            let metrics = Arc::clone(&call.service.metrics);
-            let renewed = match call.service.locks.current() {
-                Ok(locks) => locks.renew(resource, id, lifetime),
-                Err(refusal) => Err(refusal).into(),
-            };
+            let metrics = Arc::clone(&call.context.metrics);
+            let renewed = call.locks()?.renew(resource, id, lifetime);
             renewed.map(move |grant| {
                 grant.inspect_err(|refusal| metrics.renewal_failed(refusal.reason()))
             })
         }
         body::Change::Conversion(conversion) => convert(call, resource, id, conversion).into(),
     };
-    let (prefix, resource) = (call.service.prefix.clone(), resource.clone());
+    let (prefix, resource) = (call.context.prefix.clone(), resource.clone());
     Ok(changed.map(move |changed| {
         let changed = changed.map_err(refused)?;
         Ok(hal::held(Status::Ok, &prefix, &resource, &changed))
@@ -74,18 +101,18 @@ pub(super) fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) 
 }
 
 /// `DELETE /locks/{resource}/{uid}`
-pub(super) fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> Later {
-    Ok(call.service.locks()?.release(resource, id).map(released))
+fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
+    Ok(call.locks()?.release(resource, id).map(released))
 }
 
-fn released(released: Result<(), Refusal>) -> Answer {
+fn released(released: Result<(), Refusal>) -> HandlerResult {
     released.map_err(refused)?;
     Ok(Response::no_content())
 }
 
 /// How a client is told of the lock that it gets.
 struct Created {
-    untold: Untold,
+    undelivered: Undelivered,
     /// What precedes the paths of links.
     prefix: SmolStr,
     /// What precedes the path in a Location.
@@ -94,22 +121,22 @@ struct Created {
 
 impl Created {
     fn for_client(call: &Call<'_>, resource: &ResourceName) -> Self {
-        let untold = Untold::new(call, resource.clone());
-        Self { untold, prefix: call.service.prefix.clone(), base: base_url(call) }
+        let undelivered = Undelivered::new(call, resource.clone());
+        Self { undelivered, prefix: call.context.prefix.clone(), base: base_url(call) }
     }
 
     fn response(self, grant: &Grant) -> Response {
-        let Self { untold, prefix, base } = self;
-        let location = format!("{base}{}", hal::Path::Lock(&untold.resource, grant.id));
-        let response = hal::held(Status::Created, &prefix, &untold.resource, grant)
+        let Self { undelivered, prefix, base } = self;
+        let location = format!("{base}{}", hal::Path::Lock(&undelivered.resource, grant.id));
+        let response = hal::held(Status::Created, &prefix, &undelivered.resource, grant)
             .header("Location", location)
             .header("RDLM-Fencing-Token", grant.fencing_token.to_string());
-        untold.unless_told(response, grant.id)
+        undelivered.unless_delivered(response, grant.id)
     }
 }
 
 fn base_url(call: &Call<'_>) -> String {
-    match (&call.service.settings.base_url, call.request.host) {
+    match (&call.context.settings.base_url, call.request.host) {
         (Some(base_url), _) => base_url.clone(),
         (None, Singleton::One(host)) if !host.is_empty() => {
             let scheme = if call.caller.is_encrypted { "https" } else { "http" };
@@ -120,8 +147,7 @@ fn base_url(call: &Call<'_>) -> String {
     }
 }
 
-/// Whether 409 is preferred where a lock is not granted (RFC 7240: whoever does not understand a
-/// preference ignores it).
+/// Whether 409 is preferred where a lock is not granted (RFC 7240).
 fn prefers_409(request: &Request<'_>) -> bool {
     request.headers.list("Prefer").any(|preference| {
         let preference = preference.split(';').next().unwrap_or_default();

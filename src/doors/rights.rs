@@ -19,6 +19,36 @@ pub(super) enum Right {
     Administrate,
 }
 
+/// What a caller needs for an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Requirement {
+    /// Nothing: credentials are not looked at.
+    Nothing,
+    /// A right to the resource that the path names; to some, if it names none.
+    Some(Right),
+    /// A right to every resource.
+    All(Right),
+}
+
+impl Requirement {
+    pub(super) const LOCK: Self = Self::Some(Right::Lock);
+    pub(super) const SEE: Self = Self::Some(Right::See);
+    pub(super) const END: Self = Self::Some(Right::Administrate);
+    pub(super) const END_ALL: Self = Self::All(Right::Administrate);
+    /// They count all resources, and name none.
+    pub(super) const METRICS: Self = Self::All(Right::See);
+
+    /// Whether the response shows the locks of others.
+    pub(super) fn shows_locks(self) -> bool {
+        self == Self::SEE
+    }
+
+    /// Whether it is for those who may see or end what is not theirs.
+    pub(super) fn is_administrative(self) -> bool {
+        !matches!(self, Self::Nothing | Self::LOCK | Self::METRICS)
+    }
+}
+
 /// The resources with one name, or all whose names begin alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
@@ -49,7 +79,7 @@ impl Rights {
         Arc::clone(&NONE)
     }
 
-    /// Those that these rules give; `None` if one of them is none.
+    /// `None` if a rule is malformed.
     pub(super) fn from_rules(rules: &[String]) -> Option<Self> {
         let mut rights = Self::default();
         rules.iter().try_for_each(|rule| rights.add(rule)).ok()?;

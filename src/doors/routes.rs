@@ -1,251 +1,127 @@
-//! What there is: paths, the methods of each, what is needed for them and who answers.
+//! The table of all doors, and the entry for a request.
 
 use percent_encoding::percent_decode_str;
 
-use super::refusals::invalid;
-use super::rights::Right;
-use super::{Answer, Call, Later, admin, events, fleetlock, health, lists, page, rest, terraform};
+use super::door::{AnsweredBy, Door, Named, Operation, Path};
+use super::refusals::{invalid, not_found};
+use super::{admin, events, fleetlock, health, page, rest};
 use crate::http::{Problem, Status, Target};
-use crate::lock::{LockId, ResourceName};
-use crate::metrics::Kind;
+use crate::lock::ResourceName;
 
-/// What can be done with a path.
-pub(super) struct Operation<H> {
-    method: &'static str,
-    needs: Need,
-    kind: Kind,
-    handler: H,
-}
+/// Those that most requests are for come first.
+const DOORS: [&Door; 6] =
+    [&rest::DOOR, &fleetlock::DOOR, &admin::DOOR, &events::DOOR, &health::DOOR, &page::DOOR];
 
-/// What a caller needs for an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Nothing: nobody is asked who it is.
-    Nothing,
-    /// A right to the resource that the path names; to some, if it names none.
-    Some(Right),
-    /// A right to every resource.
-    All(Right),
-}
+/// The target `*`: the server as a whole.
+const SERVER: Door = Door::new(&[Path::new("*", AnsweredBy::Active, &[])]);
 
-impl Need {
-    /// Whether it is asked in order to look at the locks of others.
-    pub(super) fn shows_locks(self) -> bool {
-        self == SEE
-    }
-
-    /// Whether it is for those who may see or end what is not theirs.
-    fn is_administrative(self) -> bool {
-        !matches!(self, Self::Nothing | Self::Some(Right::Lock) | METRICS)
-    }
-}
-
-const LOCK_IT: Need = Need::Some(Right::Lock);
-const SEE: Need = Need::Some(Right::See);
-const END: Need = Need::Some(Right::Administrate);
-const END_ALL: Need = Need::All(Right::Administrate);
-/// They tell of all resources, but of none by its name.
-pub(super) const METRICS: Need = Need::All(Right::See);
-
-type Plain = fn(&Call<'_>) -> Answer;
-type OfResource = fn(&Call<'_>, &ResourceName) -> Later;
-type OfLock = fn(&Call<'_>, &ResourceName, LockId) -> Later;
-
-const fn op<H>(method: &'static str, needs: Need, kind: Kind, handler: H) -> Operation<H> {
-    Operation { method, needs, kind, handler }
-}
-
-fn at_once(answer: Answer) -> Later {
-    Ok(answer.into())
-}
-
-/// Paths without a name in them.
-const PLAIN: [(&str, &[Operation<Plain>]); 7] = [
-    ("/", &[op("GET", Need::Nothing, Kind::Other, page::home)]),
-    ("/openapi.json", &[op("GET", Need::Nothing, Kind::Other, health::openapi)]),
-    ("/health", &[op("GET", Need::Nothing, Kind::Other, health::health)]),
-    ("/metrics", &[op("GET", METRICS, Kind::Other, health::metrics)]),
-    ("/events", &[op("GET", SEE, Kind::Admin, events::subscribe)]),
-    ("/status", &[op("GET", SEE, Kind::Admin, lists::show_status)]),
-    (
-        "/resources",
-        &[
-            op("GET", SEE, Kind::Admin, lists::list_resources),
-            op("DELETE", END_ALL, Kind::Admin, admin::delete_all),
-        ],
-    ),
-];
-
-pub(super) const PRE_REBOOT: &str = "/v1/pre-reboot";
-
-/// The protocol of FleetLock: what a node asks for before and after it reboots.
-const FLEETLOCK: [(&str, &[Operation<Plain>]); 2] = [
-    (PRE_REBOOT, &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::pre_reboot)]),
-    ("/v1/steady-state", &[op("POST", LOCK_IT, Kind::Fleetlock, fleetlock::steady_state)]),
-];
-
-/// `/locks/{resource}`
-const LOCKS: &[Operation<OfResource>] = &[
-    op("POST", LOCK_IT, Kind::Acquire, rest::acquire_lock),
-    op("DELETE", LOCK_IT, Kind::Release, rest::release_by_key),
-    op("LOCK", LOCK_IT, Kind::Terraform, |call, name| at_once(terraform::lock(call, name))),
-    op("UNLOCK", LOCK_IT, Kind::Terraform, |call, name| at_once(terraform::unlock(call, name))),
-];
-
-/// `/locks/{resource}/{uid}`
-const LOCK: &[Operation<OfLock>] = &[
-    op("GET", LOCK_IT, Kind::Look, |call, name, id| at_once(rest::get_lock(call, name, id))),
-    op("PATCH", LOCK_IT, Kind::Renew, rest::change_lock),
-    op("DELETE", LOCK_IT, Kind::Release, rest::release_lock),
-];
-
-/// `/resources/{resource}`
-const RESOURCE: &[Operation<OfResource>] = &[
-    op("GET", SEE, Kind::Admin, |call, name| at_once(lists::list_locks(call, name))),
-    op("DELETE", END, Kind::Admin, |call, name| at_once(admin::delete_resource(call, name))),
-];
-
-/// What a target names.
-pub(super) enum Route {
-    /// `*`: the server as a whole.
-    Server,
-    /// A path without a name in it.
-    Plain(&'static [Operation<Plain>]),
-    /// A path of FleetLock's.
-    FleetLock(&'static [Operation<Plain>]),
-    OfResource(&'static [Operation<OfResource>], ResourceName),
-    OfLock(&'static [Operation<OfLock>], ResourceName, LockId),
-}
-
-/// An operation on what a target names.
-pub(super) struct Found<'r> {
-    pub(super) needs: Need,
-    pub(super) kind: Kind,
-    run: Run<'r>,
-}
-
-enum Run<'r> {
-    Plain(Plain),
-    OfResource(OfResource, &'r ResourceName),
-    OfLock(OfLock, &'r ResourceName, LockId),
-}
-
-impl Found<'_> {
-    /// Does it.
-    pub(super) fn run(&self, call: &Call<'_>) -> Later {
-        match self.run {
-            Run::Plain(handler) => at_once(handler(call)),
-            Run::OfResource(handler, resource) => handler(call, resource),
-            Run::OfLock(handler, resource, id) => handler(call, resource, id),
-        }
-    }
+/// The entry that a request is for, and the names in its path.
+pub(super) struct Route {
+    pub(super) door: &'static Door,
+    path: &'static Path,
+    pub(super) named: Named,
 }
 
 impl Route {
-    /// What the path of a target names.
     pub(super) fn parse(target: &Target<'_>) -> Result<Self, Problem> {
         let path = target.path();
         if path.is_empty() {
             let detail = "the request target is not a path that begins with /";
             return Err(Problem::bad_request(detail));
         }
-        if path == "*" {
-            return Ok(Self::Server);
-        }
-        let mut segments = path.strip_prefix('/').unwrap_or(path).split('/');
-        match (segments.next(), segments.next(), segments.next(), segments.next()) {
-            (Some("locks"), Some(resource), None, _) => {
-                Ok(Self::OfResource(LOCKS, name(resource)?))
-            }
-            (Some("locks"), Some(resource), Some(id), None) => {
-                let resource = name(resource)?;
-                let id = id.parse().map_err(|_| {
-                    let detail = "there is no such lock: a lock's uid is 32 lower-case hex digits";
-                    Problem::new(Status::NotFound, detail)
-                })?;
-                Ok(Self::OfLock(LOCK, resource, id))
-            }
-            (Some("resources"), Some(resource), None, _) => {
-                Ok(Self::OfResource(RESOURCE, name(resource)?))
-            }
-            _ => {
-                let known = |(known, _): &&(&str, _)| *known == path;
-                if let Some((_, operations)) = FLEETLOCK.iter().find(known) {
-                    return Ok(Self::FleetLock(operations));
-                }
-                let plain = PLAIN.iter().find(known);
-                plain.map(|(_, operations)| Self::Plain(operations)).ok_or_else(not_found)
-            }
-        }
+        let (door, entry) = entry(path).ok_or_else(not_found)?;
+        Ok(Self { door, path: entry, named: named(entry.pattern, path)? })
     }
 
-    /// What this method does with it, if it is supported.
-    pub(super) fn operation(&self, method: &str) -> Option<Found<'_>> {
-        match self {
-            Self::Server => None,
-            Self::Plain(all) | Self::FleetLock(all) => {
-                let op = find(all, method)?;
-                Some(Found { needs: op.needs, kind: op.kind, run: Run::Plain(op.handler) })
-            }
-            Self::OfResource(all, resource) => {
-                let op = find(all, method)?;
-                let run = Run::OfResource(op.handler, resource);
-                Some(Found { needs: op.needs, kind: op.kind, run })
-            }
-            Self::OfLock(all, resource, id) => {
-                let op = find(all, method)?;
-                let run = Run::OfLock(op.handler, resource, *id);
-                Some(Found { needs: op.needs, kind: op.kind, run })
-            }
-        }
+    /// Whether it is the target `*`.
+    pub(super) fn is_server(&self) -> bool {
+        self.path.operations.is_empty()
+    }
+
+    pub(super) fn operation(&self, method: &str) -> Option<&'static Operation> {
+        operation(self.path, method)
     }
 
     /// Whether it is only for those who may see or end what is not theirs.
     pub(super) fn is_administrative(&self) -> bool {
-        match self {
-            Self::Server => false,
-            Self::Plain(all) | Self::FleetLock(all) => needs_right(all),
-            Self::OfResource(all, _) => needs_right(all),
-            Self::OfLock(all, ..) => needs_right(all),
-        }
+        self.path.operations.iter().any(|operation| operation.requires.is_administrative())
     }
 
-    /// The resource that it names.
     pub(super) fn resource(&self) -> Option<&ResourceName> {
-        match self {
-            Self::Server | Self::Plain(_) | Self::FleetLock(_) => None,
-            Self::OfResource(_, resource) | Self::OfLock(_, resource, _) => Some(resource),
+        match &self.named {
+            Named::Nothing => None,
+            Named::Resource(resource) | Named::Lock(resource, _) => Some(resource),
         }
     }
 
     /// The supported methods, as the Allow header lists them.
     pub(super) fn allow(&self) -> String {
-        match self {
-            Self::Server => "GET, HEAD, POST, PATCH, DELETE, OPTIONS".into(),
-            Self::Plain(all) | Self::FleetLock(all) => allow(all),
-            Self::OfResource(all, _) => allow(all),
-            Self::OfLock(all, ..) => allow(all),
+        if self.is_server() {
+            return "GET, HEAD, POST, PATCH, DELETE, OPTIONS".into();
         }
+        let mut allow = String::new();
+        for operation in self.path.operations {
+            allow += operation.method;
+            allow += if operation.method == "GET" { ", HEAD, " } else { ", " };
+        }
+        allow + "OPTIONS"
     }
+}
+
+/// The labels of requests in the metrics, each once.
+pub(super) fn kinds() -> Vec<&'static str> {
+    let paths = DOORS.iter().flat_map(|door| door.paths);
+    let operations = paths.flat_map(|path| path.operations);
+    let mut kinds: Vec<_> = operations.map(|operation| operation.kind).collect();
+    kinds.push(super::door::OTHER);
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
+/// Which server answers requests for a path, and what a method does with it.
+pub(super) fn lookup(path: &str, method: &str) -> (AnsweredBy, Option<&'static Operation>) {
+    match entry(path) {
+        Some((_, path)) => (path.answered_by, operation(path, method)),
+        None => (AnsweredBy::Active, None),
+    }
+}
+
+fn entry(path: &str) -> Option<(&'static Door, &'static Path)> {
+    let doors = DOORS.iter().copied().chain([&SERVER]);
+    let mut entries = doors.flat_map(|door| door.paths.iter().map(move |entry| (door, entry)));
+    entries.find(|(_, entry)| fits(entry.pattern, path))
 }
 
 /// HEAD goes wherever GET does.
-fn find<H>(all: &'static [Operation<H>], method: &str) -> Option<&'static Operation<H>> {
+fn operation(path: &'static Path, method: &str) -> Option<&'static Operation> {
     let method = if method == "HEAD" { "GET" } else { method };
-    all.iter().find(|operation| operation.method == method)
+    path.operations.iter().find(|operation| operation.method == method)
 }
 
-fn needs_right<H>(all: &[Operation<H>]) -> bool {
-    all.iter().any(|operation| operation.needs.is_administrative())
+fn fits(pattern: &str, path: &str) -> bool {
+    let mut segments = path.split('/');
+    let fits = |expected: &str| {
+        segments.next().is_some_and(|segment| is_name(expected) || segment == expected)
+    };
+    pattern.split('/').all(fits) && segments.next().is_none()
 }
 
-fn allow<H>(all: &[Operation<H>]) -> String {
-    let mut allow = String::new();
-    for operation in all {
-        allow += operation.method;
-        allow += if operation.method == "GET" { ", HEAD, " } else { ", " };
-    }
-    allow + "OPTIONS"
+fn named(pattern: &str, path: &str) -> Result<Named, Problem> {
+    let segments = pattern.split('/').zip(path.split('/'));
+    let mut names = segments.filter(|(expected, _)| is_name(expected)).map(|(_, segment)| segment);
+    let Some(resource) = names.next() else { return Ok(Named::Nothing) };
+    let resource = name(resource)?;
+    let Some(id) = names.next() else { return Ok(Named::Resource(resource)) };
+    let id = id.parse().map_err(|_| {
+        let detail = "there is no such lock: a lock's uid is 32 lower-case hex digits";
+        Problem::new(Status::NotFound, detail)
+    })?;
+    Ok(Named::Lock(resource, id))
+}
+
+fn is_name(segment: &str) -> bool {
+    segment.starts_with('{')
 }
 
 fn name(segment: &str) -> Result<ResourceName, Problem> {
@@ -254,13 +130,6 @@ fn name(segment: &str) -> Result<ResourceName, Problem> {
     }
     let decoded = percent_decode_str(segment).decode_utf8().unwrap_or_default();
     decoded.parse().map_err(invalid)
-}
-
-pub(super) fn not_found() -> Problem {
-    let detail = "there is nothing here; try /locks/{resource}, /locks/{resource}/{uid}, \
-                  /resources, /resources/{resource}, /status or /events; /openapi.json describes \
-                  them";
-    Problem::new(Status::NotFound, detail)
 }
 
 #[cfg(test)]
@@ -276,24 +145,30 @@ mod tests {
         let document: Value = serde_json::from_str(health::OPENAPI).unwrap();
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
         let paths = document["paths"].as_object().unwrap();
-        let named = [
-            ("/locks/{resource}", "/locks/r"),
-            ("/locks/{resource}/{uid}", "/locks/r/aa4e181e17374148a21b30d9dcb941f9"),
-            ("/resources/{resource}", "/resources/r"),
-        ];
-        let plain = PLAIN.iter().chain(&FLEETLOCK).map(|(path, _)| (*path, *path));
         // There is no room for others in such a document.
         let has_room = |method: &&str| !["HEAD", "OPTIONS", "LOCK", "UNLOCK"].contains(method);
-        let routes = plain.chain(named);
-        assert_eq!(paths.len(), routes.clone().count());
-        for (path, target) in routes {
+        let patterns = DOORS.iter().flat_map(|door| door.paths).map(|path| path.pattern);
+        assert_eq!(paths.len(), patterns.clone().count());
+        for pattern in patterns {
+            let target = pattern.replace("{resource}", "r");
+            let target = target.replace("{uid}", "aa4e181e17374148a21b30d9dcb941f9");
             let documented =
-                paths[path].as_object().unwrap().keys().filter(|key| *key != "parameters");
+                paths[pattern].as_object().unwrap().keys().filter(|key| *key != "parameters");
             let documented: BTreeSet<_> = documented.map(|method| method.to_uppercase()).collect();
-            let allow = Route::parse(&Target::parse(target)).unwrap().allow();
+            let allow = Route::parse(&Target::parse(&target)).unwrap().allow();
             let methods = allow.split(", ").filter(has_room);
             let methods: BTreeSet<_> = methods.map(str::to_string).collect();
-            assert_eq!(documented, methods, "{path}");
+            assert_eq!(documented, methods, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_handler_gets_the_names_of_its_path() {
+        for path in DOORS.iter().flat_map(|door| door.paths) {
+            let names = path.pattern.matches('{').count();
+            for operation in path.operations {
+                assert_eq!(operation.names(), names, "{} {}", operation.method, path.pattern);
+            }
         }
     }
 

@@ -11,11 +11,11 @@ use crate::http::{Problem, Status};
 /// How many events are sent at a time, to all subscribers together.
 const SHARED: usize = 4096;
 
-/// Who wants a place.
+/// Whose share a subscriber takes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Who {
-    /// May administrate everything, as everybody may where there are no users. Whoever can end any
-    /// lock has no use for taking places away.
+    /// May administrate everything, as everybody may where there are no users. Somebody who can end any
+    /// lock gains nothing by exhausting the subscribers.
     Administrator,
     /// This user, or the clients without credentials together.
     User(Option<SmolStr>),
@@ -35,8 +35,8 @@ struct Taken {
     of_users: HashMap<Option<SmolStr>, usize>,
 }
 
-/// The place of one subscriber.
-pub(super) struct Place {
+/// One subscriber, counted until it is dropped.
+pub(super) struct SubscriberSlot {
     subscribers: Arc<Subscribers>,
     who: Who,
 }
@@ -59,8 +59,8 @@ impl Subscribers {
     /// Takes a place.
     ///
     /// # Errors
-    /// There is none for this one.
-    pub(super) fn enter(self: &Arc<Self>, who: Who) -> Result<Place, Problem> {
+    /// All that this client may take are taken.
+    pub(super) fn enter(self: &Arc<Self>, who: Who) -> Result<SubscriberSlot, Problem> {
         let mut taken = self.taken();
         let most = match &who {
             Who::Administrator => self.max,
@@ -77,7 +77,7 @@ impl Subscribers {
             taken.of_users.insert(user.clone(), of_user + 1);
         }
         taken.all += 1;
-        Ok(Place { subscribers: Arc::clone(self), who })
+        Ok(SubscriberSlot { subscribers: Arc::clone(self), who })
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -91,14 +91,14 @@ fn none_left(why: String) -> Problem {
     Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "15")
 }
 
-impl Place {
+impl SubscriberSlot {
     /// How many events this subscriber may be sent at a time.
     pub(super) fn batch(&self) -> usize {
         (SHARED / self.subscribers.taken().all.max(1)).max(1)
     }
 }
 
-impl Drop for Place {
+impl Drop for SubscriberSlot {
     fn drop(&mut self) {
         let mut taken = self.subscribers.taken();
         taken.all -= 1;
@@ -122,7 +122,7 @@ mod tests {
     }
 
     /// Takes as many places as there are.
-    fn fill(subscribers: &Arc<Subscribers>, who: &Who) -> Vec<Place> {
+    fn fill(subscribers: &Arc<Subscribers>, who: &Who) -> Vec<SubscriberSlot> {
         std::iter::from_fn(|| subscribers.enter(who.clone()).ok()).collect()
     }
 

@@ -9,37 +9,55 @@ use log::{info, warn};
 use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
-use super::acquire::{Untold, acquire};
+use super::acquire::{Undelivered, acquire};
 use super::body::MAX_TITLE;
-use super::caller::SOMEBODY;
+use super::call::ANONYMOUS;
+use super::call::{Call, HandlerResult, PendingResult};
+use super::door::{Handler, Operation, Outcome, at_once};
 use super::refusals::refused;
-use super::rights::Right;
-use super::{Answer, Call, RequestLimits};
+use super::rights::{Requirement, Right};
+use super::settings::RequestLimits;
 use crate::http::{Problem, Response, Status};
 use crate::lock::{
     Cursor, Grant, IdempotencyKey, Lifetime, Lock, LockId, LockManager, Refusal, ResourceName,
     Terms,
 };
 
+/// Of `/locks/{resource}`. The ID in the body makes a LOCK repeatable; an UNLOCK that is sent twice
+/// may find the lock of another client and be refused.
+pub(super) const OPERATIONS: [Operation; 2] = [
+    operation("LOCK", |call, resource| at_once(lock(call, resource)))
+        .repeatable()
+        .counted_as(Outcome::Acquisition),
+    operation("UNLOCK", |call, resource| at_once(unlock(call, resource))),
+];
+
+const fn operation(
+    method: &'static str,
+    handler: fn(&Call<'_>, &ResourceName) -> PendingResult,
+) -> Operation {
+    Operation::new(method, Requirement::LOCK, "terraform", Handler::Resource(handler))
+}
+
 /// The namespace of its keys.
-const DOOR: &str = "tf";
+const NAMESPACE: &str = "tf";
 
 /// What stands for the ID of a holder: this, and its fencing token. UNLOCK takes it from
 /// administrators only, whereas the ID itself, like a uid, is the right to release the lock.
 const STAND_IN: &str = "rdlm-";
 
 /// `LOCK /locks/{resource}?wait=S&lifetime=S`
-pub(super) fn lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+fn lock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
     logged("LOCK", resource, try_lock(call, resource))
 }
 
 /// `UNLOCK /locks/{resource}`
-pub(super) fn unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+fn unlock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
     logged("UNLOCK", resource, try_unlock(call, resource))
 }
 
 /// Terraform shows little of an error, so the log has it.
-fn logged(method: &str, resource: &ResourceName, answer: Answer) -> Answer {
+fn logged(method: &str, resource: &ResourceName, answer: HandlerResult) -> HandlerResult {
     answer.inspect_err(|problem| {
         if !matches!(problem.status(), Status::Locked | Status::Unauthorized) {
             warn!("{method} {resource} by Terraform: {}", problem.detail());
@@ -47,7 +65,7 @@ fn logged(method: &str, resource: &ResourceName, answer: Answer) -> Answer {
     })
 }
 
-fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
+fn try_lock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
     let info = LockInfo::parse(call.request.body)?;
     let (wait, lifetime) = times(call)?;
     let client = call.caller.requester.clone();
@@ -63,12 +81,12 @@ fn try_lock(call: &Call<'_>, resource: &ResourceName) -> Answer {
     let response = Response::new(Status::Ok)
         .body("application/json", body.into_bytes())
         .header("RDLM-Fencing-Token", grant.fencing_token.to_string());
-    Ok(Untold::new(call, resource.clone()).unless_told(response, grant.id))
+    Ok(Undelivered::new(call, resource.clone()).unless_delivered(response, grant.id))
 }
 
 /// The query's, or no wait, and no end: an expiry in the middle of an apply would be two of them.
 fn times(call: &Call<'_>) -> Result<(Duration, Lifetime), Problem> {
-    let (query, limits) = (call.request.target.query(), call.service.settings.limits);
+    let (query, limits) = (call.request.target.query(), call.context.settings.limits);
     let parsed = |name, shortest, longest| {
         let parsed = query.parsed(name, |text| seconds(text, shortest, longest));
         parsed.map_err(|problem| limits.shown_in(problem))
@@ -87,8 +105,8 @@ fn seconds(text: &str, shortest: Duration, longest: Duration) -> Result<Duration
     seconds.filter(in_range).ok_or_else(|| format!("seconds from {over} to {longest}"))
 }
 
-fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
-    let locks = &*call.service.locks()?;
+fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
+    let locks = &*call.locks()?;
     if call.request.body.trim_ascii().is_empty() {
         let holder = first_holder(locks, resource).map(|(grant, _)| grant.id);
         return force(call, resource, holder);
@@ -110,11 +128,11 @@ fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> Answer {
 
 /// `force-unlock`, which Terraform sends without a body: for administrators. It ends what is
 /// held, not what waits.
-fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> Answer {
+fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> HandlerResult {
     let administrator = call.require(Right::Administrate, resource)?;
     let administrator = administrator.map_or("somebody".into(), |name| format!("{name:?}"));
     let id = holder.ok_or_else(|| refused(Refusal::NoSuchLock))?;
-    call.service.locks()?.release(resource, id).wait().map_err(refused)?;
+    call.locks()?.release(resource, id).wait().map_err(refused)?;
     info!("{administrator} unlocked {resource} by Terraform");
     Ok(done())
 }
@@ -141,18 +159,17 @@ fn done() -> Response {
 /// Somebody else holds it: who, as an object that Terraform understands. Without an ID it would
 /// not try again.
 fn taken(call: &Call<'_>, resource: &ResourceName, status: Status) -> Problem {
-    let locks = call.service.locks().ok();
-    let members = match locks.and_then(|locks| first_holder(&*locks, resource)) {
+    let members = match call.locks().ok().and_then(|locks| first_holder(&*locks, resource)) {
         Some((grant, key)) => {
-            let id = key.as_ref().and_then(|key| key.id_at_door(DOOR));
-            let shows_title = call.shows_titles(resource, DOOR);
-            let who = if shows_title(key.as_ref()) { None } else { Some(SOMEBODY) };
+            let id = key.as_ref().and_then(|key| key.id_at_door(NAMESPACE));
+            let shows_title = call.shows_titles(resource, NAMESPACE);
+            let who = if shows_title(key.as_ref()) { None } else { Some(ANONYMOUS) };
             let id = id.filter(|_| call.require(Right::Administrate, resource).is_ok());
             let stand_in = format!("{STAND_IN}{}", grant.fencing_token);
             shown(id.unwrap_or(&stand_in), &grant, who)
         }
         // It was released a moment ago.
-        None => json!({ "ID": format!("{STAND_IN}0"), "Who": SOMEBODY })
+        None => json!({ "ID": format!("{STAND_IN}0"), "Who": ANONYMOUS })
             .as_object()
             .cloned()
             .unwrap_or_default(),
@@ -214,7 +231,7 @@ impl LockInfo {
     }
 
     fn key(&self) -> Result<IdempotencyKey, Problem> {
-        IdempotencyKey::of_door(DOOR, &self.id).map_err(|_| {
+        IdempotencyKey::of_door(NAMESPACE, &self.id).map_err(|_| {
             Problem::bad_request("ID is not 1 to 124 visible ASCII characters, as a UUID is")
         })
     }

@@ -9,15 +9,13 @@ use std::str;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use smol_str::SmolStr;
 use toml::Spanned;
 
-use super::access::is_unknown_hash;
 use super::rights::Rights;
+use super::rules::{Digest, Rules, User, is_unknown_hash};
 use crate::http::reloaded::{self, Reloaded, Source};
-use crate::passwords;
 
 /// How often a request looks whether the file has changed, at most.
 const LOOK: Duration = Duration::from_millis(200);
@@ -32,51 +30,6 @@ pub type Users = Reloaded<UserFile>;
 /// Where the users are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserFile(pub PathBuf);
-
-/// What it says.
-pub struct Rules {
-    anonymous: Arc<Rights>,
-    users: HashMap<SmolStr, User>,
-    tokens: HashMap<Digest, SmolStr>,
-    /// How much it costs to find that a password is not the one of a name, at the dearest name.
-    pub(super) dearest: u64,
-}
-
-struct User {
-    password: Option<String>,
-    rights: Arc<Rights>,
-}
-
-type Digest = [u8; 32];
-
-impl Rules {
-    /// What those may do who do not say who they are.
-    pub(super) fn anonymous(&self) -> Arc<Rights> {
-        Arc::clone(&self.anonymous)
-    }
-
-    /// What the user may do; `None` if there is no such user.
-    pub(super) fn rights(&self, name: &str) -> Option<Arc<Rights>> {
-        self.users.get(name).map(|user| Arc::clone(&user.rights))
-    }
-
-    /// The password of a user, plain or hashed.
-    pub(super) fn password(&self, name: &str) -> Option<&str> {
-        self.users.get(name)?.password.as_deref()
-    }
-
-    /// Whose token it is.
-    pub(super) fn owner(&self, token: &str) -> Option<&SmolStr> {
-        self.tokens.get(&hashed(token))
-    }
-}
-
-/// What is known of a token, in place of the token.
-fn hashed(token: &str) -> Digest {
-    let mut hash = Digest::default();
-    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-    hash
-}
 
 /// What is wrong with the file.
 #[derive(Debug)]
@@ -166,7 +119,7 @@ impl Source for UserFile {
     }
 
     fn describe(&self, rules: &Rules) -> String {
-        format!("users of {}: {}", self.0.display(), rules.users.len())
+        format!("users of {}: {}", self.0.display(), rules.len())
     }
 }
 
@@ -196,11 +149,10 @@ fn rules(text: &str) -> Result<Rules, Mistake> {
                 return Err(Mistake(at, "another user has this token".into()));
             }
         }
-        users.insert(name, User { password, rights: rights(may)? });
+        users
+            .insert(name, User { passwords: password.into_iter().collect(), rights: rights(may)? });
     }
-    let passwords = users.values().filter_map(|user| user.password.as_deref());
-    let dearest = passwords.map(|password| passwords::work([password])).max().unwrap_or(0);
-    Ok(Rules { anonymous, users, tokens, dearest })
+    Ok(Rules::new(anonymous, users, tokens))
 }
 
 fn rights(may: Vec<Spanned<String>>) -> Result<Arc<Rights>, Mistake> {
@@ -267,11 +219,11 @@ mod tests {
         for end in 0..whole.len() {
             let Ok(part) = rules(&whole[..end]) else { continue };
             taken += 1;
-            assert!(is_within(&part.anonymous, &all.anonymous), "{}", &whole[..end]);
-            for (name, user) in &part.users {
-                let same = &all.users[name];
+            assert!(is_within(&part.anonymous(), &all.anonymous()), "{}", &whole[..end]);
+            for (name, user) in part.users() {
+                let same = &all.users()[name];
                 assert!(is_within(&user.rights, &same.rights), "{}", &whole[..end]);
-                assert!(user.password.is_none() || user.password == same.password);
+                assert!(user.passwords.is_empty() || user.passwords == same.passwords);
             }
         }
         assert_ne!(taken, 0);

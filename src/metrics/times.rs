@@ -13,7 +13,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 
 /// A histogram of durations. A clone shares its counts.
 #[derive(Debug, Clone)]
-pub(super) struct Times(Arc<Counts>);
+pub struct Times(Arc<Counts>);
 
 #[derive(Debug)]
 struct Counts {
@@ -30,7 +30,8 @@ impl Times {
         Self(Arc::new(Counts { buckets, sum_us: AtomicU64::new(0) }))
     }
 
-    pub(super) fn observe(&self, time: Duration) {
+    /// Counts one.
+    pub fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = self.0.buckets.iter().find(|(bound, _)| seconds <= *bound);
         if let Some((_, count)) = bucket {

@@ -12,7 +12,7 @@ use log::{info, warn};
 use super::forward::{self, Believed, Forwarding};
 use super::framing::NOT_DONE;
 use super::health::health;
-use super::sent::{Answered, Sent, is_look, may_be_repeated, relay};
+use super::sent::{Answered, Sent, is_look, relay};
 use super::trust::{Trust, TrustFiles};
 use super::unavailable::{NOT_THE_ACTIVE_ONE, Unavailable};
 use super::upstream::Upstream;
@@ -20,7 +20,7 @@ use crate::client::raw::net::Names;
 use crate::cluster::options::{Options, Standby};
 use crate::cluster::role::{Peer, Role, View, Watch};
 use crate::cluster::term::{ActiveTerm, Pace};
-use crate::doors::{Introduction, Service};
+use crate::doors::{AnsweredBy, Introduction, Service};
 use crate::http::certificates::CertificateFiles;
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
@@ -87,11 +87,14 @@ impl Proxy {
         service: &Service,
     ) -> Answered {
         let Exchange { request, client, .. } = exchange;
-        if is_health(request) {
-            return Answered::Response(health(&self.role, request));
-        }
-        if is_own(request) {
-            return Answered::Response(service.answer(request, *client).wait());
+        match service.handling(request).answered_by {
+            AnsweredBy::Role if is_look(request) => {
+                return Answered::Response(health(&self.role, request));
+            }
+            AnsweredBy::Role | AnsweredBy::Receiver => {
+                return Answered::Response(service.answer(request, *client).wait());
+            }
+            AnsweredBy::Active => {}
         }
         let answered = match forward::forwarded(request) {
             Some(field) => Ok(self.answer_server(&field, exchange, service)),
@@ -168,12 +171,13 @@ impl Proxy {
                 Err(refusal) => return Ok(Answered::Response(refusal)),
             };
             if let Some(peer) = &peer {
-                let (sent, undelivered) = self.forward(peer, exchange, introduction, forwarding);
+                let (sent, undelivered) =
+                    self.forward(peer, exchange, introduction, forwarding, service);
                 if let Some(lock) = undelivered {
                     self.give_back(&lock, service);
                 }
                 is_disowned = matches!(sent, Sent::NotActive);
-                refused = match sent.settle(peer, request, refused) {
+                refused = match sent.settle(peer, request, service, refused) {
                     ControlFlow::Continue(refused) => refused,
                     ControlFlow::Break(answered) => return answered,
                 };
@@ -230,6 +234,7 @@ impl Proxy {
         exchange: &Exchange<'_>,
         introduction: &Introduction,
         forwarding: &mut Forwarding,
+        service: &Service,
     ) -> (Sent, Option<String>) {
         let Exchange { request, client, .. } = exchange;
         let open = forwarding.0.take().filter(|kept| kept.url == peer.url && kept.is_open());
@@ -261,11 +266,12 @@ impl Proxy {
         }
         self.note_reached(&peer.url);
         // The active server checks its own clients in the same way.
-        let may_have_left = waits || may_be_repeated(request);
+        let handling = service.handling(request);
+        let may_have_left = waits || handling.is_repeatable;
         let sent = if head.grant.is_some() && may_have_left && client.has_left() {
             Sent::Departed
         } else {
-            relay(&mut upstream, &head, exchange, introduction)
+            relay(&mut upstream, &head, exchange, introduction, handling.is_stream)
         };
         let goes_on = matches!(sent, Sent::Passed(Next::Request));
         drop((watch, registration));
@@ -396,16 +402,6 @@ fn introduced<'k>(
         None => service.introduce(&exchange.request, exchange.client)?,
     };
     Ok(known.insert(introduction))
-}
-
-fn is_health(request: &Request<'_>) -> bool {
-    is_look(request) && request.target.path() == "/health"
-}
-
-/// Whether the request is about this server rather than about locks.
-fn is_own(request: &Request<'_>) -> bool {
-    let own = ["/", "/metrics", "/openapi.json", "/health"].contains(&request.target.path());
-    own || request.method == "OPTIONS"
 }
 
 fn redirect(peer: &Peer, request: &Request<'_>) -> Response {

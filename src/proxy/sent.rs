@@ -9,7 +9,7 @@ use super::framing::ResponseHead;
 use super::unavailable::Unavailable;
 use super::upstream::Upstream;
 use crate::cluster::role::Peer;
-use crate::doors::Introduction;
+use crate::doors::{Introduction, Service};
 use crate::http::connection::{Exchange, Next};
 use crate::http::{Request, Response};
 
@@ -47,6 +47,7 @@ impl Sent {
         self,
         peer: &Peer,
         request: &Request<'_>,
+        service: &Service,
         before: Unavailable,
     ) -> ControlFlow<Result<Answered, Unavailable>, Unavailable> {
         let refused = match self {
@@ -57,7 +58,7 @@ impl Sent {
                 return ControlFlow::Break(Ok(Answered::Response(response)));
             }
             Self::Broken => return ControlFlow::Break(Ok(Answered::Gone)),
-            Self::Unanswered if !may_be_repeated(request) => {
+            Self::Unanswered if !service.handling(request).is_repeatable => {
                 return ControlFlow::Break(Err(Unavailable::unknown()));
             }
             Self::Unanswered => Unavailable::unknown(),
@@ -76,8 +77,8 @@ pub(super) fn relay(
     head: &ResponseHead,
     exchange: &Exchange<'_>,
     introduction: &Introduction,
+    is_stream: bool,
 ) -> Sent {
-    let is_stream = exchange.request.target.path() == "/events";
     let relayed = upstream.relay(head, |bytes| {
         // A client whose rights have changed has to ask again.
         if is_stream && !introduction.is_current() {
@@ -90,16 +91,4 @@ pub(super) fn relay(
 
 pub(super) fn is_look(request: &Request<'_>) -> bool {
     matches!(request.method, "GET" | "HEAD")
-}
-
-/// Whether a request may be sent again after it may have been carried out: it is identified by a
-/// key, a node or a run of Terraform, or sets a lock to a state.
-pub(super) fn may_be_repeated(request: &Request<'_>) -> bool {
-    let has_key = request.headers.all("Idempotency-Key").next().is_some();
-    let is_known = match request.method {
-        "POST" => has_key || request.target.path().starts_with("/v1/"),
-        "LOCK" | "PATCH" => true,
-        _ => false,
-    };
-    is_look(request) || is_known
 }

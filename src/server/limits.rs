@@ -47,7 +47,7 @@ impl Capacity {
         Self::among(
             options.max_connections.min(fit),
             options.lock_limits.waiting,
-            options.max_subscribers,
+            options.doors.max_subscribers,
         )
     }
 

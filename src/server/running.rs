@@ -20,8 +20,8 @@ use super::{Error, Options};
 use crate::cluster::{Node, Tables};
 use crate::current_locks::CurrentLocks;
 use crate::doors::event_log::EventLog;
-use crate::doors::users::{UserFile, Users};
-use crate::doors::{Service, Settings};
+use crate::doors::users::UserFile;
+use crate::doors::{Environment, Service, Settings};
 use crate::http::certificates::CertificateFiles;
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, Store};
@@ -55,8 +55,8 @@ pub(super) struct Running {
 impl Running {
     /// Reads the files, opens the port and begins to accept connections.
     pub(super) fn open(options: Options) -> Result<Self, Error> {
-        options.access.validate()?;
-        let users = options.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
+        options.doors.access.validate()?;
+        let users = options.doors.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
         let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
         let certificates = certificates.map(Arc::new);
         let descriptors_each =
@@ -91,8 +91,10 @@ impl Running {
             member: member.clone(),
         };
         let reload = files.reload_on_demand()?;
-        let settings = settings(options, users, capacity.subscribers);
-        let service = Service::new(Arc::clone(&locks), settings, Arc::clone(&metrics));
+        let settings = Settings { max_subscribers: capacity.subscribers, ..options.doors };
+        let own_host = uname().nodename().to_string_lossy().into();
+        let environment = Environment { users, own_host };
+        let service = Service::new(Arc::clone(&locks), settings, environment, Arc::clone(&metrics));
         let connections = Connections::new(capacity.connections);
         let server = Server::new(service, metrics, member.clone(), certificates, connections);
         let server = Arc::new(server);
@@ -226,26 +228,12 @@ fn start_event_log(
 }
 
 fn warn_of_forgotten_reboots(options: &Options) {
-    if options.fleetlock.is_some() && options.data_dir.is_none() && options.cluster.is_none() {
+    if options.doors.fleetlock.is_some() && options.data_dir.is_none() && options.cluster.is_none()
+    {
         warn!(
             "FleetLock without --data-dir: if this server is restarted while a node reboots, \
              another one may reboot, too"
         );
-    }
-}
-
-fn settings(options: Options, users: Option<Arc<Users>>, max_subscribers: usize) -> Settings {
-    Settings {
-        access: options.access,
-        users,
-        open_metrics: options.open_metrics,
-        limits: options.limits,
-        base_url: options.base_url,
-        hosts: options.hosts,
-        own_host: uname().nodename().to_string_lossy().into(),
-        trusted_proxies: options.trusted_proxies,
-        max_subscribers,
-        fleetlock: options.fleetlock,
     }
 }
 
