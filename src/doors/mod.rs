@@ -245,9 +245,11 @@ impl Service {
         response
     }
 
-    /// The response to a request that may not wait, and perhaps would have to.
-    pub fn refuse_to_wait(&self) -> Response {
-        uncached(refusals::refused(Refusal::TooManyWaiting).into())
+    /// The response to a request on a connection that must not wait, if the request could.
+    pub fn refuse_to_wait(&self, request: &Request<'_>) -> Option<Response> {
+        let route = Route::parse(&request.target).ok()?;
+        let may_wait = route.operation(request.method)?.kind == Kind::Acquire;
+        may_wait.then(|| uncached(refusals::refused(Refusal::TooManyWaiting).into()))
     }
 
     /// The response to whoever does not encrypt where that is needed.
