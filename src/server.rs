@@ -1,4 +1,4 @@
-//! The daemon: binds, accepts, serves each connection on a thread, drains on a signal.
+//! The server process: opens everything, serves until a signal, drains.
 
 mod connections;
 mod files;
@@ -40,25 +40,25 @@ pub struct Options {
     pub bind: Option<IpAddr>,
     /// The port; 0: any free one.
     pub port: u16,
-    /// The certificate of the port; `None`: it speaks HTTP as it is.
+    /// The certificate of the port; `None`: plain HTTP.
     pub certificates: Option<CertificateFiles>,
     /// How requests are answered.
     pub doors: Settings,
-    /// How many locks there may be, and requests that wait for them, at a time.
+    /// How many locks and waiting requests there may be at a time.
     pub lock_limits: Limits,
     /// How many connections may be open at a time; fewer if the limit of open files is low.
     pub max_connections: usize,
     /// How long a connection may be open without a request.
     pub idle_timeout: Duration,
-    /// Where locks survive a crash; `None`: in memory only.
+    /// Where locks are stored; `None`: in memory only.
     pub data_dir: Option<PathBuf>,
-    /// The other servers, which share the locks; `None`: there are none.
+    /// Several servers share the locks; `None`: this one is alone.
     pub cluster: Option<Box<cluster::Options>>,
-    /// How long a lock lives at least after a restart of the server.
+    /// The least remaining lifetime of a lock after a restart of the server.
     pub restart_grace: Duration,
-    /// Where what happens to locks is written to.
+    /// The file that events are appended to.
     pub event_log: Option<PathBuf>,
-    /// How long the place of a client is kept that has sent a key and is gone.
+    /// How long the place in line of a client with a key is kept after it has left.
     pub reconnect_grace: Duration,
 }
 
@@ -67,13 +67,13 @@ pub struct Options {
 pub enum Error {
     /// The address cannot be listened on.
     Bind(SocketAddr, io::Error),
-    /// The file of administrators is not as it should be.
+    /// The file of administrators cannot be used.
     UserFile(UserFileError),
-    /// The file of users is not as it should be.
+    /// The file of users cannot be used.
     Users(UsersError),
-    /// The certificate of the port is not as it should be.
+    /// The certificate of the port cannot be used.
     Certificate(CertificateError),
-    /// The data directory is not as it should be.
+    /// The data directory cannot be used.
     Journal(OpenError),
     /// The file of events cannot be opened.
     EventLog(PathBuf, io::Error),
@@ -83,7 +83,7 @@ pub enum Error {
     Interrupted(i32),
     /// The lock core cannot go on.
     Core(String),
-    /// What this server shares with others is not as it should be.
+    /// What this server shares with others cannot be used.
     Cluster(String),
 }
 
@@ -138,11 +138,10 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Locks of an earlier run are read on that thread, as the main one would.
+/// As much stack as the main thread has: locks of an earlier run are read on this thread.
 const OPENING_STACK: usize = 8 * 1024 * 1024;
 
-/// Serves until SIGTERM, SIGINT or SIGHUP. If there are files that it can take anew, SIGHUP does
-/// that instead.
+/// Serves until SIGTERM, SIGINT or SIGHUP. If there are files to reload, SIGHUP does that instead.
 ///
 /// # Errors
 /// See [`Error`].
@@ -153,16 +152,16 @@ pub fn serve(options: Options) -> Result<(), Error> {
     running.drain(signal, &signals)
 }
 
-/// Opens the server, on another thread: a file may be a pipe that nobody writes, or on a disk that
-/// does not answer. `None`: a signal asked for the end before that was done. SIGHUP, which may
-/// mean that a file has changed, counts when it is.
+/// Opens the server on another thread, because reading a file may block: it may be a pipe, or on a
+/// disk that does not answer. `None`: a signal came first. A SIGHUP, which may mean that a file has
+/// changed, is handled once the server is open.
 fn open(
     options: Options,
     signals: &Receiver<i32>,
     signal_again: &Sender<i32>,
 ) -> Result<Option<Running>, Error> {
     let (sender, opened) = bounded(1);
-    // Nobody receives it if the process is about to end.
+    // Nobody receives it if the process is ending.
     let open = move || drop(sender.send(Running::open(options)));
     thread::Builder::new().name("open".into()).stack_size(OPENING_STACK).spawn(open)?;
     let mut hung_up = false;
@@ -188,9 +187,9 @@ fn open(
     }
 }
 
-/// Both ends of a channel of the signals that ask for an end. Under `nohup`, SIGHUP is none of them.
+/// Both ends of a channel of the signals that end the server. Under `nohup`, SIGHUP is not among them.
 fn signals() -> io::Result<(Sender<i32>, Receiver<i32>)> {
-    // A write beyond the limit of a file's size is to fail rather than end the process.
+    // So that a write beyond the limit of file sizes fails instead of ending the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let ignored = Ignored::from_start();
     let wanted = [SIGTERM, SIGINT, SIGHUP];

@@ -157,9 +157,10 @@ impl Service {
         response
     }
 
-    /// The response to a request that might have to wait, when no more may.
-    pub fn refuse_to_wait(&self) -> Response {
-        uncached(refusals::refused(Refusal::TooManyWaiting).into())
+    /// The response to a request on a connection that must not wait, if the request could.
+    pub fn refuse_to_wait(&self, request: &Request<'_>) -> Option<Response> {
+        let refusal = || uncached(refusals::refused(Refusal::TooManyWaiting).into());
+        (outcome(request) == Outcome::Acquisition).then(refusal)
     }
 
     /// The response to plain HTTP on a TLS port.

@@ -1,4 +1,4 @@
-//! How many connections are open, and which of them make room.
+//! The limit of open connections, and which of them make room for a new one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,18 +9,18 @@ use log::warn;
 
 use crate::http::transport::HangUp;
 
-/// A connection that has been idle for so long makes room for a new one.
+/// A connection that has been idle for so long may be ended to make room for a new one.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// While one new connection after the other finds no room, that time is halved each time, down to
-/// this. Or a release would wait a second for each few of a crowd that sends nothing.
+/// While one new connection after the other finds no room, that time is halved down to this.
+/// Otherwise a crowd that sends nothing could hold up a release for many seconds.
 const MIN_IDLE: Duration = Duration::from_millis(50);
 
-/// How often the log says so.
-const TOLD: Duration = Duration::from_secs(60);
+/// How often that is logged, at most.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The open connections, at most `max` of them, and one that waits for room. More wait in the
-/// kernel's queue. A clone is the same connections.
+/// The open connections: at most `max`, and one that waits for room. More wait in the kernel's
+/// queue. Clones share them.
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Shared>);
 
@@ -28,48 +28,48 @@ struct Shared {
     max: usize,
     start: Instant,
     open: Mutex<Open>,
-    /// Signalled when there is room again, or to close.
+    /// Signalled when there is room again, and on close.
     room: Condvar,
-    /// Somebody waits for room, or for a thread.
+    /// A new connection waits for room, or for a thread.
     crowded: AtomicBool,
 }
 
 struct Open {
-    connections: HashMap<u64, Arc<Presence>>,
+    connections: HashMap<u64, Arc<Activity>>,
     latest: u64,
     closed: bool,
-    /// Who has been idle for so long makes room.
+    /// A connection that has been idle for so long may be ended.
     patience: Duration,
-    /// How many were ended to make room since the log said so, and when that was.
+    /// How many were ended to make room since that was last logged.
     ended: usize,
-    told: Option<Instant>,
+    logged: Option<Instant>,
 }
 
-/// What a connection is doing.
-struct Presence {
+/// What a connection is doing now.
+struct Activity {
     hang_up: HangUp,
-    /// Since when there is no request, in milliseconds from the start; or one of these two.
+    /// Since when it has been idle, in milliseconds from the start; or [`BUSY`] or [`ENDED`].
     idle_since_ms: AtomicU64,
 }
 
 /// A request is being received or answered.
 const BUSY: u64 = u64::MAX;
 
-/// It is being ended.
+/// The connection is being ended.
 const ENDED: u64 = u64::MAX - 1;
 
 /// The right to have one connection open.
 pub(super) struct Permit {
     connections: Connections,
     number: u64,
-    presence: Arc<Presence>,
+    activity: Arc<Activity>,
 }
 
 impl Connections {
     pub(super) fn new(max: usize) -> Self {
         let connections = HashMap::new();
         let patience = IDLE;
-        let open = Open { connections, latest: 0, closed: false, patience, ended: 0, told: None };
+        let open = Open { connections, latest: 0, closed: false, patience, ended: 0, logged: None };
         Self(Arc::new(Shared {
             max,
             start: Instant::now(),
@@ -79,8 +79,8 @@ impl Connections {
         }))
     }
 
-    /// Returns when one more connection may be open, which is idle at first; `None` when closed.
-    /// While there is no room, the connection that is idle longest makes some.
+    /// Waits for room for one more connection, which counts as idle at first; `None` when closed.
+    /// While there is no room, the connection that has been idle longest is ended.
     pub(super) fn admit(&self, hang_up: HangUp) -> Option<Permit> {
         let shared = &*self.0;
         let mut open = self.lock();
@@ -99,32 +99,32 @@ impl Connections {
         open.latest += 1;
         let number = open.latest;
         let idle_since_ms = AtomicU64::new(shared.now_ms());
-        let presence = Arc::new(Presence { hang_up, idle_since_ms });
-        open.connections.insert(number, Arc::clone(&presence));
-        let to_tell = shared.to_tell(&mut open);
+        let activity = Arc::new(Activity { hang_up, idle_since_ms });
+        open.connections.insert(number, Arc::clone(&activity));
+        let ended_to_log = shared.ended_to_log(&mut open);
         drop(open);
-        if let Some(ended) = to_tell {
+        if let Some(ended) = ended_to_log {
             let max = shared.max;
             warn!("all {max} connections were in use: idle ones make room, {ended} so far");
         }
-        Some(Permit { connections: self.clone(), number, presence })
+        Some(Permit { connections: self.clone(), number, activity })
     }
 
-    /// Ends the connection that is idle longest, as there is no thread for a new one. Returns when
-    /// it is worth another look.
+    /// Ends the connection that has been idle longest, because there is no thread for a new one.
+    /// Returns after which time to try again.
     pub(super) fn make_room(&self) -> Duration {
         let shared = &*self.0;
         shared.crowded.store(true, Ordering::Relaxed);
         shared.end_longest_idle(&mut self.lock())
     }
 
-    /// How many wait for their client's next request.
+    /// How many connections are idle.
     pub(super) fn idle(&self) -> usize {
         let open = self.lock();
-        open.connections.values().filter(|presence| presence.idle_since_ms().is_some()).count()
+        open.connections.values().filter(|activity| activity.idle_since_ms().is_some()).count()
     }
 
-    /// Returns when `timeout` is over; at once when closed.
+    /// Sleeps for `timeout`, or until closed.
     pub(super) fn pause(&self, timeout: Duration) {
         let goes_on = |open: &mut Open| !open.closed;
         let _ = self.0.room.wait_timeout_while(self.lock(), timeout, goes_on);
@@ -140,7 +140,7 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        // What is in there is whole at any moment.
+        // Each change is a single step, so a panic leaves it whole.
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -150,11 +150,11 @@ impl Shared {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(ENDED - 1)
     }
 
-    /// Ends the connection that is idle longest, if that is long enough. Returns when it is worth
-    /// another look, if no connection ends before.
+    /// Ends the connection that has been idle longest, if that is long enough. Returns after which
+    /// time to try again, unless a connection ends before.
     fn end_longest_idle(&self, open: &mut Open) -> Duration {
         let idle = open.connections.values();
-        let idle = idle.filter_map(|presence| Some((presence.idle_since_ms()?, presence)));
+        let idle = idle.filter_map(|activity| Some((activity.idle_since_ms()?, activity)));
         let Some((since_ms, longest)) = idle.min_by_key(|(since_ms, _)| *since_ms) else {
             return IDLE;
         };
@@ -170,17 +170,17 @@ impl Shared {
         open.patience
     }
 
-    /// How many were ended to make room, if it is time that the log says so.
-    fn to_tell(&self, open: &mut Open) -> Option<usize> {
-        let is_time = open.told.is_none_or(|told| told.elapsed() >= TOLD);
+    /// How many were ended to make room, if it is time to log it.
+    fn ended_to_log(&self, open: &mut Open) -> Option<usize> {
+        let is_time = open.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL);
         (is_time && open.ended > 0).then(|| {
-            open.told = Some(Instant::now());
+            open.logged = Some(Instant::now());
             std::mem::take(&mut open.ended)
         })
     }
 }
 
-impl Presence {
+impl Activity {
     fn idle_since_ms(&self) -> Option<u64> {
         Some(self.idle_since_ms.load(Ordering::Relaxed)).filter(|since_ms| *since_ms < ENDED)
     }
@@ -193,22 +193,22 @@ impl Presence {
 }
 
 impl Permit {
-    /// Says that a request has come. Returns whether it has come in time: otherwise the connection
-    /// is being ended to make room, and there can be no other request after this one.
+    /// Marks the connection as busy with a request. `false`: it is being ended to make room, and this
+    /// request is the last one.
     pub(super) fn busy(&self) -> bool {
-        self.presence.idle_since_ms.swap(BUSY, Ordering::Relaxed) != ENDED
+        self.activity.idle_since_ms.swap(BUSY, Ordering::Relaxed) != ENDED
     }
 
-    /// Says that it was answered.
+    /// Marks the connection as idle, unless it is being ended.
     pub(super) fn idle(&self) {
         let now_ms = self.connections.0.now_ms();
         let unless_ended = |state| (state != ENDED).then_some(now_ms);
-        let state = &self.presence.idle_since_ms;
-        // It stays ended.
+        let state = &self.activity.idle_since_ms;
+        // Fails if it is being ended.
         let _ = state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unless_ended);
     }
 
-    /// Whether somebody waits for this connection, or another one, to end.
+    /// Whether a new connection waits for another one to end.
     pub(super) fn is_wanted(&self) -> bool {
         self.connections.0.crowded.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The files that are read again on SIGHUP.
+//! The files that are reloaded on SIGHUP.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::doors::event_log::EventLog;
 use crate::doors::users::Users;
 use crate::http::certificates::Certificates;
 
-/// Whatever reads files, or opens them.
+/// Everything that reads files or keeps them open.
 #[derive(Clone)]
 pub(super) struct Files {
     pub(super) users: Option<Arc<Users>>,
@@ -21,20 +21,19 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Starts the thread that reads them again after each message, if there are any: a disk that
-    /// does not answer must not keep the server from being ended. Further messages while one waits
-    /// are the same as that one.
+    /// Starts a thread that reloads the files for each message, if there are any: a disk that does not
+    /// answer must not keep the server from stopping. A message while another one is queued is dropped.
     pub(super) fn reload_on_demand(self) -> io::Result<Option<Sender<()>>> {
-        if !self.are_there() {
+        if !self.exist() {
             return Ok(None);
         }
         let (demand, demands): (_, Receiver<()>) = bounded(1);
-        let reload = move || demands.iter().for_each(|()| self.look());
+        let reload = move || demands.iter().for_each(|()| self.reload());
         thread::Builder::new().name("reload".into()).spawn(reload)?;
         Ok(Some(demand))
     }
 
-    fn are_there(&self) -> bool {
+    fn exist(&self) -> bool {
         let Self { users, certificates, event_log, member } = self;
         users.is_some()
             || certificates.is_some()
@@ -42,7 +41,7 @@ impl Files {
             || member.as_ref().is_some_and(|member| member.reloads())
     }
 
-    fn look(&self) {
+    fn reload(&self) {
         self.event_log.iter().for_each(|event_log| event_log.reopen());
         self.certificates.iter().for_each(|certificates| certificates.reload());
         self.users.iter().for_each(|users| users.reload());

@@ -1,18 +1,18 @@
-//! Which requests are being answered, for an end that cuts none of them.
+//! Counts the requests in flight, so that a shutdown can wait for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Counts the requests that are being answered.
+/// How many requests are in flight.
 pub(super) struct InFlight {
     count: AtomicUsize,
     draining: AtomicBool,
     drained: (Sender<()>, Receiver<()>),
 }
 
-/// One request that is being answered.
+/// One request in flight.
 pub(super) struct InFlightGuard(Arc<InFlight>);
 
 impl InFlight {
@@ -29,13 +29,13 @@ impl InFlight {
     pub(super) fn drain(&self) -> Receiver<()> {
         self.draining.store(true, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) == 0 {
-            self.tell_drained();
+            self.notify_drained();
         }
         self.drained.1.clone()
     }
 
-    fn tell_drained(&self) {
-        // A message that is there already says the same.
+    fn notify_drained(&self) {
+        // A full channel has this message already.
         let _ = self.drained.0.try_send(());
     }
 }
@@ -44,7 +44,7 @@ impl Drop for InFlightGuard {
     fn drop(&mut self) {
         let last = self.0.count.fetch_sub(1, Ordering::SeqCst) == 1;
         if last && self.0.draining.load(Ordering::SeqCst) {
-            self.0.tell_drained();
+            self.0.notify_drained();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How much the system carries: descriptors and threads.
+//! How many connections the system has descriptors, threads and mappings for.
 
 use std::fs;
 
@@ -11,14 +11,14 @@ use crate::http::lingering;
 /// pipe, what watches clients, the file of administrators.
 const OTHER_DESCRIPTORS: u64 = 32;
 
-/// Threads that are there as long as the server: they accept, log, expire, write, watch.
+/// Threads that live as long as the server: they accept, log, expire, write, watch.
 const OTHER_THREADS: u64 = 24;
 
-/// Threads for connections that are there as long as the server, for when no others can be started.
+/// Threads for connections that live as long as the server, for when no others can be started.
 pub(super) const RESERVE: usize = 8;
 
-/// Threads that are started for a moment, at most an eighth of all: for responses that their
-/// clients do not take, and for compressed lists. There are no more than so many.
+/// The most short-lived threads, which send responses to slow clients and compress lists; an eighth of
+/// all threads if that is less.
 const MOMENTARY_THREADS: u64 = 80;
 
 /// Memory mappings of a thread: its stack, the stack for signals, a guard for each, and one to
@@ -28,7 +28,7 @@ const MAPPINGS_PER_THREAD: u64 = 5;
 /// Linux's default of vm.max_map_count, for where it cannot be read.
 const DEFAULT_MAX_MAPPINGS: u64 = 65_530;
 
-/// How many there may be of what each keeps a thread and a descriptor.
+/// How many there may be of what takes a thread and a descriptor each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Capacity {
     pub(super) connections: usize,
@@ -39,8 +39,8 @@ pub(super) struct Capacity {
 }
 
 impl Capacity {
-    /// What is wanted, as far as the system carries it, if a connection takes so many descriptors.
-    /// Raises its limits as far as they go.
+    /// What `options` ask for, as far as the system has resources, if a connection takes
+    /// `descriptors_each`. Raises the process's soft limits.
     pub(super) fn of_system(options: &Options, descriptors_each: u64) -> Self {
         let fit = by_descriptors(descriptors_each).min(by_threads()).min(by_mappings());
         let fit = usize::try_from(fit).unwrap_or(usize::MAX).max(1);
@@ -51,8 +51,7 @@ impl Capacity {
         )
     }
 
-    /// Leaves connections for releases: if all others waited for locks or followed events, nobody
-    /// could release one.
+    /// Keeps connections free for releases while others wait for locks or follow events.
     fn among(connections: usize, waiters: usize, subscribers: usize) -> Self {
         let reserved = (connections / 8).clamp(1, 64);
         let subscribers = subscribers.min(connections / 8);
@@ -61,7 +60,7 @@ impl Capacity {
     }
 }
 
-/// Raises the soft limit to the hard one and tells what it is then.
+/// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_open_files_limit() -> u64 {
     raise(Resource::Nofile)
 }
@@ -70,7 +69,7 @@ fn raise(resource: Resource) -> u64 {
     let limit = getrlimit(resource);
     let raised = Rlimit { current: limit.maximum, ..limit };
     let limit = setrlimit(resource, raised).map_or(limit, |()| raised);
-    // None: there is no limit.
+    // None: unlimited.
     limit.current.unwrap_or(u64::MAX)
 }
 
@@ -80,8 +79,8 @@ fn by_descriptors(each: u64) -> u64 {
     all.saturating_sub(OTHER_DESCRIPTORS + lingering) / each.max(1)
 }
 
-/// The threads of other processes of the same user count, too, but are not looked for: if there
-/// are fewer threads than this, connections are served by those in reserve.
+/// Threads of the user's other processes count, too, but are not looked up: if there are fewer threads
+/// than this, the reserve serves connections.
 fn by_threads() -> u64 {
     let of_system = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
     let of_system = of_system.into_iter().filter_map(number_in).min().unwrap_or(u64::MAX);

@@ -1,5 +1,5 @@
-//! Threads that wait for their work from the start of the server: when there is something for them
-//! to do, the system may give no more threads.
+//! Threads that are started with the server and wait for their work: when it is due, the system may
+//! be out of threads.
 
 use std::convert::Infallible;
 use std::io;
@@ -7,7 +7,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// A thread that does something once, or not.
+/// A thread that does its work at most once.
 pub(super) struct Parked {
     begin: Sender<()>,
     done: Receiver<Infallible>,
@@ -26,9 +26,9 @@ impl Parked {
         Ok(Self { begin, done })
     }
 
-    /// Has it done. The result is disconnected when it is.
+    /// Starts the work. The returned channel disconnects when it is done.
     pub(super) fn start(self) -> Receiver<Infallible> {
-        // Fails only if the thread has ended, and that is told by the result.
+        // Fails only if the thread has ended, and then the channel is disconnected.
         let _ = self.begin.send(());
         self.done
     }

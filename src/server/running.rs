@@ -1,4 +1,4 @@
-//! A server from its start to its end: opened, run until a signal, drained.
+//! A server from start to end: opened, run until a signal, drained.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,7 +25,7 @@ use crate::doors::{Environment, Service, Settings};
 use crate::http::certificates::CertificateFiles;
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, Store};
-use crate::metrics::Metrics;
+use crate::metrics::{ClusterMetrics, Metrics};
 use crate::wall_clock;
 
 /// How long requests in flight may take to end when the server shuts down.
@@ -37,18 +37,17 @@ pub(super) struct Running {
     listener: Arc<Listener>,
     member: Option<Arc<Node>>,
     event_log: Option<Arc<EventLog>>,
-    /// Takes a message to have the files read again; `None`: there are none.
+    /// Each message reloads the files; `None`: there are none.
     reload: Option<Sender<()>>,
-    /// Ends the waits for locks. On a thread of its own, so that a crowd before the locks does not
-    /// hold up the end.
+    /// Ends the waits for locks. On its own thread, because it needs mutexes that may be contended.
     end_waits: Parked,
     /// Waits until all changes are written.
     settle: Parked,
-    /// The lock core cannot go on.
+    /// Gets a message when the lock core cannot go on.
     failure: Receiver<String>,
     /// Sends that; it is kept, so that the end of a table is not taken for a failure.
     _observer: Arc<CoreObserver>,
-    /// What is shared with other servers is not as it should be.
+    /// Gets a message when what is shared with other servers cannot be used any more.
     loss: Receiver<String>,
 }
 
@@ -62,24 +61,15 @@ impl Running {
         let descriptors_each =
             options.cluster.as_ref().map_or(1, |cluster| cluster.descriptors_per_connection());
         let capacity = Capacity::of_system(&options, descriptors_each);
-        let lock_limits = Limits { waiting: capacity.waiters, ..options.lock_limits };
         let listener = Arc::new(bind(&options)?);
         let (metrics, cluster_metrics) = Metrics::with_cluster_if(options.cluster.is_some());
         let metrics = Arc::new(metrics);
+        let limits = Limits { waiting: capacity.waiters, ..options.lock_limits };
         let (failed, failure) = unbounded();
         let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
-        let (lost, loss) = unbounded();
-        let reconnect_grace = options.reconnect_grace;
-        let tables = cluster_metrics.map(|metrics| {
-            let observer = observer.clone();
-            Tables { limits: lock_limits, reconnect_grace, observer, metrics }
-        });
-        let member = start_member(&options, listener.local_addr(), tables, lost)?;
-        let loss = if member.is_some() { loss } else { never() };
-        let locks: Arc<dyn CurrentLocks> = match &member {
-            Some(member) => Arc::clone(member) as Arc<dyn CurrentLocks>,
-            None => Arc::new(Arc::new(open_table(&options, lock_limits, observer.clone())?)),
-        };
+        let own_address = listener.local_addr();
+        let OpenLocks { locks, member, loss } =
+            open_locks(&options, limits, observer.clone(), own_address, cluster_metrics)?;
         metrics.set_max_connections(capacity.connections);
         let event_log = start_event_log(&options, &*locks)?;
         warn_of_forgotten_reboots(&options);
@@ -105,11 +95,7 @@ impl Running {
                 table.settle();
             }
         })?;
-        let workers = server.workers()?;
-        thread::Builder::new().name("accept".into()).spawn({
-            let (server, listener) = (Arc::clone(&server), Arc::clone(&listener));
-            move || server.accept(&listener, &workers)
-        })?;
+        start_accepting(&server, &listener)?;
         info!(
             "listening on {}, rdlm {}, at most {} connections and {} waiting",
             listener.local_addr(),
@@ -141,15 +127,15 @@ impl Running {
                 recv(self.loss) -> why => return Err(Error::Cluster(why.unwrap_or_default())),
             };
             match &self.reload {
-                // If it is full, the files have yet to be read.
+                // If the channel is full, a reload is due already.
                 Some(reload) if signal == SIGHUP => drop(reload.try_send(())),
                 _ => return Ok(signal),
             }
         }
     }
 
-    /// Refuses what comes, and returns when all requests are answered and all changes written, or
-    /// when that takes too long.
+    /// Refuses new requests, and returns when all requests are answered and all changes written, or
+    /// after [`DRAIN`].
     pub(super) fn drain(self, signal: i32, signals: &Receiver<i32>) -> Result<(), Error> {
         let Self { server, listener, member, event_log, end_waits, settle, failure, .. } = self;
         info!("stopping on signal {signal}");
@@ -167,13 +153,13 @@ impl Running {
             recv(at(too_late)) -> _ => warn!("requests were in flight that took too long"),
         }
         if let Some(member) = member {
-            // The others are told before this server is gone.
+            // So that a standby takes over without waiting for a time-out.
             select! {
                 recv(member.left()) -> _ => {}
                 recv(at(too_late)) -> _ => {}
             }
         }
-        // A lock whose client was gone is not to be held after a restart.
+        // Otherwise a lock whose client has left could be held after a restart.
         select! {
             recv(settle.start()) -> _ => {}
             recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
@@ -185,20 +171,43 @@ impl Running {
     }
 }
 
-/// Joins the other servers, if there are any.
-fn start_member(
-    options: &Options,
-    own_address: SocketAddr,
-    tables: Option<Tables>,
-    lost: Sender<String>,
-) -> Result<Option<Arc<Node>>, Error> {
-    let Some((cluster, tables)) = options.cluster.as_ref().zip(tables) else { return Ok(None) };
-    let own = options.certificates.clone();
-    let url = cluster.url(own_address, own.is_some());
-    Node::start(cluster, url, own, tables, lost).map(Some).map_err(Error::Cluster)
+/// The locks, alone or shared with other servers.
+struct OpenLocks {
+    locks: Arc<dyn CurrentLocks>,
+    member: Option<Arc<Node>>,
+    /// Gets a message when what is shared cannot be used any more.
+    loss: Receiver<String>,
 }
 
-/// The locks of a server that shares them with no other.
+fn open_locks(
+    options: &Options,
+    limits: Limits,
+    observer: Arc<CoreObserver>,
+    own_address: SocketAddr,
+    metrics: Option<Arc<ClusterMetrics>>,
+) -> Result<OpenLocks, Error> {
+    let Some((cluster, metrics)) = options.cluster.as_ref().zip(metrics) else {
+        let locks = Arc::new(open_table(options, limits, observer)?);
+        return Ok(OpenLocks { locks: Arc::new(locks), member: None, loss: never() });
+    };
+    let reconnect_grace = options.reconnect_grace;
+    let tables = Tables { limits, reconnect_grace, observer, metrics };
+    let own = options.certificates.clone();
+    let url = cluster.url(own_address, own.is_some());
+    let (lost, loss) = unbounded();
+    let member = Node::start(cluster, url, own, tables, lost).map_err(Error::Cluster)?;
+    Ok(OpenLocks { locks: Arc::clone(&member) as Arc<_>, member: Some(member), loss })
+}
+
+fn start_accepting(server: &Arc<Server>, listener: &Arc<Listener>) -> Result<(), Error> {
+    let workers = server.workers()?;
+    let (server, listener) = (Arc::clone(server), Arc::clone(listener));
+    let accept = move || server.accept(&listener, &workers);
+    thread::Builder::new().name("accept".into()).spawn(accept)?;
+    Ok(())
+}
+
+/// The locks of a single server.
 fn open_table(
     options: &Options,
     limits: Limits,
@@ -254,7 +263,7 @@ fn bind(options: &Options) -> Result<Listener, Error> {
     }
 }
 
-/// Passes on what the lock core tells.
+/// Receives notifications of the lock core.
 struct CoreObserver {
     metrics: Arc<Metrics>,
     failed: Sender<String>,

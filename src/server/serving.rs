@@ -25,7 +25,7 @@ use crate::proxy::{Answered, Forwarding};
 /// How long to wait before accepting again when the system has run out of something.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// How often the log says at most that the same fails.
+/// How often the same failure is logged, at most.
 const LOGGED: Duration = Duration::from_secs(60);
 
 /// A connection to be served.
@@ -34,7 +34,7 @@ pub(super) struct Job {
     permit: Permit,
 }
 
-/// What answers the requests of all connections.
+/// Answers the requests of all connections.
 pub(super) struct Server {
     service: Service,
     metrics: Arc<Metrics>,
@@ -60,7 +60,7 @@ impl Server {
         Self { service, metrics, member, certificates, connections, in_flight }
     }
 
-    /// Refuses requests from now on, and lets no connection in.
+    /// Refuses requests and connections from now on.
     pub(super) fn shut_down(&self) {
         self.service.shut_down();
         self.connections.close();
@@ -71,11 +71,11 @@ impl Server {
         self.in_flight.drain()
     }
 
-    /// The threads for connections. Some are there from the start, so that locks are released and
-    /// renewed also when the system gives no more threads.
+    /// The threads for connections. A few start now, so that locks can be released and renewed also
+    /// when the system is out of threads.
     ///
     /// # Errors
-    /// It gives none now.
+    /// It is out of threads now.
     pub(super) fn workers(self: &Arc<Self>) -> io::Result<Workers<Job>> {
         let server = Arc::clone(self);
         Workers::new(limits::RESERVE, move |job: Job| {
@@ -112,7 +112,7 @@ impl Server {
         }
     }
 
-    /// Serves a connection on a thread in reserve, which no request may keep.
+    /// Serves a connection on a reserved thread, on which no request may wait for a lock.
     fn serve_in_reserve(&self, mut job: Job, workers: &Workers<Job>) {
         job.connection.forbid_waiting();
         while !self.connections.is_closed() {
@@ -141,7 +141,7 @@ impl Server {
             let mut incoming = match connection.next_request() {
                 Ok(Some(incoming)) => incoming,
                 Ok(None) => return,
-                // It is not the client that has ended the connection: it may try again.
+                // The server has cut the request off, so the client may send it again.
                 Err(Unreadable::Incomplete) if !permit.busy() => {
                     return connection.refuse(&self.service.refuse(Unreadable::TooSlow));
                 }
@@ -172,8 +172,8 @@ impl Server {
         }
     }
 
-    /// Answers one request, or leaves that to the thread that writes, if nothing else is waited
-    /// for.
+    /// Answers one request. If only the journal's write is outstanding, the journal's thread sends the
+    /// response.
     fn answer(
         &self,
         exchange: Exchange<'_>,
@@ -183,11 +183,15 @@ impl Server {
         let mut busy = Busy { permit: Arc::clone(permit), _in_flight: self.in_flight.begin() };
         let standing = exchange.client.standing();
         let answered = match &self.member {
-            // Another server may have it wait.
-            Some(_) if standing != Standing::Normal && exchange.request.method == "POST" => {
-                Answered::Response(self.service.refuse_to_wait())
+            Some(member) => {
+                // The active server does not know that this connection must not wait.
+                let restricted = standing != Standing::Normal;
+                let refusal = restricted.then(|| self.service.refuse_to_wait(&exchange.request));
+                match refusal.flatten() {
+                    Some(refusal) => Answered::Response(refusal),
+                    None => member.answer(&exchange, forwarding, &self.service),
+                }
             }
-            Some(member) => member.answer(&exchange, forwarding, &self.service),
             None => {
                 let response = self.service.answer(&exchange.request, exchange.client);
                 if matches!(response, Pending::Later(_)) && !permit.is_wanted() {
@@ -205,7 +209,7 @@ impl Server {
         let _busy = busy;
         match answered {
             Answered::Response(mut response) => {
-                // Some clients send a request again by themselves when a 408 ends its connection.
+                // Not with a 408: some clients repeat a request when one ends its connection.
                 let makes_room = permit.is_wanted() || standing == Standing::NoWaiting;
                 response.close |= makes_room && response.status != Status::RequestTimeout;
                 response.close |= standing == Standing::Ended;
@@ -222,7 +226,7 @@ impl Server {
     }
 }
 
-/// As long as this lives, a request has not got its response.
+/// Lives until the response to a request has been sent.
 struct Busy {
     permit: Arc<Permit>,
     _in_flight: InFlightGuard,
@@ -234,8 +238,7 @@ impl Drop for Busy {
     }
 }
 
-/// Something that may fail for a while. The log says once that it does, and once that it works
-/// again; not more often than once a minute.
+/// A failure that may last. Its start and its end are logged, once a minute at most.
 struct Outage {
     what: &'static str,
     again: &'static str,
@@ -265,7 +268,7 @@ impl Outage {
     }
 }
 
-/// The client was gone before its connection was accepted; other clients are not concerned.
+/// Whether a failure of accept(2) concerns one connection only, whose client is gone already.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)

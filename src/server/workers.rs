@@ -1,7 +1,7 @@
 //! Threads that serve connections, one at a time each.
 //!
 //! Many clients open a connection for each request. Starting and ending a thread costs more
-//! than the request, so a thread whose connection has ended waits a while for another one.
+//! than the request, so a thread whose connection has ended waits a moment for another one.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,16 +10,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// How long a thread stays without a connection.
+/// How long an idle thread lives.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// A thread needs little stack; only pages that it touches take memory.
 const STACK: usize = 128 * 1024;
 
-/// As many threads as there are jobs at a time, and a few in reserve for when no more can be
-/// started.
+/// As many threads as there are jobs, and a few in reserve for when no more can be started.
 pub(super) struct Workers<J> {
-    /// Without capacity, like the next one: a job can be sent when a thread waits for one.
+    /// Both channels have no capacity: a job can be sent only to a thread that waits for one.
     idle: (Sender<J>, Receiver<J>),
     reserve: Sender<J>,
     work: Arc<dyn Fn(J) + Send + Sync>,
@@ -49,7 +48,7 @@ impl<J: Send + 'static> Workers<J> {
         Ok(workers)
     }
 
-    /// Has an idle thread do the job, or a new one.
+    /// Gives the job to an idle thread or a new one.
     pub(super) fn start(&self, job: J) -> Result<(), NoThread<J>> {
         match self.idle.0.try_send(job) {
             Ok(()) => Ok(()),
@@ -57,7 +56,7 @@ impl<J: Send + 'static> Workers<J> {
         }
     }
 
-    /// Has a thread in reserve do the job, if one is free before `timeout` is over.
+    /// Gives the job to a reserved thread, if one is free within `timeout`.
     ///
     /// # Errors
     /// The job, if none was.

@@ -1,8 +1,8 @@
-//! Which form of an answer a client would rather have (RFC 9110, section 12.5.1).
+//! Content negotiation (RFC 9110, section 12.5.1).
 
 use super::headers::Headers;
 
-/// What the Accept fields of a request say about the forms of the start page and of the metrics.
+/// The weights of the media types in which the start page and the metrics are available.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Accept {
     html: Weight,
@@ -16,18 +16,18 @@ pub struct Accept {
 type Weight = Option<u16>;
 
 impl Accept {
-    /// There is no such field.
+    /// No Accept field.
     pub const NONE: Self =
         Self { html: None, openmetrics: None, plain: None, any_text: None, anything: None };
 
-    /// What these fields say. One that is not text says nothing.
+    /// Parses the Accept fields. One that is not text is ignored.
     pub fn of(headers: &Headers<'_>) -> Self {
         headers
             .all("Accept")
             .fold(Self::NONE, |accept, field| accept.and(str::from_utf8(field).unwrap_or_default()))
     }
 
-    /// What it is with one more field: several count as one list.
+    /// Adds one more field: several count as one list.
     #[must_use]
     pub fn and(self, field: &str) -> Self {
         field.split(',').fold(self, Self::and_range)
@@ -74,7 +74,7 @@ impl Accept {
     }
 }
 
-/// The weight among the parameters of a media range. One that is none counts for nothing.
+/// The weight among the parameters of a media range; 0 if it is malformed.
 fn weight<'a>(parameters: impl Iterator<Item = &'a str>) -> u16 {
     let mut pairs = parameters.filter_map(|parameter| parameter.split_once('='));
     let Some((_, value)) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("q")) else {
@@ -82,7 +82,7 @@ fn weight<'a>(parameters: impl Iterator<Item = &'a str>) -> u16 {
     };
     let digits = |value: &str| value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     match value.trim().parse::<f64>() {
-        // It is from 0 to 1, so that nothing is cut off but what is below a thousandth.
+        // From 0 to 1, so the cast is exact but for fractions of a thousandth.
         Ok(weight) if digits(value.trim()) && weight <= 1.0 => (weight * 1000.0).round() as u16,
         _ => 0,
     }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn html_is_for_those_who_ask_for_it() {
+    fn html_is_for_clients_that_ask_for_it() {
         for (accept, html) in [
             ("", false),
             ("*/*", false),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_is_for_those_who_ask_for_it() {
+    fn openmetrics_is_for_clients_that_ask_for_it() {
         for (accept, openmetrics) in [
             ("", false),
             ("*/*", false),

@@ -1,5 +1,4 @@
-//! The certificate of the listener and the authority of its clients, taken anew when their files
-//! change.
+//! The listener's certificate and its clients' authority, reloaded when their files change.
 
 use std::fmt;
 use std::io;
@@ -21,24 +20,24 @@ use x509_cert::der::Decode;
 
 use crate::reloaded::{self, Reloaded, Source};
 
-/// How often a handshake looks whether the files have changed.
+/// How often a handshake checks the files.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Where a listener has its certificate from.
+/// The files of a listener's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The certificate, and those between it and its authority (PEM).
+    /// The certificate and its intermediates (PEM).
     pub certificate: PathBuf,
     /// Its key (PEM).
     pub key: PathBuf,
-    /// The certificates of the authority that clients have to have one of (PEM).
+    /// The authority that must have signed the certificates of clients (PEM).
     pub client_authority: Option<PathBuf>,
 }
 
-/// What they have, as it was when it was last in order.
+/// The latest valid certificate.
 pub type Certificates = Reloaded<CertificateFiles>;
 
-/// What a handshake needs, and until when the certificate is valid.
+/// The TLS configuration, and the expiry of its certificate.
 pub struct Configured {
     pub(super) config: Arc<ServerConfig>,
     expires: SystemTime,
@@ -93,18 +92,18 @@ fn seconds(time: SystemTime) -> impl fmt::Display {
 }
 
 impl CertificateFiles {
-    /// Reads them. From then on a handshake looks at them now and then.
+    /// Reads the files. From then on, handshakes reload them when they change.
     ///
     /// # Errors
-    /// They are not as they should be.
+    /// They cannot be used.
     pub fn load(self) -> Result<Certificates, CertificateError> {
         Reloaded::load(self, LOOK)
     }
 
-    /// The certificate with those behind it, and the key, as the files have them.
+    /// Parses the certificate chain and the key.
     ///
     /// # Errors
-    /// They have none.
+    /// There is no chain or no key.
     pub fn pair(
         &self,
         certificate: &[u8],
@@ -159,7 +158,7 @@ impl Source for CertificateFiles {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        // A session that goes on would bring back a client's certificate that has expired since.
+        // A resumed session would accept a client's certificate that has expired since.
         if authority.is_none() {
             config.ticketer = Ticketer::new().map_err(unsuitable)?;
             config.send_tls13_tickets = 1;
@@ -182,10 +181,10 @@ pub fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     reloaded::read(path).map_err(wrong)
 }
 
-/// Who knows a client by a certificate of these authorities.
+/// Verifies certificates of clients by these authorities.
 ///
 /// # Errors
-/// They are none.
+/// There are none.
 pub fn verifier(
     pem: &[u8],
     path: &Path,
@@ -196,10 +195,10 @@ pub fn verifier(
     verifier.build().map_err(|error| malformed(path, error.to_string()))
 }
 
-/// The authorities whose certificates a file has.
+/// Parses the certificates of authorities.
 ///
 /// # Errors
-/// It has none.
+/// There are none.
 pub fn roots(pem: &[u8], path: &Path) -> Result<RootCertStore, CertificateError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem, path)? {
@@ -214,7 +213,7 @@ fn malformed(path: &Path, what: String) -> CertificateError {
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let wrong = |fault| CertificateError { path: path.into(), fault };
-    // A certificate that has only begun to be written would be left out.
+    // The parser would skip a certificate that is still being written.
     let last_line = pem.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
     if !last_line.is_empty() && !last_line.starts_with(b"-----END ") {
         return Err(malformed(path, "it ends in the middle of a line".into()));
@@ -224,7 +223,7 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
     if all.is_empty() { Err(wrong(Fault::NoCertificate)) } else { Ok(all) }
 }
 
-/// Until when a certificate is valid, if it is.
+/// When a certificate expires, if it is valid now.
 fn valid_until(certificate: &CertificateDer<'_>) -> Result<SystemTime, Fault> {
     let parsed = Certificate::from_der(certificate);
     let parsed = parsed.map_err(|error| Fault::Malformed(error.to_string()))?;

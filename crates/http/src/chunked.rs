@@ -6,7 +6,7 @@ use super::request::{MAX_BODY, Unreadable};
 /// The longest line with the size of a chunk and its extensions, in bytes.
 const MAX_SIZE_LINE: usize = 256;
 
-/// Takes a body out of its chunks as they come in.
+/// Decodes a body from its chunks as they arrive.
 #[derive(Debug, Default)]
 pub struct ChunkedBody {
     next: Expected,
@@ -16,7 +16,7 @@ pub struct ChunkedBody {
 enum Expected {
     #[default]
     Size,
-    /// So many more bytes of the chunk.
+    /// The remaining bytes of a chunk.
     Data(usize),
     DataEnd,
     Trailers,
@@ -24,8 +24,8 @@ enum Expected {
 }
 
 impl ChunkedBody {
-    /// Appends to `body` what `input` has of it, and tells how many bytes of `input` are
-    /// done with. The others have to come again, with more behind them.
+    /// Appends to `body` what `input` contains of it, and returns how many bytes of `input` are
+    /// consumed. The others have to be passed again, with more appended.
     ///
     /// # Errors
     /// The chunks are malformed, or the body is larger than [`MAX_BODY`].
@@ -43,7 +43,7 @@ impl ChunkedBody {
         matches!(self.next, Expected::Nothing)
     }
 
-    /// One element of the grammar, if `input` has it: what follows it, and its length.
+    /// Parses one element of the grammar, if it is complete: what is expected next, and its length.
     fn step(
         &self,
         input: &[u8],

@@ -1,5 +1,5 @@
-//! A response that another thread sends, while the thread of the connection waits for the next
-//! request: it need not be woken for the response.
+//! Responses that another thread sends while the connection's own thread waits for the next request,
+//! so that it need not be woken.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,11 @@ use super::request::Request;
 use super::response::Response;
 use super::transport::Transport;
 
-/// How many responses that their clients do not take at once are sent at a time, each by a thread
-/// of its own. A client for which there is none loses its connection.
-const MAX_UNTAKEN: usize = 64;
+/// How many responses to slow clients are sent at a time, by a thread each. One more, and its client
+/// loses its connection.
+const MAX_SLOW: usize = 64;
 
-/// Whether a response of a connection is still to be sent by another thread. Until it is, nothing
-/// else is.
+/// Whether another thread has yet to send a response on a connection, which nothing may overtake.
 #[derive(Default)]
 pub(super) struct Outstanding {
     state: Mutex<State>,
@@ -38,10 +37,10 @@ enum State {
     Last,
 }
 
-/// What follows on a connection.
+/// What may follow on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
-    /// Another thread has sent nothing since the last time that this was asked.
+    /// No other thread has sent anything since the last call.
     Nothing,
     /// Another thread has sent a response, at this time.
     Response(Instant),
@@ -82,9 +81,8 @@ impl Outstanding {
     }
 }
 
-/// A request whose response any thread may send. When it is dropped, `busy` is, and then the next
-/// request may be begun; or the connection ends, if the response was not sent whole or was the
-/// last one.
+/// A request that any thread may answer. When it is dropped, so is `busy`, and then the next request
+/// may begin; or the connection ends, if the response was the last one or was not sent whole.
 pub struct Detached<B> {
     transport: Transport,
     http_1_0: bool,
@@ -106,8 +104,8 @@ impl<B: Send + 'static> Detached<B> {
         Self { transport, http_1_0, idle_timeout, outstanding, busy: Some(busy), goes_on: false }
     }
 
-    /// Sends a response that is no stream, without waiting for the client: what that does not take
-    /// at once is sent by a thread of its own.
+    /// Sends a response that is not a stream, without blocking: what does not fit into the socket's
+    /// buffer is sent by a separate thread.
     pub fn respond(self, response: Response) {
         let request = Request { http_1_0: self.http_1_0, keep_alive: true, ..Request::UNREADABLE };
         let is_last = response.is_last(&request);
@@ -116,11 +114,11 @@ impl<B: Send + 'static> Detached<B> {
         match self.transport.send_at_once(&bytes) {
             Ok(sent) if sent == bytes.len() => self.sent(response, is_last),
             Ok(sent) => {
-                let Some(untaken) = Untaken::one_more() else {
+                let Some(slow) = SlowResponse::one_more() else {
                     return debug!("a client does not take its response, nor do many others");
                 };
                 let send_rest = move || {
-                    let _untaken = untaken;
+                    let _slow = slow;
                     match self.transport.send(&bytes[sent..]) {
                         Ok(()) => self.sent(response, is_last),
                         Err(error) => debug!("a client does not take its response: {error}"),
@@ -153,23 +151,22 @@ impl<B> Drop for Detached<B> {
     }
 }
 
-/// One of the threads for responses that their clients do not take at once. Each counts as long as
-/// it exists, also the one too many.
-struct Untaken;
+/// A response to a slow client, counted as long as it exists; also the one too many.
+struct SlowResponse;
 
-static UNTAKEN: AtomicUsize = AtomicUsize::new(0);
+static SLOW_RESPONSES: AtomicUsize = AtomicUsize::new(0);
 
-impl Untaken {
+impl SlowResponse {
     fn one_more() -> Option<Self> {
-        let earlier = UNTAKEN.fetch_add(1, Ordering::Relaxed);
-        let untaken = Self;
-        (earlier < MAX_UNTAKEN).then_some(untaken)
+        let earlier = SLOW_RESPONSES.fetch_add(1, Ordering::Relaxed);
+        let slow = Self;
+        (earlier < MAX_SLOW).then_some(slow)
     }
 }
 
-impl Drop for Untaken {
+impl Drop for SlowResponse {
     fn drop(&mut self) {
-        UNTAKEN.fetch_sub(1, Ordering::Relaxed);
+        SLOW_RESPONSES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -187,7 +184,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// Says when it is dropped.
-    struct Busy(#[expect(dead_code, reason = "its end is what is heard of")] Sender<()>);
+    struct Busy(#[expect(dead_code, reason = "its drop is observed")] Sender<()>);
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -261,7 +258,7 @@ mod tests {
         let _alone = slow_clients();
         for _ in 0..3 {
             let crowd: Vec<_> = (0..200).filter_map(|_| client_that_does_not_read()).collect();
-            assert_eq!(crowd.len(), MAX_UNTAKEN);
+            assert_eq!(crowd.len(), MAX_SLOW);
             let (mut remotes, finished): (Vec<_>, Vec<_>) = crowd.into_iter().unzip();
             let mut late = remotes.pop().unwrap();
             let mut response = Vec::new();
@@ -275,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_makes_no_response_ends_the_connection() {
+    fn a_request_without_a_response_ends_the_connection() {
         let (_remote, socket) = pair();
         let outstanding = Arc::new(Outstanding::default());
         let own_end = Transport::from(socket.try_clone().unwrap());
@@ -285,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_delivered_is_told() {
+    fn a_response_that_cannot_be_delivered_is_reported() {
         let (remote, socket) = pair();
         drop(remote);
         // The kernel says so at the second write.

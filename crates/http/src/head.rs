@@ -1,7 +1,7 @@
 //! The head of a request: its request line and its fields, by the grammar of RFC 9112.
 //!
-//! Strict: whoever disagrees with this server about where a request ends could make it read
-//! one request out of the body of another.
+//! Strict: if a proxy and this server disagreed about where a request ends, one request could be
+//! smuggled in the body of another.
 
 use super::headers::{Headers, elements};
 use super::request::{MAX_BODY, Request, Singleton, Unreadable};
@@ -19,24 +19,24 @@ pub const MAX_FIELDS: usize = 100;
 /// Room for a method and a version beside the target.
 const MAX_REQUEST_LINE: usize = MAX_TARGET + 64;
 
-/// Looks for the end of a head while its bytes come in, and refuses at once what cannot
-/// become one.
+/// Finds the end of a head while its bytes arrive, and refuses as soon as possible what cannot become
+/// one.
 #[derive(Debug, Default)]
 pub struct HeadScan {
-    /// Where the line begins that has not ended yet.
+    /// Where the last, incomplete line begins.
     line: usize,
     /// Where the field section begins, once the request line is there.
     fields: Option<usize>,
-    /// The bytes before have been looked at.
+    /// How many bytes have been scanned.
     seen: usize,
 }
 
 impl HeadScan {
-    /// The length of the head, if `input`, which begins with it, has all of it. `input` is
-    /// what it was at the last call, with more behind it.
+    /// The length of the head at the start of `input`, once it is complete. Each call gets the input of
+    /// the previous one with more bytes appended.
     ///
     /// # Errors
-    /// No request begins like this, or it is too large.
+    /// It is malformed or too large.
     pub fn find_end(&mut self, input: &[u8]) -> Result<Option<usize>, Unreadable> {
         while let Some(len) = input[self.seen..].iter().position(|byte| *byte == b'\n') {
             let end = self.seen + len + 1;
@@ -58,7 +58,7 @@ impl HeadScan {
                 check_size(input.len() - fields)?;
             }
             None if input.len() > MAX_REQUEST_LINE => return Err(Unreadable::TargetTooLong),
-            // Nobody who speaks TLS to this port should have to wait for a time-out.
+            // A client that speaks TLS to this port is not left waiting for a time-out.
             None if input.first().is_some_and(|byte| !is_token_byte(*byte)) => {
                 return Err(Unreadable::RequestLine);
             }
@@ -72,31 +72,31 @@ fn check_size(field_section: usize) -> Result<(), Unreadable> {
     if field_section > MAX_FIELD_SECTION { Err(Unreadable::FieldsTooLarge) } else { Ok(()) }
 }
 
-/// A head that has been understood.
+/// A parsed head.
 #[derive(Debug)]
 pub struct RequestHead<'a> {
     /// The request, its body still empty.
     pub request: Request<'a>,
-    /// How the end of the body is found.
+    /// The length of the body.
     pub body: BodyLength,
-    /// The client waits for a word before it sends the body (RFC 9110, section 10.1.1).
+    /// The client waits for 100 Continue before it sends the body (RFC 9110, section 10.1.1).
     pub expects_continue: bool,
 }
 
 /// How the end of a body is found (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLength {
-    /// So many bytes, at most [`MAX_BODY`].
+    /// At most [`MAX_BODY`] bytes.
     Known(usize),
-    /// By its chunks.
+    /// Chunked transfer coding.
     Chunked,
 }
 
 impl<'a> RequestHead<'a> {
-    /// Understands a whole head, as [`HeadScan`] has found it.
+    /// Parses a whole head, as found by [`HeadScan`].
     ///
     /// # Errors
-    /// It is malformed, or it asks for something that this server does not do.
+    /// It is malformed, or asks for something that is not supported.
     pub fn parse(head: &'a [u8]) -> Result<Self, Unreadable> {
         let line_end = head.windows(2).position(|pair| pair == b"\r\n");
         let (line, section) = head.split_at(line_end.ok_or(Unreadable::RequestLine)?);
@@ -159,7 +159,7 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// What the fields say about the message itself.
+/// The fields that concern the message itself.
 #[derive(Default)]
 struct Framing<'a> {
     host: Singleton<'a>,
@@ -213,8 +213,8 @@ impl<'a> Framing<'a> {
             Some(expect) if expect.eq_ignore_ascii_case("100-continue") => true,
             Some(_) => return Err(Unreadable::Expectation),
         };
-        // Where a body belongs and none is announced, what follows may be one all the same:
-        // it must not be taken for a request.
+        // A method that implies a body, without a length: what follows may be a body, and must not be
+        // parsed as a request.
         let unannounced = length.is_none() && has_body(line.method);
         let persistent = !self.close && (!line.http_1_0 || self.keep_alive);
         let host = match (self.host, line.target.authority()) {
@@ -240,7 +240,7 @@ impl<'a> Framing<'a> {
             _ if self.lengths_repeated => Err(Unreadable::BodyLength),
             (None, None) => Ok(None),
             (Some(length), None) => content_length(length).map(Some),
-            // A server of HTTP/1.0 on the way would not have known of chunks.
+            // A proxy that speaks HTTP/1.0 would not have understood the chunks.
             (None, Some(coding)) if !http_1_0 => transfer_coding(coding).map(Some),
             (_, Some(_)) => Err(Unreadable::BodyLength),
         }

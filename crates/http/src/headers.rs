@@ -26,15 +26,15 @@ impl<'a> Headers<'a> {
     }
 
     /// The elements of a comma-separated list, which may be spread over several fields of this
-    /// name (RFC 9110, section 5.6.1). A field that is not text is passed over.
+    /// name (RFC 9110, section 5.6.1). A field that is not UTF-8 is skipped.
     pub fn list(&self, name: &str) -> impl Iterator<Item = &'a str> {
         self.all(name).filter_map(|value| str::from_utf8(value).ok()).flat_map(elements)
     }
 
-    /// The value of a field that may be there once.
+    /// The value of a field that may occur once.
     ///
     /// # Errors
-    /// It is there several times, or not text.
+    /// It occurs several times, or is not UTF-8.
     pub fn only(&self, name: &'static str) -> Result<Option<&'a str>, BadHeader> {
         let mut values = self.all(name);
         let Some(value) = values.next() else { return Ok(None) };

@@ -1,7 +1,7 @@
-//! HTTP: bytes of a client into requests, responses into bytes.
+//! The HTTP edge: bytes of a client into requests, responses into bytes, one thread a connection.
 //!
-//! What a server does with a request is none of its business: any service that answers on the
-//! thread of the connection could stand on it. ARCHITECTURE.md says why there is no library.
+//! It knows nothing of locks. Any service that answers on the connection's thread can use it.
+//! ARCHITECTURE.md says why there is no library.
 
 pub mod accept;
 pub mod certificates;

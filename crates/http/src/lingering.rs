@@ -1,9 +1,9 @@
-//! Connections that have ended on this side, and whose clients may still be sending.
+//! Lingering close: connections that have ended on this side while their clients may still be sending.
 //!
 //! A socket that is closed with unread input is reset, and the client could lose its last response
-//! (RFC 9112, section 9.6). So what still comes in is received for a moment, and dropped. One
-//! thread does that for all connections: a client that does not close its side keeps no thread, and
-//! no place that another connection could have.
+//! (RFC 9112, section 9.6). So further input is received and dropped for a moment. One thread does
+//! that for all connections, so a client that does not close its side occupies neither a thread nor one
+//! of the connections that may be open.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,7 +37,7 @@ const BATCH: usize = 64;
 /// Marks the event of the descriptor that wakes the thread. Connections are numbered from 1.
 const WAKE: u64 = 0;
 
-/// The connections that linger, and the thread that receives from them.
+/// The lingering connections, and the thread that receives from them.
 pub(super) struct Lingering(Arc<Shared>);
 
 struct Shared {
@@ -46,7 +46,7 @@ struct Shared {
     ended: Mutex<Ended>,
 }
 
-/// In order of their numbers, which is the order of their deadlines.
+/// In order of their numbers, and so of their deadlines.
 #[derive(Default)]
 struct Ended {
     connections: BTreeMap<u64, Connection>,
@@ -73,8 +73,7 @@ impl Lingering {
         Ok(Self(shared))
     }
 
-    /// Tells the client that nothing more will be sent, and closes the connection when the client
-    /// has closed its side, or soon.
+    /// Ends this side, and closes the connection once the client has closed its side, or after [`TIME`].
     pub(super) fn end(&self, transport: &Transport) {
         if transport.end_sending().is_ok()
             && let Some(socket) = transport.socket()
@@ -93,13 +92,13 @@ impl Shared {
         ended.latest += 1;
         let (number, was_empty) = (ended.latest, ended.connections.is_empty());
         if epoll::add(&self.epoll, &socket, EventData::new_u64(number), EventFlags::IN).is_err() {
-            // It is closed at once.
+            // Dropping the socket closes it.
             return;
         }
         let deadline = Instant::now() + TIME;
         ended.connections.insert(number, Connection { socket, deadline, received: 0 });
         if was_empty {
-            // The thread waits without a deadline. Fails only if it is to wake up anyway.
+            // The thread waits without a deadline. A full counter has woken it already.
             let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         }
     }
@@ -126,7 +125,7 @@ impl Shared {
         }
     }
 
-    /// Drops some of what has come in.
+    /// Receives and drops some input.
     fn receive(&self, number: u64, piece: &mut [u8]) {
         let mut ended = self.ended();
         let Some(connection) = ended.connections.get_mut(&number) else { return };
@@ -143,7 +142,7 @@ impl Shared {
         }
     }
 
-    /// Closes those whose time is over, and returns how long the oldest of the others has.
+    /// Closes those whose time is over, and returns the remaining time of the next one.
     fn close_expired(&self) -> Option<Timespec> {
         let mut ended = self.ended();
         loop {
@@ -164,13 +163,13 @@ impl Shared {
 
     fn close(&self, ended: &mut Ended, number: u64) {
         if let Some(connection) = ended.connections.remove(&number) {
-            // The thread that served it may have the socket open for another moment.
+            // Closing does not remove it while the thread that served it holds the socket.
             let _ = epoll::delete(&self.epoll, &connection.socket);
         }
     }
 
     fn ended(&self) -> MutexGuard<'_, Ended> {
-        // A connection is in the map or not, at any moment.
+        // Each change of the map is a single call, so a panic leaves it whole.
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

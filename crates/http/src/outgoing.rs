@@ -1,28 +1,28 @@
-//! A body on its way to the client while it is made.
+//! A body that is sent while it is produced.
 
 use std::io::{self, Write};
 
 use super::departures::Client;
 
-/// How much is gathered before it is sent, in bytes: all that a client which does not read costs.
+/// How much is buffered before it is sent, in bytes: all the memory that a slow client costs.
 const SIZE: usize = 16 * 1024;
 
-/// The size of a chunk takes so many digits, so that its place is known before its size.
+/// Of a fixed width, so that it can be filled in when the size is known.
 const SIZE_LINE: &[u8] = b"000000\r\n";
 
-/// Takes a body in, and sends a part of it whenever enough has come together, or on a flush.
+/// Buffers a body, and sends it as chunks whenever the buffer is full or flushed.
 pub struct Outgoing<'a> {
     client: Client<'a>,
-    /// What is to be sent next: at first the head, too.
+    /// What is sent next; at first the head, too.
     buffer: Vec<u8>,
     /// Where the data of the next chunk begins in the buffer; `None` if there are no chunks.
     chunk: Option<usize>,
-    /// Sending has failed: nothing waits for the client once more.
+    /// Sending has failed, so no later write blocks on the client.
     broken: bool,
 }
 
 impl<'a> Outgoing<'a> {
-    /// A body behind `head`, in chunks or up to the end of the connection.
+    /// A body after `head`, in chunks or up to the end of the connection.
     pub(super) fn new(client: Client<'a>, head: Vec<u8>, chunked: bool) -> Self {
         let mut outgoing = Self { client, buffer: head, chunk: None, broken: false };
         if chunked {
@@ -31,7 +31,7 @@ impl<'a> Outgoing<'a> {
         outgoing
     }
 
-    /// To whom it goes.
+    /// The client that receives it.
     pub fn client(&self) -> Client<'a> {
         self.client
     }
@@ -57,8 +57,7 @@ impl<'a> Outgoing<'a> {
         self.chunk = Some(self.buffer.len());
     }
 
-    /// Completes the chunk, or takes its beginning back if there is nothing in it: that would be
-    /// the end of the body.
+    /// Completes the chunk, or removes it if it is empty: an empty chunk would end the body.
     fn end_chunk(&mut self) {
         let Some(data) = self.chunk else { return };
         let line = data - SIZE_LINE.len();

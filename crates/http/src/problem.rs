@@ -10,12 +10,12 @@ use super::headers::BadHeader;
 use super::request::{MAX_BODY, Unreadable};
 use super::response::{Response, Status};
 
-/// A request that was not done, and why.
+/// Why a request was refused or failed.
 #[derive(Debug)]
 pub struct Problem {
     status: Status,
     detail: Cow<'static, str>,
-    /// For programs, where the sentence is for people.
+    /// A short name for programs.
     reason: Option<&'static str>,
     /// Extension members (RFC 9457, section 3.2).
     members: Map<String, Value>,
@@ -53,7 +53,7 @@ impl Problem {
         Self { members, ..self }
     }
 
-    /// The status that it is answered with.
+    /// The status code.
     pub fn status(&self) -> Status {
         self.status
     }
@@ -78,7 +78,7 @@ impl Problem {
         Self { header: Some((name, value.into())), ..self }
     }
 
-    /// Nobody knows whether the request was done.
+    /// It is unknown whether the request took effect.
     pub fn unknown(self) -> Self {
         Self { unknown: true, ..self }
     }
@@ -92,7 +92,7 @@ impl Problem {
         }
     }
 
-    /// The connection ends with it.
+    /// Ends the connection with the response.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
     }

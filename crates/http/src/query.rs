@@ -1,4 +1,4 @@
-//! The query string of a target: names and values, as a form has them.
+//! The query string of a target, in the form encoding.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ use super::Problem;
 pub struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
-    /// There is none.
+    /// No query.
     pub const NONE: Self = Self("");
 
-    /// What stands behind the question mark of a target.
+    /// The query without its question mark.
     pub fn new(text: &'a str) -> Self {
         Self(text)
     }
@@ -24,10 +24,10 @@ impl<'a> Query<'a> {
         self.0
     }
 
-    /// The value of what may be there once; empty if it has none.
+    /// The value of a parameter that may occur once.
     ///
     /// # Errors
-    /// It is there several times, or not text.
+    /// It occurs several times, or is not UTF-8.
     pub fn only(&self, name: &str) -> Result<Option<Cow<'a, str>>, Problem> {
         let mut values = self.pairs().filter(|(other, _)| *other == name).map(|(_, value)| value);
         let (first, second) = (values.next(), values.next());
@@ -38,10 +38,10 @@ impl<'a> Query<'a> {
         first.map(|value| text(name, value)).transpose()
     }
 
-    /// The same, read as `read` does, which says what it expects instead.
+    /// The same, parsed by `read`, whose error says what is expected.
     ///
     /// # Errors
-    /// It is there several times, or not what is expected.
+    /// It occurs several times, or cannot be parsed.
     pub fn parsed<T>(
         &self,
         name: &str,

@@ -1,5 +1,5 @@
-//! What files say, taken anew when they change. Whoever asks looks at them now and then: nothing
-//! is done while nobody asks.
+//! Values parsed from files and reloaded when these change. The threads that use a value check its
+//! files now and then, so an unused one costs nothing.
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
@@ -16,42 +16,42 @@ use rustix::fs::{OFlags, fcntl_setfl};
 /// The longest file, in bytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
-/// Files, and what they mean.
+/// Files and how to parse them.
 pub trait Source: Send + Sync {
-    /// What they mean.
+    /// The parsed value.
     type Value: Send + Sync;
-    /// What is wrong with them, in a line.
+    /// What is wrong with the files, in one line.
     type Error: Display;
 
-    /// The bytes of each.
+    /// Reads all files.
     ///
     /// # Errors
     /// They cannot be read.
     fn read(&self) -> Result<Vec<Vec<u8>>, Self::Error>;
 
-    /// What these bytes mean.
+    /// Parses their contents.
     ///
     /// # Errors
-    /// They are not as they should be.
+    /// They are malformed.
     fn parse(&self, contents: &[Vec<u8>]) -> Result<Self::Value, Self::Error>;
 
-    /// What it is, for the log.
+    /// Describes a value for the log.
     fn describe(&self, value: &Self::Value) -> String;
 }
 
-/// What the files said when they were last in order.
+/// The value of the latest valid contents.
 pub struct Reloaded<S: Source> {
     source: S,
-    /// How often they are looked at, at most.
+    /// How often the files are checked, at most.
     every: Duration,
     state: Mutex<State<S::Value>>,
-    /// Held by whoever looks.
+    /// Held by the thread that checks the files.
     looking: Mutex<()>,
 }
 
 struct State<V> {
     value: Arc<V>,
-    /// Of what was seen last, in order or not.
+    /// Of the latest contents, valid or not.
     seen: Fingerprint,
     looked: Instant,
 }
@@ -60,10 +60,10 @@ struct State<V> {
 type Fingerprint = Result<[u8; 32], String>;
 
 impl<S: Source> Reloaded<S> {
-    /// Reads the files.
+    /// Reads the files for the first time.
     ///
     /// # Errors
-    /// They are not as they should be.
+    /// They cannot be read, or are malformed.
     pub fn load(source: S, every: Duration) -> Result<Self, S::Error> {
         let contents = source.read()?;
         let value = Arc::new(source.parse(&contents)?);
@@ -72,29 +72,29 @@ impl<S: Source> Reloaded<S> {
         Ok(Self { source, every, state: Mutex::new(state), looking: Mutex::default() })
     }
 
-    /// Looks at the files and takes what is new. If that is not in order the log says so, once, and
-    /// what was in use stays.
+    /// Reads the files and parses them if they have changed. If they are malformed, that is logged
+    /// once, and the previous value stays.
     pub fn reload(&self) {
         let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         self.look_alone();
     }
 
-    /// What is to be used now. Looks at the files first if that was not done for a while.
+    /// The current value. Checks the files first if that is due.
     pub fn current(&self) -> Arc<S::Value> {
         let is_due = self.state().looked.elapsed() >= self.every;
-        // One looks; the others go on meanwhile, as a disk may be slow.
+        // One thread checks; the others do not wait for the disk.
         if is_due && let Ok(_looking) = self.looking.try_lock() {
             self.look_alone();
         }
         self.latest()
     }
 
-    /// The same for a thread that must not wait for a disk: others look for it.
+    /// The latest value, for threads that must not wait for a disk.
     pub fn latest(&self) -> Arc<S::Value> {
         Arc::clone(&self.state().value)
     }
 
-    /// Where it comes from.
+    /// The files.
     pub fn source(&self) -> &S {
         &self.source
     }
@@ -117,7 +117,7 @@ impl<S: Source> Reloaded<S> {
             Ok(value) => {
                 let value = Arc::new(value);
                 self.state().value = Arc::clone(&value);
-                // Now it is so.
+                // Not before the new value is in use.
                 info!("taken anew: {}", self.source.describe(&value));
             }
             Err(error) => error!("what was in use before stays: {error}"),
@@ -125,12 +125,12 @@ impl<S: Source> Reloaded<S> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<S::Value>> {
-        // What is in there is whole at any moment.
+        // Each change is a single assignment, so a panic leaves it whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads a file, up to [`MAX_FILE`] and a byte. If it is a pipe, it is empty while nobody writes.
+/// Reads a file of at most [`MAX_FILE`] bytes. A pipe without a writer is empty.
 ///
 /// # Errors
 /// As the operating system gives them; [`io::ErrorKind::FileTooLarge`] if there is more.
@@ -144,11 +144,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens a file to be read. Of a pipe, that would wait for somebody to write.
+/// Opens a file for reading, without blocking until a pipe has a writer.
 fn open(path: &Path) -> io::Result<File> {
     let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
-    // What somebody is about to write to it is waited for.
+    // Reads from a pipe that has a writer do block.
     fcntl_setfl(&file, OFlags::empty())?;
     Ok(file)
 }

@@ -1,4 +1,4 @@
-//! What a client sends.
+//! A request, and why one cannot be read.
 
 use std::net::Ipv6Addr;
 
@@ -8,18 +8,18 @@ use super::target::Target;
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
-/// What a client sent.
+/// A request.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// What is to be done: a token, as it stands in the request line.
+    /// The method, a token.
     pub method: &'a str,
-    /// What it is about.
+    /// The target.
     pub target: Target<'a>,
-    /// Sent in HTTP/1.0 rather than 1.1.
+    /// HTTP/1.0 rather than 1.1.
     pub http_1_0: bool,
     /// The client will send more on this connection.
     pub keep_alive: bool,
-    /// The host that the client believes to talk to.
+    /// The host that the client addresses.
     pub host: Singleton<'a>,
     /// All header fields.
     pub headers: Headers<'a>,
@@ -53,7 +53,7 @@ pub enum Singleton<'a> {
 }
 
 impl<'a> Singleton<'a> {
-    /// What it is when another one has come.
+    /// Adds one more occurrence.
     pub fn and(self, value: &'a str) -> Self {
         match self {
             Self::None => Self::One(value),
@@ -62,8 +62,8 @@ impl<'a> Singleton<'a> {
     }
 }
 
-/// Why a request could not be read. Nobody knows where the next one would begin: the
-/// connection ends with the response.
+/// Why a request could not be read. Where the next one would begin is unknown, so the connection ends
+/// with the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreadable {
     /// The request line is malformed.

@@ -1,5 +1,4 @@
-//! The target of a request, taken apart in one place: whatever form it has, what is compared is
-//! its path.
+//! Request targets: parsed in one place, so that all forms compare by path.
 
 use super::query::Query;
 
@@ -13,10 +12,10 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// That of a request which could not be read.
+    /// The target of a request that could not be read.
     pub const NONE: Self = Self { text: "", authority: None, path: "", query: Query::NONE };
 
-    /// Takes a target in origin-form, absolute-form or asterisk-form. Any other one has no path.
+    /// Parses a target in origin-form, absolute-form or asterisk-form. Any other one has no path.
     pub fn parse(text: &'a str) -> Self {
         let (authority, rest) = match absolute(text) {
             Some((authority, rest)) => (Some(authority), rest),
@@ -33,7 +32,7 @@ impl<'a> Target<'a> {
         Self { text, authority, path, query: Query::new(query) }
     }
 
-    /// The target as it stands in the request line.
+    /// The target as it was sent.
     pub fn as_str(&self) -> &'a str {
         self.text
     }
@@ -49,7 +48,7 @@ impl<'a> Target<'a> {
         self.path
     }
 
-    /// The path with its query, as another server takes it.
+    /// The path with its query.
     pub fn origin_form(&self) -> String {
         let query = self.query.as_str();
         if query.is_empty() { self.path.into() } else { format!("{}?{query}", self.path) }
