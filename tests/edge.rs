@@ -11,8 +11,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::harness::{Client, PATIENCE, Server, lock_body, wait_until};
 
-fn threads(server: &Server) -> u64 {
-    server.status_field("Threads:")
+fn threads(server: &Server) -> usize {
+    server.threads_named("connection")
 }
 
 fn memory_kib(server: &Server) -> u64 {

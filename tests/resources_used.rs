@@ -53,14 +53,14 @@ fn released_locks_leave_no_memory_behind() {
 #[test]
 fn threads_end_with_their_connections() {
     let server = Server::start();
-    let idle = server.status_field("Threads:");
+    let idle = server.threads_named("connection");
     let mut clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
     for client in &mut clients {
         assert_eq!(client.request("GET", "/", "").status, 200);
     }
-    assert!(server.status_field("Threads:") >= idle + 50);
+    assert!(server.threads_named("connection") >= idle + 50);
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
     drop(clients);
-    wait_until("threads end", || server.status_field("Threads:") <= idle);
+    wait_until("threads end", || server.threads_named("connection") <= idle);
     wait_until("sockets are closed", || descriptors() < 20);
 }

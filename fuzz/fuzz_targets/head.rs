@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
             let early = matches!(by_bytes, Some(Err(_)));
             assert!(by_bytes == Some(Ok(Some(len))) || early && head.is_err());
             if let Ok(head) = head {
-                assert!(head.request.target.len() <= MAX_TARGET);
+                assert!(head.request.target.as_str().len() <= MAX_TARGET);
                 assert!(len <= MAX_TARGET + MAX_FIELD_SECTION + 64);
             }
         }

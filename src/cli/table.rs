@@ -167,8 +167,8 @@ pub(super) static SEVERAL_SERVERS: Group = Group {
         Opt::new(
             "--etcd-accept-restored",
             Text("NUMBER"),
-            "go on with an etcd that was emptied or restored from a snapshot and shows this head; \
-             /health and the log say the number",
+            "accept an etcd that was emptied or restored, by this number of its head; /health and \
+             the log say which",
         )
         .otherwise("refuse it"),
         Opt::new("--advertise-url", Text("URL"), "where the other servers reach this one")

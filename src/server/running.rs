@@ -45,6 +45,8 @@ pub(super) struct Running {
     settle: Parked,
     /// The lock core cannot go on.
     failure: Receiver<String>,
+    /// Sends that; it is kept, so that the end of a table is not taken for a failure.
+    _observer: Arc<CoreObserver>,
     /// What is shared with other servers is not as it should be.
     loss: Receiver<String>,
 }
@@ -76,7 +78,7 @@ impl Running {
         let loss = if member.is_some() { loss } else { never() };
         let locks: Arc<dyn LockManager> = match &member {
             Some(member) => Arc::clone(member) as Arc<dyn LockManager>,
-            None => Arc::new(open_table(&options, lock_limits, observer)?),
+            None => Arc::new(open_table(&options, lock_limits, observer.clone())?),
         };
         metrics.set_max_connections(capacity.connections);
         let event_log = start_event_log(&options, &*locks)?;
@@ -109,7 +111,18 @@ impl Running {
             capacity.connections,
             capacity.waiters,
         );
-        Ok(Self { server, listener, member, event_log, reload, end_waits, settle, failure, loss })
+        Ok(Self {
+            server,
+            listener,
+            member,
+            event_log,
+            reload,
+            end_waits,
+            settle,
+            failure,
+            _observer: observer,
+            loss,
+        })
     }
 
     /// Returns the signal that asks for the end.
