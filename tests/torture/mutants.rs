@@ -400,7 +400,7 @@ const OF_SEVERAL: &[OfSeveral] = &[
         name: "an etcd that has lost writes is believed",
         by: By::Run(&[FaultKind::EtcdEmptied, FaultKind::EtcdRestored]),
         edits: &[edit(
-            "src/cluster/history.rs",
+            "src/etcd_store/history.rs",
             "!shown.is_some_and(|shown| shown.continues(known))",
             "shown.is_some_and(|shown| shown.number == u64::MAX)",
         )],
