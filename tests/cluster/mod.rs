@@ -17,11 +17,12 @@ mod tls;
 mod users;
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Response, Server, wait_until};
+use crate::harness::{PATIENCE, Response, Server, lock_body, wait_until};
 use etcd::{Etcd, free_port};
 
 /// Skips the test where etcd is not installed.
@@ -87,11 +88,22 @@ fn metric(server: &Server, name: &str) -> f64 {
     line.trim().parse().unwrap()
 }
 
-/// Asks again until there is an answer other than 503, as a client does that is told so.
+/// Asks again, with the same key, until there is an answer other than 503, as a client does that is
+/// told so: on a busy machine, a grant may be written too late to be answered.
 fn acquire_patiently(server: &Server, resource: &str) -> Response {
+    static LAST_KEY: AtomicU64 = AtomicU64::new(0);
+    let key = LAST_KEY.fetch_add(1, Ordering::Relaxed);
+    let headers = format!("Host: localhost\r\nIdempotency-Key: patient-{key}");
     let end = Instant::now() + PATIENCE;
     loop {
-        let response = server.acquire(resource, 0.0, 600.0);
+        let mut client = server.connect();
+        client.send_with_headers(
+            "POST",
+            &format!("/locks/{resource}"),
+            &headers,
+            &lock_body(0, 600),
+        );
+        let response = client.response();
         if response.status != 503 {
             return response;
         }

@@ -187,7 +187,7 @@ def _connect(address: Address, deadline: float, connection: Connection) -> socke
 
 def _reach(address: Address, deadline: float, connection: Connection) -> socket.socket:
     """Tries one address of the host after the other; those left share the time that is left."""
-    found = addresses_of(address.host, address.port, _until(deadline), connection)
+    found = addresses_of(address.host, address.port, _until(deadline), connection.cuts)
     failure = OSError("its name has no address")
     for index, (family, kind, protocol, _, target) in enumerate(found):
         attempt = socket.socket(family, kind, protocol)

@@ -13,27 +13,27 @@ import queue
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Union
+from contextlib import AbstractContextManager
+from typing import Any, Callable, Union
 
 from ._threads import begin
-
-if TYPE_CHECKING:
-    from ._http import Connection
 
 # What `getaddrinfo` returns, or what went wrong.
 Addresses = list[tuple[Any, ...]]
 Outcome = Union[Addresses, Exception]
+# While it is entered, what it is given is called when the wait is cut.
+Cuts = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
-def addresses_of(host: str, port: int, within_s: float, connection: Connection) -> Addresses:
-    """Raises OSError or UnicodeError, as `getaddrinfo` does, or if the connection is cut."""
+def addresses_of(host: str, port: int, within_s: float, cuts: Cuts) -> Addresses:
+    """Raises OSError or UnicodeError, as `getaddrinfo` does, or if the wait is cut."""
     with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     found: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     if not _begin(host, port, found):
         found.put(_look_up(host, port))
     try:
-        with connection.cuts(lambda: found.put(ConnectionAbortedError("it was cut"))):
+        with cuts(lambda: found.put(ConnectionAbortedError("it was cut"))):
             outcome = found.get(timeout=within_s)
     except queue.Empty:
         raise socket.timeout(f"its name is not looked up within {within_s:.1f} s") from None

@@ -61,9 +61,9 @@ use change::{Progress, Ticket};
 use counts::Counts;
 use deadlines::Deadlines;
 use restoring::Restoring;
-use slot::{Input, Resource, Slot};
-use waiter::Waiter;
-use waiting::{Caller, OnTimeout};
+use slot::Slot;
+use waiter::{Input, OnTimeout, Resource, Waiter};
+use waiting::Caller;
 
 /// How much there may be at a time. Checked as requests arrive: those that arrive at the same
 /// moment may exceed a limit by one each, and a request that waits is granted its lock in any case.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::slot::Input;
+use super::waiter::Input;
 use super::waiter::Waiter;
 use crate::nanos::Instant;
 use crate::resource::{Answer, Plan};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::gate::Gate;
-use super::slot::{Resource, Slot};
+use super::slot::Slot;
+use super::waiter::Resource;
 use crate::ResourceName;
 use crate::journal::store::{KeptPlace, PlaceNote};
 use crate::resource::{Place, Plan};

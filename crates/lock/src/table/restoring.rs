@@ -7,7 +7,8 @@ use std::mem;
 use std::sync::Arc;
 
 use super::Shared;
-use super::slot::{Resource, Slot};
+use super::slot::Slot;
+use super::waiter::Resource;
 use crate::ResourceName;
 use crate::journal::store::{Conflict, HeldLock, Restore, RestoredLock};
 use crate::nanos::Instant;

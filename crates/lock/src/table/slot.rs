@@ -5,14 +5,11 @@ use std::cmp;
 use std::sync::Arc;
 
 use super::gate::Gate;
-use super::waiter::Waiter;
+use super::waiter::{Resource, Waiter};
 use crate::ResourceName;
 use crate::nanos::Instant;
-use crate::resource::{self, Plan, Reply};
+use crate::resource::{Plan, Reply};
 use crate::sync::{Mutex, MutexGuard, locked, now, poisoned};
-
-pub(super) type Resource = resource::Resource<Arc<Waiter>>;
-pub(super) type Input = resource::Input<Arc<Waiter>>;
 
 /// In the map for as long as the resource has locks.
 ///

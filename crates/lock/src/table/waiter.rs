@@ -2,14 +2,28 @@
 
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use log::error;
 
-use crate::Then;
-use crate::resource::Reply;
+use crate::resource::{self, Reply};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, locked};
+use crate::{LockId, Then};
+
+pub(super) type Resource = resource::Resource<Arc<Waiter>>;
+pub(super) type Input = resource::Input<Arc<Waiter>>;
+
+/// What happens to a queued input if its caller times out.
+#[derive(Clone, Copy)]
+pub(super) enum OnTimeout {
+    /// It is cancelled if it is still queued.
+    Cancel,
+    /// It is carried out.
+    Keep,
+    /// It is carried out, and then this lock is released, since no client knows of it.
+    Abandon(LockId),
+}
 
 /// A thread that sleeps, with the mutex of a resource, until its result is there; or a callback
 /// that is run with the result instead.

@@ -5,25 +5,14 @@ use std::sync::Arc;
 
 use super::change::{CORE_PANICKED, Progress, Ticket};
 use super::gate::{Gate, QueuedInput};
-use super::slot::{Input, Slot};
-use super::waiter::Waiter;
+use super::slot::Slot;
+use super::waiter::{Input, OnTimeout, Waiter};
 use super::{Shared, granted};
 use crate::journal::{By, Finish, Journal};
 use crate::nanos::Instant;
 use crate::resource::{Claim, Reply};
 use crate::sync::{now, poisoned};
-use crate::{Departure, Grant, LockId, NotWritten, Pending, Refusal};
-
-/// What happens to a queued input if its caller times out.
-#[derive(Clone, Copy)]
-pub(super) enum OnTimeout {
-    /// It is cancelled if it is still queued.
-    Cancel,
-    /// It is carried out.
-    Keep,
-    /// It is carried out, and then this lock is released, since no client knows of it.
-    Abandon(LockId),
-}
+use crate::{Departure, Grant, NotWritten, Pending, Refusal};
 
 /// A request that may have to wait for its turn at a closed gate, and then in line.
 pub(super) struct Caller<'a> {
