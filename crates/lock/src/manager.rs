@@ -11,7 +11,7 @@ use super::{
 
 /// Grants locks on named resources, strictly in order of arrival.
 ///
-/// Whatever is refused with [`NotWritten::Refused`] or [`NotWritten::Deposed`] has changed nothing.
+/// Whatever is refused with [`NotWritten::Refused`] or [`NotWritten::Fenced`] has changed nothing.
 pub trait LockManager: Send + Sync {
     /// Acquires a lock on `resource`, waiting up to `terms.wait` for it. If the request has to
     /// wait, `on_wait` is called once it is in line, with the means to end the wait early.
