@@ -53,6 +53,10 @@ impl EtcdStore {
     }
 
     fn write(&mut self, mut transactions: Vec<Transaction>) -> Result<(), Fenced> {
+        // Full batches leave no room for places in line, one after the other.
+        if self.unwritten.len() > MAX_ROWS {
+            transactions.push(Transaction::default());
+        }
         fill(&mut transactions, &mut self.unwritten);
         let mut transactions = transactions.iter();
         transactions.try_for_each(|made| self.chain.write(made.last_token, &made.ops))

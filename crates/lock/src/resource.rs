@@ -182,7 +182,8 @@ impl<W> Resource<W> {
     /// Adds a place in line of an earlier run, kept for `grace`, unless its request holds a lock.
     /// Returns whether it was added.
     pub(super) fn restore_place(&mut self, place: Place, grace: Duration, now: Now) -> bool {
-        let held = place.key.as_ref().is_some_and(|key| self.holders.of_key(key).is_some());
+        let held = self.holders.get(place.id).is_some()
+            || place.key.as_ref().is_some_and(|key| self.holders.of_key(key).is_some());
         if !held {
             self.line.restore(place, now.instant + grace, now.wall + grace);
         }

@@ -28,9 +28,9 @@ pub trait Store: Send {
     /// The contents cannot be used, and were not modified.
     fn load(&mut self, restore: &dyn Restore) -> Result<u64, OpenError>;
 
-    /// Makes the changes durable, in order, at most one for each resource. After a restart, a lock that they add lives for what
-    /// remains of its lifetime, counted from now, and for `grace`. An empty batch changes nothing,
-    /// and fails if a change that needs space would.
+    /// Makes the changes durable, in order, at most one for each resource. After a restart, a lock
+    /// that they add lives for what remains of its lifetime, counted from now, and for `grace`. An
+    /// empty batch changes nothing, and fails if a change that needs space would.
     ///
     /// # Errors
     /// [`StoreError::Refused`]: none of the changes was made. Otherwise a restart may find the

@@ -287,7 +287,7 @@ impl Kept {
 }
 
 impl<W> Places<W> {
-    /// ModeCounts a visited place.
+    /// Counts a visited place.
     fn walk(&self) {
         #[cfg(test)]
         self.walked.set(self.walked.get() + 1);
