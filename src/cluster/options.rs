@@ -87,3 +87,24 @@ pub struct Tables {
     /// Counts take-overs, commits and failures.
     pub metrics: Arc<ClusterMetrics>,
 }
+
+#[cfg(test)]
+impl Options {
+    /// A server on this member of etcd, without credentials.
+    pub(crate) fn of_member(endpoint: String, failover_after: Duration) -> Self {
+        Self {
+            endpoints: vec![endpoint],
+            prefix: "/rdlm/".into(),
+            ca: None,
+            cert: None,
+            key: None,
+            user: None,
+            password_file: None,
+            advertise_url: None,
+            advertise_ca: None,
+            failover_after,
+            standby: Standby::Forward,
+            accept_restored: None,
+        }
+    }
+}

@@ -304,7 +304,6 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::cluster::options::Standby;
 
     /// An etcd that answers a single request, with a body of so many bytes; and its address.
     fn answers_once(len: u64) -> String {
@@ -324,20 +323,7 @@ mod tests {
     }
 
     fn asked(len: u64) -> Result<RangeAnswer, Failure> {
-        let options = Options {
-            endpoints: vec![answers_once(len)],
-            prefix: String::new(),
-            ca: None,
-            cert: None,
-            key: None,
-            user: None,
-            password_file: None,
-            advertise_url: None,
-            advertise_ca: None,
-            failover_after: Duration::from_secs(5),
-            standby: Standby::Forward,
-            accept_restored: None,
-        };
+        let options = Options::of_member(answers_once(len), Duration::from_secs(5));
         Etcd::new(&options).unwrap().range(b"{}", Duration::from_secs(60))
     }
 

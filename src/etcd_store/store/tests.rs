@@ -9,8 +9,8 @@ use super::super::etcd::{self, wire};
 use super::super::history::History;
 use super::super::records::{Head, Keys};
 use super::*;
+use crate::cluster::Options;
 use crate::cluster::term::{Pace, Term};
-use crate::cluster::{Options, Standby};
 use crate::lock::{clock, store_contract};
 use crate::metrics::Metrics;
 
@@ -23,20 +23,7 @@ const FAILOVER_AFTER: Duration = Duration::from_secs(10);
 
 /// Takes over whatever is in this etcd, as a server does that sees the active one fall silent.
 fn take_over(etcd: &process::Etcd, leaving: &Receiver<Infallible>) -> EtcdStore {
-    let options = Options {
-        endpoints: vec![etcd.endpoints()],
-        prefix: "/rdlm/".into(),
-        ca: None,
-        cert: None,
-        key: None,
-        user: None,
-        password_file: None,
-        advertise_url: None,
-        advertise_ca: None,
-        failover_after: FAILOVER_AFTER,
-        standby: Standby::Forward,
-        accept_restored: None,
-    };
+    let options = Options::of_member(etcd.endpoints(), FAILOVER_AFTER);
     let client = Arc::new(etcd::Etcd::new(&options).unwrap());
     let (keys, pace) = (Keys::new(&options.prefix), Pace { failover_after: FAILOVER_AFTER });
     let found = client.txn(&wire::look(&[&keys.head()]), FAILOVER_AFTER).unwrap().found().next();
