@@ -3,8 +3,8 @@
 //! No label has the name of a resource: their number has no limit.
 
 mod cluster;
+mod histogram;
 mod text;
-mod times;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,8 +22,8 @@ use crate::current_locks::CurrentLocks;
 use crate::lock::{End, Reason};
 use crate::logging;
 pub use cluster::{ClusterMetrics, ClusterState};
+pub use histogram::Histogram;
 pub use text::Format;
-pub use times::Times;
 
 /// Counts, since the start of the process.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ pub struct Metrics {
     expiries: Counter,
     admin_deletions: Counter,
     abandoned: Counter,
-    wait: Times,
-    hold: Times,
+    wait: Histogram,
+    hold: Histogram,
     requests: Requests,
     active: Gauge,
     waiting: Gauge,
@@ -83,16 +83,16 @@ impl fmt::Debug for CountIdle {
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-type Requests = Family<KindLabel, Times, fn() -> Times>;
+type Requests = Family<KindLabel, Histogram, fn() -> Histogram>;
 
 /// How long requests take, by their kind. Without the lock that a look-up in the family takes.
-pub struct RequestTimes(Box<[(&'static str, Times)]>);
+pub struct RequestTimes(Box<[(&'static str, Histogram)]>);
 
 impl RequestTimes {
     /// Those of one of these kinds.
-    pub fn of(&self, kind: &'static str) -> Times {
-        let times = self.0.iter().find(|(known, _)| *known == kind);
-        times.map_or_else(|| Times::new(&SHORT), |(_, times)| times.clone())
+    pub fn of(&self, kind: &'static str) -> Histogram {
+        let histogram = self.0.iter().find(|(known, _)| *known == kind);
+        histogram.map_or_else(|| Histogram::new(&SHORT), |(_, histogram)| histogram.clone())
     }
 }
 
@@ -160,7 +160,7 @@ impl Metrics {
         let (converted, unconverted) = (outcome("converted"), Refused::new(outcome));
         let help = "Requests for another mode of a lock, by what became of them";
         registry.register("rdlm_conversions", help, conversions);
-        let requests = Requests::new_with_constructor(|| Times::new(&SHORT));
+        let requests = Requests::new_with_constructor(|| Histogram::new(&SHORT));
         let help = "How long requests took; those for a lock with their waiting";
         registry.register_with_unit("rdlm_request", help, Unit::Seconds, requests.clone());
 
@@ -202,8 +202,8 @@ impl Metrics {
                 "rdlm_log_lines_lost",
                 "Lines of the log that standard error did not take in time",
             ),
-            wait: add.times("rdlm_wait", "How long granted requests had waited"),
-            hold: add.times("rdlm_hold", "How long locks had been held when they ended"),
+            wait: add.histogram("rdlm_wait", "How long granted requests had waited"),
+            hold: add.histogram("rdlm_hold", "How long locks had been held when they ended"),
             cluster: None,
             registry,
         }
@@ -260,10 +260,10 @@ impl Metrics {
         self.hold.observe(held);
     }
 
-    /// The times of requests of these kinds, each with its series from now on.
+    /// The histogram of requests of these kinds, each with its series from now on.
     pub fn request_times(&self, kinds: &[&'static str]) -> RequestTimes {
-        let times = |&kind| (kind, self.requests.get_or_create_owned(&KindLabel { kind }));
-        RequestTimes(kinds.iter().map(times).collect())
+        let histogram = |&kind| (kind, self.requests.get_or_create_owned(&KindLabel { kind }));
+        RequestTimes(kinds.iter().map(histogram).collect())
     }
 
     /// Counts a connection as open until the result is dropped.
@@ -344,10 +344,10 @@ impl Adder<'_> {
         counter
     }
 
-    fn times(&mut self, name: &str, help: &str) -> Times {
-        let times = Times::new(&LONG);
-        self.0.register_with_unit(name, help, Unit::Seconds, times.clone());
-        times
+    fn histogram(&mut self, name: &str, help: &str) -> Histogram {
+        let histogram = Histogram::new(&LONG);
+        self.0.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        histogram
     }
 }
 

@@ -46,7 +46,7 @@ type Digest = [u8; 32];
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PasswordCheck {
     /// It matches a stored one.
     Right,
     /// It matches none.
@@ -68,22 +68,22 @@ impl Passwords {
 
     /// Compares a password with those `stored` under its name; none are if the name is unknown.
     /// A wrong password always costs `work`, that of the most expensive name in the file.
-    pub fn check(&self, stored: &[&str], password: &str, work: u64) -> Verdict {
+    pub fn check(&self, stored: &[&str], password: &str, work: u64) -> PasswordCheck {
         let (hashes, plain): (Vec<&str>, Vec<&str>) = stored.iter().partition(|s| is_bcrypt(s));
         let is = |plain: &&str| bool::from(plain.as_bytes().ct_eq(password.as_bytes()));
         if plain.iter().any(is) || hashes.iter().any(|hash| self.remembers(hash, password)) {
-            return Verdict::Right;
+            return PasswordCheck::Right;
         }
         if work == 0 {
-            return Verdict::Wrong;
+            return PasswordCheck::Wrong;
         }
         match self.compute(&hashes, password, work) {
             Some(Some(hash)) => {
                 self.remember(hash, password);
-                Verdict::Right
+                PasswordCheck::Right
             }
-            Some(None) => Verdict::Wrong,
-            None => Verdict::Busy,
+            Some(None) => PasswordCheck::Wrong,
+            None => PasswordCheck::Busy,
         }
     }
 
@@ -201,12 +201,20 @@ mod tests {
         let [cheap, dear] = hashes();
         let whole = work([&*cheap, &*dear]);
         for stored in [&["secret"][..], &[&cheap], &[&dear], &["other", &dear], &[&cheap, &dear]] {
-            assert_eq!(passwords.check(stored, "secret", whole), Verdict::Right, "{stored:?}");
+            assert_eq!(
+                passwords.check(stored, "secret", whole),
+                PasswordCheck::Right,
+                "{stored:?}"
+            );
             for wrong in ["Secret", "", &cheap, "\0"] {
-                assert_eq!(passwords.check(stored, wrong, whole), Verdict::Wrong, "{stored:?}");
+                assert_eq!(
+                    passwords.check(stored, wrong, whole),
+                    PasswordCheck::Wrong,
+                    "{stored:?}"
+                );
             }
         }
-        assert_eq!(passwords.check(&[], "secret", whole), Verdict::Wrong);
+        assert_eq!(passwords.check(&[], "secret", whole), PasswordCheck::Wrong);
     }
 
     #[test]
@@ -238,10 +246,10 @@ mod tests {
             passwords.computing.0.try_send(()).unwrap();
         }
         let began = Instant::now();
-        assert_eq!(passwords.check(&[&cheap], "wrong", 1 << 4), Verdict::Busy);
+        assert_eq!(passwords.check(&[&cheap], "wrong", 1 << 4), PasswordCheck::Busy);
         assert!(began.elapsed() >= PATIENCE);
         passwords.remember(&cheap, "secret");
-        assert_eq!(passwords.check(&[&cheap], "secret", 1 << 4), Verdict::Right);
-        assert_eq!(passwords.check(&["plain"], "plain", 1 << 4), Verdict::Right);
+        assert_eq!(passwords.check(&[&cheap], "secret", 1 << 4), PasswordCheck::Right);
+        assert_eq!(passwords.check(&["plain"], "plain", 1 << 4), PasswordCheck::Right);
     }
 }

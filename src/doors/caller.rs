@@ -6,8 +6,8 @@ use smol_str::SmolStr;
 
 use super::context::Context;
 use super::forwarded;
+use super::forwarded_client::ForwardedClient;
 use super::identity::{Permissions, identify, unauthorized};
-use super::introduction::Introduction;
 use super::rights::{Requirement, Right};
 use super::subscribers::Who;
 use crate::http::departures::Client;
@@ -36,11 +36,11 @@ impl<'a> Caller<'a> {
         resource: Option<&ResourceName>,
         request: &Request<'_>,
         client: Client<'a>,
-        introduction: Option<&Introduction>,
+        forwarded_client: Option<&ForwardedClient>,
     ) -> Result<Self, Problem> {
         let proxies = &context.settings.trusted_proxies;
-        let (address, certified, is_encrypted) = match introduction {
-            Some(Introduction { requester, is_encrypted, .. }) => {
+        let (address, certified, is_encrypted) = match forwarded_client {
+            Some(ForwardedClient { requester, is_encrypted, .. }) => {
                 (requester.address.clone(), requester.user.as_ref(), *is_encrypted)
             }
             None => {
@@ -48,11 +48,11 @@ impl<'a> Caller<'a> {
                 (address, client.certified_user(), client.is_encrypted())
             }
         };
-        let (user, permissions) = match introduction.and_then(|said| said.rights.clone()) {
+        let (user, permissions) = match forwarded_client.and_then(|said| said.rights.clone()) {
             Some(rights) => (certified.cloned(), Permissions::forwarded(rights)),
             None => identify(context, requires, request, certified)?,
         };
-        let (requester, is_introduced) = (Requester { address, user }, introduction.is_some());
+        let (requester, is_introduced) = (Requester { address, user }, forwarded_client.is_some());
         let caller = Self { client, requester, permissions, is_encrypted, is_introduced };
         let rights = &caller.permissions.rights;
         let (is_allowed, right) = match (requires, resource) {

@@ -14,7 +14,7 @@ use super::identity::Permissions;
 use super::rights::Requirement;
 use super::subscribers::SubscriberSlot;
 use crate::http::query::Query;
-use crate::http::{Outgoing, Problem, Response, Status};
+use crate::http::{BodyWriter, Problem, Response, Status};
 use crate::lock::{Event, KEPT, Kind, LockId, Received, ResourceName, Subscriber};
 
 /// A comment is sent after so long without an event: proxies close silent connections.
@@ -74,7 +74,7 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
 }
 
 /// Events as they happen. The header keeps nginx from buffering them.
-fn stream(events: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static) -> Response {
+fn stream(events: impl FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send + 'static) -> Response {
     let response = Response::new(Status::Ok).header("X-Accel-Buffering", "no");
     response.stream("text/event-stream", events)
 }
@@ -127,7 +127,7 @@ struct Subscription {
 
 impl Subscription {
     /// Sends what happens until the client leaves or the server ends.
-    fn send(mut self, out: &mut Outgoing<'_>) -> io::Result<()> {
+    fn send(mut self, out: &mut BodyWriter<'_>) -> io::Result<()> {
         // So the client sees that it is subscribed.
         out.write_all(b": events\n\n")?;
         out.flush()?;
@@ -173,7 +173,7 @@ impl Subscription {
 
 /// Sends the events that are kept, and ends.
 fn write_kept(
-    out: &mut Outgoing<'_>,
+    out: &mut BodyWriter<'_>,
     wanted: &Wanted,
     permissions: &Permissions,
     mut subscriber: Subscriber,

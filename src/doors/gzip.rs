@@ -8,7 +8,7 @@ use std::thread;
 use flate2::write::{DeflateEncoder, GzEncoder};
 use flate2::{Compression, Crc};
 
-use crate::http::{Outgoing, Request, Response, Status};
+use crate::http::{BodyWriter, Request, Response, Status};
 
 /// How many responses are compressed at a time: each takes a third of a megabyte. More are sent
 /// uncompressed.
@@ -47,7 +47,7 @@ impl Gzip {
         let Some(encoder) = with_room(|| Encoder::new(Vec::new(), Compression::fast())) else {
             return response.stream(content_type, move |out| body(out));
         };
-        let compressed = move |out: &mut Outgoing<'_>| {
+        let compressed = move |out: &mut BodyWriter<'_>| {
             let _slot = slot;
             out.write_all(HEAD)?;
             let compressing = Compressing { encoder, crc: Crc::new(), out };
@@ -74,7 +74,7 @@ impl Drop for Slot {
 struct Compressing<'a, 'o> {
     encoder: Encoder,
     crc: Crc,
-    out: &'a mut Outgoing<'o>,
+    out: &'a mut BodyWriter<'o>,
 }
 
 impl Compressing<'_, '_> {

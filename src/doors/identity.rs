@@ -13,7 +13,7 @@ use super::rules::{Credentials, Rules};
 use super::users::Users;
 use crate::http::{Problem, Request, Status};
 use crate::lock::ResourceName;
-use crate::passwords::Verdict;
+use crate::passwords::PasswordCheck;
 
 /// The rights of a client, and whether the rules that gave them are still in force.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ enum By {
     /// A file of users, and what it said.
     Users(Arc<Users>, Arc<Rules>),
     /// Another server, which checks that itself.
-    Introduction,
+    ForwardedClient,
 }
 
 impl Permissions {
@@ -57,7 +57,7 @@ impl Permissions {
     pub(super) fn is_current(&self) -> bool {
         match &self.by {
             By::Users(users, rules) => Arc::ptr_eq(&users.current(), rules),
-            By::Options | By::Introduction => true,
+            By::Options | By::ForwardedClient => true,
         }
     }
 
@@ -68,7 +68,7 @@ impl Permissions {
 
     /// Those that another server has found.
     pub(super) fn forwarded(rights: Arc<Rights>) -> Self {
-        Self { rights, by: By::Introduction }
+        Self { rights, by: By::ForwardedClient }
     }
 }
 
@@ -162,9 +162,9 @@ fn with_password(
 ) -> Result<SmolStr, Problem> {
     let stored = rules.passwords(&given.name);
     match context.passwords.check(&stored, &given.password, rules.dearest) {
-        Verdict::Right => Ok(given.name.into()),
-        Verdict::Wrong => Err(wrong()),
-        Verdict::Busy => {
+        PasswordCheck::Right => Ok(given.name.into()),
+        PasswordCheck::Wrong => Err(wrong()),
+        PasswordCheck::Busy => {
             let detail = "too many passwords are being checked at the moment; try again later";
             let problem = Problem::new(Status::ServiceUnavailable, detail);
             Err(problem.with_header("Retry-After", "1"))

@@ -12,7 +12,7 @@ use super::call::{Call, HandlerResult, PendingResult};
 use super::caller::Caller;
 use super::context::Context;
 use super::door::{AnsweredBy, Named, OTHER, Outcome};
-use super::introduction::Introduction;
+use super::forwarded_client::ForwardedClient;
 use super::rights::Requirement;
 use super::routes::{self, Route};
 use super::settings::{Environment, Settings};
@@ -21,7 +21,7 @@ use crate::current_locks::CurrentLocks;
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
 use crate::lock::{Pending, Reason, Refusal};
-use crate::metrics::{Metrics, Times};
+use crate::metrics::{Histogram, Metrics};
 
 /// What a server that may forward a request needs to know about it.
 pub struct Handling {
@@ -62,14 +62,14 @@ impl Service {
         &self,
         request: &Request<'_>,
         client: Client<'_>,
-        introduction: Option<&Introduction>,
+        forwarded_client: Option<&ForwardedClient>,
     ) -> Pending<Response> {
         let began = Instant::now();
         let route = Route::parse(&request.target);
         let error = error(&route);
         let record = RequestRecord::open(&self.0, request, &route, began);
         let answer = || {
-            let answer = self.call(route, request, client, introduction);
+            let answer = self.call(route, request, client, forwarded_client);
             answer.unwrap_or_else(|problem| Err(problem).into())
         };
         let answer = match panic::catch_unwind(AssertUnwindSafe(answer)) {
@@ -98,15 +98,15 @@ impl Service {
         &self,
         request: &Request<'_>,
         client: Client<'_>,
-    ) -> Result<Introduction, Response> {
+    ) -> Result<ForwardedClient, Response> {
         let began = Instant::now();
         let route = Route::parse(&request.target);
         let error = error(&route);
         let record = RequestRecord::open(&self.0, request, &route, began);
-        let introduction = self
+        let forwarded_client = self
             .admit(route, request, client)
-            .and_then(|route| self.introduction(&route, request, client));
-        introduction.map_err(|problem| record.close(error(problem)))
+            .and_then(|route| self.forwarded_client(&route, request, client));
+        forwarded_client.map_err(|problem| record.close(error(problem)))
     }
 
     /// How a request is to be handled by a server that may pass it on.
@@ -176,33 +176,33 @@ impl Service {
         route: Result<Route, Problem>,
         request: &Request<'_>,
         client: Client<'_>,
-        introduction: Option<&Introduction>,
+        forwarded_client: Option<&ForwardedClient>,
     ) -> PendingResult {
         let route = self.admit(route, request, client)?;
         let Some(operation) = route.operation(request.method) else {
             return Ok(Ok(Response::no_content().header("Allow", route.allow())).into());
         };
-        if operation.requires.shows_locks() && introduction.is_none() {
+        if operation.requires.shows_locks() && forwarded_client.is_none() {
             self.0.site.admit_reader(request)?;
         }
         let requires = self.requires(operation.requires);
         let resource = route.resource();
-        let caller = Caller::admit(&self.0, requires, resource, request, client, introduction)?;
+        let caller = Caller::admit(&self.0, requires, resource, request, client, forwarded_client)?;
         operation.run(&Call { context: &self.0, request, caller }, &route.named)
     }
 
-    fn introduction(
+    fn forwarded_client(
         &self,
         route: &Route,
         request: &Request<'_>,
         client: Client<'_>,
-    ) -> Result<Introduction, Problem> {
+    ) -> Result<ForwardedClient, Problem> {
         let operation = route.operation(request.method);
         let requires = operation.map_or(Requirement::Nothing, |operation| operation.requires);
         if requires.shows_locks() {
             self.0.site.admit_reader(request)?;
         }
-        Introduction::of(&self.0, self.requires(requires), request, client)
+        ForwardedClient::of(&self.0, self.requires(requires), request, client)
     }
 
     fn requires(&self, requires: Requirement) -> Requirement {
@@ -242,7 +242,7 @@ impl Service {
 
 /// Records a request in the metrics and the log when it has its response.
 struct RequestRecord {
-    times: Times,
+    times: Histogram,
     began: Instant,
     /// The request, if the log is to show it.
     shown: Option<String>,

@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::times::Times;
+use super::histogram::Histogram;
 use super::{KindLabel, SHORT};
 
 /// Counts, since the start of the process.
@@ -17,7 +17,7 @@ use super::{KindLabel, SHORT};
 pub struct ClusterMetrics {
     active: Gauge,
     tenures: Counter,
-    commit: Times,
+    commit: Histogram,
     unconfirmed: Gauge<f64, std::sync::atomic::AtomicU64>,
     refused: Family<KindLabel, Gauge>,
     bad_rows: Family<KindLabel, Counter>,
@@ -52,7 +52,7 @@ impl ClusterMetrics {
         let tenures = Counter::default();
         let help = "How many times this server has taken over";
         registry.register("rdlm_tenures", help, tenures.clone());
-        let commit = Times::new(&SHORT);
+        let commit = Histogram::new(&SHORT);
         let help = "How long etcd took to write changes";
         registry.register_with_unit("rdlm_commit", help, Unit::Seconds, commit.clone());
         let help = "How long ago the active server was last confirmed by etcd; 0 on a standby";

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::upstream::Upstream;
-use crate::doors::Introduction;
+use crate::doors::ForwardedClient;
 use crate::http::Request;
 
 /// Marks a forwarded request: the secret of the active server's term, then the client.
@@ -25,7 +25,7 @@ pub struct Forwarding(pub(super) Option<Upstream>);
 /// What another server wants.
 pub(super) enum Believed {
     /// That of this client.
-    Request(Introduction),
+    Request(ForwardedClient),
     /// A client was not told of the lock that the target names.
     Undelivered,
 }
@@ -45,7 +45,7 @@ pub(super) fn believed(field: &str, secret: &str) -> Option<Believed> {
     }
     match client {
         UNDELIVERED => Some(Believed::Undelivered),
-        client => Introduction::from_field(client).map(Believed::Request),
+        client => ForwardedClient::from_field(client).map(Believed::Request),
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) fn undelivered(lock: &str, secret: &str) -> Vec<u8> {
 
 /// A forwarded request. Fields of the client's own hop are left out or replaced, and so are its
 /// credentials, if this server has checked them.
-pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &Introduction) -> Vec<u8> {
+pub(super) fn bytes(request: &Request<'_>, secret: &str, client: &ForwardedClient) -> Vec<u8> {
     let Request { method, http_1_0, body, .. } = request;
     let target = request.target.as_str();
     let minor = if *http_1_0 { 0 } else { 1 };
@@ -99,8 +99,8 @@ mod tests {
         Request { body, ..RequestHead::parse(head.as_bytes()).unwrap().request }
     }
 
-    fn client(json: &str) -> Introduction {
-        Introduction::from_field(&BASE64_STANDARD.encode(json)).unwrap()
+    fn client(json: &str) -> ForwardedClient {
+        ForwardedClient::from_field(&BASE64_STANDARD.encode(json)).unwrap()
     }
 
     #[test]

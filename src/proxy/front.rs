@@ -20,7 +20,7 @@ use crate::client::raw::net::Names;
 use crate::cluster::options::{Options, Standby};
 use crate::cluster::role::{Peer, Role, View, Watch};
 use crate::cluster::term::{ActiveTerm, Pace};
-use crate::doors::{AnsweredBy, Introduction, Service};
+use crate::doors::{AnsweredBy, ForwardedClient, Service};
 use crate::http::certificates::CertificateFiles;
 use crate::http::connection::{Exchange, Next};
 use crate::http::departures::Client;
@@ -166,13 +166,13 @@ impl Proxy {
                 let refusal = service.answer_to_head(request, *client);
                 return Ok(Answered::Response(refusal.unwrap_or_else(|| redirect(peer, request))));
             }
-            let introduction = match introduced(&mut known, exchange, service) {
-                Ok(introduction) => introduction,
+            let forwarded_client = match introduced(&mut known, exchange, service) {
+                Ok(forwarded_client) => forwarded_client,
                 Err(refusal) => return Ok(Answered::Response(refusal)),
             };
             if let Some(peer) = &peer {
                 let (sent, undelivered) =
-                    self.forward(peer, exchange, introduction, forwarding, service);
+                    self.forward(peer, exchange, forwarded_client, forwarding, service);
                 if let Some(lock) = undelivered {
                     self.give_back(&lock, service);
                 }
@@ -201,11 +201,11 @@ impl Proxy {
         &self,
         active: &Arc<ActiveTerm>,
         exchange: &Exchange<'_>,
-        introduction: Option<&Introduction>,
+        forwarded_client: Option<&ForwardedClient>,
         service: &Service,
     ) -> Option<Answered> {
         let Exchange { request, client, .. } = exchange;
-        let response = service.answer_for(request, *client, introduction).wait();
+        let response = service.answer_for(request, *client, forwarded_client).wait();
         if active.term.may_show() {
             // A stream is produced while it is sent, so it is checked at its end, too.
             let term = Arc::clone(&active.term);
@@ -222,7 +222,8 @@ impl Proxy {
         // A refusal without effect says nothing about the locks, so it may be given. But if this
         // server is not active any more, the next one answers a look.
         let is_ours = !is_look(request) || matches!(self.role.view(), View::Active(_));
-        let is_refused = response.status == Status::ServiceUnavailable && introduction.is_none();
+        let is_refused =
+            response.status == Status::ServiceUnavailable && forwarded_client.is_none();
         (is_refused && is_ours).then_some(Answered::Response(response))
     }
 
@@ -232,7 +233,7 @@ impl Proxy {
         &self,
         peer: &Arc<Peer>,
         exchange: &Exchange<'_>,
-        introduction: &Introduction,
+        forwarded_client: &ForwardedClient,
         forwarding: &mut Forwarding,
         service: &Service,
     ) -> (Sent, Option<String>) {
@@ -244,7 +245,7 @@ impl Proxy {
         let Some(registration) = self.role.register(peer, upstream.socket()) else {
             return (Sent::NotReached, None);
         };
-        let bytes = forward::bytes(request, &peer.secret, introduction);
+        let bytes = forward::bytes(request, &peer.secret, forwarded_client);
         if upstream.send(&bytes).is_err() {
             return (Sent::Unanswered, None);
         }
@@ -271,7 +272,7 @@ impl Proxy {
         let sent = if head.grant.is_some() && may_have_left && client.has_left() {
             Sent::Departed
         } else {
-            relay(&mut upstream, &head, exchange, introduction, handling.is_stream)
+            relay(&mut upstream, &head, exchange, forwarded_client, handling.is_stream)
         };
         let goes_on = matches!(sent, Sent::Passed(Next::Request));
         drop((watch, registration));
@@ -393,15 +394,15 @@ enum Held {
 
 /// Authenticates the client, once.
 fn introduced<'k>(
-    known: &'k mut Option<Introduction>,
+    known: &'k mut Option<ForwardedClient>,
     exchange: &Exchange<'_>,
     service: &Service,
-) -> Result<&'k Introduction, Response> {
-    let introduction = match known.take() {
-        Some(introduction) => introduction,
+) -> Result<&'k ForwardedClient, Response> {
+    let forwarded_client = match known.take() {
+        Some(forwarded_client) => forwarded_client,
         None => service.introduce(&exchange.request, exchange.client)?,
     };
-    Ok(known.insert(introduction))
+    Ok(known.insert(forwarded_client))
 }
 
 fn redirect(peer: &Peer, request: &Request<'_>) -> Response {

@@ -9,7 +9,7 @@ use super::framing::ResponseHead;
 use super::unavailable::Unavailable;
 use super::upstream::Upstream;
 use crate::cluster::role::Peer;
-use crate::doors::{Introduction, Service};
+use crate::doors::{ForwardedClient, Service};
 use crate::http::connection::{Exchange, Next};
 use crate::http::{Request, Response};
 
@@ -76,12 +76,12 @@ pub(super) fn relay(
     upstream: &mut Upstream,
     head: &ResponseHead,
     exchange: &Exchange<'_>,
-    introduction: &Introduction,
+    forwarded_client: &ForwardedClient,
     is_stream: bool,
 ) -> Sent {
     let relayed = upstream.relay(head, |bytes| {
         // A client whose rights have changed has to ask again.
-        if is_stream && !introduction.is_current() {
+        if is_stream && !forwarded_client.is_current() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         exchange.pass(bytes)

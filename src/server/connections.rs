@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use crate::http::transport::HangUp;
+use crate::http::transport::ShutdownHandle;
 
 /// A connection that has been idle for so long may be ended to make room for a new one.
 const IDLE: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ struct Open {
 
 /// What a connection is doing now.
 struct Activity {
-    hang_up: HangUp,
+    shutdown_handle: ShutdownHandle,
     /// Since when it has been idle, in milliseconds from the start; or [`BUSY`] or [`ENDED`].
     idle_since_ms: AtomicU64,
 }
@@ -81,7 +81,7 @@ impl Connections {
 
     /// Waits for room for one more connection, which counts as idle at first; `None` when closed.
     /// While there is no room, the connection that has been idle longest is ended.
-    pub(super) fn admit(&self, hang_up: HangUp) -> Option<Permit> {
+    pub(super) fn admit(&self, shutdown_handle: ShutdownHandle) -> Option<Permit> {
         let shared = &*self.0;
         let mut open = self.lock();
         let is_full = open.connections.len() >= shared.max;
@@ -99,7 +99,7 @@ impl Connections {
         open.latest += 1;
         let number = open.latest;
         let idle_since_ms = AtomicU64::new(shared.now_ms());
-        let activity = Arc::new(Activity { hang_up, idle_since_ms });
+        let activity = Arc::new(Activity { shutdown_handle, idle_since_ms });
         open.connections.insert(number, Arc::clone(&activity));
         let ended_to_log = shared.ended_to_log(&mut open);
         drop(open);
@@ -164,7 +164,7 @@ impl Shared {
             return left;
         }
         if longest.change(since_ms, ENDED) {
-            longest.hang_up.end();
+            longest.shutdown_handle.end();
             open.ended += 1;
         }
         open.patience

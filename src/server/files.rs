@@ -17,7 +17,7 @@ pub(super) struct Files {
     pub(super) users: Option<Arc<Users>>,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) event_log: Option<Arc<EventLog>>,
-    pub(super) member: Option<Arc<Node>>,
+    pub(super) node: Option<Arc<Node>>,
 }
 
 impl Files {
@@ -34,17 +34,17 @@ impl Files {
     }
 
     fn exist(&self) -> bool {
-        let Self { users, certificates, event_log, member } = self;
+        let Self { users, certificates, event_log, node } = self;
         users.is_some()
             || certificates.is_some()
             || event_log.is_some()
-            || member.as_ref().is_some_and(|member| member.reloads())
+            || node.as_ref().is_some_and(|node| node.reloads())
     }
 
     fn reload(&self) {
         self.event_log.iter().for_each(|event_log| event_log.reopen());
         self.certificates.iter().for_each(|certificates| certificates.reload());
         self.users.iter().for_each(|users| users.reload());
-        self.member.iter().for_each(|member| member.look());
+        self.node.iter().for_each(|node| node.look());
     }
 }

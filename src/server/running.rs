@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_millis(900);
 pub(super) struct Running {
     server: Arc<Server>,
     listener: Arc<Listener>,
-    member: Option<Arc<Node>>,
+    node: Option<Arc<Node>>,
     event_log: Option<Arc<EventLog>>,
     /// Each message reloads the files; `None`: there are none.
     reload: Option<Sender<()>>,
@@ -68,7 +68,7 @@ impl Running {
         let (failed, failure) = unbounded();
         let observer = Arc::new(CoreObserver { metrics: Arc::clone(&metrics), failed });
         let own_address = listener.local_addr();
-        let OpenLocks { locks, member, loss } =
+        let OpenLocks { locks, node, loss } =
             open_locks(&options, limits, observer.clone(), own_address, cluster_metrics)?;
         metrics.set_max_connections(capacity.connections);
         let event_log = start_event_log(&options, &*locks)?;
@@ -78,7 +78,7 @@ impl Running {
             users: users.clone(),
             certificates: certificates.clone(),
             event_log: event_log.clone(),
-            member: member.clone(),
+            node: node.clone(),
         };
         let reload = files.reload_on_demand()?;
         let settings = Settings { max_subscribers: capacity.subscribers, ..options.doors };
@@ -86,7 +86,7 @@ impl Running {
         let environment = Environment { users, own_host };
         let service = Service::new(Arc::clone(&locks), settings, environment, Arc::clone(&metrics));
         let connections = Connections::new(capacity.connections);
-        let server = Server::new(service, metrics, member.clone(), certificates, connections);
+        let server = Server::new(service, metrics, node.clone(), certificates, connections);
         let server = Arc::new(server);
         let (to_end, to_settle) = (Arc::clone(&locks), locks);
         let end_waits = Parked::new("shut down", move || to_end.shut_down())?;
@@ -106,7 +106,7 @@ impl Running {
         Ok(Self {
             server,
             listener,
-            member,
+            node,
             event_log,
             reload,
             end_waits,
@@ -137,7 +137,7 @@ impl Running {
     /// Refuses new requests, and returns when all requests are answered and all changes written, or
     /// after [`DRAIN`].
     pub(super) fn drain(self, signal: i32, signals: &Receiver<i32>) -> Result<(), Error> {
-        let Self { server, listener, member, event_log, end_waits, settle, failure, .. } = self;
+        let Self { server, listener, node, event_log, end_waits, settle, failure, .. } = self;
         info!("stopping on signal {signal}");
         server.shut_down();
         if let Err(error) = listener.close() {
@@ -152,10 +152,10 @@ impl Running {
             recv(signals) -> second => return Err(Error::Interrupted(second.unwrap_or(SIGTERM))),
             recv(at(too_late)) -> _ => warn!("requests were in flight that took too long"),
         }
-        if let Some(member) = member {
+        if let Some(node) = node {
             // So that a standby takes over without waiting for a time-out.
             select! {
-                recv(member.left()) -> _ => {}
+                recv(node.left()) -> _ => {}
                 recv(at(too_late)) -> _ => {}
             }
         }
@@ -174,7 +174,7 @@ impl Running {
 /// The locks, alone or shared with other servers.
 struct OpenLocks {
     locks: Arc<dyn CurrentLocks>,
-    member: Option<Arc<Node>>,
+    node: Option<Arc<Node>>,
     /// Gets a message when what is shared cannot be used any more.
     loss: Receiver<String>,
 }
@@ -188,15 +188,15 @@ fn open_locks(
 ) -> Result<OpenLocks, Error> {
     let Some((cluster, metrics)) = options.cluster.as_ref().zip(metrics) else {
         let locks = Arc::new(open_table(options, limits, observer)?);
-        return Ok(OpenLocks { locks: Arc::new(locks), member: None, loss: never() });
+        return Ok(OpenLocks { locks: Arc::new(locks), node: None, loss: never() });
     };
     let reconnect_grace = options.reconnect_grace;
     let tables = Tables { limits, reconnect_grace, observer, metrics };
     let own = options.certificates.clone();
     let url = cluster.url(own_address, own.is_some());
     let (lost, loss) = unbounded();
-    let member = Node::start(cluster, url, own, tables, lost).map_err(Error::Cluster)?;
-    Ok(OpenLocks { locks: Arc::clone(&member) as Arc<_>, member: Some(member), loss })
+    let node = Node::start(cluster, url, own, tables, lost).map_err(Error::Cluster)?;
+    Ok(OpenLocks { locks: Arc::clone(&node) as Arc<_>, node: Some(node), loss })
 }
 
 fn start_accepting(server: &Arc<Server>, listener: &Arc<Listener>) -> Result<(), Error> {

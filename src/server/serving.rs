@@ -15,7 +15,7 @@ use crate::cluster::Node;
 use crate::doors::Service;
 use crate::http::certificates::Certificates;
 use crate::http::connection::{Connection, Exchange, Next, NotEncrypted};
-use crate::http::departures::Standing;
+use crate::http::departures::ConnectionState;
 use crate::http::listener::Listener;
 use crate::http::{Status, Unreadable};
 use crate::lock::Pending;
@@ -38,7 +38,7 @@ pub(super) struct Job {
 pub(super) struct Server {
     service: Service,
     metrics: Arc<Metrics>,
-    member: Option<Arc<Node>>,
+    node: Option<Arc<Node>>,
     certificates: Option<Arc<Certificates>>,
     connections: Connections,
     in_flight: Arc<InFlight>,
@@ -48,7 +48,7 @@ impl Server {
     pub(super) fn new(
         service: Service,
         metrics: Arc<Metrics>,
-        member: Option<Arc<Node>>,
+        node: Option<Arc<Node>>,
         certificates: Option<Arc<Certificates>>,
         connections: Connections,
     ) -> Self {
@@ -57,7 +57,7 @@ impl Server {
             move || connections.idle()
         });
         let in_flight = Arc::new(InFlight::new());
-        Self { service, metrics, member, certificates, connections, in_flight }
+        Self { service, metrics, node, certificates, connections, in_flight }
     }
 
     /// Refuses requests and connections from now on.
@@ -101,7 +101,7 @@ impl Server {
                 }
             };
             accepting.worked();
-            let Some(permit) = self.connections.admit(connection.hang_up()) else { return };
+            let Some(permit) = self.connections.admit(connection.shutdown_handle()) else { return };
             match workers.start(Job { connection, permit }) {
                 Ok(()) => starting.worked(),
                 Err(NoThread { job, error }) => {
@@ -181,15 +181,15 @@ impl Server {
         permit: &Arc<Permit>,
     ) -> io::Result<Next> {
         let mut busy = Busy { permit: Arc::clone(permit), _in_flight: self.in_flight.begin() };
-        let standing = exchange.client.standing();
-        let answered = match &self.member {
-            Some(member) => {
+        let state = exchange.client.state();
+        let answered = match &self.node {
+            Some(node) => {
                 // The active server does not know that this connection must not wait.
-                let restricted = standing != Standing::Normal;
+                let restricted = state != ConnectionState::Normal;
                 let refusal = restricted.then(|| self.service.refuse_to_wait(&exchange.request));
                 match refusal.flatten() {
                     Some(refusal) => Answered::Response(refusal),
-                    None => member.answer(&exchange, forwarding, &self.service),
+                    None => node.answer(&exchange, forwarding, &self.service),
                 }
             }
             None => {
@@ -210,9 +210,9 @@ impl Server {
         match answered {
             Answered::Response(mut response) => {
                 // Not with a 408: some clients repeat a request when one ends its connection.
-                let makes_room = permit.is_wanted() || standing == Standing::NoWaiting;
+                let makes_room = permit.is_wanted() || state == ConnectionState::NoWaiting;
                 response.close |= makes_room && response.status != Status::RequestTimeout;
-                response.close |= standing == Standing::Ended;
+                response.close |= state == ConnectionState::Ended;
                 exchange.respond(response)
             }
             Answered::Instead(response, withheld) => {

@@ -11,17 +11,17 @@ use std::time::{Duration, SystemTime};
 use log::{debug, error};
 use smol_str::{SmolStr, ToSmolStr};
 
+use super::body_writer::BodyWriter;
 use super::certificates::Certificates;
-use super::departures::{Client, Departures, Standing};
+use super::departures::{Client, ConnectionState, Departures};
 use super::detached::{After, Detached, Outstanding};
 use super::head::{BodyLength, RequestHead};
 use super::input::{Input, empty};
-use super::outgoing::Outgoing;
 use super::request::{Request, Unreadable};
 use super::response::{Response, Stream};
 pub use super::tls::NotEncrypted;
 use super::tls::Tls;
-use super::transport::{HangUp, Transport};
+use super::transport::{ShutdownHandle, Transport};
 
 /// One client's connection.
 pub struct Connection {
@@ -31,7 +31,7 @@ pub struct Connection {
     client: SmolStr,
     departures: Arc<Departures>,
     outstanding: Arc<Outstanding>,
-    standing: Standing,
+    state: ConnectionState,
 }
 
 /// What follows after a response.
@@ -65,14 +65,14 @@ impl Connection {
             client,
             departures,
             outstanding: Arc::default(),
-            standing: Standing::Normal,
+            state: ConnectionState::Normal,
         })
     }
 
     /// Lets no request of this connection wait for a lock, and gives its client little time for
     /// sending and reading: its thread is one of a few in reserve.
     pub fn forbid_waiting(&mut self) {
-        self.standing = Standing::NoWaiting;
+        self.state = ConnectionState::NoWaiting;
         self.input.hurry();
     }
 
@@ -89,8 +89,8 @@ impl Connection {
     }
 
     /// A handle that ends the connection from another thread.
-    pub fn hang_up(&self) -> HangUp {
-        self.input.transport.hang_up()
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.input.transport.shutdown_handle()
     }
 
     /// Waits for the next request, and until the previous one has its response; `None` at the end of
@@ -104,7 +104,7 @@ impl Connection {
         self.head.extend(self.input.bytes.drain(..len));
         let RequestHead { request, body: length, expects_continue } =
             RequestHead::parse(&self.head)?;
-        let Self { input, body, client, departures, outstanding, standing, .. } = self;
+        let Self { input, body, client, departures, outstanding, state, .. } = self;
         Ok(Some(Incoming {
             request,
             length,
@@ -114,7 +114,7 @@ impl Connection {
             client,
             departures,
             outstanding,
-            standing: *standing,
+            state: *state,
         }))
     }
 
@@ -158,18 +158,18 @@ pub struct Incoming<'a> {
     client: &'a SmolStr,
     departures: &'a Departures,
     outstanding: &'a Arc<Outstanding>,
-    standing: Standing,
+    state: ConnectionState,
 }
 
 impl<'a> Incoming<'a> {
     /// The client that sends it.
     pub fn client(&self) -> Client<'_> {
-        Client::new(&self.input.transport, self.client, self.departures).with(self.standing)
+        Client::new(&self.input.transport, self.client, self.departures).with(self.state)
     }
 
-    /// Notes that [`HangUp::end`] has been called for the connection, while the request was arriving.
+    /// Notes that [`ShutdownHandle::end`] has been called for the connection, while the request was arriving.
     pub fn came_too_late(&mut self) {
-        self.standing = Standing::Ended;
+        self.state = ConnectionState::Ended;
     }
 
     /// Whether some of the body has yet to arrive.
@@ -190,17 +190,17 @@ impl<'a> Incoming<'a> {
             sent.map_err(|_| Unreadable::Incomplete)?;
         }
         let received = self.input.read_body(self.length, self.body);
-        received.map_err(|error| match self.standing {
+        received.map_err(|error| match self.state {
             // The server has cut the request off, so the client may send it again.
-            Standing::Ended => Unreadable::TooSlow,
-            Standing::Normal | Standing::NoWaiting => error,
+            ConnectionState::Ended => Unreadable::TooSlow,
+            ConnectionState::Normal | ConnectionState::NoWaiting => error,
         })?;
         if self.input.bytes.is_empty() {
             empty(&mut self.input.bytes);
         }
         let request = Request { body: self.body, ..self.request };
         let client = Client::new(&self.input.transport, self.client, self.departures);
-        let client = client.with(self.standing);
+        let client = client.with(self.state);
         Ok(Exchange {
             request,
             client,
@@ -291,12 +291,12 @@ impl Exchange<'_> {
         still_valid: impl FnOnce() -> bool,
     ) -> io::Result<()> {
         let send = || {
-            let mut outgoing = Outgoing::new(self.client, head, !self.request.http_1_0);
-            stream(&mut outgoing)?;
+            let mut body_writer = BodyWriter::new(self.client, head, !self.request.http_1_0);
+            stream(&mut body_writer)?;
             if !still_valid() {
                 return Err(io::ErrorKind::Other.into());
             }
-            outgoing.finish()
+            body_writer.finish()
         };
         panic::catch_unwind(AssertUnwindSafe(send)).unwrap_or_else(|_| {
             error!(

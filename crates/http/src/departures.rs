@@ -58,7 +58,7 @@ struct Watched {
     on_departure: OnDeparture,
     /// May announce the end by a close_notify, before the connection ends.
     tls: Option<Arc<Tls>>,
-    standing: Standing,
+    state: ConnectionState,
 }
 
 impl Watched {
@@ -69,10 +69,10 @@ impl Watched {
             Some(tls) if !tls.has_received() => EventFlags::IN,
             _ => EventFlags::empty(),
         };
-        let end = match self.standing {
+        let end = match self.state {
             // The kernel would report the server's own shutdown.
-            Standing::Ended => EventFlags::empty(),
-            Standing::Normal | Standing::NoWaiting => EventFlags::RDHUP,
+            ConnectionState::Ended => EventFlags::empty(),
+            ConnectionState::Normal | ConnectionState::NoWaiting => EventFlags::RDHUP,
         };
         input | end | EventFlags::ONESHOT
     }
@@ -146,7 +146,7 @@ impl Watcher {
 
 /// Whether the server restricts a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum ConnectionState {
     /// Its client may wait for locks.
     Normal,
     /// Requests are answered, but none may wait: the thread is one of a few in reserve.
@@ -162,28 +162,28 @@ pub struct Client<'a> {
     transport: &'a Transport,
     address: &'a SmolStr,
     departures: &'a Departures,
-    standing: Standing,
+    state: ConnectionState,
 }
 
 impl<'a> Client<'a> {
     /// The client at the other end of `transport`; `address` is for display.
     pub fn new(transport: &'a Transport, address: &'a SmolStr, departures: &'a Departures) -> Self {
-        Self { transport, address, departures, standing: Standing::Normal }
+        Self { transport, address, departures, state: ConnectionState::Normal }
     }
 
-    /// The same client, on a connection with this standing.
-    pub(super) fn with(self, standing: Standing) -> Self {
-        Self { standing, ..self }
+    /// The same client, on a connection with this state.
+    pub(super) fn with(self, state: ConnectionState) -> Self {
+        Self { state, ..self }
     }
 
     /// Whether the server restricts its connection.
-    pub fn standing(self) -> Standing {
-        self.standing
+    pub fn state(self) -> ConnectionState {
+        self.state
     }
 
     /// Whether its requests may wait for locks.
     pub fn may_wait(self) -> bool {
-        self.standing == Standing::Normal
+        self.state == ConnectionState::Normal
     }
 
     /// Its IP address.
@@ -240,12 +240,12 @@ impl<'a> Client<'a> {
         let Some(socket) = self.transport.socket() else { return Ok(None) };
         SockRef::from(socket).set_tcp_user_timeout(Some(silence))?;
         let watcher = &*self.departures.watcher;
-        let tls = self.transport.tls().cloned().filter(|_| self.standing != Standing::Ended);
+        let tls = self.transport.tls().cloned().filter(|_| self.state != ConnectionState::Ended);
         if tls.as_ref().is_some_and(|tls| tls.has_ended()) {
             on_departure();
             return Ok(None);
         }
-        let client = Watched { on_departure: Box::new(on_departure), tls, standing: self.standing };
+        let client = Watched { on_departure: Box::new(on_departure), tls, state: self.state };
         let interest = client.interest();
         let id = {
             let mut clients = watcher.clients();
@@ -261,32 +261,32 @@ impl<'a> Client<'a> {
 
     /// Whether the client has closed its side of the connection, or is gone.
     pub fn has_left(self) -> bool {
-        has_left(self.transport, self.standing)
+        has_left(self.transport, self.state)
     }
 
     /// Answers the same question later, when the request is gone.
     pub fn presence(self) -> Presence {
-        Presence { transport: self.transport.clone(), standing: self.standing }
+        Presence { transport: self.transport.clone(), state: self.state }
     }
 }
 
 /// Tells whether a client is still there.
 pub struct Presence {
     transport: Transport,
-    standing: Standing,
+    state: ConnectionState,
 }
 
 impl Presence {
     /// Whether the client has closed its side of the connection, or is gone.
     pub fn has_left(&self) -> bool {
-        has_left(&self.transport, self.standing)
+        has_left(&self.transport, self.state)
     }
 }
 
-fn has_left(transport: &Transport, standing: Standing) -> bool {
+fn has_left(transport: &Transport, state: ConnectionState) -> bool {
     let Some(socket) = transport.socket() else { return false };
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let was_ended = standing == Standing::Ended;
+    let was_ended = state == ConnectionState::Ended;
     // RDHUP would report the server's own shutdown. Resets and errors are reported in any case.
     let end = if was_ended { PollFlags::empty() } else { PollFlags::RDHUP };
     let mut socket = [PollFd::from_borrowed_fd(socket.as_fd(), end)];

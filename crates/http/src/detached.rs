@@ -146,7 +146,7 @@ impl<B> Drop for Detached<B> {
             self.outstanding.end(State::Sent(Instant::now()));
         } else {
             self.outstanding.end(State::Last);
-            self.transport.hang_up().end();
+            self.transport.shutdown_handle().end();
         }
     }
 }

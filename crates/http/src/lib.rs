@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md says why there is no library.
 
 pub mod accept;
+mod body_writer;
 pub mod certificates;
 pub mod chunked;
 pub mod connection;
@@ -14,7 +15,6 @@ pub mod headers;
 mod input;
 pub mod lingering;
 pub mod listener;
-mod outgoing;
 pub mod problem;
 pub mod query;
 pub mod reloaded;
@@ -25,7 +25,7 @@ pub mod target;
 mod tls;
 pub mod transport;
 
-pub use outgoing::Outgoing;
+pub use body_writer::BodyWriter;
 pub use problem::Problem;
 pub use request::{Request, Singleton, Unreadable};
 pub use response::{Body, Response, Status};

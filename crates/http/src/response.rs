@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use httpdate::HttpDate;
 
-use super::outgoing::Outgoing;
+use super::body_writer::BodyWriter;
 use super::request::Request;
 
 /// Distinguishes responses of rdlm from those of a proxy. Many proxies overwrite `Server`, so the
@@ -45,7 +45,7 @@ pub enum Body {
 }
 
 /// Produces a body and writes it to the client.
-pub type Stream = Box<dyn FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send>;
+pub type Stream = Box<dyn FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send>;
 
 /// Runs when it is dropped, unless the response has been delivered.
 struct Undelivered(Option<Box<dyn FnOnce() + Send>>);
@@ -94,7 +94,7 @@ impl Response {
     pub fn stream(
         self,
         content_type: &'static str,
-        body: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static,
+        body: impl FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send + 'static,
     ) -> Self {
         let body = Body::Stream(Box::new(body));
         Self { body, ..self }.header("Content-Type", content_type)

@@ -28,9 +28,9 @@ pub enum Transport {
 
 /// Shuts down the receiving side of a connection, from any thread. What has been received can still
 /// be answered.
-pub struct HangUp(Option<Arc<TcpStream>>);
+pub struct ShutdownHandle(Option<Arc<TcpStream>>);
 
-impl HangUp {
+impl ShutdownHandle {
     /// Receives nothing more.
     pub fn end(&self) {
         if let Some(socket) = &self.0 {
@@ -152,11 +152,11 @@ impl Transport {
     }
 
     /// A handle that ends the connection from another thread.
-    pub(super) fn hang_up(&self) -> HangUp {
+    pub(super) fn shutdown_handle(&self) -> ShutdownHandle {
         match self {
-            Self::Plain(socket) => HangUp(Some(Arc::clone(socket))),
-            Self::Tls(tls) => HangUp(Some(Arc::clone(tls.socket()))),
-            Self::Memory(_) => HangUp(None),
+            Self::Plain(socket) => ShutdownHandle(Some(Arc::clone(socket))),
+            Self::Tls(tls) => ShutdownHandle(Some(Arc::clone(tls.socket()))),
+            Self::Memory(_) => ShutdownHandle(None),
         }
     }
 

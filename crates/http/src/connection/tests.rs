@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::transport::Memory;
-use crate::{Outgoing, Status};
+use crate::{BodyWriter, Status};
 
 /// What a client that has sent `request` gets, if the answer is what `respond` says, and what
 /// follows.
@@ -22,7 +22,9 @@ fn exchange(request: &str, response: Response) -> (String, io::Result<Next>) {
     (String::from_utf8(client.take_output()).unwrap(), next)
 }
 
-fn streaming(body: impl FnOnce(&mut Outgoing<'_>) -> io::Result<()> + Send + 'static) -> Response {
+fn streaming(
+    body: impl FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send + 'static,
+) -> Response {
     Response::new(Status::Ok).stream("text/plain", body)
 }
 

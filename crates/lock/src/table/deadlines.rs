@@ -71,7 +71,7 @@ impl Deadlines {
         }
     }
 
-    /// Sets a resource aside until [`Deadlines::take_back`], unless its deadline has changed.
+    /// Sets a resource aside until [`Deadlines::retry_set_aside`], unless its deadline has changed.
     pub(super) fn set_aside(&self, due: Due) {
         let mut index = locked(self.index.of(due.1.name()));
         if index.take(&due) {
@@ -80,7 +80,7 @@ impl Deadlines {
     }
 
     /// Makes all resources due again that were set aside.
-    pub(super) fn take_back(&self) {
+    pub(super) fn retry_set_aside(&self) {
         for shard in self.index.iter() {
             let Index { due, set_aside } = &mut *locked(shard);
             due.append(set_aside);

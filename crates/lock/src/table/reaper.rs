@@ -30,7 +30,7 @@ pub(super) fn run(
         }
         if retry.is_some_and(|retry| retry <= now()) {
             if is_writable() {
-                deadlines.take_back();
+                deadlines.retry_set_aside();
                 pause = (pause * 2).min(LAST_RETRY);
                 retry = None;
             } else {

@@ -13,7 +13,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 
 /// A histogram of durations. A clone shares its counts.
 #[derive(Debug, Clone)]
-pub struct Times(Arc<Counts>);
+pub struct Histogram(Arc<Counts>);
 
 #[derive(Debug)]
 struct Counts {
@@ -22,7 +22,7 @@ struct Counts {
     sum_us: AtomicU64,
 }
 
-impl Times {
+impl Histogram {
     /// Creates buckets with these upper bounds in seconds, and one without.
     pub(super) fn new(bounds: &[f64]) -> Self {
         let bounds = bounds.iter().copied().chain([f64::INFINITY]);
@@ -42,7 +42,7 @@ impl Times {
     }
 }
 
-impl EncodeMetric for Times {
+impl EncodeMetric for Histogram {
     /// The sum and the counts may differ by observations made meanwhile.
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let buckets = self.0.buckets.iter();
@@ -58,7 +58,7 @@ impl EncodeMetric for Times {
     }
 }
 
-impl TypedMetric for Times {
+impl TypedMetric for Histogram {
     const TYPE: MetricType = MetricType::Histogram;
 }
 
@@ -70,12 +70,12 @@ mod tests {
 
     #[test]
     fn a_time_is_counted_in_the_first_bucket_that_it_fits_in() {
-        let times = Times::new(&[0.1, 1.0]);
+        let histogram = Histogram::new(&[0.1, 1.0]);
         for ms in [1, 100, 101, 5_000] {
-            times.observe(Duration::from_millis(ms));
+            histogram.observe(Duration::from_millis(ms));
         }
         let mut registry = Registry::default();
-        registry.register("t", "Times", times);
+        registry.register("t", "Histogram", histogram);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [

@@ -11,7 +11,7 @@ const SIZE: usize = 16 * 1024;
 const SIZE_LINE: &[u8] = b"000000\r\n";
 
 /// Buffers a body, and sends it as chunks whenever the buffer is full or flushed.
-pub struct Outgoing<'a> {
+pub struct BodyWriter<'a> {
     client: Client<'a>,
     /// What is sent next; at first the head, too.
     buffer: Vec<u8>,
@@ -21,14 +21,14 @@ pub struct Outgoing<'a> {
     broken: bool,
 }
 
-impl<'a> Outgoing<'a> {
+impl<'a> BodyWriter<'a> {
     /// A body after `head`, in chunks or up to the end of the connection.
     pub(super) fn new(client: Client<'a>, head: Vec<u8>, chunked: bool) -> Self {
-        let mut outgoing = Self { client, buffer: head, chunk: None, broken: false };
+        let mut body_writer = Self { client, buffer: head, chunk: None, broken: false };
         if chunked {
-            outgoing.begin_chunk();
+            body_writer.begin_chunk();
         }
-        outgoing
+        body_writer
     }
 
     /// The client that receives it.
@@ -72,7 +72,7 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-impl Write for Outgoing<'_> {
+impl Write for BodyWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = bytes.len().min(SIZE);
         self.buffer.extend_from_slice(&bytes[..len]);

@@ -17,7 +17,7 @@ use crate::lock::Requester;
 
 /// The identity of a client, vouched for by the server that it is connected to.
 #[derive(Clone)]
-pub struct Introduction {
+pub struct ForwardedClient {
     pub(super) requester: Requester,
     /// `None`: that server has no file of users, and has not authenticated the client.
     pub(super) rights: Option<Arc<Rights>>,
@@ -39,7 +39,7 @@ struct Letter {
     tls: bool,
 }
 
-impl Introduction {
+impl ForwardedClient {
     /// Authenticates the client of a request.
     pub(super) fn of(
         context: &Context,
@@ -103,23 +103,26 @@ impl Introduction {
 mod tests {
     use super::*;
 
-    fn introduction(user: Option<&str>, rights: Option<&[&str]>) -> Introduction {
+    fn forwarded_client(user: Option<&str>, rights: Option<&[&str]>) -> ForwardedClient {
         let rules = |rules: &[&str]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
         let rights = rights.map(|rights| Arc::new(Rights::from_rules(&rules(rights)).unwrap()));
         let requester = Requester { address: "::1".into(), user: user.map(SmolStr::from) };
-        Introduction { requester, rights, is_encrypted: true, permissions: None }
+        ForwardedClient { requester, rights, is_encrypted: true, permissions: None }
     }
 
     #[test]
     fn it_is_read_as_it_was_written() {
         for made in [
-            introduction(None, None),
-            introduction(Some("e\u{1b}[2Jve\n\"é\u{7f}"), Some(&["lock a", "see b-*", "admin *"])),
-            introduction(None, Some(&[])),
+            forwarded_client(None, None),
+            forwarded_client(
+                Some("e\u{1b}[2Jve\n\"é\u{7f}"),
+                Some(&["lock a", "see b-*", "admin *"]),
+            ),
+            forwarded_client(None, Some(&[])),
         ] {
             let field = made.to_field();
             assert!(field.bytes().all(|byte| byte.is_ascii_graphic()), "{field}");
-            let read = Introduction::from_field(&field).unwrap();
+            let read = ForwardedClient::from_field(&field).unwrap();
             assert_eq!(format!("{:?}", read.requester), format!("{:?}", made.requester));
             assert_eq!((read.rights, read.is_encrypted), (made.rights, true));
         }
@@ -129,7 +132,7 @@ mod tests {
     fn what_is_none_is_not_read() {
         let letter = r#"{"address":"::1","rights":["everything *"]}"#;
         for field in ["", "::1", "e30=", &BASE64_STANDARD.encode(letter)] {
-            assert!(Introduction::from_field(field).is_none(), "{field}");
+            assert!(ForwardedClient::from_field(field).is_none(), "{field}");
         }
     }
 }
