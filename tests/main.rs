@@ -41,6 +41,7 @@ mod resources_used;
 mod retries;
 mod rolling_upgrade;
 mod shown;
+mod slashes;
 mod threads;
 mod tidy;
 mod tls;

@@ -62,6 +62,8 @@ pub(super) struct Operation {
     pub(super) kind: &'static str,
     pub(super) outcome: Outcome,
     pub(super) is_stream: bool,
+    /// Whether the last name in the path is all that is left of it, with its slashes.
+    pub(super) takes_rest: bool,
     repeatable: Repeatable,
     handler: Handler,
 }
@@ -111,7 +113,16 @@ impl Operation {
         handler: Handler,
     ) -> Self {
         let (outcome, repeatable) = (Outcome::Uncounted, Repeatable::Never);
-        Self { method, requires, kind, outcome, is_stream: false, repeatable, handler }
+        Self {
+            method,
+            requires,
+            kind,
+            outcome,
+            is_stream: false,
+            takes_rest: false,
+            repeatable,
+            handler,
+        }
     }
 
     /// A request whose body or path says all that it is to bring about, or who sends it.
@@ -126,6 +137,11 @@ impl Operation {
     /// Its response goes on for as long as the client likes.
     pub(super) const fn stream(self) -> Self {
         Self { is_stream: true, ..self }
+    }
+
+    /// For clients that cannot write a slash of a name as `%2F`.
+    pub(super) const fn taking_rest(self) -> Self {
+        Self { takes_rest: true, ..self }
     }
 
     pub(super) const fn counted_as(self, outcome: Outcome) -> Self {

@@ -67,8 +67,8 @@ pub(super) fn write_resource(
     Ok(serde_json::to_writer(out, &ResourceView::new(prefix, resource))?)
 }
 
-/// The path of what a link leads to. Names and ids need no escaping in a path; . and .. would
-/// not be helped by it.
+/// The path of what a link leads to. Of the characters of a name only the slash is escaped; `.` and
+/// `..` would not be helped by it.
 #[derive(Clone, Copy)]
 pub(super) enum Path<'a> {
     /// One resource.
@@ -79,9 +79,19 @@ pub(super) enum Path<'a> {
 
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, resource) = match self {
+            Self::Resource(resource) => ("resources", resource),
+            Self::Lock(resource, _) => ("locks", resource),
+        };
+        write!(f, "/{kind}")?;
+        let mut separator = "/";
+        for part in resource.as_str().split('/') {
+            write!(f, "{separator}{part}")?;
+            separator = "%2F";
+        }
         match self {
-            Self::Resource(resource) => write!(f, "/resources/{resource}"),
-            Self::Lock(resource, id) => write!(f, "/locks/{resource}/{id}"),
+            Self::Resource(_) => Ok(()),
+            Self::Lock(_, id) => write!(f, "/{id}"),
         }
     }
 }

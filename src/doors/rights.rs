@@ -168,10 +168,10 @@ impl FromStr for Pattern {
         let expected = "a pattern that is the name of a resource, or the beginning of one and *";
         match text.strip_suffix('*') {
             Some("") => Ok(Self::Beginning(SmolStr::default())),
-            Some(beginning) => {
-                let name = beginning.parse::<ResourceName>().map_err(|_| expected)?;
-                Ok(Self::Beginning(name.as_str().into()))
+            Some(beginning) if ResourceName::is_beginning(beginning) => {
+                Ok(Self::Beginning(beginning.into()))
             }
+            Some(_) => Err(expected),
             None => {
                 let name = text.parse::<ResourceName>().map_err(|_| expected)?;
                 Ok(Self::Name(name.as_str().into()))
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn rights_are_for_a_name_or_a_beginning_and_admin_has_all_of_them() {
         use Right::{Administrate, Lock, See};
-        let rights = rights(&["lock a", "lock ci-*", "see b", "admin ops:*"]);
+        let rights = rights(&["lock a", "lock ci-*", "see b", "admin ops:*", "lock org/*"]);
         for (right, name, expected) in [
             (Lock, "a", true),
             (Lock, "ab", false),
@@ -201,6 +201,8 @@ mod tests {
             (Lock, "ci-1", true),
             (Lock, "ci", false),
             (Lock, "b", false),
+            (Lock, "org/a/b", true),
+            (Lock, "organ", false),
             (See, "b", true),
             (See, "a", false),
             (Administrate, "b", false),
@@ -219,9 +221,20 @@ mod tests {
 
     #[test]
     fn what_is_no_right_or_no_pattern_is_refused() {
-        for rule in
-            ["", "lock", "lock ", "write a", "Lock a", "lock a*b", "lock **", "lock a b", "see é*"]
-        {
+        for rule in [
+            "",
+            "lock",
+            "lock ",
+            "write a",
+            "Lock a",
+            "lock a*b",
+            "lock **",
+            "lock a b",
+            "see é*",
+            "lock a/",
+            "lock /*",
+            "lock a/../*",
+        ] {
             assert!(Rights::default().add(rule).is_err(), "{rule:?}");
         }
     }

@@ -23,13 +23,13 @@ pub(super) struct Route {
 }
 
 impl Route {
-    pub(super) fn parse(target: &Target<'_>) -> Result<Self, Problem> {
+    pub(super) fn parse(target: &Target<'_>, method: &str) -> Result<Self, Problem> {
         let path = target.path();
         if path.is_empty() {
             let detail = "the request target is not a path that begins with /";
             return Err(Problem::bad_request(detail));
         }
-        let (door, entry) = entry(path).ok_or_else(not_found)?;
+        let (door, entry) = entry(path, method).ok_or_else(|| nothing_at(path))?;
         Ok(Self { door, path: entry, named: named(entry.pattern, path)? })
     }
 
@@ -81,16 +81,25 @@ pub(super) fn kinds() -> Vec<&'static str> {
 
 /// Which server answers requests for a path, and what a method does with it.
 pub(super) fn lookup(path: &str, method: &str) -> (AnsweredBy, Option<&'static Operation>) {
-    match entry(path) {
+    match entry(path, method) {
         Some((_, path)) => (path.answered_by, operation(path, method)),
         None => (AnsweredBy::Active, None),
     }
 }
 
-fn entry(path: &str) -> Option<(&'static Door, &'static Path)> {
+fn entry(path: &str, method: &str) -> Option<(&'static Door, &'static Path)> {
     let doors = DOORS.iter().copied().chain([&SERVER]);
     let mut entries = doors.flat_map(|door| door.paths.iter().map(move |entry| (door, entry)));
-    entries.find(|(_, entry)| fits(entry.pattern, path))
+    let takes_rest = |entry| operation(entry, method).is_some_and(|each| each.takes_rest);
+    entries.find(|(_, entry)| {
+        let pattern = entry.pattern;
+        fits(pattern, path.split('/')) || takes_rest(entry) && fits(pattern, split(pattern, path))
+    })
+}
+
+/// The segments of a path as a pattern has them: the last one is all that is left.
+fn split<'a>(pattern: &str, path: &'a str) -> impl Iterator<Item = &'a str> {
+    path.splitn(pattern.split('/').count(), '/')
 }
 
 /// HEAD goes wherever GET does.
@@ -99,8 +108,7 @@ fn operation(path: &'static Path, method: &str) -> Option<&'static Operation> {
     path.operations.iter().find(|operation| operation.method == method)
 }
 
-fn fits(pattern: &str, path: &str) -> bool {
-    let mut segments = path.split('/');
+fn fits<'a>(pattern: &str, mut segments: impl Iterator<Item = &'a str>) -> bool {
     let fits = |expected: &str| {
         segments.next().is_some_and(|segment| is_name(expected) || segment == expected)
     };
@@ -108,16 +116,26 @@ fn fits(pattern: &str, path: &str) -> bool {
 }
 
 fn named(pattern: &str, path: &str) -> Result<Named, Problem> {
-    let segments = pattern.split('/').zip(path.split('/'));
+    let segments = pattern.split('/').zip(split(pattern, path));
     let mut names = segments.filter(|(expected, _)| is_name(expected)).map(|(_, segment)| segment);
     let Some(resource) = names.next() else { return Ok(Named::Nothing) };
     let resource = name(resource)?;
     let Some(id) = names.next() else { return Ok(Named::Resource(resource)) };
     let id = id.parse().map_err(|_| {
-        let detail = "there is no such lock: a lock's uid is 32 lower-case hex digits";
+        let detail = "there is no such lock: a lock's uid is 32 lower-case hex digits; a / in the \
+                      name of a resource is written %2F, which a proxy may have decoded";
         Problem::new(Status::NotFound, detail)
     })?;
     Ok(Named::Lock(resource, id))
+}
+
+fn nothing_at(path: &str) -> Problem {
+    if !(path.starts_with("/locks/") || path.starts_with("/resources/")) {
+        return not_found();
+    }
+    let detail = "there is nothing at a path of this depth; a / in the name of a resource is \
+                  written %2F, which a proxy in between may have decoded";
+    Problem::new(Status::NotFound, detail)
 }
 
 fn is_name(segment: &str) -> bool {
@@ -155,7 +173,7 @@ mod tests {
             let documented =
                 paths[pattern].as_object().unwrap().keys().filter(|key| *key != "parameters");
             let documented: BTreeSet<_> = documented.map(|method| method.to_uppercase()).collect();
-            let allow = Route::parse(&Target::parse(&target)).unwrap().allow();
+            let allow = Route::parse(&Target::parse(&target), "GET").unwrap().allow();
             let methods = allow.split(", ").filter(has_room);
             let methods: BTreeSet<_> = methods.map(str::to_string).collect();
             assert_eq!(documented, methods, "{pattern}");
@@ -177,12 +195,12 @@ mod tests {
         for target in
             ["/", "/?a/b", "/health", "http://h", "http://h/health?x", "*", "/locks/a%2Db"]
         {
-            assert!(Route::parse(&Target::parse(target)).is_ok(), "{target}");
+            assert!(Route::parse(&Target::parse(target), "GET").is_ok(), "{target}");
         }
         for target in
             ["", "health", "//", "/locks", "/locks/", "/locks/a/b/c", "/resources/a/b", "/health/"]
         {
-            assert!(Route::parse(&Target::parse(target)).is_err(), "{target}");
+            assert!(Route::parse(&Target::parse(target), "GET").is_err(), "{target}");
         }
     }
 }

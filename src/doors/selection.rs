@@ -277,7 +277,7 @@ mod tests {
             "limit=",
             "limit=1&limit=1",
             "after=",
-            "after=a/b",
+            "after=a/",
             "state=held",
             "state=",
             "search=%ff",

@@ -65,7 +65,7 @@ impl Service {
         forwarded_client: Option<&ForwardedClient>,
     ) -> Pending<Response> {
         let began = Instant::now();
-        let route = Route::parse(&request.target);
+        let route = Route::parse(&request.target, request.method);
         let error = error(&route);
         let record = RequestRecord::open(&self.0, request, &route, began);
         let answer = || {
@@ -83,7 +83,7 @@ impl Service {
     /// The response, if the head alone is enough to refuse the request.
     pub fn answer_to_head(&self, request: &Request<'_>, client: Client<'_>) -> Option<Response> {
         let began = Instant::now();
-        let route = Route::parse(&request.target);
+        let route = Route::parse(&request.target, request.method);
         let error = error(&route);
         let record = RequestRecord::open(&self.0, request, &route, began);
         let problem = self.admit(route, request, client).err()?;
@@ -100,7 +100,7 @@ impl Service {
         client: Client<'_>,
     ) -> Result<ForwardedClient, Response> {
         let began = Instant::now();
-        let route = Route::parse(&request.target);
+        let route = Route::parse(&request.target, request.method);
         let error = error(&route);
         let record = RequestRecord::open(&self.0, request, &route, began);
         let forwarded_client = self
@@ -145,7 +145,7 @@ impl Service {
 
     /// Gives back the lock at this path, whose client did not get the response.
     pub fn give_back(&self, target: &Target<'_>) {
-        if let Ok(Route { named: Named::Lock(resource, id), .. }) = Route::parse(target) {
+        if let Ok(Route { named: Named::Lock(resource, id), .. }) = Route::parse(target, "DELETE") {
             acquire::abandon(&*self.0.locks, &resource, id);
         }
     }

@@ -36,7 +36,7 @@ const fn operation(
     method: &'static str,
     handler: fn(&Call<'_>, &ResourceName) -> PendingResult,
 ) -> Operation {
-    Operation::new(method, Requirement::LOCK, "terraform", Handler::Resource(handler))
+    Operation::new(method, Requirement::LOCK, "terraform", Handler::Resource(handler)).taking_rest()
 }
 
 /// The namespace of its keys.

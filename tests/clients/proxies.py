@@ -31,7 +31,7 @@ def checks(binary, directory, skipped):
         elif not shutil.which("openssl"):
             skipped(proxy.name, "openssl, which makes a certificate, is not installed")
         else:
-            for check in [through, kept, too_short, leaving]:
+            for check in [through, slashes, kept, too_short, leaving]:
                 name = f"{proxy.name}: {check.__doc__}"
                 yield name, lambda check=check, proxy=proxy: attempt(check, Chain, proxy, binary)
 
@@ -118,6 +118,18 @@ def through(chain):
         answer = client.getresponse()
         answer.read()
         assert answer.status == status, f"from {origin}: {answer.status}"
+
+
+def slashes(chain):
+    """a name with a slash, its URL, a query"""
+    client = chain.client()
+    headers, _ = expect(201, client, "POST", "/rdlm/locks/org%2Fproj", lock(0, 60))
+    location = headers["Location"]
+    assert location.startswith(chain.base + "/locks/org%2Fproj/"), location
+    _, listed = expect(200, client, "GET", "/rdlm/status?search=org%2Fp&limit=1")
+    names = [resource["name"] for resource in json.loads(listed)["resources"]]
+    assert names == ["org/proj"], names
+    expect(204, client, "DELETE", urlsplit(location).path)
 
 
 def kept(chain):
@@ -208,7 +220,7 @@ class NginxWithTls(Nginx):
         lines = re.findall("```nginx\n(.*?)```", DOCUMENT.read_text(), re.S)[1]
         lines = lines.replace("/etc/ssl/rdlm-ca.pem", f"{chain.directory}/locks.crt")
         lines = lines.replace("locks.example.com", "localhost")
-        return super().block(chain, changes).replace("proxy_pass http://rdlm/;\n", lines)
+        return super().block(chain, changes).replace("proxy_pass http://rdlm$rdlm_uri;\n", lines)
 
 
 class HAProxy(Proxy):

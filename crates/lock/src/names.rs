@@ -7,7 +7,10 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-/// The name of a resource: 1 to [`ResourceName::MAX_LEN`] of `A-Z a-z 0-9 . _ : ~ @ -`.
+/// The name of a resource: 1 to [`ResourceName::MAX_LEN`] of `A-Z a-z 0-9 . _ : ~ @ - /`.
+///
+/// Of the parts between slashes none is empty, `.` or `..`, and the last is not 32 hex digits: such
+/// a name in a path would be another one, or the URL of a lock, behind a proxy that decodes `%2F`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceName(SmolStr);
 
@@ -19,14 +22,26 @@ impl ResourceName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether names can begin with this text, which is not empty.
+    pub fn is_beginning(text: &str) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:~@-/".contains(&byte);
+        let is_part = |part: &str| !["", ".", ".."].contains(&part);
+        let whole_parts = text.rsplit_once('/').map(|(parts, _)| parts);
+        (1..=Self::MAX_LEN).contains(&text.len())
+            && text.bytes().all(allowed)
+            && whole_parts.is_none_or(|parts| parts.split('/').all(is_part))
+    }
 }
 
 impl FromStr for ResourceName {
     type Err = InvalidResourceName;
 
     fn from_str(name: &str) -> Result<Self, InvalidResourceName> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:~@-".contains(&byte);
-        if (1..=Self::MAX_LEN).contains(&name.len()) && name.bytes().all(allowed) {
+        let is_uid = |part: &str| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_last = |part: &str| !["", ".", ".."].contains(&part) && !is_uid(part);
+        let last_of_several = name.rsplit_once('/').map(|(_, last)| last);
+        if Self::is_beginning(name) && last_of_several.is_none_or(is_last) {
             Ok(Self(name.into()))
         } else {
             Err(InvalidResourceName)
@@ -47,7 +62,11 @@ pub struct InvalidResourceName;
 impl fmt::Display for InvalidResourceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let max = ResourceName::MAX_LEN;
-        write!(f, "a resource name is 1 to {max} of A-Z a-z 0-9 . _ : ~ @ -")
+        write!(
+            f,
+            "a resource name is 1 to {max} of A-Z a-z 0-9 . _ : ~ @ - and /, with no empty part, \
+             . or .. between slashes, and no 32 hex digits behind the last one"
+        )
     }
 }
 
@@ -168,12 +187,44 @@ mod tests {
     #[test]
     fn a_resource_name_is_1_to_255_of_the_allowed_characters() {
         let longest = "x".repeat(255);
-        for name in ["a", "Z9", "nightly-job", "a.b_c:d~e@f-g", "..", &longest] {
+        let hex = "aa4e181e17374148a21b30d9dcb941f9";
+        let names = ["a", "Z9", "nightly-job", "a.b_c:d~e@f-g", "..", "org/proj", "a/.b/c..", hex];
+        for name in names.into_iter().chain([&*longest, &format!("{hex}/a"), &format!("a/{hex}0")])
+        {
             assert_eq!(name.parse::<ResourceName>().unwrap().as_str(), name);
         }
         let too_long = "x".repeat(256);
-        for name in ["", "a b", "a/b", "a%20b", "é", "a\0", "a\n", "a+b", &too_long] {
+        let upper = format!("a/{}", hex.to_uppercase());
+        for name in [
+            "",
+            "a b",
+            "a%20b",
+            "é",
+            "a\0",
+            "a\n",
+            "a+b",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            "a/.",
+            "a/../b",
+            "./a",
+            &too_long,
+            &format!("a/{hex}"),
+            &upper,
+        ] {
             assert_eq!(name.parse::<ResourceName>(), Err(InvalidResourceName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn names_begin_with_what_a_pattern_ends_with() {
+        for beginning in ["a", "org/", "org/.", "a/b/", "."] {
+            assert!(ResourceName::is_beginning(beginning), "{beginning}");
+        }
+        for beginning in ["", "/", "a//", "a/../", "a b", "é"] {
+            assert!(!ResourceName::is_beginning(beginning), "{beginning}");
         }
     }
 
