@@ -11,19 +11,14 @@ use crate::connections::crowd;
 use crate::harness::{Client, Server, wait_until};
 use crate::needed;
 
-/// The limit does not hold for root.
-const NOBODY: u32 = 65_534;
-
-/// The user that the servers of these tests run as.
-fn user() -> u32 {
-    let own = fs::metadata("/proc/self").unwrap().uid();
-    if own == 0 { NOBODY } else { own }
-}
+/// The users that the servers of these tests run as, one each since the limit is one of users. It
+/// does not hold for root.
+const USERS: [u32; 3] = [65_531, 65_532, 65_533];
 
 /// How many threads this user has now.
-fn threads_in_use() -> u64 {
+fn threads_in_use(user: u32) -> u64 {
     let of_process = |process: fs::DirEntry| {
-        let is_of_user = process.metadata().is_ok_and(|it| it.uid() == user());
+        let is_of_user = process.metadata().is_ok_and(|it| it.uid() == user);
         let tasks = is_of_user.then(|| fs::read_dir(process.path().join("task")).ok()).flatten();
         tasks.map_or(0, |tasks| tasks.count() as u64)
     };
@@ -33,19 +28,22 @@ fn threads_in_use() -> u64 {
 /// A server of a user who may have so many threads more than now.
 struct Limited {
     server: Server,
+    user: u32,
     _program: TempDir,
 }
 
 impl Limited {
-    fn start(more: u64) -> Self {
+    fn start(user: u32, more: u64) -> Self {
+        let own = fs::metadata("/proc/self").unwrap().uid();
+        let user = if own == 0 { user } else { own };
         let program = TempDir::new().unwrap();
         let rdlm = program.path().join("rdlm");
         fs::copy(env!("CARGO_BIN_EXE_rdlm"), &rdlm).unwrap();
         needed::insist("prlimit");
-        let limit = format!("--nproc={}", threads_in_use() + more);
+        let limit = format!("--nproc={}", threads_in_use(user) + more);
         let mut command = Command::new("prlimit");
-        command.arg(limit).arg(rdlm).arg("serve").uid(user());
-        Self { server: Server::start_command(&mut command), _program: program }
+        command.arg(limit).arg(rdlm).arg("serve").uid(user);
+        Self { server: Server::start_command(&mut command), user, _program: program }
     }
 
     /// Changes the limit, as far as it can be raised.
@@ -53,7 +51,7 @@ impl Limited {
         let limit = format!("--nproc={threads}:");
         let pid = self.server.pid().to_string();
         let mut prlimit = Command::new("prlimit");
-        assert!(prlimit.args(["--pid", &pid, &limit]).uid(user()).status().unwrap().success());
+        assert!(prlimit.args(["--pid", &pid, &limit]).uid(self.user).status().unwrap().success());
     }
 }
 
@@ -80,7 +78,7 @@ fn refusals(waiting: Vec<Client>) -> String {
 
 #[test]
 fn a_limit_of_threads_leaves_some_for_releases_and_for_the_end() {
-    let limited = Limited::start(200);
+    let limited = Limited::start(USERS[0], 200);
     let mut server = limited.server;
     server.hold("foo");
     let waiting = crowd(&server, "foo", 400);
@@ -95,7 +93,7 @@ fn a_limit_of_threads_leaves_some_for_releases_and_for_the_end() {
 
 #[test]
 fn a_server_that_gets_no_more_threads_serves_who_need_not_wait() {
-    let limited = Limited::start(1_000);
+    let limited = Limited::start(USERS[1], 1_000);
     let server = &limited.server;
     server.hold("foo");
     let mut waiting: Vec<_> = (0..20).map(|_| server.join_line("foo")).collect();
@@ -114,4 +112,21 @@ fn a_server_that_gets_no_more_threads_serves_who_need_not_wait() {
     let refusals = refusals(waiting);
     assert!(refusals.contains("too many requests") && refusals.contains("shutting down"));
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn streams_take_no_thread_that_is_kept_for_releases() {
+    let limited = Limited::start(USERS[2], 1_000);
+    let server = &limited.server;
+    limited.limit(1);
+    let mut streams: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    streams.iter_mut().for_each(|client| client.send_request("GET", "/events", ""));
+    assert_serves(server, "bar");
+    let refused = streams.iter_mut().map(Client::head).filter(|head| head.status == 503);
+    assert!(refused.inspect(|head| assert!(head.header("Retry-After").is_some())).count() > 8);
+    limited.limit(1_000);
+    wait_until("threads are started", || {
+        server.get("/").header("Connection") == Some("keep-alive")
+    });
+    limited.server.signal("-TERM");
 }

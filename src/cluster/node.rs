@@ -45,7 +45,7 @@ impl Node {
         failed: Sender<String>,
     ) -> Result<Arc<Self>, String> {
         let role = Arc::new(Role::new(url));
-        let proxy = Proxy::new(options, own, Arc::clone(&role))?;
+        let proxy = Proxy::new(options, own, Arc::clone(&role), tables.limits.waiting)?;
         let etcd = Arc::new(Etcd::new(options)?);
         show_in_metrics(&tables.metrics, &role, &etcd);
         let (leave, leaving) = bounded(0);

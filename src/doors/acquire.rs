@@ -129,7 +129,7 @@ fn watched<T>(call: &Call<'_>, act: impl FnOnce(&mut dyn FnMut(Departure)) -> T)
     let mut wait = Wait::No;
     let mut watch = None;
     let done = act(&mut |departure| {
-        if client.may_wait() {
+        if call.caller.may_wait {
             wait = Wait::Watched;
             watch = Some(client.watch(move || departure.leave()));
         } else {

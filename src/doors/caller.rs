@@ -24,6 +24,8 @@ pub(super) struct Caller<'a> {
     pub(super) permissions: Permissions,
     /// Whether its connection is encrypted.
     pub(super) is_encrypted: bool,
+    /// Whether there is a thread and a connection to spare for its wait.
+    pub(super) may_wait: bool,
     /// Whether another server forwards its requests.
     pub(super) is_introduced: bool,
 }
@@ -53,7 +55,8 @@ impl<'a> Caller<'a> {
             None => identify(context, requires, request, certified)?,
         };
         let (requester, is_introduced) = (Requester { address, user }, forwarded_client.is_some());
-        let caller = Self { client, requester, permissions, is_encrypted, is_introduced };
+        let may_wait = client.may_wait() && forwarded_client.is_none_or(|said| said.may_wait);
+        let caller = Self { client, requester, permissions, is_encrypted, may_wait, is_introduced };
         let rights = &caller.permissions.rights;
         let (is_allowed, right) = match (requires, resource) {
             (Requirement::Nothing, _) => (true, Right::See),

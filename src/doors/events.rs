@@ -11,11 +11,12 @@ use super::call::{Call, HandlerResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
 use super::hal::{ClientView, TermsView, display_some, timestamp};
 use super::identity::Permissions;
+use super::refusals::refused;
 use super::rights::Requirement;
 use super::subscribers::SubscriberSlot;
 use crate::http::query::Query;
 use crate::http::{BodyWriter, Problem, Response, Status};
-use crate::lock::{Event, KEPT, Kind, LockId, Received, ResourceName, Subscriber};
+use crate::lock::{Event, KEPT, Kind, LockId, Received, Refusal, ResourceName, Subscriber};
 
 /// A comment is sent after so long without an event: proxies close silent connections.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -60,6 +61,9 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
     if !wanted.follow {
         let subscriber = events.subscribe(after);
         return Ok(stream(move |out| write_kept(out, &wanted, &permissions, subscriber)));
+    }
+    if !call.caller.may_wait {
+        return Err(refused(Refusal::TooManyWaiting));
     }
     let slot = call.context.subscribers.enter(call.caller.subscriber())?;
     let subscriber = events.subscribe(after);

@@ -23,6 +23,8 @@ pub struct ForwardedClient {
     pub(super) rights: Option<Arc<Rights>>,
     /// Whether its connection is encrypted.
     pub(super) is_encrypted: bool,
+    /// Whether that server has a thread and a connection for its wait.
+    pub(super) may_wait: bool,
     /// On that server: the rules that gave the rights.
     permissions: Option<Permissions>,
 }
@@ -37,6 +39,9 @@ struct Letter {
     rights: Option<Vec<String>>,
     #[serde(default)]
     tls: bool,
+    /// Version 1.0.0 neither writes nor reads it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    must_not_wait: bool,
 }
 
 impl ForwardedClient {
@@ -49,18 +54,24 @@ impl ForwardedClient {
     ) -> Result<Self, Problem> {
         let proxies = &context.settings.trusted_proxies;
         let address = forwarded::client(request, client.address(), proxies);
-        let is_encrypted = client.is_encrypted();
+        let (is_encrypted, may_wait) = (client.is_encrypted(), client.may_wait());
         if context.users.is_none() {
             let requester = Requester { address, user: client.certified_user().cloned() };
-            return Ok(Self { requester, rights: None, is_encrypted, permissions: None });
+            return Ok(Self { requester, rights: None, is_encrypted, may_wait, permissions: None });
         }
         let (user, permissions) = identify(context, requires, request, client.certified_user())?;
         Ok(Self {
             requester: Requester { address, user },
             rights: Some(Arc::clone(&permissions.rights)),
             is_encrypted,
+            may_wait,
             permissions: Some(permissions),
         })
+    }
+
+    /// The same client, for a request that gets no place in line.
+    pub fn not_waiting(&self) -> Self {
+        Self { may_wait: false, ..self.clone() }
     }
 
     /// Whether the rules have not changed since.
@@ -81,6 +92,7 @@ impl ForwardedClient {
             user: user.as_ref().map(ToString::to_string),
             rights: self.rights.as_ref().map(|rights| rights.rules().collect()),
             tls: self.is_encrypted,
+            must_not_wait: !self.may_wait,
         };
         // Serializing strings cannot fail.
         BASE64_STANDARD.encode(serde_json::to_vec(&letter).unwrap_or_default())
@@ -89,13 +101,15 @@ impl ForwardedClient {
     /// `None` if the value is malformed.
     pub fn from_field(field: &str) -> Option<Self> {
         let letter = BASE64_STANDARD.decode(field).ok()?;
-        let Letter { address, user, rights, tls } = serde_json::from_slice(&letter).ok()?;
+        let Letter { address, user, rights, tls, must_not_wait } =
+            serde_json::from_slice(&letter).ok()?;
         let rights = match rights {
             Some(rules) => Some(Arc::new(Rights::from_rules(&rules)?)),
             None => None,
         };
         let requester = Requester { address: address.into(), user: user.map(SmolStr::from) };
-        Some(Self { requester, rights, is_encrypted: tls, permissions: None })
+        let may_wait = !must_not_wait;
+        Some(Self { requester, rights, is_encrypted: tls, may_wait, permissions: None })
     }
 }
 
@@ -107,7 +121,8 @@ mod tests {
         let rules = |rules: &[&str]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
         let rights = rights.map(|rights| Arc::new(Rights::from_rules(&rules(rights)).unwrap()));
         let requester = Requester { address: "::1".into(), user: user.map(SmolStr::from) };
-        ForwardedClient { requester, rights, is_encrypted: true, permissions: None }
+        let (is_encrypted, may_wait) = (true, false);
+        ForwardedClient { requester, rights, is_encrypted, may_wait, permissions: None }
     }
 
     #[test]
@@ -125,6 +140,7 @@ mod tests {
             let read = ForwardedClient::from_field(&field).unwrap();
             assert_eq!(format!("{:?}", read.requester), format!("{:?}", made.requester));
             assert_eq!((read.rights, read.is_encrypted), (made.rights, true));
+            assert!(!read.may_wait);
         }
     }
 

@@ -20,7 +20,7 @@ use super::{acquire, body, origin, refusals};
 use crate::current_locks::CurrentLocks;
 use crate::http::departures::Client;
 use crate::http::{Problem, Request, Response, Status, Target, Unreadable};
-use crate::lock::{Pending, Reason, Refusal};
+use crate::lock::{Pending, Reason};
 use crate::metrics::{Histogram, Metrics};
 
 /// What a server that may forward a request needs to know about it.
@@ -157,10 +157,10 @@ impl Service {
         response
     }
 
-    /// The response to a request on a connection that must not wait, if the request could.
-    pub fn refuse_to_wait(&self, request: &Request<'_>) -> Option<Response> {
-        let refusal = || uncached(refusals::refused(Refusal::TooManyWaiting).into());
-        (outcome(request) == Outcome::Acquisition).then(refusal)
+    /// The response for a problem that is found before the request reaches its door.
+    pub fn error_response(&self, request: &Request<'_>, problem: Problem) -> Response {
+        let error = error(&Route::parse(&request.target, request.method));
+        uncached(error(problem))
     }
 
     /// The response to plain HTTP on a TLS port.

@@ -46,12 +46,16 @@ pub(crate) struct Proxy {
     names: Names,
     /// For the other servers; `None`: without TLS, or there is no forwarding.
     pub(crate) trust: Option<Trust>,
+    /// How many requests may be forwarded at a time that may wait: the connections of their clients
+    /// are this server's.
+    max_waiting: usize,
+    forwarded: Arc<()>,
     /// Why the active server cannot be reached, if that has been logged.
     unreachable: Mutex<Option<String>>,
 }
 
 impl Proxy {
-    /// `own`: the certificate of this server.
+    /// `own`: the certificate of this server. `max_waiting`: how many of its connections may wait.
     ///
     /// # Errors
     /// A file cannot be used; a sentence says which, and why.
@@ -59,6 +63,7 @@ impl Proxy {
         options: &Options,
         own: Option<CertificateFiles>,
         role: Arc<Role>,
+        max_waiting: usize,
     ) -> Result<Self, String> {
         let speaks_tls = role.url.starts_with("https://") || options.advertise_ca.is_some();
         let trust = match options.standby {
@@ -74,6 +79,8 @@ impl Proxy {
             standby: options.standby,
             names: Names::default(),
             trust,
+            max_waiting,
+            forwarded: Arc::default(),
             unreachable: Mutex::default(),
         })
     }
@@ -102,7 +109,7 @@ impl Proxy {
         };
         answered.unwrap_or_else(|Unavailable { reason, problem }| {
             service.count_refused(request, reason);
-            Answered::Response(problem.into())
+            Answered::Response(service.error_response(request, problem))
         })
     }
 
@@ -151,7 +158,7 @@ impl Proxy {
                             continue;
                         }
                         None if refused.is_unknown() => return Err(refused),
-                        None => return Ok(Answered::Response(not_active())),
+                        None => return Err(Unavailable::this_one()),
                     }
                 }
                 View::DuplicateUrl => {
@@ -181,6 +188,9 @@ impl Proxy {
                     ControlFlow::Continue(refused) => refused,
                     ControlFlow::Break(answered) => return answered,
                 };
+            }
+            if !client.may_wait() {
+                return Err(refused);
             }
             match self.hold(&watch, arrived_at, peer.is_some(), *client) {
                 Held::Again => {}
@@ -245,7 +255,11 @@ impl Proxy {
         let Some(registration) = self.role.register(peer, upstream.socket()) else {
             return (Sent::NotReached, None);
         };
-        let bytes = forward::bytes(request, &peer.secret, forwarded_client);
+        let forwarded = Arc::clone(&self.forwarded);
+        let is_crowded = Arc::strong_count(&forwarded) > self.max_waiting + 2;
+        let restricted = is_crowded.then(|| forwarded_client.not_waiting());
+        let sent_as = restricted.as_ref().unwrap_or(forwarded_client);
+        let bytes = forward::bytes(request, &peer.secret, sent_as);
         if upstream.send(&bytes).is_err() {
             return (Sent::Unanswered, None);
         }
@@ -275,7 +289,7 @@ impl Proxy {
             relay(&mut upstream, &head, exchange, forwarded_client, handling.is_stream)
         };
         let goes_on = matches!(sent, Sent::Passed(Next::Request));
-        drop((watch, registration));
+        drop((watch, registration, forwarded));
         // Or the active server has been told that this client has left.
         forwarding.0 = Some(upstream).filter(|_| goes_on && !(waits && client.has_left()));
         match sent {
@@ -412,7 +426,5 @@ fn redirect(peer: &Peer, request: &Request<'_>) -> Response {
 }
 
 fn not_active() -> Response {
-    Unavailable::because("this server is not the active one for now, and nothing was done")
-        .problem
-        .into()
+    Unavailable::this_one().problem.into()
 }

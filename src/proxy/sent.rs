@@ -54,7 +54,7 @@ impl Sent {
             Self::Passed(next) => return ControlFlow::Break(Ok(Answered::Passed(next))),
             Self::Departed => {
                 // The active server has counted it as granted.
-                let response = Unavailable::departed().problem.into();
+                let response = service.error_response(request, Unavailable::departed().problem);
                 return ControlFlow::Break(Ok(Answered::Response(response)));
             }
             Self::Broken => return ControlFlow::Break(Ok(Answered::Gone)),

@@ -38,6 +38,10 @@ impl Unavailable {
         Self::because("there is no active server for now, and nothing was done")
     }
 
+    pub(super) fn this_one() -> Self {
+        Self::because("this server is not the active one for now, and nothing was done")
+    }
+
     pub(super) fn not_reached(peer: &Peer) -> Self {
         let url = &peer.url;
         Self::because(format!(

@@ -117,10 +117,10 @@ impl Server {
         job.connection.forbid_waiting();
         while !self.connections.is_closed() {
             let timeout = self.connections.make_room();
-            match workers.start_in_reserve(job, timeout) {
-                Ok(()) => return,
-                Err(back) => job = back,
-            }
+            let Err(back) = workers.start_in_reserve(job, timeout) else { return };
+            // There may be threads again.
+            let Err(NoThread { job: back, .. }) = workers.start(back) else { return };
+            job = back;
         }
     }
 
@@ -183,15 +183,7 @@ impl Server {
         let mut busy = Busy { permit: Arc::clone(permit), _in_flight: self.in_flight.begin() };
         let state = exchange.client.state();
         let answered = match &self.node {
-            Some(node) => {
-                // The active server does not know that this connection must not wait.
-                let restricted = state != ConnectionState::Normal;
-                let refusal = restricted.then(|| self.service.refuse_to_wait(&exchange.request));
-                match refusal.flatten() {
-                    Some(refusal) => Answered::Response(refusal),
-                    None => node.answer(&exchange, forwarding, &self.service),
-                }
-            }
+            Some(node) => node.answer(&exchange, forwarding, &self.service),
             None => {
                 let response = self.service.answer(&exchange.request, exchange.client);
                 if matches!(response, Pending::Later(_)) && !permit.is_wanted() {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::etcd_or_skip;
-use super::{health, join_by, two, two_with, url};
+use super::{health, join, join_by, two, two_with, url};
 use crate::answers;
-use crate::harness::{Server, lock_body, wait_until};
+use crate::connections::crowd;
+use crate::harness::{Client, Server, lock_body, wait_until};
 
 #[test]
 fn a_standby_answers_as_the_active_server_does() {
@@ -114,6 +115,23 @@ fn who_waits_at_a_standby_is_granted_the_lock() {
     wait_until("it waits", || active.locks("a").len() == 2);
     assert_eq!(active.delete(&held).status, 204);
     assert_eq!(client.response().status, 201);
+}
+
+#[test]
+fn waits_at_a_standby_leave_connections_for_releases() {
+    let etcd = etcd_or_skip!(1);
+    let active = join(&etcd);
+    wait_until("it is active", || health(&active)["role"] == "active");
+    let standby = join_by(&etcd.endpoints(), &["--max-connections", "16"]);
+    wait_until("it knows", || health(&standby)["active"] == url(&active).as_str());
+    let lock = active.hold("a");
+    let mut waiting = crowd(&standby, "a", 16);
+    wait_until("as many wait as may", || active.locks("a").len() > 8);
+    let mut releases = standby.connect();
+    assert_eq!(releases.request("PATCH", &lock, r#"{"lifetime":600}"#).status, 200);
+    assert_eq!(releases.request("DELETE", &lock, "").status, 204);
+    let granted = |client: &mut Client| client.try_response().is_ok_and(|it| it.status == 201);
+    assert!(waiting.iter_mut().any(granted));
 }
 
 #[test]

@@ -64,19 +64,24 @@ fn what_a_standby_refuses_is_counted() {
     let held = [
         ask("POST", "/locks/a", &lock_body(0, 600)),
         ask("LOCK", "/locks/state", r#"{"ID":"i"}"#),
-        ask("POST", "/v1/pre-reboot", node),
         ask("PATCH", lock, r#"{"lifetime":5}"#),
         ask("PATCH", lock, r#"{"mode":"PR"}"#),
         // What is counted nowhere.
         ask("DELETE", lock, ""),
         ask("GET", "/resources", ""),
     ];
+    let mut reboot = ask("POST", "/v1/pre-reboot", node);
     let mut leaves = ask("POST", "/locks/a", &lock_body(0, 600));
     leaves.half_close();
     leaves.response().detail(408);
     for mut client in held {
-        assert_eq!(client.response().json()["reason"], "not_active");
+        let refused = client.response();
+        assert_eq!(refused.json()["reason"], "not_active");
+        assert_eq!(refused.header("Cache-Control"), Some("no-store"));
     }
+    // In its door's form.
+    let refused = reboot.response();
+    assert_eq!((refused.status, &refused.json()["kind"]), (503, &"unavailable".into()));
     let count = |server: &Server, series: &str| metric(server, &format!("{series} "));
     for (series, refused) in [
         ("rdlm_acquisitions_total{outcome=\"not_active\"}", 3.0),
