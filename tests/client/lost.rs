@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{is_alive, output, run_script};
+use super::{Running, is_alive, output, rdlm, run_script};
 use crate::harness::{Server, wait_until};
 
 #[test]
@@ -99,4 +99,22 @@ fn a_lock_that_cannot_be_released_is_told_and_changes_no_code() {
     let (code, errors) = run.end();
     assert_eq!(code, Some(3));
     assert!(errors.contains("expires within 60 s"), "{errors}");
+}
+
+#[test]
+fn many_locks_at_a_server_that_hangs_are_given_up_together() {
+    let server = Server::start();
+    let names: Vec<_> = (0..16).map(|n| n.to_string()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let script = ["--", "sh", "-c", "echo ready; exec sleep 600"];
+    let args = [&["run"], &names[..], &script].concat();
+    let mut run = Running::start(&mut rdlm(server.port(), &args));
+    assert_eq!(run.line(), "ready");
+    server.signal("-STOP");
+    let began = Instant::now();
+    run.signal("-TERM");
+    assert_eq!(run.wait(), Some(143));
+    // The time for all of them is 10 s.
+    assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
+    server.signal("-CONT");
 }

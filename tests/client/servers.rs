@@ -292,7 +292,17 @@ fn a_password_in_the_url_is_not_printed() {
     assert_eq!(run(&at_server, &["release", lock.trim()]), "");
     let printed = run(&at_server, &["run", "foo", "--", "sh", "-c", "echo $RDLM_LOCK_URL"]);
     assert!(printed.starts_with("http://127.0.0.1:"), "{printed}");
-    for wrong in ["http://me:s3cret@", "http://me:s3cret@h:99999", "ftp://me:s3cret@h"] {
+    for wrong in [
+        "http://me:s3cret@",
+        "http://me:s3cret@h:99999",
+        "ftp://me:s3cret@h",
+        "me:s3cret@h",
+        "ftp:me:s3cret@h",
+        "http:/me:s3cret@h",
+        "me:s3cret://x@h",
+        "http://h,me:s3cret@h",
+        "http://me:s3cret@a@b",
+    ] {
         run(wrong, &["resources"]);
         run("http://127.0.0.1:1", &["resources", "--url", wrong]);
         run("http://127.0.0.1:1", &["release", wrong]);
@@ -400,6 +410,28 @@ fn a_release_whose_answer_a_proxy_replaced_is_done() {
     let fake = Fake::start(vec![Then::Answer(bad.into()), Then::Answer(problem(404, gone))]);
     let path = server.hold("foo");
     assert_eq!(printed(&output(fake.port, &["release", &path])), "");
+}
+
+#[test]
+fn a_release_that_another_server_has_done_is_done() {
+    let server = Server::start();
+    let gone =
+        r#"{"type":"about:blank","title":"","status":404,"detail":"","reason":"no_such_lock"}"#;
+    let late = "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let first = Fake::start(vec![Then::Answer(late.into())]);
+    let second = Fake::start(vec![Then::Answer(problem(404, gone))]);
+    let urls = [first, second].map(|fake| format!("http://127.0.0.1:{}", fake.port)).join(",");
+    let path = server.hold("foo");
+    assert_eq!(printed(&output(1, &["release", "--url", &urls, &path])), "");
+}
+
+#[test]
+fn a_request_that_did_not_come_in_whole_is_sent_again() {
+    let server = Server::start();
+    let slow = r#"{"type":"about:blank","title":"","status":408,"detail":"too slow"}"#;
+    let fake = Fake::start(vec![Then::Answer(problem(408, slow)), Then::Forward(server.port())]);
+    printed(&output(fake.port, &["acquire", "foo"]));
+    assert_eq!(server.locks("foo").len(), 1);
 }
 
 #[test]

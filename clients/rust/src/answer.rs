@@ -200,6 +200,10 @@ impl Asked<'_> {
             (307 | 308, _, Some(to)) if to.ends_with(path) && to.contains("://") => {
                 Failure::Elsewhere(to[..to.len() - path.len()].into())
             }
+            // The request has not come in whole, or in time.
+            (408, Some(detail), _) if reason != Some("timed_out") => {
+                Failure::Dropped(detail.into())
+            }
             (_, Some(detail), _) => Failure::Refused { status, detail: detail.into() },
             (403, None, _) => {
                 Failure::Refused { status, detail: format!("{url} answers {status}") }

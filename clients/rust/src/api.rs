@@ -1,5 +1,6 @@
 //! The API: one method for each request.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -11,8 +12,8 @@ use super::client::is_tls;
 use super::deadline::{Deadline, Wait};
 use super::events::Following;
 use super::lock_path::LockPath;
-use super::retry::{TRIES, retry};
-use super::transport::Call;
+use super::retry::retry;
+use super::transport::{Call, Transport};
 use super::{Client, Error, LockOptions, Target};
 
 /// What is escaped in the path of a URL.
@@ -102,8 +103,7 @@ impl Client {
 
     /// Renews a lock.
     pub fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
-        let call = renewal(lock, lifetime);
-        retry(TRIES, || self.send(&call)).map(drop)
+        self.retry(&renewal(lock, lifetime)).map(drop)
     }
 
     /// Renews a lock by a deadline. Returns the new lifetime.
@@ -191,26 +191,26 @@ impl Client {
         self.delete_once_or_again(&call.by_administrator())
     }
 
-    /// If the response to a deletion is lost, its repetition may find nothing, and has succeeded.
+    /// If the response to a deletion is lost, its repetition may find nothing, and has succeeded:
+    /// also at another server.
     fn delete_once_or_again(&self, call: &Call<'_>) -> Result<(), Failure> {
-        let mut dropped = false;
-        let result = retry(TRIES, || {
-            let result = self.send(call);
+        let may_be_done = Cell::new(false);
+        let attempt = |transport: &Transport, call: &Call<'_>, limits| {
+            let result = transport.send(call, limits);
             // An intermediary may have replaced the server's response.
-            dropped |= matches!(
-                result,
-                Err(Failure::Dropped(_) | Failure::Foreign(_) | Failure::Proxy { .. })
-            );
+            if let Err(Failure::Dropped(_) | Failure::Foreign(_) | Failure::Proxy { .. }) = result {
+                may_be_done.set(true);
+            }
             result
-        });
-        match result {
-            Err(Failure::NotThere) if dropped => Ok(()),
+        };
+        match retry(call.by, || self.ask(call, attempt)) {
+            Err(Failure::NotThere) if may_be_done.get() => Ok(()),
             result => result.map(drop),
         }
     }
 
     fn retry(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        retry(TRIES, || self.send(call))
+        retry(call.by, || self.send(call))
     }
 }
 

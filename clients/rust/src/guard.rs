@@ -12,7 +12,7 @@ use super::answer::Failure;
 use super::api::Lock;
 use super::deadline::Deadline;
 use super::lease::Lease;
-use super::retry::{Pauses, TRIES, retry};
+use super::retry::{Pauses, retry};
 use super::transport::ANSWER;
 use crate::clock;
 
@@ -178,9 +178,8 @@ impl Guard {
 /// lifetime from then.
 fn confirm(client: &Client, resource: &str, lock: &Lock) -> Result<(Duration, Duration), Error> {
     // It was not granted later than now.
-    let within = lock.lifetime.min(ANSWER);
-    let by = Deadline::after(within);
-    let renewed = retry(TRIES.min(within), || {
+    let by = Deadline::after(lock.lifetime.min(ANSWER));
+    let renewed = retry(by, || {
         let sent = clock::now();
         Ok((sent, client.renew_by(&lock.path, lock.lifetime, by)?))
     });

@@ -1,20 +1,21 @@
 //! When to send a request again, and how often.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::after;
 
 use super::answer::Failure;
+use super::deadline::Deadline;
 
 /// How long to keep trying a server that cannot be reached.
 pub(super) const TRIES: Duration = Duration::from_secs(2);
 
-/// Tries again for a while if the failure is transient.
+/// Tries again for a while if the failure is transient, and not after `by`.
 pub(super) fn retry<T>(
-    within: Duration,
+    by: Deadline,
     mut attempt: impl FnMut() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let until = Instant::now() + within;
+    let by = by.at_most(TRIES);
     let mut pauses = Pauses::new();
     loop {
         let failure = match attempt() {
@@ -22,7 +23,7 @@ pub(super) fn retry<T>(
             result => return result,
         };
         let pause = pauses.next(&failure);
-        if Instant::now() + pause > until {
+        if pause > by.left() {
             return Err(failure);
         }
         let _ = after(pause).recv();

@@ -14,11 +14,15 @@ pub fn base(text: &str) -> Result<String, String> {
     }
 }
 
-/// Without the credentials between `://` and `@`, for messages.
+/// Without what may be credentials, for messages: whatever is before an `@`, but for the scheme of a
+/// well-formed URL.
 pub fn without_password(text: &str) -> String {
-    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
-        Some((scheme, (_, host))) => format!("{scheme}://{host}"),
-        None => text.into(),
+    let Some((before, host)) = text.rsplit_once('@') else { return text.into() };
+    let scheme = before.split_once("://").map(|(scheme, _)| scheme);
+    let is_scheme = |scheme: &&str| ["http", "https"].contains(scheme);
+    match scheme.filter(is_scheme) {
+        Some(scheme) => format!("{scheme}://{host}"),
+        None => host.into(),
     }
 }
 
