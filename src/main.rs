@@ -28,6 +28,10 @@ const NOT_GRANTED: u8 = 75;
 fn main() -> ExitCode {
     match cli::parse(env::args_os()) {
         Ok(Command::Serve { options, log }) => serve(options, log),
+        Ok(Command::Check { options, settings }) => match server::check(&options) {
+            Ok(()) => print(&settings),
+            Err(error) => complain(&error.to_string(), USAGE),
+        },
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Client { command, target }) => match commands::execute(command, &target) {
             Ok(ending) => code_of_ending(ending),

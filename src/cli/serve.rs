@@ -26,10 +26,17 @@ pub(super) fn parse(mut given: Given) -> Result<Command, UsageError> {
         format: given.value("--log-format", log_format)?,
     };
     let mut options = options(&mut given)?;
+    let only_check = given.flag("--check")?;
+    let settings = given.settings();
+    given.no_unknown_variables()?;
     given.nothing_left()?;
     refuse_contradictions(&options)?;
     add_advertised_host(&mut options);
-    Ok(Command::Serve { options, log })
+    Ok(if only_check {
+        Command::Check { options, settings }
+    } else {
+        Command::Serve { options, log }
+    })
 }
 
 fn options(given: &mut Given) -> Result<server::Options, UsageError> {

@@ -84,7 +84,7 @@ static SERVE: Subcommand = Subcommand {
         &LIMITS,
         &LOGS,
         &OTHER_PROTOCOLS,
-        &WITHOUT_COMMAND,
+        &CHECKING,
     ],
     notes: "Each option can also be set in the environment, --port as RDLM_SERVE_PORT and so on; \
             commas separate the values of one that may be repeated. SECONDS is a number, or a \
@@ -317,6 +317,19 @@ static OTHER_PROTOCOLS: Group = Group {
         "serve FleetLock, letting this many nodes per group reboot at a time, as in 1,workers=3",
     )
     .otherwise("off")],
+};
+
+static CHECKING: Group = Group {
+    title: "",
+    variables: None,
+    options: &[
+        Opt::flag(
+            "--check",
+            "read settings and files, print what would hold, and exit with 0 or 2",
+        ),
+        PRINT_HELP,
+        PRINT_VERSION,
+    ],
 };
 
 static HEALTH: Subcommand = Subcommand {

@@ -1,7 +1,9 @@
 //! A server from start to end: opened, run until a signal, drained.
 
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,12 +22,13 @@ use super::{Error, Options};
 use crate::cluster::{Node, Tables};
 use crate::current_locks::CurrentLocks;
 use crate::doors::event_log::EventLog;
-use crate::doors::users::UserFile;
+use crate::doors::users::{UserFile, Users};
 use crate::doors::{Environment, Service, Settings};
-use crate::http::certificates::CertificateFiles;
+use crate::http::certificates::{CertificateFiles, Certificates};
 use crate::http::listener::Listener;
-use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, Store};
+use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::{ClusterMetrics, Metrics};
+use crate::signals::Foreground;
 use crate::wall_clock;
 
 /// How long requests in flight may take to end when the server shuts down.
@@ -54,10 +57,7 @@ pub(super) struct Running {
 impl Running {
     /// Reads the files, opens the port and begins to accept connections.
     pub(super) fn open(options: Options) -> Result<Self, Error> {
-        options.doors.access.validate()?;
-        let users = options.doors.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
-        let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
-        let certificates = certificates.map(Arc::new);
+        let (users, certificates) = settings_of_files(&options)?;
         let descriptors_each =
             options.cluster.as_ref().map_or(1, |cluster| cluster.descriptors_per_connection());
         let capacity = Capacity::of_system(&options, descriptors_each);
@@ -118,7 +118,7 @@ impl Running {
     }
 
     /// Returns the signal that asks for the end.
-    pub(super) fn run(&self, signals: &Receiver<i32>) -> Result<i32, Error> {
+    pub(super) fn run(&self, signals: &Receiver<i32>, terminal: Foreground) -> Result<i32, Error> {
         loop {
             let signal = select! {
                 // The sender lives in the thread that waits for signals, which never ends.
@@ -126,11 +126,11 @@ impl Running {
                 recv(self.failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
                 recv(self.loss) -> why => return Err(Error::Cluster(why.unwrap_or_default())),
             };
-            match &self.reload {
-                // If the channel is full, a reload is due already.
-                Some(reload) if signal == SIGHUP => drop(reload.try_send(())),
-                _ => return Ok(signal),
+            if signal != SIGHUP || terminal.has_hung_up() {
+                return Ok(signal);
             }
+            // If the channel is full, a reload is due already.
+            let _ = self.reload.as_ref().map(|reload| reload.try_send(()));
         }
     }
 
@@ -168,6 +168,34 @@ impl Running {
         event_log.iter().for_each(|event_log| event_log.finish());
         info!("stopped");
         Ok(())
+    }
+}
+
+/// The users and the certificates, read from their files.
+type SettingsOfFiles = (Option<Arc<Users>>, Option<Arc<Certificates>>);
+
+fn settings_of_files(options: &Options) -> Result<SettingsOfFiles, Error> {
+    options.doors.access.validate()?;
+    let users = options.doors.users.clone().map(UserFile::load).transpose()?;
+    let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
+    Ok((users.map(Arc::new), certificates.map(Arc::new)))
+}
+
+/// Reads all files with settings, as a start does. Opens no port and creates nothing.
+pub(super) fn check(options: &Options) -> Result<(), Error> {
+    settings_of_files(options)?;
+    if let Some(cluster) = &options.cluster {
+        Node::check(cluster, options.certificates.clone()).map_err(Error::Cluster)?;
+    }
+    let not_a_directory = |path: &&PathBuf| fs::metadata(path).is_ok_and(|it| !it.is_dir());
+    let file = || io::Error::from(io::ErrorKind::NotADirectory);
+    if let Some(path) = options.data_dir.as_ref().filter(not_a_directory) {
+        return Err(OpenError::Unusable(path.clone(), file()).into());
+    }
+    let above = options.event_log.as_ref().and_then(|path| Some((path, path.parent()?)));
+    match above.filter(|(path, above)| path.is_dir() || above.is_file()) {
+        Some((path, _)) => Err(Error::EventLog(path.clone(), file())),
+        None => Ok(()),
     }
 }
 
