@@ -68,7 +68,7 @@ const PRINT_VERSION: Opt = Opt::flag("--version", "print the version and exit");
 
 const SERVE_VARIABLES: Option<&str> = Some("RDLM_SERVE");
 
-static SERVE: Subcommand = Subcommand {
+pub(super) static SERVE: Subcommand = Subcommand {
     name: "serve",
     operands: "",
     section: SERVER,
@@ -340,7 +340,8 @@ static HEALTH: Subcommand = Subcommand {
     about: "Ask whether the server is well. Exits with 0 if it is, and with 69 if it is not or \
             cannot be reached.",
     groups: &[&CONNECTION, &GENERAL],
-    notes: "",
+    notes: "Without --url and RDLM_URL, it asks the server of RDLM_SERVE_PORT, RDLM_SERVE_BIND and \
+            RDLM_SERVE_TLS_CERT on this host, and takes no other certificate than that one.",
     examples: &[],
 };
 
