@@ -43,7 +43,7 @@ fn manifest() -> String {
 }
 
 /// What a document in YAML says; `None`, and says so, where nothing can read that.
-fn parsed(yaml: &str) -> Option<Vec<Value>> {
+pub(crate) fn parsed(yaml: &str) -> Option<Vec<Value>> {
     let script = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))";
     let mut process = Command::new(python::with_yaml()?)
         .args(["-c", script])

@@ -50,6 +50,7 @@ fn there_is_one_version_and_one_date() {
     assert!(printed("man").starts_with(&format!(".TH RDLM 1 {date} \"rdlm {VERSION}\"")));
     for (path, text) in [
         ("docs/openapi.json", format!("\"version\": \"{VERSION}\",")),
+        ("docs/integrations.md", format!("rdlm-{VERSION}-x86_64-unknown-linux-gnu")),
         ("docs/api.md", format!("Welcome to rdlm {VERSION}, ")),
         ("packaging/kubernetes.yaml", format!("image: rdlm:{VERSION} ")),
         ("packaging/kubernetes-ha.yaml", format!("image: rdlm:{VERSION} ")),

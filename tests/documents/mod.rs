@@ -1,6 +1,7 @@
 //! The documents: what they paste is run, their links lead somewhere, their options exist.
 
 mod blocks;
+mod ci;
 mod limits;
 mod links;
 mod openapi;
