@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -214,6 +216,30 @@ fn a_line_of_the_log_has_time_level_and_source() {
     assert_eq!(time.chars().map(digits).collect::<String>(), "0000-00-00T00:00:00.000Z");
     assert!(rest.starts_with(" INFO  [rdlm"), "{line}");
     assert!(rest.contains("] expired: short/"), "{line}");
+}
+
+/// What the server writes to standard error at its start, write by write.
+fn first_writes(format: &str) -> [String; 2] {
+    // Such a socket keeps each write apart.
+    let (reader, writer) = UnixDatagram::pair().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    command.args(["serve", "--port", "0", "--log-format", format]);
+    let mut server = command.stderr(OwnedFd::from(writer)).spawn().unwrap();
+    let write = || {
+        let mut bytes = [0; 4096];
+        let length = reader.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    };
+    let writes = [write(), write()];
+    server.kill().unwrap();
+    server.wait().unwrap();
+    writes
+}
+
+#[test]
+fn a_line_of_json_is_one_write_and_one_of_text_is_two() {
+    assert_eq!(first_writes("text")[1], "\n");
+    assert!(first_writes("json")[0].ends_with("}\n"));
 }
 
 #[test]

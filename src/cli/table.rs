@@ -429,7 +429,7 @@ static RUN_OPTIONS: Group = Group {
             "how long the lock outlives its last renewal; if this host dies, others wait this long",
         )
         .or("60"),
-        TITLE.otherwise("USER@HOST: CMD"),
+        TITLE.otherwise("USER@HOST: CMD [PID]"),
         MODE,
         LIMIT,
         Opt::new("--timeout", Seconds, "end CMD after this long, with code 124"),
@@ -467,7 +467,7 @@ static ACQUIRE_OPTIONS: Group = Group {
     options: &[
         WAIT,
         Opt::new("--lifetime", Seconds, "how long the lock lives").or("60"),
-        TITLE.otherwise("USER@HOST"),
+        TITLE.otherwise("USER@HOST [PID]"),
         MODE,
         LIMIT,
     ],

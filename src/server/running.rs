@@ -88,17 +88,10 @@ impl Running {
         let connections = Connections::new(capacity.connections);
         let server = Server::new(service, metrics, node.clone(), certificates, connections);
         let server = Arc::new(server);
-        let (to_end, to_settle) = (Arc::clone(&locks), locks);
-        let end_waits = Parked::new("shut down", move || to_end.shut_down())?;
-        let settle = Parked::new("settle", move || {
-            if let Ok(table) = to_settle.current() {
-                table.settle();
-            }
-        })?;
+        let (end_waits, settle) = parked_ends(locks)?;
         start_accepting(&server, &listener)?;
         info!(
-            "listening on {}, rdlm {}, at most {} connections and {} waiting",
-            listener.local_addr(),
+            "listening on {own_address}, rdlm {}, at most {} connections and {} waiting",
             env!("CARGO_PKG_VERSION"),
             capacity.connections,
             capacity.waiters,
@@ -169,6 +162,14 @@ impl Running {
         info!("stopped");
         Ok(())
     }
+}
+
+/// What ends the waits for locks, and what waits until all changes are written.
+fn parked_ends(locks: Arc<dyn CurrentLocks>) -> io::Result<(Parked, Parked)> {
+    let to_end = Arc::clone(&locks);
+    let end_waits = Parked::new("shut down", move || to_end.shut_down())?;
+    let settle = move || locks.current().iter().for_each(|table| table.settle());
+    Ok((end_waits, Parked::new("settle", settle)?))
 }
 
 /// The users and the certificates, read from their files.

@@ -73,6 +73,19 @@ fn every_block_is_run_or_says_why_it_is_not() {
     }
 }
 
+/// The C is in dependencies, and rustc links by that compiler.
+#[test]
+fn pages_that_name_what_a_build_needs_name_a_c_compiler() {
+    let lock = fs::read_to_string(Path::new(ROOT).join("Cargo.lock")).unwrap();
+    assert!(lock.contains("name = \"cc\"\n"));
+    let needs: Vec<_> =
+        pages().into_iter().filter(|(_, text)| text.contains("You need Rust")).collect();
+    assert!(needs.len() >= 2);
+    for (page, text) in needs {
+        assert!(text.contains("a C compiler"), "{page}");
+    }
+}
+
 #[test]
 fn what_is_pasted_into_python_works() {
     let Some(python) = python::recent() else { return };

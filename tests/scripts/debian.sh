@@ -77,10 +77,15 @@ inside dpkg -i /package/rdlm.deb >/dev/null
 [ ! -e "$link" ] || fail "an upgrade has enabled what was disabled"
 
 mkdir -p "$root/var/lib/private/rdlm"
+inside systemctl --root=/ enable rdlm.service 2>/dev/null
 inside dpkg -r rdlm >/dev/null
 [ "$(calls stop)" = 1 ] || fail "a removal has left it running"
 [ -e "$root/etc/default/rdlm" ] || fail "a removal has removed the settings"
 [ -e "$root/var/lib/private/rdlm" ] || fail "a removal has removed the locks"
+# What was removed and not purged counts as an upgrade for dpkg, and is started all the same.
+rm "$root/run/active"
+inside dpkg -i /package/rdlm.deb >/dev/null
+[ "$(calls restart)" = 2 ] || fail "it is not started after a removal"
 inside dpkg -P rdlm >/dev/null
 left=$(find "$root"/{etc,usr,var/lib} -path '*rdlm*' -not -path "$root/usr/local/*" \
     -not -path "$root/usr/src/*" 2>/dev/null || true)
