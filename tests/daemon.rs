@@ -305,6 +305,7 @@ fn sigterm_and_sigint_answer_waiting_clients_and_end_with_code_0() {
         let _idle = server.connect();
         let began = Instant::now();
         server.signal(signal);
+        server.signal("-HUP");
         for waiter in &mut waiters {
             let answer = waiter.response();
             assert!(answer.detail(503).contains("shutting down"));

@@ -83,6 +83,9 @@ fn check_prints_what_would_hold_and_opens_nothing() {
     assert!(line("--bind ").ends_with(" 127.0.0.1 (--bind)"), "{printed}");
     assert!(line("--max-waiters ").ends_with(" 10000 (default)"), "{printed}");
     assert!(!data.exists());
+    let log = dir.path().join("missing/events.json");
+    let event_log = serve_with("RDLM_SERVE_EVENT_LOG", log.to_str().unwrap(), &["--check"]);
+    assert!(complaint(&event_log, 2).contains("--event-log"));
     fs::write(&data, "a file").unwrap();
     assert!(complaint(&check(), 2).contains("--data-dir"));
 }

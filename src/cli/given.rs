@@ -18,7 +18,6 @@ pub(super) const MAX_SECONDS: f64 = 1e9;
 pub(super) struct Given {
     command: &'static Subcommand,
     args: Arguments,
-    seen: Vec<&'static str>,
     settings: Vec<Setting>,
 }
 
@@ -38,7 +37,7 @@ pub(super) struct OptionValue {
 
 impl Given {
     pub(super) fn new(command: &'static Subcommand, args: Arguments) -> Self {
-        Self { command, args, seen: Vec::new(), settings: Vec::new() }
+        Self { command, args, settings: Vec::new() }
     }
 
     /// The value of an option, or else of its environment variable. An error of `parse` says what
@@ -112,7 +111,6 @@ impl Given {
             value => value,
         };
         if let Some(value) = &value {
-            self.seen.push(option.name);
             self.note(option, value);
         }
         Ok(value)
@@ -167,7 +165,7 @@ impl Given {
 
     /// Whether an option that was looked up before, or its variable, has a value.
     pub(super) fn was_given(&self, name: &str) -> bool {
-        self.seen.contains(&name)
+        self.settings.iter().any(|setting| setting.option == name)
     }
 
     /// Checks that there are no operands.

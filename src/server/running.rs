@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -139,11 +138,20 @@ impl Running {
         end_waits.start();
         let drained = server.drained();
         let too_late = Instant::now() + DRAIN;
-        select! {
-            recv(drained) -> _ => {}
-            recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
-            recv(signals) -> second => return Err(Error::Interrupted(second.unwrap_or(SIGTERM))),
-            recv(at(too_late)) -> _ => warn!("requests were in flight that took too long"),
+        loop {
+            select! {
+                recv(drained) -> _ => break,
+                recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+                recv(signals) -> second => match second.unwrap_or(SIGTERM) {
+                    // A terminal that hangs up sends one, and its shell another.
+                    SIGHUP => {}
+                    second => return Err(Error::Interrupted(second)),
+                },
+                recv(at(too_late)) -> _ => {
+                    warn!("requests were in flight that took too long");
+                    break;
+                }
+            }
         }
         if let Some(node) = node {
             // So that a standby takes over without waiting for a time-out.
@@ -188,16 +196,18 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
     if let Some(cluster) = &options.cluster {
         Node::check(cluster, options.certificates.clone()).map_err(Error::Cluster)?;
     }
-    let not_a_directory = |path: &&PathBuf| fs::metadata(path).is_ok_and(|it| !it.is_dir());
-    let file = || io::Error::from(io::ErrorKind::NotADirectory);
-    if let Some(path) = options.data_dir.as_ref().filter(not_a_directory) {
-        return Err(OpenError::Unusable(path.clone(), file()).into());
+    if let Some(dir) = options.data_dir.as_ref().filter(|dir| dir.exists() && !dir.is_dir()) {
+        let why = io::ErrorKind::NotADirectory.into();
+        return Err(OpenError::Unusable(dir.clone(), why).into());
     }
-    let above = options.event_log.as_ref().and_then(|path| Some((path, path.parent()?)));
-    match above.filter(|(path, above)| path.is_dir() || above.is_file()) {
-        Some((path, _)) => Err(Error::EventLog(path.clone(), file())),
-        None => Ok(()),
+    let Some(file) = &options.event_log else { return Ok(()) };
+    let unusable = |why| Error::EventLog(file.clone(), why);
+    if file.is_dir() {
+        return Err(unusable(io::ErrorKind::IsADirectory.into()));
     }
+    let above = file.parent().filter(|above| !above.as_os_str().is_empty());
+    above.map(fs::read_dir).transpose().map_err(unusable)?;
+    Ok(())
 }
 
 /// The locks, alone or shared with other servers.
