@@ -37,7 +37,7 @@ impl Foreground {
         Self(terminal.is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|it| it == getpgrp())))
     }
 
-    /// Whether that terminal has hung up. It is then the controlling terminal of nobody.
+    /// Whether that terminal has hung up: the process then has no controlling terminal.
     pub fn has_hung_up(self) -> bool {
         self.0 && File::open("/dev/tty").is_err()
     }

@@ -83,6 +83,10 @@ fn check_prints_what_would_hold_and_opens_nothing() {
     assert!(line("--bind ").ends_with(" 127.0.0.1 (--bind)"), "{printed}");
     assert!(line("--max-waiters ").ends_with(" 10000 (default)"), "{printed}");
     assert!(!data.exists());
+    let etcd = ["--check", "--etcd", "https://127.0.0.1:1", "--etcd-ca", "/missing.pem"];
+    assert!(complaint(&serve_with("RDLM_SERVE_PORT", "0", &etcd), 2).contains("/missing.pem"));
+    let etcd = serve_with("RDLM_SERVE_PORT", "0", &etcd[..3]);
+    assert!(etcd.status.success(), "{etcd:?}");
     let log = dir.path().join("missing/events.json");
     let event_log = serve_with("RDLM_SERVE_EVENT_LOG", log.to_str().unwrap(), &["--check"]);
     assert!(complaint(&event_log, 2).contains("--event-log"));

@@ -140,8 +140,8 @@ impl Given {
         with_variable.flat_map(|group| group.options).map(of_option).collect()
     }
 
-    /// Refuses a variable with the prefix of the options that belongs to none of them, unless
-    /// Kubernetes has set it for a Service.
+    /// Refuses a variable that has the prefix but belongs to no option, unless Kubernetes has set it
+    /// for a Service.
     pub(super) fn no_unknown_variables(&self) -> Result<(), UsageError> {
         let in_group = |group: &&'static Group| {
             group.options.iter().filter_map(|option| group.variable(option))

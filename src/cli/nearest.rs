@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 
 /// Such as `: did you mean --port?`; nothing if no known name is near.
 pub(super) fn hint<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
-    // What all names share tells nothing.
+    // A common prefix would make any two names look alike.
     let essence = |name: &str| name.trim_start_matches('-').replace("RDLM_SERVE_", "");
     let written = essence(name);
     let distance = |known: &&str| damerau_levenshtein(&written, &essence(known));

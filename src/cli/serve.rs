@@ -41,8 +41,8 @@ pub(super) fn parse(mut given: Given) -> Result<Command, UsageError> {
     })
 }
 
-/// Has a client talk to the server that the variables of this environment set up, as in its container.
-/// That one is known by its certificate, which need not name the loopback.
+/// Points a client at the server that this environment configures, as in the server's container. Its
+/// certificate is pinned, because it need not name the loopback.
 pub(super) fn point_at_own(target: &mut Target) -> Result<(), UsageError> {
     let mut given = Given::new(&table::SERVE, Arguments::from_vec(Vec::new()));
     let bind = given.optional("--bind", |text| number(text, "an IPv4 or IPv6 address"))?;

@@ -74,14 +74,14 @@ pub fn config_of_files(
     })
 }
 
-/// Believes one certificate, whatever names are in it, and nothing but its key.
+/// Accepts exactly one certificate, whatever its names. The server still has to prove its key.
 #[derive(Debug)]
 struct Pinned {
     certificate: CertificateDer<'static>,
     signatures: Arc<WebPkiServerVerifier>,
 }
 
-/// Has a connection succeed only with the server whose certificate is in this file.
+/// The same, but accepts only the certificate in this file.
 ///
 /// # Errors
 /// A sentence that names the file and says what is wrong with it.
