@@ -71,6 +71,15 @@ impl Node {
         Ok(Arc::new(node))
     }
 
+    /// Reads certificates and passwords as a start does, without asking etcd or a server.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn check(options: &Options, own: Option<CertificateFiles>) -> Result<(), String> {
+        Proxy::new(options, own, Arc::new(Role::new(String::new())))?;
+        Etcd::new(options).map(drop)
+    }
+
     /// Answers a request, or forwards it to the active server. `forwarding` belongs to the client's
     /// connection.
     pub fn answer(

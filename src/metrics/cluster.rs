@@ -30,7 +30,7 @@ pub struct ClusterMetrics {
 pub struct ClusterState {
     /// How long ago etcd last confirmed this active server; `None` on a standby.
     pub unconfirmed: Option<Duration>,
-    /// For each kind of reason, whether the server refuses the contents of etcd for it.
+    /// For each kind of reason, whether the server rejects the contents of etcd for that reason.
     pub refused: Vec<(&'static str, bool)>,
     /// Failed requests to etcd, by kind.
     pub etcd_errors: Vec<(&'static str, u64)>,
