@@ -76,7 +76,7 @@ impl Node {
     /// # Errors
     /// A sentence for the operator.
     pub fn check(options: &Options, own: Option<CertificateFiles>) -> Result<(), String> {
-        Proxy::new(options, own, Arc::new(Role::new(String::new())))?;
+        Proxy::new(options, own, Arc::new(Role::new(String::new())), 0)?;
         Etcd::new(options).map(drop)
     }
 
