@@ -14,7 +14,7 @@ use crate::needed;
 
 /// The users that the servers of these tests run as, one each since the limit is one of users. It
 /// does not hold for root.
-const USERS: [u32; 3] = [65_531, 65_532, 65_533];
+const USERS: [u32; 4] = [65_530, 65_531, 65_532, 65_533];
 
 /// How many threads this user has now.
 fn threads_in_use(user: u32) -> u64 {
@@ -79,7 +79,7 @@ fn refusals(waiting: Vec<Client>) -> String {
 
 #[test]
 fn a_slow_body_keeps_a_thread_of_the_reserve_for_a_second() {
-    let limited = Limited::start(1_000);
+    let limited = Limited::start(USERS[3], 1_000);
     let server = &limited.server;
     limited.limit(1);
     // Until the threads of earlier connections have ended.
