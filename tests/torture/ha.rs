@@ -318,6 +318,8 @@ impl Cluster {
                 self.etcd.kill(member);
                 for_a_while(2);
                 self.etcd.start_again(member);
+                // The next fault may ask each member for something.
+                self.etcd.wait_until_healthy();
             }
             FaultKind::LeaderFrozen => {
                 let leader = leader(&self.etcd).unwrap_or(member);
