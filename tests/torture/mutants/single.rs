@@ -155,7 +155,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a release is acknowledged and not done",
         Rule::Release,
-        &[edit(DECIDE, "self.end(holder, End::Released),", "{}")],
+        &[edit(DECIDE, "self.end(holder, end, Some(by));", "let _ = (end, by);")],
     ),
     mutant(
         "a deletion spares the holders",
@@ -163,7 +163,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[
             edit(
                 DECIDE,
-                "held.take(room).for_each(|holder| self.end(holder, End::Deleted));",
+                "held.take(room).for_each(delete);",
                 "drop((held, room));",
             ),
             edit(
