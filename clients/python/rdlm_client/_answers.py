@@ -9,6 +9,13 @@ from ._errors import Failure, Kind
 from ._http import Answer
 from ._urls import showable
 
+# What rdlm, nginx and Go's servers answer to plain HTTP on a port for TLS.
+SPEAKS_TLS = (
+    b"This port speaks HTTPS",
+    b"Client sent an HTTP request to an HTTPS server",
+    b"<html>\r\n<head><title>400 The plain HTTP request was sent to HTTPS port",
+)
+
 # A server that asks for a longer pause is asked again after this one.
 MAX_RETRY_AFTER_S = 10.0
 
@@ -31,6 +38,8 @@ def body_of(answer: Answer, url: str, expected: int) -> dict[str, Any]:
         detail = f"{url} answers {answer.status}, not as rdlm does: is the server behind it there?"
         after_s = _retry_after_s(answer)
         raise Failure(Kind.PROXY, detail, status=answer.status, retry_after_s=after_s)
+    if answer.status == 400 and answer.body.startswith(SPEAKS_TLS):
+        raise Failure(Kind.MISCONFIGURED, f"{url} speaks TLS: use https://", status=400)
     raise _foreign(url, answer)
 
 
@@ -46,7 +55,7 @@ def _refusal(url: str, answer: Answer, problem: dict[str, Any]) -> Failure:
     """What rdlm itself says no with."""
     status, detail, reason = answer.status, str(problem["detail"]), problem.get("reason")
     if status == 404 and reason == "no_such_lock":
-        return Failure(Kind.GONE, detail, status=status)
+        return Failure(Kind.GONE, _what_became(problem.get("gone")), status=status)
     if status == 404:
         # The base of the URL is not where the server's begins.
         return Failure(Kind.FOREIGN, f"{url} is not where rdlm's API begins", status=status)
@@ -62,6 +71,24 @@ def _refusal(url: str, answer: Answer, problem: dict[str, Any]) -> Failure:
         after_s = _retry_after_s(answer)
         return Failure(Kind.LATER, detail, status=status, retry_after_s=after_s)
     return Failure(Kind.REFUSED, detail, status=status)
+
+
+ENDS = {"expired": "it has expired", "released": "it was released", "deleted": "it was deleted"}
+
+
+def _what_became(gone: object) -> str:
+    """Of a lock, as far as the server still knows."""
+    if not isinstance(gone, dict) or gone.get("how") not in ENDS:
+        return "it was deleted, or has expired"
+    by = gone.get("by")
+    who = [by[name] for name in ("user", "client") if by.get(name)] if isinstance(by, dict) else []
+    text = ENDS[gone["how"]]
+    text += f" by {_printable(' of '.join(map(str, who)))}" if who else ""
+    return text + (f": {_printable(str(gone['reason']))}" if gone.get("reason") else "")
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def _foreign(url: str, answer: Answer) -> Failure:

@@ -28,6 +28,7 @@ class Kind(enum.Enum):
     """What a failure of one request means."""
 
     UNREACHABLE = "no connection came about"
+    MISCONFIGURED = "the URL or the certificates are wrong, which no other try mends"
     DROPPED = "the connection or the time ended before the answer was there"
     LATER = "the server did not do it, and may later"
     PROXY = "something on the way cannot do it now; whether the server has is not known"

@@ -216,6 +216,7 @@ class Holder:
         last = max(ends, begun + TRIES_S)
         tries = Tries(len(self._servers))
         is_wrong_url = True
+        told: set[Kind] = set()
         lease = None
         while True:
             try:
@@ -231,9 +232,12 @@ class Holder:
                 until = begun + TRIES_S if is_wrong_url else last
                 pause_s = tries.pause_s(failure)
                 # The last try is one that is sent when the wait is over.
-                is_last = failure.kind is Kind.REFUSED or (pause_s > 0 and sent >= until)
+                is_refused = failure.kind is not Kind.GONE and tries.is_vain(failure)
+                is_last = is_refused or (pause_s > 0 and sent >= until)
                 if not is_last and not self._stops_before(min(clock() + pause_s, until)):
-                    log.info("the request for %s is sent again: %s", self.resource, failure)
+                    level = logging.INFO if failure.kind in told else logging.WARNING
+                    told.add(failure.kind)
+                    log.log(level, "the request for %s is sent again: %s", self.resource, failure)
                     sent = clock()
                     continue
                 if lease is not None and failure.kind is not Kind.GONE:
@@ -272,7 +276,7 @@ class Holder:
                 lived_s = self._servers.renew(lease, lifetime_s, answer_s, self._connection)
             except Failure as failure:
                 if failure.kind is Kind.GONE:
-                    self.lost.lose("it was deleted, or has expired")
+                    self.lost.lose(str(failure))
                     break
                 log.info("the lock on %s is not renewed: %s", self.resource, failure)
                 due = clock() + min(tries.pause_s(failure), third_s)
@@ -349,7 +353,14 @@ class Tries:
     def __init__(self, servers: int) -> None:
         self._servers = servers
         self._failures = 0
+        self._misconfigured = 0
         self._pause_s = SHORTEST_PAUSE_S
+
+    def is_vain(self, failure: Failure) -> bool:
+        """Whether no other try can help: the server refuses, or all of them are misconfigured."""
+        is_misconfigured = failure.kind is Kind.MISCONFIGURED
+        self._misconfigured = self._misconfigured + 1 if is_misconfigured else 0
+        return not failure.may_pass or self._misconfigured >= self._servers
 
     def pause_s(self, failure: Failure) -> float:
         """The pause after this failure."""

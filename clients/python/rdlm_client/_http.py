@@ -178,11 +178,31 @@ def _connect(address: Address, deadline: float, connection: Connection) -> socke
         secured.do_handshake()
         return secured
     except ssl.SSLCertVerificationError as error:
-        detail = f"{address.url} is not to be trusted: {error.verify_message}"
-        raise Failure(Kind.FOREIGN, detail) from error
+        detail = f"{address.url} is not to be trusted: {_advice(error)}"
+        raise Failure(Kind.MISCONFIGURED, detail) from error
+    except ssl.SSLError as error:
+        if error.reason not in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+            raise Failure(Kind.UNREACHABLE, f"cannot reach {address.url}: {error}") from error
+        detail = f"{address.url} does not speak TLS: use http://"
+        raise Failure(Kind.MISCONFIGURED, detail) from error
+    except socket.gaierror as error:
+        # Others, as EAI_AGAIN, may pass: a host that boots has no name server yet.
+        is_unknown = error.errno == socket.EAI_NONAME
+        kind = Kind.MISCONFIGURED if is_unknown else Kind.UNREACHABLE
+        raise Failure(kind, f"cannot reach {address.url}: {error.strerror}") from error
     except (OSError, UnicodeError) as error:
         detail = f"cannot reach {address.url}: {error}"
         raise Failure(Kind.UNREACHABLE, detail) from error
+
+
+# OpenSSL's X509_V_ERR_…: the issuer is not known, or the certificate is its own.
+UNKNOWN_AUTHORITY = (18, 19, 20, 21)
+
+
+def _advice(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in UNKNOWN_AUTHORITY:
+        return "its certificate is by an authority that is not trusted here: use ca_file"
+    return error.verify_message
 
 
 def _reach(address: Address, deadline: float, connection: Connection) -> socket.socket:

@@ -204,6 +204,13 @@ class Lost(TestCase):
         self.assertNotEqual(told[0], threading.get_ident())
         self.assertTrue(lock.lost.is_set())
 
+    def test_the_loss_says_who_has_deleted_the_lock_and_why(self) -> None:
+        server = self.server()
+        with self.assertRaisesRegex(LockLost, "it was deleted by 127.0.0.1: nobody is there$"):
+            with Client(server.url).lock("a", lifetime=1) as lock:
+                server.request("DELETE", "/resources/a?reason=nobody%20is%20there")
+                lock.lost.wait(PATIENCE_S)
+
     def test_what_the_block_raises_goes_before_the_loss(self) -> None:
         server = self.server()
         with self.assertRaisesRegex(KeyError, "of the block"):

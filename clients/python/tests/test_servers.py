@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import unittest
+from unittest import mock
 
 from harness import Proxy, TestCase, problem
 
 from rdlm_client import Client, ServerError
+
+look_up = socket.getaddrinfo
+
+
+def unknown_name(host: str, *rest: object, **named: object) -> object:
+    """As a name server answers."""
+    if host.endswith(".invalid"):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return look_up(host, *rest, **named)  # type: ignore[arg-type]
 
 
 class TheServer(TestCase):
@@ -45,6 +56,45 @@ class TheServer(TestCase):
         self.addCleanup(starting.join)
         with Client(server.url).lock("a", wait=60):
             self.assertEqual(len(server.locks("a")), 1)
+
+    def test_what_no_other_try_mends_fails_at_once(self) -> None:
+        begun = time.monotonic()
+        name = "no-such-host.invalid"
+        with mock.patch("socket.getaddrinfo", side_effect=unknown_name):
+            with self.assertRaisesRegex(ServerError, f"cannot reach http://{name}"):
+                Client(f"http://{name}").lock("a", wait=60).__enter__()
+        server = self.server()
+        plain = server.url.replace("http://", "https://")
+        with self.assertRaisesRegex(ServerError, "does not speak TLS: use http://"):
+            Client(plain).lock("a", wait=60).__enter__()
+        self.assertLess(time.monotonic() - begun, 30)
+
+    def test_another_server_is_asked_if_one_has_no_such_name(self) -> None:
+        server = self.server()
+        with mock.patch("socket.getaddrinfo", side_effect=unknown_name):
+            with Client(["http://no-such-host.invalid", server.url]).lock("a", wait=60):
+                pass
+
+    def test_a_name_server_that_is_not_there_yet_is_waited_for_with_a_line_in_the_log(self) -> None:
+        failures = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure")] * 2
+
+        def later(_host: str, *rest: object, **named: object) -> object:
+            if named.get("flags"):
+                raise socket.gaierror(socket.EAI_NONAME, "it is not numeric")
+            if failures:
+                raise failures.pop()
+            return look_up("127.0.0.1", *rest, **named)  # type: ignore[arg-type]
+
+        server = self.server()
+        url = server.url.replace("127.0.0.1", "localhost")
+        with mock.patch("socket.getaddrinfo", side_effect=later):
+            with (
+                self.assertLogs("rdlm_client", "WARNING") as logged,
+                Client(url).lock("a", wait=60),
+            ):
+                pass
+        self.assertEqual(len(logged.output), 1)
+        self.assertIn("sent again: cannot reach", logged.output[0])
 
     def test_a_server_that_never_comes_is_waited_for_until_the_wait_is_over(self) -> None:
         server = self.server()

@@ -139,7 +139,7 @@ class Tls(TestCase):
 
     def test_tls_to_a_plain_port_is_no_server(self) -> None:
         url = self.server().url.replace("http", "https")
-        with self.assertRaisesRegex(ServerError, "cannot reach"):
+        with self.assertRaisesRegex(ServerError, "does not speak TLS: use http://"):
             Client(url).lock("a", wait=0).__enter__()
 
 
