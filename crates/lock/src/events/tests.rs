@@ -49,7 +49,27 @@ fn events_of_another_server_are_missed() {
     let second = publish(&events, "b");
     assert!(second > first);
     assert_eq!(receives(&mut events.subscribe(Some(second - 1))), ["b"]);
-    assert!(!matches!(permanent.receive(1, Duration::ZERO), Received::Closed));
+    assert_eq!(receives(&mut permanent), ["b"]);
+}
+
+#[test]
+fn a_permanent_subscriber_receives_all_events_of_this_server() {
+    let events = Arc::new(Events::default());
+    let [mut quick, mut late] = [(); 2].map(|()| events.subscribe_permanently());
+    // Active twice before anything happens.
+    events.restart_numbering();
+    events.restart_numbering();
+    publish(&events, "a");
+    assert_eq!(receives(&mut quick), ["a"]);
+    publish(&events, "b");
+    events.restart_numbering();
+    events.restart_numbering();
+    publish(&events, "c");
+    assert_eq!(receives(&mut quick), ["b", "c"]);
+    // Later than a whole run: it is told that it has missed some.
+    assert_eq!(receives(&mut late), ["missed"]);
+    publish(&events, "d");
+    assert_eq!((receives(&mut quick), receives(&mut late)), (vec!["d".into()], vec!["d".into()]));
 }
 
 #[test]
