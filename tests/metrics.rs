@@ -1,5 +1,6 @@
 //! What monitoring sees: /health and /metrics.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,7 @@ use crate::harness::{Response, Server, wait_until};
 use crate::needed;
 
 /// The value of a series, as it stands in the text.
-fn value(server: &Server, series: &str) -> f64 {
+pub fn value(server: &Server, series: &str) -> f64 {
     let response = server.get("/metrics");
     let mut lines = response.text().lines();
     let line = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -65,6 +66,34 @@ fn locks_are_counted_by_their_outcome() {
     assert!(value(&server, "process_start_time_seconds") > 1.7e9);
     let version = concat!("rdlm_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
     assert_eq!(value(&server, version), 1.0);
+}
+
+/// The values of a label in lines that begin with a name.
+fn labels<'t>(text: &'t str, name: &str, label: &str) -> BTreeSet<&'t str> {
+    let marker = format!("{label}=\"");
+    let lines = text.lines().filter(|line| line.starts_with(name));
+    lines.filter_map(|line| line.split(&marker).nth(1)?.split('"').next()).collect()
+}
+
+#[test]
+fn the_documented_values_of_labels_are_the_real_ones() {
+    let server = Server::start();
+    let metrics = server.get("/metrics");
+    let document = fs::read_to_string("docs/operations.md").unwrap();
+    for (name, label, all) in [
+        ("rdlm_request_seconds", "kind", true),
+        // These have series for refusals that do not occur, too.
+        ("rdlm_acquisitions_total", "outcome", false),
+        ("rdlm_failed_renewals_total", "reason", false),
+        ("rdlm_conversions_total", "outcome", false),
+    ] {
+        let row = format!("| `{name}{{{label}}}` | ");
+        let row = document.lines().find_map(|line| line.strip_prefix(&row)).unwrap();
+        let documented: BTreeSet<_> = row.split('`').skip(1).step_by(2).collect();
+        let real = labels(metrics.text(), name, label);
+        assert!(documented.is_subset(&real), "{name}: {documented:?}, really {real:?}");
+        assert!(!all || documented == real, "{name}: {documented:?}, really {real:?}");
+    }
 }
 
 /// The metrics for a client that sends this Accept header.

@@ -258,8 +258,13 @@ impl Events {
 pub enum Received {
     /// The next events, in order; not empty.
     Events(Vec<Event>),
-    /// Some events were dropped before they were received. The next ones come after this number.
-    Missed(u64),
+    /// Some events were dropped before they were received.
+    Missed {
+        /// The next ones come after this number.
+        last: u64,
+        /// How many of this run.
+        count: u64,
+    },
     /// Nothing happened in the time given.
     TimedOut,
     /// The subscription has ended.
@@ -303,9 +308,7 @@ impl Subscriber {
             }
             let events = self.take(limit);
             if self.missed {
-                self.missed = false;
-                self.next = self.events.next.load(Ordering::SeqCst);
-                return Received::Missed(self.next - 1);
+                return self.skip_missed();
             }
             if !events.is_empty() {
                 return Received::Events(events);
@@ -331,6 +334,14 @@ impl Subscriber {
             let waited = self.signal.wake.wait_timeout(subscribers, remaining);
             subscribers = waited.unwrap_or_else(|_| poisoned()).0;
         }
+    }
+
+    /// Goes on after the newest event.
+    fn skip_missed(&mut self) -> Received {
+        let newest = self.events.next.load(Ordering::SeqCst);
+        let first = self.events.first.load(Ordering::SeqCst).max(self.next);
+        (self.next, self.missed) = (newest, false);
+        Received::Missed { last: newest - 1, count: newest.saturating_sub(first) }
     }
 
     /// What is there at this moment.
