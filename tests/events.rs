@@ -320,7 +320,7 @@ fn the_end_of_the_server_ends_the_stream() {
 }
 
 /// The events in a file as `name resource`.
-pub fn logged(path: &std::path::Path) -> Vec<String> {
+pub(crate) fn logged(path: &std::path::Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().filter(|line| line.ends_with('}'));
     let events = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
