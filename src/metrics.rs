@@ -181,7 +181,10 @@ impl Metrics {
                 .seconds("rdlm_longest_wait", "How long the client waits that has waited longest"),
             longest_hold: add
                 .seconds("rdlm_longest_hold", "How long the lock is held that is held longest"),
-            writable: add.gauge("rdlm_writable", "1: locks can be changed; 0: the disk refuses"),
+            writable: add.gauge(
+                "rdlm_writable",
+                "1: locks can be changed by requests to this server; 0: not",
+            ),
             connections: add.gauge("rdlm_connections", "Open connections"),
             max_connections: add
                 .gauge("rdlm_max_connections", "Connections that may be open at a time"),
