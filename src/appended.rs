@@ -13,6 +13,10 @@ use rustix::io::{Errno, retry_on_intr};
 /// How long the reader of a pipe may take to make room for more.
 const READER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// The permissions of a new file: names of users, their addresses and what they do are not for
+/// everybody on this host.
+const MODE: u32 = 0o640;
+
 /// The file, opened again after each failure.
 pub struct Appended {
     path: PathBuf,
@@ -45,17 +49,17 @@ impl Appended {
         self.file = None;
     }
 
-    /// Appends lines. If that fails, some of them may be there.
+    /// Appends lines. If that fails, what is left in `rest` is not in the file.
     ///
     /// # Errors
     /// Those of the operating system, and a time-out if the reader of a pipe is too slow.
-    pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, rest: &mut &[u8]) -> io::Result<()> {
         if self.in_line {
             self.write_from(&mut &b"\n"[..])?;
             self.in_line = false;
         }
-        let mut rest = lines;
-        let written = self.write_from(&mut rest);
+        let lines = *rest;
+        let written = self.write_from(rest);
         let last = lines.len().checked_sub(rest.len() + 1).map(|last| lines[last]);
         self.in_line = last.is_some_and(|last| last != b'\n');
         written
@@ -74,7 +78,8 @@ impl Appended {
 
 fn open(path: &Path) -> io::Result<File> {
     let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
-    OpenOptions::new().append(true).create(true).custom_flags(without_waiting).open(path)
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(MODE).custom_flags(without_waiting).open(path)
 }
 
 fn write_all(mut file: &File, rest: &mut &[u8]) -> io::Result<()> {

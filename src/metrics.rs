@@ -53,6 +53,7 @@ pub struct Metrics {
     idle_connections: Gauge,
     count_idle: CountIdle,
     log_lines_lost: Counter,
+    event_log_lost: Counter,
     cluster: Option<Arc<ClusterMetrics>>,
 }
 
@@ -205,6 +206,10 @@ impl Metrics {
                 "rdlm_log_lines_lost",
                 "Lines of the log that standard error did not take in time",
             ),
+            event_log_lost: add.counter(
+                "rdlm_event_log_lost",
+                "Events that are missing in the file of --event-log",
+            ),
             wait: add.histogram("rdlm_wait", "How long granted requests had waited"),
             hold: add.histogram("rdlm_hold", "How long locks had been held when they ended"),
             cluster: None,
@@ -246,6 +251,11 @@ impl Metrics {
             }
             Err(reason) => self.unconverted.count(reason),
         }
+    }
+
+    /// So many events are missing in their file.
+    pub fn event_log_lost(&self, events: u64) {
+        self.event_log_lost.inc_by(events);
     }
 
     /// A lock has ended, or was renewed, after it was `held` for this long.

@@ -27,6 +27,7 @@ use signal_hook::iterator::Signals;
 use crate::cluster;
 use crate::doors::Settings;
 use crate::doors::access::UserFileError;
+use crate::doors::event_log;
 use crate::doors::users::UsersError;
 use crate::http::certificates::{CertificateError, CertificateFiles};
 use crate::lock::{Limits, OpenError};
@@ -57,7 +58,7 @@ pub struct Options {
     /// The least remaining lifetime of a lock after a restart of the server.
     pub restart_grace: Duration,
     /// The file that events are appended to.
-    pub event_log: Option<PathBuf>,
+    pub event_log: Option<event_log::Options>,
     /// How long the place in line of a client with a key is kept after it has left.
     pub reconnect_grace: Duration,
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -12,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::harness::{Client, Server, wait_until};
-use crate::wire;
+use crate::{metrics, wire};
 
 /// A subscriber, and what it has not looked at yet.
 struct Subscriber {
@@ -319,7 +320,7 @@ fn the_end_of_the_server_ends_the_stream() {
 }
 
 /// The events in a file as `name resource`.
-fn logged(path: &std::path::Path) -> Vec<String> {
+pub(crate) fn logged(path: &std::path::Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().filter(|line| line.ends_with('}'));
     let events = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -339,7 +340,7 @@ fn the_file_of_events_has_a_line_for_each_and_is_opened_again_on_sighup() {
     wait_until("they are written", || logged(&path) == expected);
     let text = fs::read_to_string(&path).unwrap();
     let event: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert_eq!(event["uid"], lock.rsplit('/').next().unwrap());
+    assert!(event["uid"].is_null(), "who can read the file could release the lock: {text}");
     assert!(event["id"].is_u64() && event["held"].is_f64() && event["client"] == "127.0.0.1");
 
     fs::rename(&path, &rotated).unwrap();
@@ -357,6 +358,20 @@ fn the_file_of_events_has_a_line_for_each_and_is_opened_again_on_sighup() {
 }
 
 #[test]
+fn a_file_of_events_is_not_for_everybody_and_has_uids_on_demand() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("events");
+    let options = ["--event-log", path.to_str().unwrap(), "--event-log-uids"];
+    let server = Server::start_with(&options);
+    let lock = server.hold("foo");
+    wait_until("it is written", || logged(&path) == ["granted foo"]);
+    let event: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(event["uid"], lock.rsplit('/').next().unwrap());
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o117, 0, "{mode:o}");
+}
+
+#[test]
 fn a_file_of_events_that_cannot_be_written_is_told_of_once_and_locks_go_on() {
     let server = Server::start_with(&["--event-log", "/dev/full"]);
     for n in 0..10 {
@@ -364,6 +379,8 @@ fn a_file_of_events_that_cannot_be_written_is_told_of_once_and_locks_go_on() {
         assert_eq!(server.delete(&lock).status, 204);
         thread::sleep(Duration::from_millis(30));
     }
+    // Granted, and released.
+    wait_until("all are counted", || metrics::value(&server, "rdlm_event_log_lost_total") == 20.0);
     let log = server.into_log();
     assert_eq!(log.matches("events are not written to /dev/full").count(), 1, "{log}");
 }

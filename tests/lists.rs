@@ -76,6 +76,39 @@ fn a_list_is_narrowed_by_a_text_and_by_a_line() {
 }
 
 #[test]
+fn a_list_is_sorted_over_all_resources() {
+    let server = Server::start();
+    let names: Vec<_> = (0..300).map(|n| format!("r{n:03}")).collect();
+    let mut client = server.connect();
+    for (n, name) in names.iter().enumerate() {
+        client.acquire(name, 0.0, 900.0 - n as f64).lock_path();
+    }
+    // In this order.
+    let lines = ["r200", "r007", "r100", "r007", "r100", "r100"];
+    let _waiting: Vec<_> = lines.into_iter().map(|name| server.join_line(name)).collect();
+    let sorted = |sort: &str, limit: usize| {
+        let query = format!("?sort={sort}&limit={limit}");
+        let (found, pages) = follow(&server, &format!("/resources{query}"));
+        assert_eq!(follow(&server, &format!("/status{query}")).0, found, "{query}");
+        assert_eq!(pages, found.len().div_ceil(limit), "{query}");
+        found
+    };
+    let others = names.iter().filter(|name| !lines.contains(&name.as_str()));
+    let first = |first: [&str; 3]| {
+        first.into_iter().map(String::from).chain(others.clone().cloned()).collect::<Vec<_>>()
+    };
+    for limit in [1, 7, 100, 1000] {
+        assert_eq!(sorted("longest-wait", limit), first(["r200", "r007", "r100"]));
+        assert_eq!(sorted("line", limit), first(["r100", "r007", "r200"]));
+        assert_eq!(sorted("age", limit), names);
+        assert_eq!(sorted("ends", limit), names.iter().rev().cloned().collect::<Vec<_>>());
+        assert_eq!(sorted("name", limit), names);
+    }
+    assert_eq!(sorted("line&state=waiting", 2), ["r100", "r007", "r200"]);
+    assert_eq!(sorted("ends&search=R10", 4)[..2], ["r109", "r108"]);
+}
+
+#[test]
 fn a_bad_value_is_named() {
     let server = Server::start();
     for (query, named) in [
@@ -86,6 +119,9 @@ fn a_bad_value_is_named() {
         ("after=a%2F", "name of a resource"),
         ("state=held", "expected waiting"),
         ("search=%FF", "UTF-8"),
+        ("sort=size&limit=1", "longest-wait"),
+        ("sort=line", "needs limit"),
+        ("sort=line&limit=1&after=a", "_links.next"),
         (&format!("search={}", "x".repeat(1025)), "at most 1024 characters"),
     ] {
         for list in ["/status", "/resources"] {

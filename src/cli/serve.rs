@@ -14,6 +14,7 @@ use crate::client::raw::url;
 use crate::client::{PemFile, ServerUrl, Target};
 use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
+use crate::doors::event_log;
 use crate::doors::users::UserFile;
 use crate::doors::{RequestLimits, Settings, Slots};
 use crate::http::certificates::CertificateFiles;
@@ -67,7 +68,7 @@ fn options(given: &mut Given) -> Result<server::Options, UsageError> {
         doors: doors(given)?,
         lock_limits: lock_limits(given)?,
         max_connections: given.value("--max-connections", positive)?,
-        event_log: given.optional("--event-log", file)?,
+        event_log: event_log(given)?,
         data_dir: given.optional("--data-dir", directory)?,
         cluster: cluster(given)?.map(Box::new),
         restart_grace: given.value("--restart-grace", time_or_zero)?,
@@ -92,6 +93,15 @@ fn doors(given: &mut Given) -> Result<Settings, UsageError> {
         max_subscribers: given.value("--max-subscribers", whole_number)?,
         fleetlock: given.optional("--fleetlock", slots)?,
     })
+}
+
+fn event_log(given: &mut Given) -> Result<Option<event_log::Options>, UsageError> {
+    let file = given.optional("--event-log", file)?;
+    let uids = given.flag("--event-log-uids")?;
+    if uids && file.is_none() {
+        return Err(UsageError::new("--event-log-uids goes with --event-log"));
+    }
+    Ok(file.map(|file| event_log::Options { file, uids }))
 }
 
 /// If the server's names are restricted, that in `--advertise-url` is one of them: other servers send

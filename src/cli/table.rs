@@ -306,6 +306,10 @@ static LOGS: Group = Group {
             "append every lock event to this file, one JSON object per line; SIGHUP reopens it",
         )
         .otherwise("off"),
+        Opt::flag(
+            "--event-log-uids",
+            "write the uids of locks, too: who can read one can release the lock",
+        ),
     ],
 };
 

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use smol_str::SmolStr;
 
+use super::at_most::AtMost;
 use super::gzip::Gzip;
 use super::origin::Site;
 use super::settings::{Environment, Settings};
@@ -26,6 +27,8 @@ pub(super) struct Context {
     pub(super) prefix: SmolStr,
     pub(super) subscribers: Arc<Subscribers>,
     pub(super) gzip: Gzip,
+    /// Walks through all resources for sorted lists.
+    pub(super) walks: AtMost<2>,
     pub(super) shutting_down: AtomicBool,
 }
 
@@ -44,6 +47,7 @@ impl Context {
             prefix: settings.base_url.as_deref().map_or("", path_of).into(),
             subscribers: Arc::new(Subscribers::new(settings.max_subscribers)),
             gzip: Gzip::default(),
+            walks: AtMost::default(),
             shutting_down: AtomicBool::new(false),
             locks,
             settings,

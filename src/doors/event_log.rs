@@ -16,6 +16,7 @@ use log::{error, info};
 use super::events;
 use crate::appended::Appended;
 use crate::lock::{Events, Received, Subscriber};
+use crate::metrics::Metrics;
 
 /// The shortest time between two writes, so that lines are written in batches.
 const PACE: Duration = Duration::from_millis(5);
@@ -28,6 +29,15 @@ const FINISH: Duration = Duration::from_millis(200);
 
 /// No deadline.
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Where and what it writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The file.
+    pub file: PathBuf,
+    /// With the uids of locks: who can read one can release the lock.
+    pub uids: bool,
+}
 
 /// The log of events.
 pub struct EventLog {
@@ -42,11 +52,21 @@ impl EventLog {
     ///
     /// # Errors
     /// The file cannot be opened, or there is no thread.
-    pub fn start(path: PathBuf, events: &Arc<Events>) -> io::Result<Self> {
-        let file = Appended::open(path)?;
+    pub fn start(
+        options: Options,
+        events: &Arc<Events>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let file = Appended::open(options.file)?;
         let reopen = Arc::<AtomicBool>::default();
         let subscriber = events.subscribe_permanently();
-        let writer = Writer { file, reopen: Arc::clone(&reopen), failing: false };
+        let writer = Writer {
+            file,
+            uids: options.uids,
+            reopen: Arc::clone(&reopen),
+            metrics,
+            failing: false,
+        };
         let (ending, ended) = bounded(0);
         thread::Builder::new().name("event log".into()).spawn(move || {
             writer.run(subscriber);
@@ -68,7 +88,9 @@ impl EventLog {
 
 struct Writer {
     file: Appended,
+    uids: bool,
     reopen: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
     /// The latest attempt failed, and the log says so.
     failing: bool,
 }
@@ -78,27 +100,37 @@ impl Writer {
         let mut lines = Vec::new();
         loop {
             lines.clear();
-            match subscriber.receive(BATCH, DAY) {
-                // Writing to a Vec cannot fail.
-                Received::Events(happened) => happened.iter().for_each(|event| {
-                    let _ = events::write_line(&mut lines, event);
-                }),
-                Received::Missed(_) => drop(events::write_gap(&mut lines)),
+            let lost = match subscriber.receive(BATCH, DAY) {
+                Received::Events(happened) => {
+                    for event in &happened {
+                        // Writing to a Vec cannot fail.
+                        let _ = events::write_line(&mut lines, event, self.uids);
+                    }
+                    self.write(&lines)
+                }
+                Received::Missed { count, .. } => {
+                    let _ = events::write_gap(&mut lines);
+                    self.write(&lines);
+                    count
+                }
                 Received::TimedOut => continue,
                 Received::Closed => return,
-            }
-            let written = self.write(&lines);
-            self.tell(written);
+            };
+            self.metrics.event_log_lost(lost);
             // At shutdown this returns at once.
             let _ = subscriber.pause(PACE);
         }
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Returns how many lines were not written, or not to their end.
+    fn write(&mut self, lines: &[u8]) -> u64 {
         if self.reopen.swap(false, Ordering::SeqCst) {
             self.file.close();
         }
-        self.file.write(lines)
+        let mut rest = lines;
+        let written = self.file.write(&mut rest);
+        self.tell(written);
+        rest.iter().map(|byte| u64::from(*byte == b'\n')).sum()
     }
 
     /// One line in the log for each time that it begins or ceases to fail.

@@ -156,8 +156,8 @@ impl Subscription {
                     }
                     any
                 }
-                Received::Missed(number) => {
-                    write_reset(out, number)?;
+                Received::Missed { last, .. } => {
+                    write_reset(out, last)?;
                     true
                 }
                 Received::TimedOut => {
@@ -194,7 +194,7 @@ fn write_kept(
                     write_event(out, event, permissions.shows_uids(&event.resource))
                 })?;
             }
-            Received::Missed(number) => write_reset(out, number)?,
+            Received::Missed { last, .. } => write_reset(out, last)?,
             Received::TimedOut | Received::Closed => break,
         }
     }
@@ -212,11 +212,11 @@ fn write_event(out: &mut impl Write, event: &Event, shows_uid: bool) -> io::Resu
 }
 
 /// Writes an event as a line of JSON.
-pub(super) fn write_line(out: &mut impl Write, event: &Event) -> io::Result<()> {
+pub(super) fn write_line(out: &mut impl Write, event: &Event, shows_uid: bool) -> io::Result<()> {
     let kind = event.details.kind.name();
     serde_json::to_writer(
         &mut *out,
-        &Line { id: Some(event.number), event: kind, data: Data::of(event, true) },
+        &Line { id: Some(event.number), event: kind, data: Data::of(event, shows_uid) },
     )?;
     out.write_all(b"\n")
 }

@@ -1,13 +1,12 @@
 //! Gzip for long responses (RFC 9110, section 8.4.1.3; RFC 1952).
 
 use std::io::{self, BufWriter, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use flate2::write::{DeflateEncoder, GzEncoder};
 use flate2::{Compression, Crc};
 
+use super::at_most::AtMost;
 use crate::http::{BodyWriter, Request, Response, Status};
 
 /// How many responses are compressed at a time: each takes a third of a megabyte. More are sent
@@ -27,10 +26,7 @@ type Encoder = DeflateEncoder<Vec<u8>>;
 
 /// Compresses lists, a few at a time.
 #[derive(Default)]
-pub(super) struct Gzip(Arc<AtomicUsize>);
-
-/// One compression in progress.
-struct Slot(Arc<AtomicUsize>);
+pub(super) struct Gzip(AtMost<MAX>);
 
 impl Gzip {
     /// A body that is generated while it is sent, compressed if the client accepts gzip.
@@ -41,14 +37,14 @@ impl Gzip {
         body: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
     ) -> Response {
         let response = Response::new(Status::Ok).header("Vary", "Accept-Encoding");
-        let Some(slot) = is_accepted(request).then(|| self.enter()).flatten() else {
+        let Some(turn) = is_accepted(request).then(|| self.0.enter()).flatten() else {
             return response.stream(content_type, move |out| body(out));
         };
         let Some(encoder) = with_room(|| Encoder::new(Vec::new(), Compression::fast())) else {
             return response.stream(content_type, move |out| body(out));
         };
         let compressed = move |out: &mut BodyWriter<'_>| {
-            let _slot = slot;
+            let _turn = turn;
             out.write_all(HEAD)?;
             let compressing = Compressing { encoder, crc: Crc::new(), out };
             let mut gathered = BufWriter::with_capacity(PIECE, compressing);
@@ -56,17 +52,6 @@ impl Gzip {
             gathered.into_inner().map_err(|error| error.into_error())?.finish()
         };
         response.header("Content-Encoding", "gzip").stream(content_type, compressed)
-    }
-
-    fn enter(&self) -> Option<Slot> {
-        let slot = Slot(Arc::clone(&self.0));
-        (self.0.fetch_add(1, Ordering::SeqCst) < MAX).then_some(slot)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -15,11 +15,12 @@ use crate::lock::{Lock, Page, ResourceName, Totals};
 /// `GET /status`: all locks of all resources, in plain JSON, and the time on the server's clock.
 pub(super) fn show_status(call: &Call<'_>) -> HandlerResult {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.context.locks));
+    let turn = listing.turn(call)?;
     let permissions = call.caller.permissions.clone();
     let prefix = call.context.prefix.clone();
     Ok(call.context.gzip.stream(call.request, "application/json", move |out| {
         out.write_all(b"{\"resources\":[")?;
-        let mut selection = Selection::new(&*locks, &listing, &permissions);
+        let mut selection = Selection::new(&*locks, &listing, &permissions, turn);
         let mut separator = Separator::default();
         while let Some(resource) = selection.next(out)? {
             let first = current(&*locks)?.locks(&resource, None, LOCKS);
@@ -57,11 +58,12 @@ pub(super) fn show_status(call: &Call<'_>) -> HandlerResult {
 /// `GET /resources`
 pub(super) fn list_resources(call: &Call<'_>) -> HandlerResult {
     let (listing, locks) = (Listing::of(call)?, Arc::clone(&call.context.locks));
+    let turn = listing.turn(call)?;
     let permissions = call.caller.permissions.clone();
     let prefix = call.context.prefix.clone();
     Ok(call.context.gzip.stream(call.request, "application/hal+json", move |out| {
         out.write_all(b"{\"_embedded\":{\"resources\":[")?;
-        let mut selection = Selection::new(&*locks, &listing, &permissions);
+        let mut selection = Selection::new(&*locks, &listing, &permissions, turn);
         let mut separator = Separator::default();
         while let Some(resource) = selection.next(out)? {
             separator.write(out)?;

@@ -6,6 +6,7 @@
 pub mod access;
 mod acquire;
 mod admin;
+mod at_most;
 mod body;
 mod call;
 mod caller;
@@ -33,6 +34,7 @@ mod selection;
 mod service;
 mod settings;
 mod slots;
+mod sorted;
 mod subscribers;
 mod terraform;
 #[cfg(test)]

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::at_most::Turn;
 use super::call::Call;
 use super::identity::Permissions;
+use super::sorted::{self, Rank, Sort, Top};
 use crate::current_locks::CurrentLocks;
-use crate::http::Problem;
 use crate::http::query::Query;
+use crate::http::{Problem, Status};
 use crate::lock::{Lock, LockManager, Requester, ResourceName};
 
 /// How many names are taken from the lock core at a time. A search doubles this up to the maximum:
@@ -36,11 +38,39 @@ const MAX_LIMIT: usize = 1000;
 pub(super) struct Listing {
     /// How many at most; `None`: all.
     limit: Option<usize>,
-    /// Only names after this one.
-    after: Option<ResourceName>,
+    order: Order,
     search: Option<Search>,
     /// Only those with waiting requests.
     waiting: bool,
+}
+
+/// In which order, and where the page begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Order {
+    Name { after: Option<ResourceName> },
+    By { sort: Sort, after: Option<Rank> },
+}
+
+impl Order {
+    fn parse(query: &Query<'_>) -> Result<Self, Problem> {
+        let sort = query.parsed("sort", |name| match name {
+            "name" => Ok(None),
+            name => Sort::of(name).map(Some).ok_or_else(|| Sort::NAMES.into()),
+        })?;
+        Ok(match sort.flatten() {
+            None => Self::Name {
+                after: query.parsed("after", |name| {
+                    name.parse().map_err(|_| "the name of a resource".to_string())
+                })?,
+            },
+            Some(sort) => Self::By {
+                sort,
+                after: query.parsed("after", |rank| {
+                    rank.parse().map_err(|()| "what _links.next has".to_string())
+                })?,
+            },
+        })
+    }
 }
 
 impl Listing {
@@ -53,9 +83,11 @@ impl Listing {
             let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
             limit.ok_or_else(|| format!("a whole number from 1 to {MAX_LIMIT}"))
         })?;
-        let after = query.parsed("after", |name| {
-            name.parse().map_err(|_| "the name of a resource".to_string())
-        })?;
+        let order = Order::parse(query)?;
+        if let (Order::By { sort, .. }, None) = (&order, limit) {
+            let detail = format!("sort={} needs limit, 1 to {MAX_LIMIT}", sort.name());
+            return Err(Problem::bad_request(detail));
+        }
         let state = query.parsed("state", |state| match state {
             "waiting" => Ok(()),
             _ => Err("waiting".into()),
@@ -66,7 +98,18 @@ impl Listing {
                 .ok_or_else(|| format!("at most {MAX_SEARCH} characters"))
         })?;
         let search = search.filter(|Search(text)| !text.is_empty());
-        Ok(Self { limit, after, search, waiting: state.is_some() })
+        Ok(Self { limit, order, search, waiting: state.is_some() })
+    }
+
+    /// What has to be had for a walk through all resources, if this needs one.
+    pub(super) fn turn(&self, call: &Call<'_>) -> Result<Option<Turn>, Problem> {
+        if let Order::Name { .. } = self.order {
+            return Ok(None);
+        }
+        call.context.walks.enter().map(Some).ok_or_else(|| {
+            let detail = "other sorted lists are being made: try again";
+            Problem::new(Status::ServiceUnavailable, detail).with_header("Retry-After", "1")
+        })
     }
 
     /// Whether a resource is asked for.
@@ -83,8 +126,11 @@ impl Listing {
     }
 
     /// The query for the page after `last`.
-    fn behind(&self, last: &ResourceName) -> String {
+    fn behind(&self, last: &impl Display) -> String {
         let mut query = format!("after={}", encoded(last));
+        if let Order::By { sort, .. } = self.order {
+            query += &format!("&sort={}", sort.name());
+        }
         if let Some(limit) = self.limit {
             query += &format!("&limit={limit}");
         }
@@ -175,14 +221,18 @@ impl<'a> Pulse<'a> {
     }
 }
 
-/// The resources that are asked for, in order of their names.
+/// The resources that are asked for, in their order.
 pub(super) struct Selection<'a> {
     locks: &'a dyn CurrentLocks,
     listing: &'a Listing,
     permissions: &'a Permissions,
     names: std::vec::IntoIter<ResourceName>,
-    /// Where to continue in the lock core.
+    /// Where to continue in the lock core, in order of names.
     latest: Option<ResourceName>,
+    /// For the one walk that finds a sorted page.
+    turn: Option<Turn>,
+    /// The last resource of a sorted page, if there are more.
+    last: Option<Rank>,
     /// The last resource written.
     written: Option<ResourceName>,
     left: usize,
@@ -194,12 +244,16 @@ impl<'a> Selection<'a> {
         locks: &'a dyn CurrentLocks,
         listing: &'a Listing,
         permissions: &'a Permissions,
+        turn: Option<Turn>,
     ) -> Self {
         let left = listing.limit.unwrap_or(usize::MAX);
-        let latest = listing.after.clone();
+        let latest = match &listing.order {
+            Order::Name { after } => after.clone(),
+            Order::By { .. } => None,
+        };
         let names = Vec::new().into_iter();
-        let (written, silence) = (None, SILENCE);
-        Self { locks, listing, permissions, names, latest, written, left, silence }
+        let (last, written, silence) = (None, None, SILENCE);
+        Self { locks, listing, permissions, names, latest, turn, last, written, left, silence }
     }
 
     pub(super) fn next(&mut self, out: &mut dyn Write) -> io::Result<Option<ResourceName>> {
@@ -217,6 +271,9 @@ impl<'a> Selection<'a> {
 
     /// The query of the next page, if there is more. Ends the selection.
     pub(super) fn next_page(mut self, out: &mut dyn Write) -> io::Result<Option<String>> {
+        if let Order::By { .. } = self.listing.order {
+            return Ok(self.last.map(|last| self.listing.behind(&last)));
+        }
         let more = self.find(out)?;
         Ok(more.and(self.written).map(|written| self.listing.behind(&written)))
     }
@@ -232,13 +289,35 @@ impl<'a> Selection<'a> {
                     return Ok(Some(name));
                 }
             }
-            let names = current(self.locks)?.resources(self.latest.as_ref(), count);
+            let names = match &self.listing.order {
+                Order::Name { .. } => current(self.locks)?.resources(self.latest.as_ref(), count),
+                Order::By { sort, after } => self.walk(*sort, after.as_ref(), &mut pulse)?,
+            };
             count = MAX_NAMES.min(2 * count);
             let Some(last) = names.last() else { return Ok(None) };
             self.latest = Some(last.clone());
             self.names = names.into_iter();
             pulse.beat()?;
         }
+    }
+
+    /// The names of a sorted page; none when it has been walked for.
+    fn walk(
+        &mut self,
+        sort: Sort,
+        after: Option<&Rank>,
+        pulse: &mut Pulse<'_>,
+    ) -> io::Result<Vec<ResourceName>> {
+        let Some(_turn) = self.turn.take() else { return Ok(Vec::new()) };
+        let locks = current(self.locks)?;
+        let Top { names, last } =
+            sorted::top(&*locks, sort, after, self.left, |name, standing| {
+                let may_be = self.permissions.sees(name);
+                let may_be = may_be && (!self.listing.waiting || standing.waiting > 0);
+                Ok(may_be && self.listing.has(self.locks, name, pulse)?)
+            })?;
+        self.last = last;
+        Ok(names)
     }
 }
 
@@ -253,18 +332,21 @@ mod tests {
 
     #[test]
     fn a_listing_is_what_the_query_says() {
-        let all = Listing { limit: None, after: None, search: None, waiting: false };
+        let order = Order::Name { after: None };
+        let all = Listing { limit: None, order, search: None, waiting: false };
         assert_eq!(listing("").unwrap(), all);
         assert_eq!(listing("search=&other=1&limits=0").unwrap(), all);
         let query = "limit=1000&after=a%3Ab&search=A+%C3%89&state=waiting";
         let narrowed = listing(query).unwrap();
         assert_eq!(narrowed.limit, Some(1000));
-        assert_eq!(narrowed.after.as_ref().unwrap().as_str(), "a:b");
+        assert_eq!(narrowed.order, Order::Name { after: Some("a:b".parse().unwrap()) });
         assert_eq!(narrowed.search, Some(Search("a é".into())));
         assert!(narrowed.waiting);
-        let next = narrowed.behind(&"c:d".parse().unwrap());
+        let next = narrowed.behind(&"c:d");
         assert_eq!(next, "after=c%3Ad&limit=1000&search=a%20%C3%A9&state=waiting");
         assert_eq!(listing(&next).unwrap().search, narrowed.search);
+        let sorted = listing("limit=7&sort=line&after=12.a%3Ab").unwrap();
+        assert_eq!(sorted.behind(&"13.c:d"), "after=13%2Ec%3Ad&sort=line&limit=7");
     }
 
     #[test]
@@ -281,6 +363,11 @@ mod tests {
             "state=held",
             "state=",
             "search=%ff",
+            "sort=size&limit=1",
+            "sort=",
+            "sort=line",
+            "sort=line&limit=1&after=a",
+            "sort=line&limit=1&after=1.",
         ] {
             assert!(listing(query).is_err(), "{query}");
         }
@@ -311,7 +398,7 @@ mod tests {
             let locks = Arc::new(Broken { resources, ..Broken::default() });
             let listing = listing(query).unwrap();
             let permissions = Permissions::whole();
-            let mut selection = Selection::new(&locks, &listing, &permissions);
+            let mut selection = Selection::new(&locks, &listing, &permissions, None);
             selection.silence = Duration::ZERO;
             let mut client = Leaving { sent: Vec::new(), flushes: heard };
             let ended = selection.next(&mut client);

@@ -9,6 +9,7 @@ use crate::http::departures::Client;
 use crate::http::{Request, Target};
 use crate::lock::{LockManager, Pending};
 use std::net::{TcpListener, TcpStream};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
@@ -20,7 +21,7 @@ use crate::http::head::RequestHead;
 use crate::http::transport::Transport;
 use crate::lock::{
     Actor, Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
-    NotWritten, Page, Refusal, ResourceName, Terms, Totals,
+    NotWritten, Page, Refusal, ResourceName, Standing, Terms, Totals,
 };
 
 static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -99,6 +100,9 @@ impl LockManager for Broken {
     }
     fn delete_all(&self, _: Actor) -> Result<(), Refusal> {
         panic!("delete_all")
+    }
+    fn survey(&self, _: &mut dyn FnMut(&ResourceName, &Standing) -> ControlFlow<()>) {
+        panic!("survey")
     }
     fn events(&self) -> &Arc<Events> {
         panic!("events")
@@ -194,6 +198,24 @@ fn the_table_says_what_a_server_may_answer_itself_and_send_again() {
     let head = "POST /locks/a HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k\r\n\r\n";
     let with_key = RequestHead::parse(head.as_bytes()).unwrap().request;
     assert!(service.handling(&with_key).is_repeatable);
+}
+
+#[test]
+fn two_sorted_lists_are_made_at_a_time() {
+    let service = service(Arc::default());
+    let (_remote, socket) = pair();
+    let departures = Departures::new().unwrap();
+    let client = Client::new(&socket, &ADDRESS, &departures);
+    let list = || {
+        let sorted = request("GET", "/status?sort=line&limit=1");
+        service.answer(&sorted, client).wait()
+    };
+    let made = [list(), list()];
+    assert_eq!(made.each_ref().map(|response| response.status.code()), [200, 200]);
+    assert_eq!(list().status.code(), 503);
+    assert_eq!(service.answer(&request("GET", "/status"), client).wait().status.code(), 200);
+    drop(made);
+    assert_eq!(list().status.code(), 200);
 }
 
 #[test]

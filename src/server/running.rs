@@ -20,7 +20,7 @@ use super::serving::Server;
 use super::{Error, Options};
 use crate::cluster::{Node, Tables};
 use crate::current_locks::CurrentLocks;
-use crate::doors::event_log::EventLog;
+use crate::doors::event_log::{self, EventLog};
 use crate::doors::users::{UserFile, Users};
 use crate::doors::{Environment, Service, Settings};
 use crate::http::certificates::{CertificateFiles, Certificates};
@@ -70,7 +70,7 @@ impl Running {
         let OpenLocks { locks, node, loss } =
             open_locks(&options, limits, observer.clone(), own_address, cluster_metrics)?;
         metrics.set_max_connections(capacity.connections);
-        let event_log = start_event_log(&options, &*locks)?;
+        let event_log = start_event_log(options.event_log.as_ref(), &*locks, &metrics)?;
         warn_of_forgotten_reboots(&options);
         wall_clock::warn_if_behind();
         let files = Files {
@@ -200,7 +200,7 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
         let why = io::ErrorKind::NotADirectory.into();
         return Err(OpenError::Unusable(dir.clone(), why).into());
     }
-    let Some(file) = &options.event_log else { return Ok(()) };
+    let Some(event_log::Options { file, .. }) = &options.event_log else { return Ok(()) };
     let unusable = |why| Error::EventLog(file.clone(), why);
     if file.is_dir() {
         return Err(unusable(io::ErrorKind::IsADirectory.into()));
@@ -267,12 +267,14 @@ fn open_table(
 }
 
 fn start_event_log(
-    options: &Options,
+    options: Option<&event_log::Options>,
     locks: &dyn CurrentLocks,
+    metrics: &Arc<Metrics>,
 ) -> Result<Option<Arc<EventLog>>, Error> {
-    let Some(path) = &options.event_log else { return Ok(None) };
-    let started = EventLog::start(path.clone(), locks.events());
-    started.map(|log| Some(Arc::new(log))).map_err(|error| Error::EventLog(path.clone(), error))
+    let Some(options) = options else { return Ok(None) };
+    let started = EventLog::start(options.clone(), locks.events(), Arc::clone(metrics));
+    let failed = |error| Error::EventLog(options.file.clone(), error);
+    started.map(|log| Some(Arc::new(log))).map_err(failed)
 }
 
 fn warn_of_forgotten_reboots(options: &Options) {

@@ -206,7 +206,7 @@ onPage("a lock without an end has none", async (page, server) => {
   assert.equal(response.status, 200);
   await shown(row(page, "me@host: apply"));
   assert.equal(await row(page, "infra").locator(".left").innerText(), "\u2013");
-  await page.locator("#sort").selectOption("left");
+  await page.locator("#sort").selectOption("ends");
   await row(page, "infra").locator(".open").click();
   await shown(page.locator("#held", { hasText: "me@host: apply" }));
 });
@@ -604,7 +604,7 @@ onPage("search, filter and sort are done by the server and stand in the address"
   await shown(row(page, "third"));
   const order = () => page.locator("#rows tr.lock .open").allInnerTexts();
   const settles = (expected) => until(`${expected}`, async () => String(await order()) === String(expected));
-  await page.locator("#sort").selectOption("left");
+  await page.locator("#sort").selectOption("ends");
   await settles(["beta", "gamma", "alpha"]);
   await page.locator("#sort").selectOption("line");
   await settles(["gamma", "alpha", "beta"]);
@@ -618,6 +618,17 @@ onPage("search, filter and sort are done by the server and stand in the address"
   await settles(["alpha"]);
   assert.equal(await page.locator("#search").inputValue(), "first");
   assert.equal(await page.locator("#sort").inputValue(), "line");
+});
+
+onPage("the longest line of all comes first, whatever its name", async (page, server) => {
+  for (let n = 0; n < 250; n += 1) await server.hold(`r${String(n).padStart(3, "0")}`, "a job");
+  await server.wait("r247", "patient");
+  await shown(page.locator("#pager", { hasText: "r000 to r199" }));
+  await page.locator("#sort").selectOption("line");
+  await until("it is first", async () => (await page.locator("#rows tr.lock .open").first().innerText()) === "r247");
+  await page.locator("#next").click();
+  await shown(page.locator("#pager", { hasText: "50 resources" }));
+  await shown(row(page, "r199"));
 });
 
 onPage("what happens while an answer is under way is seen behind it", async (page, server) => {

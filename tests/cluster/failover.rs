@@ -1,11 +1,15 @@
 //! One server takes over from the other.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use super::etcd_or_skip;
-use super::{FAILOVER, acquire_patiently, health, join, metric, tokens, two, url};
+use super::{FAILOVER, acquire_patiently, health, join, join_by, metric, tokens, two, url};
+use crate::events::logged;
 use crate::harness::{Server, lock_body, wait_until};
 
 #[test]
@@ -32,6 +36,24 @@ fn what_was_granted_survives_kill_9_with_its_token() {
     assert!(token > before[0]);
     assert_eq!(standby.delete(&locks[7]).status, 204);
     assert_eq!(standby.acquire("r7", 0.0, 600.0).status, 201);
+}
+
+#[test]
+fn each_server_writes_the_events_of_its_own_time_to_its_event_log() {
+    let etcd = etcd_or_skip!(1);
+    let dir = TempDir::new().unwrap();
+    let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+    let join = |log: &Path| join_by(&etcd.endpoints(), &["--event-log", log.to_str().unwrap()]);
+    let mut active = join(&first);
+    wait_until("it is active", || health(&active)["role"] == "active");
+    let standby = join(&second);
+    wait_until("the other knows it", || health(&standby)["active"] == url(&active).as_str());
+    active.hold("a");
+    wait_until("it is written", || logged(&first) == ["granted a"]);
+    active.signal("-KILL");
+    active.wait();
+    assert_eq!(acquire_patiently(&standby, "b").status, 201);
+    wait_until("it is written", || logged(&second) == ["granted b"]);
 }
 
 /// Of so many locks that they are read in pages, and in two halves.

@@ -117,6 +117,8 @@ pub struct Events {
     /// The number of the first event of this run, and of the next one.
     first: AtomicU64,
     next: AtomicU64,
+    /// Where the numbers of the last run with events ended: from here to `first`, there are none.
+    ended: AtomicU64,
     /// The length of `Subscribers::asleep`, so that publishing takes no mutex while it is zero.
     asleep: AtomicUsize,
     subscribers: Mutex<Subscribers>,
@@ -151,6 +153,7 @@ impl Default for Events {
             ring: (0..KEPT).map(|_| Mutex::new(None)).collect(),
             first: AtomicU64::new(first),
             next: AtomicU64::new(first),
+            ended: AtomicU64::new(first),
             asleep: AtomicUsize::new(0),
             subscribers: Mutex::default(),
         }
@@ -225,8 +228,11 @@ impl Events {
     /// be recorded at the same time.
     pub fn restart_numbering(&self) {
         let first = first_number();
-        let first = self.next.fetch_max(first, Ordering::SeqCst).max(first);
-        self.first.store(first, Ordering::SeqCst);
+        let ended = self.next.fetch_max(first, Ordering::SeqCst);
+        if ended > self.first.load(Ordering::SeqCst) {
+            self.ended.store(ended, Ordering::SeqCst);
+        }
+        self.first.store(ended.max(first), Ordering::SeqCst);
     }
 
     /// Subscribes to the events of this server from now on, beyond [`Events::end_subscriptions`].
@@ -279,8 +285,13 @@ impl Events {
 pub enum Received {
     /// The next events, in order; not empty.
     Events(Vec<Event>),
-    /// Some events were dropped before they were received. The next ones come after this number.
-    Missed(u64),
+    /// Some events were dropped before they were received.
+    Missed {
+        /// The next ones come after this number.
+        last: u64,
+        /// How many of this run.
+        count: u64,
+    },
     /// Nothing happened in the time given.
     TimedOut,
     /// The subscription has ended.
@@ -324,9 +335,7 @@ impl Subscriber {
             }
             let events = self.take(limit);
             if self.missed {
-                self.missed = false;
-                self.next = self.events.next.load(Ordering::SeqCst);
-                return Received::Missed(self.next - 1);
+                return self.skip_missed();
             }
             if !events.is_empty() {
                 return Received::Events(events);
@@ -354,13 +363,30 @@ impl Subscriber {
         }
     }
 
+    /// Goes on after the newest event.
+    fn skip_missed(&mut self) -> Received {
+        let newest = self.events.next.load(Ordering::SeqCst);
+        let first = self.events.first.load(Ordering::SeqCst).max(self.next);
+        (self.next, self.missed) = (newest, false);
+        Received::Missed { last: newest - 1, count: newest.saturating_sub(first) }
+    }
+
     /// What is there at this moment.
     fn take(&mut self, limit: usize) -> Vec<Event> {
         let mut events = Vec::new();
+        let first = self.events.first.load(Ordering::SeqCst);
         while events.len() < limit && !self.missed {
+            if (self.events.ended.load(Ordering::SeqCst)..first).contains(&self.next) {
+                self.next = first;
+            }
             match &*locked(self.events.slot(self.next)) {
                 Some(event) if event.number == self.next => events.push(event.clone()),
                 Some(event) if event.number > self.next && events.is_empty() => {
+                    self.missed = true;
+                    break;
+                }
+                // Of an earlier run, in which nothing is being recorded any more.
+                _ if self.next < first && events.is_empty() => {
                     self.missed = true;
                     break;
                 }

@@ -32,7 +32,7 @@ pub use journal::store::{
     Remote, Restore, RestoredLock, Store, StoreError,
 };
 pub use lifetime::Lifetime;
-pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Totals};
+pub use manager::{Ages, Cursor, Departure, End, LockManager, Observer, Page, Standing, Totals};
 pub use mode::{Limit, Mode};
 pub use names::{
     IdempotencyKey, InvalidIdempotencyKey, InvalidLockId, InvalidResourceName, LockId, ResourceName,

@@ -1,8 +1,9 @@
 //! The interface of the lock core.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::{
     Actor, Conversion, Events, Grant, IdempotencyKey, Lock, LockId, Mode, NotWritten, Pending,
@@ -113,6 +114,10 @@ pub trait LockManager: Send + Sync {
     /// It could not be written; the locks of some or all resources are still there.
     fn delete_all(&self, by: Actor) -> Result<(), Refusal>;
 
+    /// Calls `visit` for each resource that has locks, in no order, until it breaks. No mutex is
+    /// held meanwhile. Reads every lock.
+    fn survey(&self, visit: &mut dyn FnMut(&ResourceName, &Standing) -> ControlFlow<()>);
+
     /// The event stream.
     fn events(&self) -> &Arc<Events>;
 
@@ -217,6 +222,19 @@ pub struct Totals {
     pub waiting: usize,
     /// Places in line that are kept for departed clients.
     pub kept: usize,
+}
+
+/// How a resource stands at a moment. Times are by the wall clock, for display.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Since when the oldest lock is held.
+    pub held_since: Option<SystemTime>,
+    /// Since when the first request in line waits.
+    pub waited_for_since: Option<SystemTime>,
+    /// How many requests wait, for a lock or for another mode, including kept places.
+    pub waiting: usize,
+    /// When the first lock ends that has an end.
+    pub ends: Option<SystemTime>,
 }
 
 /// The longest times at a moment; zero if there is nothing.

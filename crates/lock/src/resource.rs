@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use super::nanos::Instant;
 use super::{
     Actor, Conversion, Cursor, End, EventDetails, Grant, IdempotencyKey, Kind, Lock, LockId, Page,
-    Refusal, Terms,
+    Refusal, Standing, Terms,
 };
 #[cfg(test)]
 pub(super) use compatibility::can_be_held_together;
@@ -407,7 +407,7 @@ impl<W> Resource<W> {
             locks.push(Lock::Waiting(waiting));
         }
         let is_full = locks.len() == limit;
-        let waiting = self.conversions.len() + self.line.waiting_count() + self.line.kept_count();
+        let waiting = self.waiting_count();
         Page { locks, converting, waiting, next: next.filter(|_| is_full) }
     }
 
@@ -432,14 +432,19 @@ impl<W> Resource<W> {
         !self.line.is_empty() || self.holders.iter().any(|holder| is_held(holder, &going_on, now))
     }
 
-    /// Since when the oldest lock is held, for display.
-    pub(super) fn held_since(&self) -> Option<SystemTime> {
-        self.holders.iter().map(|holder| holder.since()).min()
+    /// How it stands at this moment, for display; `None` if there are no locks.
+    pub(super) fn standing(&self, plan: Option<&Plan>, now: Instant) -> Option<Standing> {
+        self.has_locks(plan, now).then(|| Standing {
+            held_since: self.holders.iter().map(Holder::since).min(),
+            waited_for_since: self.line.first().map(|queued| queued.place.since),
+            waiting: self.waiting_count(),
+            ends: self.holders.iter().filter_map(Holder::expires).min(),
+        })
     }
 
-    /// Since when the first request in line waits, for display.
-    pub(super) fn waited_for_since(&self) -> Option<SystemTime> {
-        self.line.first().map(|queued| queued.place.since)
+    /// How many requests wait, including kept places.
+    fn waiting_count(&self) -> usize {
+        self.conversions.len() + self.line.waiting_count() + self.line.kept_count()
     }
 
     /// When [`Input::Expire`] has something to do. If a request that waits fits, the plan to grant

@@ -40,6 +40,7 @@ mod waiter;
 mod waiting;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -55,7 +56,8 @@ use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now};
 use super::{
     Actor, Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
-    LockManager, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Terms, Totals,
+    LockManager, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Standing, Terms,
+    Totals,
 };
 use change::{Progress, Ticket};
 use counts::Counts;
@@ -303,6 +305,16 @@ impl LockManager for LockTable {
         Ok(())
     }
 
+    fn survey(&self, visit: &mut dyn FnMut(&ResourceName, &Standing) -> ControlFlow<()>) {
+        let now = now();
+        let _ = self.shared.each_slot(|slot| {
+            let inner = slot.lock();
+            let standing = inner.resource.standing(inner.plan(), now);
+            drop(inner);
+            standing.map_or(ControlFlow::Continue(()), |standing| visit(slot.name(), &standing))
+        });
+    }
+
     fn events(&self) -> &Arc<Events> {
         &self.shared.events
     }
@@ -321,9 +333,10 @@ impl LockManager for LockTable {
         #[expect(clippy::disallowed_methods, reason = "it is shown")]
         let now = SystemTime::now();
         let (mut held, mut waited_for) = (now, now);
-        self.shared.read_each(|state| {
-            held = held.min(state.held_since().unwrap_or(now));
-            waited_for = waited_for.min(state.waited_for_since().unwrap_or(now));
+        self.survey(&mut |_, standing| {
+            held = held.min(standing.held_since.unwrap_or(now));
+            waited_for = waited_for.min(standing.waited_for_since.unwrap_or(now));
+            ControlFlow::Continue(())
         });
         let since = |time| now.duration_since(time).unwrap_or_default();
         Ages { longest_wait: since(waited_for), longest_hold: since(held) }

@@ -28,7 +28,7 @@ fn receives(subscriber: &mut Subscriber) -> Vec<String> {
         Received::Events(events) => {
             events.into_iter().map(|event| event.details.terms.title.to_string()).collect()
         }
-        Received::Missed(_) => vec!["missed".into()],
+        Received::Missed { .. } => vec!["missed".into()],
         Received::TimedOut => Vec::new(),
         Received::Closed => vec!["end".into()],
     }
@@ -45,12 +45,32 @@ fn events_of_another_server_are_missed() {
     events.restart_numbering();
     assert!(matches!(
         events.subscribe(Some(first)).receive(1, Duration::ZERO),
-        Received::Missed(_)
+        Received::Missed { .. }
     ));
     let second = publish(&events, "b");
     assert!(second > first);
     assert_eq!(receives(&mut events.subscribe(Some(second - 1))), ["b"]);
-    assert!(!matches!(permanent.receive(1, Duration::ZERO), Received::Closed));
+    assert_eq!(receives(&mut permanent), ["b"]);
+}
+
+#[test]
+fn a_permanent_subscriber_receives_all_events_of_this_server() {
+    let events = Arc::new(Events::default());
+    let [mut quick, mut late] = [(); 2].map(|()| events.subscribe_permanently());
+    // Active twice before anything happens.
+    events.restart_numbering();
+    events.restart_numbering();
+    publish(&events, "a");
+    assert_eq!(receives(&mut quick), ["a"]);
+    publish(&events, "b");
+    events.restart_numbering();
+    events.restart_numbering();
+    publish(&events, "c");
+    assert_eq!(receives(&mut quick), ["b", "c"]);
+    // Later than a whole run: it is told that it has missed some.
+    assert_eq!(receives(&mut late), ["missed"]);
+    publish(&events, "d");
+    assert_eq!((receives(&mut quick), receives(&mut late)), (vec!["d".into()], vec!["d".into()]));
 }
 
 #[test]
@@ -82,7 +102,9 @@ fn a_subscriber_resumes_after_its_last_event_or_is_told_that_it_missed_some() {
     for n in 0..KEPT {
         publish(&events, &n.to_string());
     }
-    assert_eq!(receives(&mut slow), ["missed"]);
+    let missed = slow.receive(1, Duration::ZERO);
+    let Received::Missed { last, count } = missed else { panic!("{missed:?}") };
+    assert_eq!((last, count), (first + 1 + KEPT as u64, 1 + KEPT as u64));
     publish(&events, "c");
     assert_eq!(receives(&mut slow), ["c"]);
 }

@@ -84,13 +84,18 @@ impl Holder {
             id: self.id,
             terms: self.terms.unpack(self.lifetime()),
             since: self.since(),
-            expires: self.term.map(|term| term.expires.into()),
+            expires: self.expires(),
             fencing_token: self.fencing_token,
         }
     }
 
     pub(super) fn lifetime(&self) -> Lifetime {
         self.term.map_or(Lifetime::Endless, |term| Lifetime::For(term.lifetime.into()))
+    }
+
+    /// When it ends, for display; `None`: without an end.
+    pub(super) fn expires(&self) -> Option<SystemTime> {
+        self.term.map(|term| term.expires.into())
     }
 
     /// When it was granted, for display.

@@ -1,7 +1,7 @@
 //! The map from names to slots, and reading resources without waiting for anything.
 
 use std::iter;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use super::Shared;
@@ -75,8 +75,11 @@ impl Shared {
         self.read(resource, has).unwrap_or(false)
     }
 
-    /// Reads every resource, one at a time.
-    pub(super) fn read_each(&self, mut read: impl FnMut(&Resource)) {
+    /// Visits every resource, in no order, until `visit` breaks. No mutex is held meanwhile.
+    pub(super) fn each_slot(
+        &self,
+        mut visit: impl FnMut(&Slot) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         for shard in self.resources.iter() {
             let mut after = None;
             loop {
@@ -86,11 +89,12 @@ impl Shared {
                 let behind = shard.range::<ResourceName, _>((from, Bound::Unbounded));
                 let some: Vec<_> = behind.take(SLOTS_AT_A_TIME).cloned().collect();
                 drop(shard);
-                some.iter().for_each(|slot| read(&slot.lock().resource));
+                some.iter().try_for_each(|slot| visit(slot))?;
                 let Some(last) = some.into_iter().next_back() else { break };
                 after = Some(last);
             }
         }
+        ControlFlow::Continue(())
     }
 
     /// All names in order after `after`, in batches of about this size.
