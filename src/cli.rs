@@ -19,7 +19,7 @@ use pico_args::Arguments;
 
 use crate::RELEASED;
 use crate::client::Target;
-use crate::commands::{BECOME, Become, Command as ClientCommand, LEAD, Secret};
+use crate::commands::{BECOME, Become, Command as ClientCommand, LEAD, Secret, Typed};
 use crate::logging;
 use crate::server;
 use given::{Given, takes_value};
@@ -41,6 +41,8 @@ pub enum Command {
         command: ClientCommand,
         /// The servers to ask.
         target: Target,
+        /// For messages about what the servers refuse.
+        typed: Typed,
     },
     /// Print the hash of a secret, for the file of users.
     Hash(Secret),

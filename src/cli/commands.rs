@@ -10,7 +10,7 @@ use super::given::{Given, environment, number, seconds};
 use super::table::MODES;
 use super::{Command, UsageError, unknown};
 use crate::client::{Credentials, LockOptions, PemFile, ServerUrl, Target, TlsFiles};
-use crate::commands::{Become, Command as Client, Run};
+use crate::commands::{Become, Command as Client, Run, Typed};
 
 /// Parses the arguments of a command; `behind` is what follows `--`.
 pub(super) fn parse(
@@ -19,6 +19,7 @@ pub(super) fn parse(
     behind: Option<Vec<OsString>>,
 ) -> Result<Command, UsageError> {
     let target = target(&mut given)?;
+    let typed = Typed { wait: given.typed("--wait"), lifetime: given.typed("--lifetime") };
     let command = match command {
         "run" => run(given, behind)?,
         "acquire" => {
@@ -52,7 +53,7 @@ pub(super) fn parse(
         "watch" => Client::Watch { resource: given.at_most_one()? },
         _ => return Err(unknown(command)),
     };
-    Ok(Command::Client { command, target })
+    Ok(Command::Client { command, target, typed })
 }
 
 fn delete(mut given: Given) -> Result<Client, UsageError> {
@@ -120,11 +121,10 @@ fn lock_options(given: &mut Given) -> Result<LockOptions, UsageError> {
     if limit.is_some() && mode.as_deref().is_some_and(|mode| !matches!(mode, "EX" | "exclusive")) {
         return Err(UsageError::new("--limit goes with the mode EX alone"));
     }
-    let wait = given.optional("--wait", |text| seconds(text, true))?;
     Ok(LockOptions {
         title: given.optional("--title", |text| Ok(text.to_string()))?,
-        wait: wait.unwrap_or(LockOptions::FOR_EVER),
-        lifetime: given.value("--lifetime", |text| seconds(text, false))?,
+        wait: given.optional("--wait", |text| seconds(text, true))?,
+        lifetime: given.optional("--lifetime", |text| seconds(text, false))?,
         mode,
         limit,
     })
@@ -134,14 +134,13 @@ fn lock_options(given: &mut Given) -> Result<LockOptions, UsageError> {
 fn renew(mut given: Given) -> Result<Client, UsageError> {
     let mode = given.optional("--mode", mode)?;
     let wait = given.value("--wait", |text| seconds(text, true))?;
-    let lifetime = given.value("--lifetime", |text| seconds(text, false))?;
-    let given_lifetime = given.was_given("--lifetime").then_some(lifetime);
+    let lifetime = given.optional("--lifetime", |text| seconds(text, false))?;
     if mode.is_none() && given.was_given("--wait") {
         return Err(UsageError::new("--wait goes with --mode"));
     }
     let lock = given.one("URL")?;
     Ok(match mode {
-        Some(mode) => Client::Convert { lock, mode, wait, lifetime: given_lifetime },
+        Some(mode) => Client::Convert { lock, mode, wait, lifetime },
         None => Client::Renew { lock, lifetime },
     })
 }

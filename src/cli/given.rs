@@ -103,6 +103,11 @@ impl Given {
         Ok(value)
     }
 
+    /// The text of an option, which is left to be looked up.
+    pub(super) fn typed(&self, name: &'static str) -> Option<String> {
+        self.args.clone().opt_value_from_str(name).ok().flatten()
+    }
+
     /// Whether an option that was looked up before, or its variable, has a value.
     pub(super) fn was_given(&self, name: &str) -> bool {
         self.seen.contains(&name)

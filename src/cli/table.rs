@@ -44,10 +44,10 @@ pub(super) const EXIT_CODES: [(&str, &str); 12] = [
     ("0", "done"),
     ("1", "the output could not be written"),
     ("64", "wrong usage, or the server rejected the request"),
-    ("69", "no server could be reached, or none answered"),
+    ("69", "no server could be reached, none answered, or it has no room"),
     ("71", "the operating system refused a process or a thread"),
     ("74", "the lock was lost, or no longer exists"),
-    ("75", "the lock was not granted"),
+    ("75", "somebody else has the lock, or the request was deleted"),
     ("76", "what answered is not an rdlm server"),
     ("77", "not allowed"),
     ("124", "CMD was ended by --timeout"),
@@ -414,7 +414,7 @@ static RUN_OPTIONS: Group = Group {
             Seconds,
             "how long the lock outlives its last renewal; if this host dies, others wait this long",
         )
-        .or("60"),
+        .otherwise("60, or as the server allows"),
         TITLE.otherwise("USER@HOST: CMD"),
         MODE,
         LIMIT,
@@ -427,7 +427,7 @@ static RUN_OPTIONS: Group = Group {
         )
         .or("10"),
         Opt::flag("--quiet", "print nothing while waiting, nor if the lock is not granted"),
-        Opt::new("--conflict-exit-code", Text("N"), "exit code if the lock is not granted")
+        Opt::new("--conflict-exit-code", Text("N"), "exit code if somebody else has the lock")
             .otherwise("75"),
     ],
 };
@@ -452,7 +452,8 @@ static ACQUIRE_OPTIONS: Group = Group {
     variables: None,
     options: &[
         WAIT,
-        Opt::new("--lifetime", Seconds, "how long the lock lives").or("60"),
+        Opt::new("--lifetime", Seconds, "how long the lock lives")
+            .otherwise("60, or as the server allows"),
         TITLE.otherwise("USER@HOST"),
         MODE,
         LIMIT,
@@ -482,7 +483,7 @@ static RENEW_OPTIONS: Group = Group {
             "new lifetime, counted from now; with --mode, the end stays as it is unless this is \
              given",
         )
-        .or("60"),
+        .otherwise("60, or as the server allows"),
         Opt::new(
             "--mode",
             OneOf("MODE", &MODES),

@@ -20,7 +20,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::client::raw::{Failure, LockPath};
-use crate::client::{self, Client, LockOptions, Target};
+use crate::client::{self, Client, LockOptions, Target, Time};
 pub use child::{BECOME, Become, LEAD, become_command, lead_group};
 pub use hash::{Secret, hash};
 pub use run::Run;
@@ -41,8 +41,8 @@ pub enum Command {
     Renew {
         /// The URL of the lock, or its path.
         lock: String,
-        /// From now.
-        lifetime: Duration,
+        /// From now; `None`: a minute, or as long as the server allows.
+        lifetime: Option<Duration>,
     },
     /// Convert a lock to another mode.
     Convert {
@@ -100,6 +100,30 @@ pub enum Command {
     },
 }
 
+/// The texts of options whose values a server may refuse, as they were typed.
+#[derive(Debug, Default, PartialEq)]
+pub struct Typed {
+    /// That of `--wait`.
+    pub wait: Option<String>,
+    /// That of `--lifetime`.
+    pub lifetime: Option<String>,
+}
+
+impl Typed {
+    /// The same error, but naming the option that it is about.
+    fn name_option_in(&self, error: Error) -> Error {
+        let Error::Client(client::Error::TooLong(time, why)) = &error else { return error };
+        let (option, text) = match time {
+            Time::Wait => ("--wait", &self.wait),
+            Time::Lifetime => ("--lifetime", &self.lifetime),
+        };
+        match text {
+            Some(text) => client::Error::Usage(format!("{option} {text:?}: {why}")).into(),
+            None => error,
+        }
+    }
+}
+
 /// Why a command failed, as one line.
 #[derive(Debug)]
 pub enum Error {
@@ -152,7 +176,7 @@ pub enum Ending {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
+pub fn execute(command: Command, target: &Target, typed: &Typed) -> Result<Ending, Error> {
     let only_looks = matches!(
         command,
         Command::Get { .. }
@@ -166,7 +190,7 @@ pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
         Err(Error::Output(error)) if only_looks && error.kind() == io::ErrorKind::BrokenPipe => {
             Ok(Ending::Done)
         }
-        result => result,
+        result => result.map_err(|error| typed.name_option_in(error)),
     }
 }
 

@@ -3,6 +3,7 @@
 mod actions;
 mod fakes;
 mod library;
+mod limited;
 mod lost;
 mod pages;
 mod proxies;

@@ -110,7 +110,7 @@ fn a_server_that_asks_to_come_back_later_is_asked_later() {
     printed(&output(fake.port, &["run", "foo", "--", "true"]));
     assert!(began.elapsed() >= Duration::from_secs(1));
     let fake = Fake::start(vec![Then::Answer(later)]);
-    let line = complaint(&output(fake.port, &["run", "--wait", "0", "foo", "--", "true"]), 75);
+    let line = complaint(&output(fake.port, &["run", "--wait", "0", "foo", "--", "true"]), 69);
     assert!(line.contains("too many requests"), "{line}");
 }
 
@@ -122,7 +122,7 @@ fn a_retry_after_that_is_too_long_does_not_break_the_client() {
              Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         let fake = Fake::start(vec![Then::Answer(answer)]);
-        complaint(&output(fake.port, &["acquire", "--wait", "0", "foo"]), 75);
+        complaint(&output(fake.port, &["acquire", "--wait", "0", "foo"]), 69);
     }
 }
 

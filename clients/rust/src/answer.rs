@@ -7,8 +7,8 @@ use serde_json::Value;
 use ureq::http::response::Parts;
 use ureq::http::{HeaderMap, HeaderValue};
 
-use super::Error;
 use super::lock_path::{LockPath, is_uid};
+use super::{Error, Time};
 
 /// The longest pause that a server's `Retry-After` can cause.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub(super) enum Expected<'a> {
 }
 
 /// Why there is no usable response.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Failure {
     /// No connection was established.
     Unreachable(String),
@@ -75,6 +75,15 @@ pub enum Failure {
     },
     /// A redirect to the server at this URL.
     Elsewhere(String),
+    /// The server allows only less of this time.
+    TooLong {
+        /// What is too long.
+        time: Time,
+        /// The longest that it allows.
+        longest: Duration,
+        /// The same as a sentence.
+        detail: String,
+    },
     /// Any other error of the server.
     Refused {
         /// The HTTP status.
@@ -114,13 +123,15 @@ impl Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unreachable(text) | Failure::Dropped(text) => Self::NoServer(text),
+            // Nobody else has the lock, as far as is known.
+            Failure::Unreachable(text)
+            | Failure::Dropped(text)
+            | Failure::Later { detail: text, .. }
+            | Failure::Proxy { detail: text, .. } => Self::NoServer(text),
+            Failure::TooLong { time, detail, .. } => Self::TooLong(time, detail),
             Failure::NotRdlm(text) | Failure::Foreign(text) => Self::NotRdlm(text),
             Failure::Elsewhere(to) => Self::NotRdlm(format!("the servers point at {to}, and back")),
             Failure::NotThere => Self::Gone("there is no such lock".into()),
-            Failure::Later { detail, .. } | Failure::Proxy { detail, .. } => {
-                Self::NotGranted(detail)
-            }
             Failure::Refused { status: 401 | 403, detail } => Self::NotPermitted(detail),
             Failure::Refused { status: 408 | 409, detail } => Self::NotGranted(detail),
             Failure::Refused { status: 500.., detail } => Self::NoServer(detail),
@@ -135,6 +146,8 @@ pub(super) struct Asked<'a> {
     pub(super) url: &'a str,
     pub(super) path: &'a str,
     pub(super) expected: Expected<'a>,
+    /// The lifetime asked for, in seconds.
+    pub(super) lifetime: Option<f64>,
     /// The time-out of the response.
     pub(super) within: Duration,
     /// The message for a 401.
@@ -188,6 +201,9 @@ impl Asked<'_> {
         let member = |name| problem.as_ref().and_then(|problem| problem[name].as_str());
         let (detail, reason, outcome) = (member("detail"), member("reason"), member("outcome"));
         match (status, detail, header(head, "Location")) {
+            (400, Some(_), _) if problem.as_ref().is_some_and(|it| it["max_wait"].is_number()) => {
+                self.too_long(&problem.unwrap_or_default())
+            }
             (401, ..) => Failure::Refused { status, detail: self.not_accepted.into() },
             (404, Some(_), _) if reason == Some("no_such_lock") => Failure::NotThere,
             // rdlm, but at another base URL.
@@ -218,6 +234,22 @@ impl Asked<'_> {
             (300..=399, None, Some(to)) => self.not_rdlm(&format!("it redirects to {to}")),
             _ => self.foreign(status),
         }
+    }
+
+    /// What a refusal of a wait or lifetime means, which has the limits of both.
+    fn too_long(&self, limits: &Value) -> Failure {
+        let Self { url, lifetime, .. } = self;
+        let limit = |name: &str| limits[name].as_f64().unwrap_or_default();
+        let (longest_wait, longest_life) = (limit("max_wait"), limit("max_lifetime"));
+        let (time, longest, what) = match lifetime {
+            Some(lifetime) if *lifetime > longest_life => {
+                (Time::Lifetime, longest_life, "lifetime")
+            }
+            _ => (Time::Wait, longest_wait, "wait"),
+        };
+        let detail = format!("{url} allows a {what} of at most {longest} s");
+        let longest = Duration::try_from_secs_f64(longest).unwrap_or_default();
+        Failure::TooLong { time, longest, detail }
     }
 
     fn foreign(&self, status: u16) -> Failure {

@@ -63,12 +63,12 @@ impl Client {
         resource: &str,
         options: &LockOptions,
         key: &str,
-        wait: Wait,
+        (wait, lifetime): (Wait, Duration),
         by: Deadline,
     ) -> Result<Lock, Failure> {
         let mut body = json!({
             "title": options.title.as_deref().unwrap_or_default(),
-            "lifetime": options.lifetime.as_secs_f64(),
+            "lifetime": lifetime.as_secs_f64(),
         });
         if let Some(mode) = &options.mode {
             body["mode"] = mode.as_str().into();
@@ -90,7 +90,7 @@ impl Client {
         Ok(Lock {
             path: LockPath { base: None, path: format!("{path}/{uid}") },
             fencing_token: answer.json["fencing_token"].as_u64(),
-            lifetime: granted_lifetime(&answer, options.lifetime),
+            lifetime: granted_lifetime(&answer, lifetime),
         })
     }
 
@@ -101,9 +101,13 @@ impl Client {
         self.send(&Call { key: key.into(), by, ..call }).map(drop)
     }
 
-    /// Renews a lock.
-    pub fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
-        self.retry(&renewal(lock, lifetime)).map(drop)
+    /// Renews a lock. Without a lifetime, for a minute, or as long as the server allows.
+    pub fn renew(&self, lock: &LockPath, lifetime: Option<Duration>) -> Result<(), Failure> {
+        let renew = |lifetime| self.retry(&renewal(lock, lifetime)).map(drop);
+        match renew(lifetime.unwrap_or(LockOptions::LIFETIME)) {
+            Err(Failure::TooLong { longest, .. }) if lifetime.is_none() => renew(longest),
+            result => result,
+        }
     }
 
     /// Renews a lock by a deadline. Returns the new lifetime.
@@ -129,7 +133,7 @@ impl Client {
         if let Some(lifetime) = lifetime {
             body["lifetime"] = lifetime.as_secs_f64().into();
         }
-        let wait = Some(Wait::of(wait));
+        let wait = Some(Wait::of(Some(wait)));
         let call = on_lock(http::Method::PATCH, lock, Expected::Lock(lock.uid()));
         self.retry(&Call { body: Some(body), wait, ..call }).map(drop)
     }

@@ -7,13 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use super::Client;
-use super::Error;
 use super::answer::Failure;
 use super::api::Lock;
 use super::deadline::Deadline;
 use super::lease::Lease;
 use super::retry::{Pauses, retry};
 use super::transport::ANSWER;
+use super::{Error, Time};
 use crate::clock;
 
 /// How long giving up a request or a lock may take if the server does not respond.
@@ -96,6 +96,12 @@ impl Guard {
     #[must_use]
     pub fn url(&self) -> String {
         self.client.url_of(&self.lock.path)
+    }
+
+    /// How long the lock lives without a renewal, as granted.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.lock.lifetime
     }
 
     /// The fencing token, larger than that of every earlier holder. A store that is sent it with
@@ -224,21 +230,27 @@ struct Renewals {
 impl Renewals {
     /// The body of the thread. The lock was certainly held at `held`.
     fn until_the_end(&self, held: Duration) {
-        let Lock { path, lifetime, .. } = &self.lock;
-        let third = *lifetime / 3;
-        let mut due = held.saturating_add(third);
+        let Lock { path, mut lifetime, .. } = self.lock.clone();
+        let mut due = held.saturating_add(lifetime / 3);
         let mut pauses = Pauses::new();
         while self.lease.wait_until(due) {
-            let sent = clock::now();
+            let (sent, third) = (clock::now(), lifetime / 3);
             // For all servers together. It leaves time for another attempt.
             let by = Deadline::after(third.min(ANSWER).min(self.lease.left()));
-            match self.client.renew_by(path, *lifetime, by) {
-                Ok(lifetime) => {
-                    self.lease.renewed(sent, lifetime);
-                    due = sent.saturating_add(third.min(lifetime / 3));
+            match self.client.renew_by(&path, lifetime, by) {
+                Ok(granted) => {
+                    self.lease.renewed(sent, granted);
+                    due = sent.saturating_add(third.min(granted / 3));
                     pauses = Pauses::new();
                 }
                 Err(Failure::NotThere) => self.lease.lose("it was deleted, or has expired"),
+                // The server was started again with another limit.
+                Err(Failure::TooLong { time: Time::Lifetime, longest, .. })
+                    if longest < lifetime =>
+                {
+                    lifetime = longest;
+                    due = sent;
+                }
                 Err(failure) => {
                     due = clock::now().saturating_add(pauses.next(&failure).min(third));
                     self.lease.failed(Error::from(failure).to_string());

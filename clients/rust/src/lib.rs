@@ -7,7 +7,7 @@
 //!
 //! fn nightly_backup() -> Result<(), Error> {
 //!     let client = Client::new("http://locks:8888")?;
-//!     let options = LockOptions { wait: Duration::from_secs(60), ..LockOptions::default() };
+//!     let options = LockOptions { wait: Some(Duration::from_secs(60)), ..LockOptions::default() };
 //!     let guard = client.acquire("nightly-backup", &options)?;
 //!     // It is renewed in the background. Before each step that must not be done by two:
 //!     if !guard.is_lost() {
@@ -48,15 +48,16 @@ pub use request::Pending;
 pub use target::{Credentials, PemFile, ServerUrl, Target, TlsFiles};
 
 /// What to ask for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LockOptions {
     /// Who asks and what for, cut to 1024 bytes. `None`: the user, the host and the process ID.
     pub title: Option<String>,
-    /// How long to wait for the lock, up to [`LockOptions::FOR_EVER`].
-    pub wait: Duration,
-    /// How long the lock lives without a renewal: over 0, up to 10⁹ seconds. If this host dies,
-    /// others wait until then.
-    pub lifetime: Duration,
+    /// How long to wait for the lock, up to [`LockOptions::LONGEST`]. `None`: as long as it takes,
+    /// also where the server limits a single wait.
+    pub wait: Option<Duration>,
+    /// How long the lock lives without a renewal: over 0, up to [`LockOptions::LONGEST`]. If this
+    /// host dies, others wait until then. `None`: a minute, or less if the server allows only that.
+    pub lifetime: Option<Duration>,
     /// One of `NL`, `CR`, `CW`, `PR`, `PW` and `EX`, or `shared` or `exclusive`; `None`: exclusive.
     pub mode: Option<String>,
     /// How many clients may hold the resource at a time, 1 to 10⁶; `None`: one.
@@ -64,16 +65,20 @@ pub struct LockOptions {
 }
 
 impl LockOptions {
-    /// Without an end: the longest wait that a server accepts.
-    pub const FOR_EVER: Duration = Duration::from_secs(1_000_000_000);
+    /// The longest wait and lifetime that any server accepts.
+    pub const LONGEST: Duration = Duration::from_secs(1_000_000_000);
+
+    /// The lifetime of a lock for which none was asked.
+    pub(crate) const LIFETIME: Duration = Duration::from_secs(60);
 }
 
-impl Default for LockOptions {
-    /// An exclusive lock with a lifetime of a minute, waited for without an end.
-    fn default() -> Self {
-        let lifetime = Duration::from_secs(60);
-        Self { title: None, wait: Self::FOR_EVER, lifetime, mode: None, limit: None }
-    }
+/// A time that a server may limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Time {
+    /// How long a request waits.
+    Wait,
+    /// How long a lock lives without a renewal.
+    Lifetime,
 }
 
 /// Why something was not done. Displays as one line, which may contain text from a server: before
@@ -86,6 +91,8 @@ pub enum Error {
     NotRdlm(String),
     /// The request, or the configuration, is not valid.
     Usage(String),
+    /// The server allows only less of this time.
+    TooLong(Time, String),
     /// The server refuses these credentials, or wants some.
     NotPermitted(String),
     /// The lock was not granted; it may be if asked for again.
@@ -102,6 +109,7 @@ impl fmt::Display for Error {
             Self::NoServer(text)
             | Self::NotRdlm(text)
             | Self::Usage(text)
+            | Self::TooLong(_, text)
             | Self::NotPermitted(text)
             | Self::NotGranted(text)
             | Self::Gone(text)

@@ -13,7 +13,7 @@ use super::guard::GIVE_UP;
 use super::retry::{Pauses, TRIES};
 use super::target::who;
 use super::transport::{ANSWER, new_key};
-use super::{Client, Error, Guard, LockOptions};
+use super::{Client, Error, Guard, LockOptions, Time};
 use crate::clock;
 
 /// A request that waits for its lock, on a thread of its own. Dropping it withdraws the request,
@@ -71,11 +71,11 @@ impl Client {
 
 /// Refuses what no server accepts, or no clock can represent.
 fn check(options: &LockOptions) -> Result<(), Error> {
-    let longest = LockOptions::FOR_EVER;
-    if options.wait > longest {
+    let longest = LockOptions::LONGEST;
+    if options.wait.is_some_and(|wait| wait > longest) {
         return Err(Error::Usage("a wait is up to 1e9 seconds".into()));
     }
-    if options.lifetime.is_zero() || options.lifetime > longest {
+    if options.lifetime.is_some_and(|lifetime| lifetime.is_zero() || lifetime > longest) {
         return Err(Error::Usage("a lifetime is over 0 to 1e9 seconds".into()));
     }
     Ok(())
@@ -134,39 +134,20 @@ impl Request {
     /// Sends the request, and again with what is left of the wait if the connection breaks: by its
     /// key, it keeps its place in line, or its lock.
     fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Failure> {
-        let (wait, tries) = (Wait::of(self.options.wait), Deadline::after(TRIES));
-        let mut pauses = Pauses::new();
-        let mut arrived = false;
+        let Self { client, resource, options, key } = self;
+        let mut attempts = Attempts::of(options);
         loop {
             let sent = Instant::now();
-            let failure = match self.send(wait, Deadline::after(ANSWER)) {
+            let (times, by) = ((attempts.wait, attempts.lifetime), Deadline::after(ANSWER));
+            let failure = match client.ask_once(resource, options, key, times, by) {
                 Ok(lock) => return Ok(lock),
                 Err(failure) => failure,
             };
-            match failure {
-                // From an intermediary that does not wait that long.
-                Failure::Refused { status: 408, .. } if !wait.is_over() => {}
-                ref failure if failure.is_passing() => {}
-                failure => return Err(failure),
-            }
-            // A foreign response at once means a wrong URL; a late one, that a proxy has passed the
-            // request on.
-            arrived |= match failure {
-                Failure::Unreachable(_) => false,
-                Failure::Foreign(_) => sent.elapsed() >= Duration::from_secs(1),
-                _ => true,
-            };
-            let left = if arrived { wait.left().max(tries.left()) } else { tries.left() };
-            let pause = pauses.next(&failure);
-            if pause > left || given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                return Err(failure);
+            match attempts.pause_after(&failure, sent.elapsed()) {
+                Some(pause) if given_up.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) => {}
+                _ => return Err(failure),
             }
         }
-    }
-
-    fn send(&self, wait: Wait, by: Deadline) -> Result<Lock, Failure> {
-        let Self { client, resource, options, key } = self;
-        client.ask_once(resource, options, key, wait, by)
     }
 
     /// Leaves the line. Closing the connection is not enough: the key keeps the place for a while,
@@ -185,6 +166,65 @@ impl Request {
                 }
                 Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+}
+
+/// What the attempts at a request have in common.
+struct Attempts<'a> {
+    options: &'a LockOptions,
+    wait: Wait,
+    lifetime: Duration,
+    /// How long to try to reach a server at first.
+    tries: Deadline,
+    pauses: Pauses,
+    /// Whether an attempt may have reached a server.
+    arrived: bool,
+}
+
+impl<'a> Attempts<'a> {
+    fn of(options: &'a LockOptions) -> Self {
+        let wait = Wait::of(options.wait);
+        let lifetime = options.lifetime.unwrap_or(LockOptions::LIFETIME);
+        let (tries, pauses) = (Deadline::after(TRIES), Pauses::new());
+        Self { options, wait, lifetime, tries, pauses, arrived: false }
+    }
+
+    /// The pause before the next attempt, after one that took this long; `None`: it was the last.
+    fn pause_after(&mut self, failure: &Failure, took: Duration) -> Option<Duration> {
+        match failure {
+            Failure::TooLong { .. } => return self.lower(failure).then_some(Duration::ZERO),
+            Failure::Dropped(_) if self.wait.slice_is_over(took) => return Some(Duration::ZERO),
+            // From an intermediary that does not wait that long.
+            Failure::Refused { status: 408, .. } if !self.wait.is_over() => {}
+            failure if failure.is_passing() => {}
+            _ => return None,
+        }
+        // A foreign response at once means a wrong URL; a late one, that a proxy has passed the
+        // request on.
+        self.arrived |= match failure {
+            Failure::Unreachable(_) => false,
+            Failure::Foreign(_) => took >= Duration::from_secs(1),
+            _ => true,
+        };
+        let pause = self.pauses.next(failure);
+        let tries = self.tries.left();
+        let wait = self.wait.left().unwrap_or(LockOptions::LONGEST);
+        let left = if self.arrived { wait.max(tries) } else { tries };
+        (pause <= left).then_some(pause)
+    }
+
+    /// Lowers a time that is too long, unless it was asked for. Returns whether it is lower.
+    fn lower(&mut self, failure: &Failure) -> bool {
+        match *failure {
+            Failure::TooLong { time: Time::Wait, longest, .. } => self.wait.slice(longest),
+            Failure::TooLong { time: Time::Lifetime, longest, .. }
+                if self.options.lifetime.is_none() && longest < self.lifetime =>
+            {
+                self.lifetime = longest;
+                true
+            }
+            _ => false,
         }
     }
 }
