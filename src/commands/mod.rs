@@ -238,7 +238,7 @@ fn on_lock(
 fn delete(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
     match (client.delete(resource), resource) {
         (Ok(()), _) => Ok(Ending::Done),
-        (Err(Failure::NotThere), Some(name)) => {
+        (Err(Failure::NotThere(_)), Some(name)) => {
             Err(client::Error::Gone(format!("{name} has no locks")).into())
         }
         (Err(failure), _) => Err(failure.into()),

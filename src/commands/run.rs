@@ -115,13 +115,10 @@ fn environment(guards: &[Guard]) -> Vec<(&'static str, String)> {
 fn release(mut guards: Vec<Guard>, by: Deadline) -> Result<(), Error> {
     let mut result = Ok(());
     while let Some(guard) = guards.pop() {
-        let (resource, lifetime) = (guard.resource().to_string(), guard.lifetime());
+        let lifetime = guard.lifetime();
         match guard.release_by(by) {
             Ok(()) => {}
-            Err(client::Error::Gone(_)) => {
-                let text = format!("the lock on {resource} was lost before the command ended");
-                result = Err(client::Error::Gone(text).into());
-            }
+            Err(error @ client::Error::Gone(_)) => result = Err(error.into()),
             Err(error) => {
                 let seconds = lifetime.as_secs_f64();
                 say(&format!("the lock is not released, it expires within {seconds} s: {error}"));
@@ -276,8 +273,8 @@ impl Supervision {
             State::Running => {
                 let seconds = self.run.kill_after.as_secs_f64();
                 say(&format!(
-                    "the lock on {} is lost: ending the command, by SIGKILL after {seconds} s",
-                    lost.resource
+                    "the lock on {} is lost: {}; ending the command, by SIGKILL after {seconds} s",
+                    lost.resource, lost.why
                 ));
                 self.end(Why::Lost(lost));
             }

@@ -8,7 +8,7 @@ use ureq::http::response::Parts;
 use ureq::http::{HeaderMap, HeaderValue};
 
 use super::lock_path::{LockPath, is_uid};
-use super::{Error, Time};
+use super::{Error, Time, gone};
 
 /// The longest pause that a server's `Retry-After` can cause.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -57,8 +57,8 @@ pub enum Failure {
     NotRdlm(String),
     /// An intermediary seems to have made the response.
     Foreign(String),
-    /// The lock does not exist.
-    NotThere,
+    /// The lock does not exist. What became of it, if the server knows.
+    NotThere(Option<String>),
     /// 503 of rdlm: nothing was done, and a later attempt may succeed.
     Later {
         /// The reason the server gives.
@@ -111,10 +111,11 @@ impl Failure {
     /// As the error of a request about this lock.
     pub fn about_lock(self, path: &LockPath) -> Error {
         match self {
-            Self::NotThere => Error::Gone(format!(
-                "{} is not held: it was released or deleted, it has expired, or it never was",
-                path.path
-            )),
+            Self::NotThere(gone) => {
+                let unknown = "it was released or deleted, it has expired, or it never was";
+                let why = gone.as_deref().unwrap_or(unknown);
+                Error::Gone(format!("{} is not held: {why}", path.path))
+            }
             failure => failure.into(),
         }
     }
@@ -131,7 +132,7 @@ impl From<Failure> for Error {
             Failure::TooLong { time, detail, .. } => Self::TooLong(time, detail),
             Failure::NotRdlm(text) | Failure::Foreign(text) => Self::NotRdlm(text),
             Failure::Elsewhere(to) => Self::NotRdlm(format!("the servers point at {to}, and back")),
-            Failure::NotThere => Self::Gone("there is no such lock".into()),
+            Failure::NotThere(_) => Self::Gone("there is no such lock".into()),
             Failure::Refused { status: 401 | 403, detail } => Self::NotPermitted(detail),
             Failure::Refused { status: 408 | 409, detail } => Self::NotGranted(detail),
             Failure::Refused { status: 500.., detail } => Self::NoServer(detail),
@@ -205,7 +206,9 @@ impl Asked<'_> {
                 self.too_long(&problem.unwrap_or_default())
             }
             (401, ..) => Failure::Refused { status, detail: self.not_accepted.into() },
-            (404, Some(_), _) if reason == Some("no_such_lock") => Failure::NotThere,
+            (404, Some(_), _) if reason == Some("no_such_lock") => {
+                Failure::NotThere(problem.as_ref().and_then(gone::sentence))
+            }
             // rdlm, but at another base URL.
             (404, Some(_), _) => Failure::Foreign(format!(
                 "{url} is not where rdlm's API begins: it knows no such path"
@@ -220,7 +223,11 @@ impl Asked<'_> {
             (408, Some(detail), _) if reason != Some("timed_out") => {
                 Failure::Dropped(detail.into())
             }
-            (_, Some(detail), _) => Failure::Refused { status, detail: detail.into() },
+            (_, Some(detail), _) => {
+                let gone = problem.as_ref().and_then(gone::sentence);
+                let gone = gone.map(|gone| format!("; {gone}")).unwrap_or_default();
+                Failure::Refused { status, detail: format!("{detail}{gone}") }
+            }
             (403, None, _) => {
                 Failure::Refused { status, detail: format!("{url} answers {status}") }
             }

@@ -208,7 +208,7 @@ impl Client {
             result
         };
         match retry(call.by, || self.ask(call, attempt)) {
-            Err(Failure::NotThere) if may_be_done.get() => Ok(()),
+            Err(Failure::NotThere(_)) if may_be_done.get() => Ok(()),
             result => result.map(drop),
         }
     }

@@ -166,15 +166,21 @@ impl Guard {
 
     fn end(&mut self, by: Deadline) -> Result<(), Error> {
         self.is_over = true;
-        let gone = || Error::Gone(format!("the lock on {} was lost before", self.resource));
+        let gone = |how: Option<String>| {
+            let how = how.map(|how| format!(": {how}")).unwrap_or_default();
+            Error::Gone(format!(
+                "the lock on {} was lost before it was released{how}",
+                self.resource
+            ))
+        };
         // Once the lease has ended, there is nothing to release.
         let left = self.lease.give_up();
         if left.is_zero() {
-            return Err(gone());
+            return Err(gone(None));
         }
         match self.client.release_by(&self.lock.path, by.at_most(left)) {
             Ok(()) => Ok(()),
-            Err(Failure::NotThere) => Err(gone()),
+            Err(Failure::NotThere(how)) => Err(gone(how)),
             Err(failure) => Err(failure.into()),
         }
     }
@@ -190,8 +196,9 @@ fn confirm(client: &Client, resource: &str, lock: &Lock) -> Result<(Duration, Du
         Ok((sent, client.renew_by(&lock.path, lock.lifetime, by)?))
     });
     renewed.map_err(|failure| match failure {
-        Failure::NotThere => {
-            Error::Gone(format!("the lock on {resource} was lost as it was granted"))
+        Failure::NotThere(how) => {
+            let how = how.map(|how| format!(": {how}")).unwrap_or_default();
+            Error::Gone(format!("the lock on {resource} was lost as it was granted{how}"))
         }
         failure => failure.into(),
     })
@@ -243,7 +250,9 @@ impl Renewals {
                     due = sent.saturating_add(third.min(granted / 3));
                     pauses = Pauses::new();
                 }
-                Err(Failure::NotThere) => self.lease.lose("it was deleted, or has expired"),
+                Err(Failure::NotThere(how)) => {
+                    self.lease.lose(how.as_deref().unwrap_or("it was deleted, or has expired"));
+                }
                 // The server was started again with another limit.
                 Err(Failure::TooLong { time: Time::Lifetime, longest, .. })
                     if longest < lifetime =>

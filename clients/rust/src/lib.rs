@@ -26,6 +26,7 @@ mod client;
 mod clock;
 mod deadline;
 mod events;
+mod gone;
 mod guard;
 mod lease;
 mod lock_path;
