@@ -63,8 +63,9 @@ pub(super) fn acquire(
     lost: &Receiver<Lost>,
 ) -> Result<Acquired, Error> {
     let title = options.title.as_deref();
-    let waiting = if is_shown { Waiting::show(client, resource, title) } else { None };
     let pending = client.request(resource, options)?;
+    let failure = pending.last_failure();
+    let waiting = if is_shown { Waiting::show(client, resource, title, failure) } else { None };
     let mut signals = signals.clone();
     loop {
         select! {

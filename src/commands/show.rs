@@ -71,8 +71,14 @@ pub(super) fn locks(client: &Client, resource: &str, json: bool) -> Result<Endin
 
 /// A sentence for a waiting client: who holds the resource, and its position in line, if the user may
 /// see that.
-pub(super) fn wait(client: &Client, resource: &str, title: Option<&str>) -> String {
-    let mut words = format!("waiting for {resource}");
+pub(super) fn wait(
+    client: &Client,
+    resource: &str,
+    server: Option<&str>,
+    title: Option<&str>,
+) -> String {
+    let at = server.map(|server| format!(" at {server}")).unwrap_or_default();
+    let mut words = format!("waiting for {resource}{at}");
     let Some(locks) = locks_to_tell_of(client, resource) else { return words };
     if let Some(holder) = holder(&locks) {
         words += &format!(", {holder}");
@@ -83,7 +89,7 @@ pub(super) fn wait(client: &Client, resource: &str, title: Option<&str>) -> Stri
     if let Some(position) = position {
         words += &format!(", {} in line", ordinal(position));
     }
-    printable(&words)
+    words
 }
 
 /// Why a lock was not granted, and who holds it, if the user may see that.

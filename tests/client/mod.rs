@@ -13,6 +13,7 @@ mod servers;
 mod signals;
 mod terminal;
 mod unreachable;
+mod waits;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

@@ -51,9 +51,14 @@ impl Client {
         self.send(&Call::new(http::Method::GET, "/health", Expected::Health)).map(drop)
     }
 
+    /// The server that is asked first.
+    pub fn server(&self) -> &str {
+        &self.transport().url
+    }
+
     /// The URL of a lock, as this client reaches it.
     pub fn url_of(&self, lock: &LockPath) -> String {
-        let base = lock.base.as_deref().unwrap_or(&self.transport().url);
+        let base = lock.base.as_deref().unwrap_or(self.server());
         format!("{base}{}", lock.path)
     }
 

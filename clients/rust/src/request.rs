@@ -10,7 +10,7 @@ use super::answer::Failure;
 use super::api::Lock;
 use super::deadline::{Deadline, Wait};
 use super::guard::GIVE_UP;
-use super::retry::{Pauses, TRIES};
+use super::retry::{LastFailure, Pauses, TRIES};
 use super::target::who;
 use super::transport::{ANSWER, new_key};
 use super::{Client, Error, Guard, LockOptions, Time};
@@ -51,7 +51,8 @@ impl Client {
         let options = LockOptions { title: Some(fitting(&title)), ..options.clone() };
         check(&options)?;
         let client = self.clone();
-        let request = Request { client, resource: resource.into(), options, key: new_key() };
+        let (resource, last_failure) = (resource.into(), LastFailure::default());
+        let request = Request { client, resource, options, key: new_key(), last_failure };
         let (go_on, given_up) = bounded::<()>(0);
         let (sender, answers) = bounded(1);
         let (done, answered) = bounded(1);
@@ -88,6 +89,13 @@ impl Pending {
         &self.answered
     }
 
+    /// Why the request was sent again, if it was.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn last_failure(&self) -> LastFailure {
+        self.request.last_failure.clone()
+    }
+
     /// Waits for the lock.
     ///
     /// # Errors
@@ -122,6 +130,7 @@ struct Request {
     resource: String,
     options: LockOptions,
     key: String,
+    last_failure: LastFailure,
 }
 
 impl Request {
@@ -134,7 +143,7 @@ impl Request {
     /// Sends the request, and again with what is left of the wait if the connection breaks: by its
     /// key, it keeps its place in line, or its lock.
     fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Failure> {
-        let Self { client, resource, options, key } = self;
+        let Self { client, resource, options, key, last_failure } = self;
         let mut attempts = Attempts::of(options);
         loop {
             let sent = Instant::now();
@@ -143,9 +152,14 @@ impl Request {
                 Ok(lock) => return Ok(lock),
                 Err(failure) => failure,
             };
-            match attempts.pause_after(&failure, sent.elapsed()) {
-                Some(pause) if given_up.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) => {}
-                _ => return Err(failure),
+            let Some(pause) = attempts.pause_after(&failure, sent.elapsed()) else {
+                return Err(failure);
+            };
+            if !pause.is_zero() {
+                last_failure.is(failure.clone());
+            }
+            if given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return Err(failure);
             }
         }
     }
