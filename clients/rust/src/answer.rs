@@ -8,7 +8,7 @@ use ureq::http::response::Parts;
 use ureq::http::{HeaderMap, HeaderValue};
 
 use super::lock_path::{LockPath, is_uid};
-use super::{Error, Time, gone};
+use super::{Error, Time, gone, tls};
 
 /// The longest pause that a server's `Retry-After` can cause.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -239,6 +239,9 @@ impl Asked<'_> {
                 Failure::Proxy { detail, retry_after }
             }
             (300..=399, None, Some(to)) => self.not_rdlm(&format!("it redirects to {to}")),
+            (400, None, None) if url.starts_with("http://") && speaks_of_tls(body) => {
+                Failure::NotRdlm(tls::is_expected(url))
+            }
             _ => self.foreign(status),
         }
     }
@@ -309,10 +312,21 @@ impl Asked<'_> {
             Kind::TimedOut => {
                 Failure::Dropped(format!("the host of {url} does not answer any more"))
             }
-            Kind::InvalidData | Kind::InvalidInput => self.not_rdlm(&error.to_string()),
+            Kind::InvalidData | Kind::InvalidInput => {
+                match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                    Some(error) => Failure::NotRdlm(tls::complaint(url, error)),
+                    None => self.not_rdlm(&error.to_string()),
+                }
+            }
             _ => Failure::Unreachable(format!("cannot reach {url}: {error}")),
         }
     }
+}
+
+/// Whether a refusal is that of a port for HTTPS, as servers word it.
+fn speaks_of_tls(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_uppercase();
+    ["HTTPS", "TLS", "SSL"].iter().any(|name| text.contains(name))
 }
 
 fn header<'a>(head: &'a Parts, name: &str) -> Option<&'a str> {
