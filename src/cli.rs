@@ -19,7 +19,7 @@ use pico_args::Arguments;
 
 use crate::RELEASED;
 use crate::client::Target;
-use crate::commands::{BECOME, Become, Command as ClientCommand, LEAD, Secret, Typed};
+use crate::commands::{BECOME, Become, Command as ClientCommand, LEAD, NAMES, Secret, Typed};
 use crate::logging;
 use crate::server;
 use given::{Given, takes_value};
@@ -109,6 +109,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     match (name.as_deref(), command) {
         (_, Some(command)) => known(command, Given::new(command, args), behind),
         (Some(LEAD), None) => Ok(Command::LeadGroup),
+        (Some(NAMES), None) => commands::names(args),
         (Some(BECOME), None) => commands::become_command(args, behind),
         (Some(name), None) => Err(unknown(name)),
         (None, None) => Err(UsageError::new("a command is missing; rdlm --help lists them")),

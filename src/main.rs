@@ -56,7 +56,7 @@ fn code_of_error(error: &commands::Error) -> u8 {
         commands::Error::Output(_) => FAILURE,
         commands::Error::Client(error) => match error {
             Error::Usage(_) | Error::TooLong(..) => CLIENT_USAGE,
-            Error::NoServer(_) => 69,
+            Error::NoServer(_) | Error::Unknown(_) => 69,
             Error::System(_) => 71,
             Error::Gone(_) => 74,
             Error::NotGranted(_) => NOT_GRANTED,

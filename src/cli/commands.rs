@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use pico_args::Arguments;
 
 use super::given::{Given, environment, number, seconds};
-use super::table::MODES;
+use super::table::{self, MODES};
 use super::{Command, UsageError, unknown};
 use crate::client::{Credentials, LockOptions, PemFile, ServerUrl, Target, TlsFiles};
-use crate::commands::{Become, Command as Client, Run, Typed};
+use crate::commands::{Become, Command as Client, Delete, Run, Typed};
 
 /// Parses the arguments of a command; `behind` is what follows `--`.
 pub(super) fn parse(
@@ -23,7 +23,8 @@ pub(super) fn parse(
     let command = match command {
         "run" => run(given, behind)?,
         "acquire" => {
-            let options = lock_options(&mut given)?;
+            let key = given.optional("--idempotency-key", |text| Ok(text.to_string()))?;
+            let options = LockOptions { key, ..lock_options(&mut given)? };
             Client::Acquire { resource: given.one("RESOURCE")?, options }
         }
         "renew" => renew(given)?,
@@ -57,13 +58,15 @@ pub(super) fn parse(
 }
 
 fn delete(mut given: Given) -> Result<Client, UsageError> {
-    let resource = if given.flag("--all")? {
+    let reason = given.optional("--reason", |text| Ok(text.to_string()))?;
+    let (all, yes) = (given.flag("--all")?, given.flag("--yes")?);
+    let resource = if all {
         given.nothing_left()?;
         None
     } else {
         Some(given.one("RESOURCE or --all")?)
     };
-    Ok(Client::Delete { resource })
+    Ok(Client::Delete(Delete { resource, reason, yes }))
 }
 
 fn run(mut given: Given, behind: Option<Vec<OsString>>) -> Result<Client, UsageError> {
@@ -115,6 +118,16 @@ pub(super) fn become_command(
     Ok(Command::Become(Become { parent, program, args: command.collect() }))
 }
 
+/// `rdlm __names PREFIX`, as completions call it; the prefix may be empty.
+pub(super) fn names(args: Arguments) -> Result<Command, UsageError> {
+    let words = args.finish().into_iter().filter(|word| !word.is_empty()).collect();
+    let locks = table::find("locks").ok_or_else(|| unknown("locks"))?;
+    let mut given = Given::new(locks, Arguments::from_vec(words));
+    let target = target(&mut given)?;
+    let command = Client::Names { prefix: given.at_most_one()?.unwrap_or_default() };
+    Ok(Command::Client { command, target, typed: Typed::default() })
+}
+
 fn lock_options(given: &mut Given) -> Result<LockOptions, UsageError> {
     let mode = given.optional("--mode", mode)?;
     let limit = given.optional("--limit", limit)?;
@@ -127,6 +140,7 @@ fn lock_options(given: &mut Given) -> Result<LockOptions, UsageError> {
         lifetime: given.optional("--lifetime", |text| seconds(text, false))?,
         mode,
         limit,
+        key: None,
     })
 }
 

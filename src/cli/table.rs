@@ -457,6 +457,13 @@ static ACQUIRE_OPTIONS: Group = Group {
         TITLE.otherwise("USER@HOST"),
         MODE,
         LIMIT,
+        Opt::new(
+            "--idempotency-key",
+            Text("KEY"),
+            "key of the request: the same command with the same key finds the lock that an earlier \
+             one may have been granted",
+        )
+        .otherwise("a new one"),
     ],
 };
 
@@ -548,7 +555,7 @@ static DELETE: Subcommand = Subcommand {
     section: FOR_ADMINISTRATORS,
     brief: "delete the locks of a resource, or all locks",
     about: "Delete the locks of a resource: its holders lose them, and the requests that wait for \
-            it are refused.",
+            it are refused. With --all, those of all resources, which are printed.",
     groups: &[&DELETE_OPTIONS, &CONNECTION, &GENERAL],
     notes: "",
     examples: &[],
@@ -557,7 +564,11 @@ static DELETE: Subcommand = Subcommand {
 static DELETE_OPTIONS: Group = Group {
     title: "Options",
     variables: None,
-    options: &[Opt::flag("--all", "delete the locks of all resources")],
+    options: &[
+        Opt::flag("--all", "delete the locks of all resources, after a question on the terminal"),
+        Opt::flag("--yes", "delete all without a question, for scripts"),
+        Opt::new("--reason", Text("TEXT"), "why, for those who lose their locks, and for the log"),
+    ],
 };
 
 static WATCH: Subcommand = Subcommand {

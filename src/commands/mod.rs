@@ -3,6 +3,7 @@
 
 mod acquire;
 mod child;
+mod delete;
 mod events;
 mod hash;
 mod run;
@@ -22,8 +23,10 @@ use std::time::Duration;
 use crate::client::raw::{Failure, LockPath};
 use crate::client::{self, Client, LockOptions, Target, Time};
 pub use child::{BECOME, Become, LEAD, become_command, lead_group};
+pub use delete::Delete;
 pub use hash::{Secret, hash};
 pub use run::Run;
+pub use show::NAMES;
 
 /// A command and its arguments.
 #[derive(Debug, PartialEq)]
@@ -79,10 +82,12 @@ pub enum Command {
         /// Whether to print what the server sends, for programs.
         json: bool,
     },
-    /// Delete the locks of a resource; `None`: all locks.
-    Delete {
-        /// Its name.
-        resource: Option<String>,
+    /// Delete locks.
+    Delete(Delete),
+    /// Print the names of resources that have locks, for completions.
+    Names {
+        /// How they begin.
+        prefix: String,
     },
     /// Ask whether the server is healthy.
     Health,
@@ -182,6 +187,7 @@ pub fn execute(command: Command, target: &Target, typed: &Typed) -> Result<Endin
         Command::Get { .. }
             | Command::Resources { .. }
             | Command::Locks { .. }
+            | Command::Names { .. }
             | Command::Events { .. }
             | Command::Watch { .. }
     );
@@ -212,7 +218,8 @@ fn dispatch(command: Command, target: &Target) -> Result<Ending, Error> {
         }
         Command::Resources { json } => show::resources(&client()?, json),
         Command::Locks { resource, json } => show::locks(&client()?, &resource, json),
-        Command::Delete { resource } => delete(&client()?, resource.as_deref()),
+        Command::Delete(delete) => delete::delete(&client()?, &delete),
+        Command::Names { prefix } => show::names(&client()?, &prefix),
         Command::Health => {
             let not_well =
                 |failure| client::Error::NoServer(client::Error::from(failure).to_string());
@@ -233,16 +240,6 @@ fn on_lock(
     let client = Client::about(target, &path)?;
     request(&client, &path).map_err(|failure| failure.about_lock(&path))?;
     Ok(Ending::Done)
-}
-
-fn delete(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
-    match (client.delete(resource), resource) {
-        (Ok(()), _) => Ok(Ending::Done),
-        (Err(Failure::NotThere(_)), Some(name)) => {
-            Err(client::Error::Gone(format!("{name} has no locks")).into())
-        }
-        (Err(failure), _) => Err(failure.into()),
-    }
 }
 
 /// Writes to standard output.

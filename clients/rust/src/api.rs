@@ -193,9 +193,20 @@ impl Client {
         self.send(&Call { by, ..list_of_locks(&path, resource) })
     }
 
+    /// The resources whose names contain a text, at most 1000 of them, with their locks.
+    pub fn search_at_once(&self, text: &str) -> Result<Answer, Failure> {
+        let text = utf8_percent_encode(text, NON_ALPHANUMERIC);
+        let (path, by) = (format!("/status?search={text}&limit=1000"), Deadline::after(AT_ONCE));
+        let call = Call::new(http::Method::GET, &path, Expected::Resources).by_administrator();
+        self.send(&Call { by, ..call })
+    }
+
     /// Deletes the locks of a resource, or all locks.
-    pub fn delete(&self, resource: Option<&str>) -> Result<(), Failure> {
-        let path = resource.map_or("/resources".into(), path_of);
+    pub fn delete(&self, resource: Option<&str>, reason: Option<&str>) -> Result<(), Failure> {
+        let mut path = resource.map_or("/resources".into(), path_of);
+        if let Some(reason) = reason {
+            path += &format!("?reason={}", utf8_percent_encode(reason, NON_ALPHANUMERIC));
+        }
         let call = Call::new(http::Method::DELETE, &path, Expected::NoContent);
         self.delete_once_or_again(&call.by_administrator())
     }

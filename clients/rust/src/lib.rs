@@ -63,6 +63,9 @@ pub struct LockOptions {
     pub mode: Option<String>,
     /// How many clients may hold the resource at a time, 1 to 10⁶; `None`: one.
     pub limit: Option<u32>,
+    /// The `Idempotency-Key` of the request, to send one again whose outcome is unknown; `None`: a
+    /// new one.
+    pub key: Option<String>,
 }
 
 impl LockOptions {
@@ -88,6 +91,8 @@ pub enum Time {
 pub enum Error {
     /// The server cannot be reached, does not respond, or failed.
     NoServer(String),
+    /// The same, and the request for the lock may have been granted.
+    Unknown(String),
     /// What responded is not an rdlm server.
     NotRdlm(String),
     /// The request, or the configuration, is not valid.
@@ -108,6 +113,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoServer(text)
+            | Self::Unknown(text)
             | Self::NotRdlm(text)
             | Self::Usage(text)
             | Self::TooLong(_, text)

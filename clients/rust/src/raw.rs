@@ -11,3 +11,4 @@ pub use crate::guard::GIVE_UP;
 pub use crate::lock_path::LockPath;
 pub use crate::retry::LastFailure;
 pub use crate::target::who;
+pub use crate::transport::new_key;

@@ -52,7 +52,8 @@ impl Client {
         check(&options)?;
         let client = self.clone();
         let (resource, last_failure) = (resource.into(), LastFailure::default());
-        let request = Request { client, resource, options, key: new_key(), last_failure };
+        let key = options.key.clone().unwrap_or_else(new_key);
+        let request = Request { client, resource, options, key, last_failure };
         let (go_on, given_up) = bounded::<()>(0);
         let (sender, answers) = bounded(1);
         let (done, answered) = bounded(1);
@@ -78,6 +79,10 @@ fn check(options: &LockOptions) -> Result<(), Error> {
     }
     if options.lifetime.is_some_and(|lifetime| lifetime.is_zero() || lifetime > longest) {
         return Err(Error::Usage("a lifetime is over 0 to 1e9 seconds".into()));
+    }
+    let is_key = |key: &String| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+    if options.key.as_ref().is_some_and(|key| !is_key(key)) {
+        return Err(Error::Usage("an Idempotency-Key is visible ASCII characters".into()));
     }
     Ok(())
 }
@@ -142,7 +147,7 @@ impl Request {
 
     /// Sends the request, and again with what is left of the wait if the connection breaks: by its
     /// key, it keeps its place in line, or its lock.
-    fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Failure> {
+    fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Error> {
         let Self { client, resource, options, key, last_failure } = self;
         let mut attempts = Attempts::of(options);
         loop {
@@ -153,13 +158,13 @@ impl Request {
                 Err(failure) => failure,
             };
             let Some(pause) = attempts.pause_after(&failure, sent.elapsed()) else {
-                return Err(failure);
+                return Err(attempts.error(failure));
             };
             if !pause.is_zero() {
                 last_failure.is(failure.clone());
             }
             if given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                return Err(failure);
+                return Err(attempts.error(failure));
             }
         }
     }
@@ -194,6 +199,8 @@ struct Attempts<'a> {
     pauses: Pauses,
     /// Whether an attempt may have reached a server.
     arrived: bool,
+    /// Whether an attempt has arrived whose answer was lost.
+    is_unanswered: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -201,7 +208,7 @@ impl<'a> Attempts<'a> {
         let wait = Wait::of(options.wait);
         let lifetime = options.lifetime.unwrap_or(LockOptions::LIFETIME);
         let (tries, pauses) = (Deadline::after(TRIES), Pauses::new());
-        Self { options, wait, lifetime, tries, pauses, arrived: false }
+        Self { options, wait, lifetime, tries, pauses, arrived: false, is_unanswered: false }
     }
 
     /// The pause before the next attempt, after one that took this long; `None`: it was the last.
@@ -221,11 +228,21 @@ impl<'a> Attempts<'a> {
             Failure::Foreign(_) => took >= Duration::from_secs(1),
             _ => true,
         };
+        self.is_unanswered |= self.arrived && !matches!(failure, Failure::Later { .. });
         let pause = self.pauses.next(failure);
         let tries = self.tries.left();
         let wait = self.wait.left().unwrap_or(LockOptions::LONGEST);
         let left = if self.arrived { wait.max(tries) } else { tries };
         (pause <= left).then_some(pause)
+    }
+
+    /// The error after the last attempt.
+    fn error(&self, failure: Failure) -> Error {
+        let may_be_granted = self.is_unanswered && failure.is_passing();
+        match failure.into() {
+            Error::NoServer(text) | Error::NotRdlm(text) if may_be_granted => Error::Unknown(text),
+            error => error,
+        }
     }
 
     /// Lowers a time that is too long, unless it was asked for. Returns whether it is lower.

@@ -103,7 +103,7 @@ impl<'a> Call<'a> {
 }
 
 /// A new Idempotency-Key.
-pub(super) fn new_key() -> String {
+pub fn new_key() -> String {
     let mut bytes = [0; 16];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.unwrap_or_else(|_| panic!("the system has no random numbers"));
