@@ -15,6 +15,8 @@ UNITDIR = $(DESTDIR)/etc/systemd/system
 MANDIR = $(DESTDIR)$(PREFIX)/share/man/man1
 BASHDIR = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+# There only while systemd runs this machine.
+SYSTEMD = /run/systemd/system
 FISHDIR = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
 # What prints the manual page and the completions. Where TARGET is of another kind of machine, it
@@ -226,7 +228,7 @@ install-systemd: install
 	install -d $(UNITDIR)
 	sed 's|/usr/local|$(PREFIX)|' packaging/rdlm.service > $(UNITDIR)/rdlm.service
 	chmod 644 $(UNITDIR)/rdlm.service
-	if test -z "$(DESTDIR)" && test -d /run/systemd/system; then \
+	if test -z "$(DESTDIR)" && test -d $(SYSTEMD); then \
 	    systemctl daemon-reload && systemctl enable --now rdlm; fi
 
 # target/rdlm_VERSION_ARCH.deb; beside the build if CARGO_TARGET_DIR says where that is.
@@ -275,13 +277,17 @@ image: all
 	cp $(BINARY) packaging/Dockerfile $(TARGET_DIR)/image/
 	$(BUILDER) build -t rdlm:$(VERSION) -t rdlm:latest $(TARGET_DIR)/image
 
-# Installs and purges the package on this machine, builds and runs the image; as root.
+# Installs and purges the package in a root directory of its own, builds and runs the image; as root.
 test-packages: deb
 	packaging/test.sh
 
+# Stopped first: otherwise a deleted program would go on serving.
 uninstall:
+	if test -z "$(DESTDIR)" && test -d $(SYSTEMD) && test -e $(UNITDIR)/rdlm.service; then \
+	    systemctl disable --now rdlm; fi
 	rm -f $(BINDIR)/rdlm $(BINDIR)/rdlm-daemon $(UNITDIR)/rdlm.service
 	rm -f $(MANDIR)/rdlm.1 $(MANDIR)/rdlm-daemon.1 $(BASHDIR)/rdlm $(ZSHDIR)/_rdlm $(FISHDIR)/rdlm.fish
+	if test -z "$(DESTDIR)" && test -d $(SYSTEMD); then systemctl daemon-reload; fi
 
 clean:
 	$(CARGO) clean

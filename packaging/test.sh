@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs and purges the Debian package, and builds and runs the image. As root; says what it
-# skipped. Leaves nothing behind.
+# Installs and purges the Debian package in a root directory of its own, and builds and runs the
+# image. As root; says what it skipped. Leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -24,26 +24,6 @@ stop() {
     kill "$pid"
     wait "$pid"
     pid=
-}
-
-debian() {
-    if dpkg -s rdlm >/dev/null 2>&1; then
-        echo "skipped: rdlm is installed on this machine"
-        return
-    fi
-    local package
-    package=$(ls "$target"/rdlm_*.deb)
-    dpkg -i "$package"
-    rdlm --version
-    rdlm-daemon --help >/dev/null
-    start rdlm serve --port 0 --data-dir "$work/data"
-    curl -sf "$url/locks/packaged" -d '{"title":"t","wait":0,"lifetime":60}' >/dev/null
-    stop
-    dpkg -P rdlm
-    local left
-    left=$(ls -d /usr/bin/rdlm* /usr/lib/systemd/system/rdlm* /var/lib/rdlm 2>/dev/null || true)
-    [ -z "$left" ] || { echo "left behind: $left"; exit 1; }
-    echo "the Debian package was installed and purged"
 }
 
 image() {
@@ -70,5 +50,5 @@ image() {
     echo "the image was built and run"
 }
 
-debian
+tests/scripts/debian.sh "$target"/rdlm_*.deb
 image

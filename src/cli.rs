@@ -5,6 +5,7 @@ mod completions;
 mod given;
 mod help;
 mod man;
+mod nearest;
 mod serve;
 mod syntax;
 mod table;
@@ -34,6 +35,13 @@ pub enum Command {
         options: server::Options,
         /// What to log.
         log: logging::Options,
+    },
+    /// Read the settings and files of a server, and print them.
+    Check {
+        /// How the server would run.
+        options: server::Options,
+        /// The settings, a line each.
+        settings: String,
     },
     /// Talk to a server.
     Client {
@@ -153,7 +161,8 @@ fn completions_of(given: Given) -> Result<Command, UsageError> {
 }
 
 fn unknown(name: &str) -> UsageError {
-    UsageError::new(format!("unknown command {name:?}; rdlm --help lists the commands"))
+    let hint = nearest::hint(name, table::COMMANDS.iter().map(|command| command.name));
+    UsageError::new(format!("unknown command {name:?}{hint}; rdlm --help lists the commands"))
 }
 
 fn version() -> String {

@@ -94,8 +94,8 @@ pub fn start(options: Options) -> Result<(), Error> {
     let run = move || writer.run(|line| options.format.write(line));
     let thread = thread::Builder::new().name("log".into()).spawn(run).map_err(Error::System)?;
     let log_thread = thread.thread().id();
-    // The hook of the standard library would wait for standard error. A panic of the log's own
-    // thread is a line that could not be written: logging that would never end.
+    // The hook of the standard library would block on standard error. A panic of the log's own
+    // thread means that a line could not be written; logging it would panic again.
     panic::set_hook(Box::new(move |panic| {
         if thread::current().id() != log_thread {
             error!("{panic}");
@@ -153,7 +153,7 @@ impl Log for Logger {
             LOST.fetch_add(1, Ordering::Relaxed);
             self.unreported.fetch_add(1, Ordering::Relaxed);
         }
-        // The process may be about to end because of it.
+        // An error may be about to end the process.
         if record.level() == Level::Error {
             self.flush();
         }
@@ -222,7 +222,7 @@ impl Format {
     }
 }
 
-/// The message as a line of text has it.
+/// The message of a line in text format.
 fn text(line: &Line) -> Cow<'_, str> {
     let message = in_one_line(&line.message);
     let waited = line.logged.elapsed();

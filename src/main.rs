@@ -28,6 +28,10 @@ const NOT_GRANTED: u8 = 75;
 fn main() -> ExitCode {
     match cli::parse(env::args_os()) {
         Ok(Command::Serve { options, log }) => serve(options, log),
+        Ok(Command::Check { options, settings }) => match server::check(&options) {
+            Ok(()) => print(&settings),
+            Err(error) => complain(&error.to_string(), USAGE),
+        },
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Client { command, target, typed }) => {
             match commands::execute(command, &target, &typed) {
@@ -77,9 +81,9 @@ fn code_of_ending(ending: Ending) -> ExitCode {
     }
 }
 
-/// Ends by the signal that ended the command, or the wait for the lock: a shell script stops on
-/// Ctrl-C only if it sees that the signal killed what it ran. Returns only if the signal does not
-/// end a process.
+/// Dies of the signal that ended the command, or the wait for the lock: a shell script stops on
+/// Ctrl-C only if it sees that the signal killed its child. Returns only if the signal is one that
+/// does not end a process.
 fn die_of(signal: i32) -> ExitCode {
     // If there is a core to dump, the command has dumped it.
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };

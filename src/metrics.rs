@@ -1,6 +1,6 @@
 //! Metrics for operators, in the format of Prometheus.
 //!
-//! No label has the name of a resource: their number has no limit.
+//! Resource names are never labels, as there may be any number of them.
 
 mod cluster;
 mod histogram;
@@ -85,11 +85,11 @@ type Seconds = Gauge<f64, AtomicU64>;
 
 type Requests = Family<KindLabel, Histogram, fn() -> Histogram>;
 
-/// How long requests take, by their kind. Without the lock that a look-up in the family takes.
+/// How long requests take, by kind. Avoids the lock that a look-up in the family takes.
 pub struct RequestTimes(Box<[(&'static str, Histogram)]>);
 
 impl RequestTimes {
-    /// Those of one of these kinds.
+    /// The histogram of one kind.
     pub fn of(&self, kind: &'static str) -> Histogram {
         let histogram = self.0.iter().find(|(known, _)| *known == kind);
         histogram.map_or_else(|| Histogram::new(&SHORT), |(_, histogram)| histogram.clone())
@@ -180,7 +180,10 @@ impl Metrics {
                 .seconds("rdlm_longest_wait", "How long the client waits that has waited longest"),
             longest_hold: add
                 .seconds("rdlm_longest_hold", "How long the lock is held that is held longest"),
-            writable: add.gauge("rdlm_writable", "1: locks can be changed; 0: the disk refuses"),
+            writable: add.gauge(
+                "rdlm_writable",
+                "1: locks can be changed by requests to this server; 0: not",
+            ),
             connections: add.gauge("rdlm_connections", "Open connections"),
             max_connections: add
                 .gauge("rdlm_max_connections", "Connections that may be open at a time"),
@@ -209,7 +212,7 @@ impl Metrics {
         }
     }
 
-    /// With the metrics of one of several servers, if it is one.
+    /// Adds the metrics of a cluster if this server belongs to one.
     pub fn with_cluster_if(several: bool) -> (Self, Option<Arc<ClusterMetrics>>) {
         let mut metrics = Self::new();
         if several {
@@ -260,7 +263,7 @@ impl Metrics {
         self.hold.observe(held);
     }
 
-    /// The histogram of requests of these kinds, each with its series from now on.
+    /// The histograms of these kinds of request, which the output shows from now on.
     pub fn request_times(&self, kinds: &[&'static str]) -> RequestTimes {
         let histogram = |&kind| (kind, self.requests.get_or_create_owned(&KindLabel { kind }));
         RequestTimes(kinds.iter().map(histogram).collect())
@@ -287,7 +290,7 @@ impl Metrics {
     /// All metrics as text; those about held locks are computed now.
     ///
     /// # Errors
-    /// None that is known: it is written into memory.
+    /// None in practice: it writes to memory.
     pub fn to_text(&self, locks: &dyn CurrentLocks, format: Format) -> Result<String, fmt::Error> {
         let table = locks.current().ok();
         let (totals, ages) = table.map(|table| (table.totals(), table.ages())).unwrap_or_default();

@@ -30,7 +30,7 @@ use crate::doors::access::UserFileError;
 use crate::doors::users::UsersError;
 use crate::http::certificates::{CertificateError, CertificateFiles};
 use crate::lock::{Limits, OpenError};
-use crate::signals::Ignored;
+use crate::signals::{Foreground, Ignored};
 use running::Running;
 
 /// How the server is to run.
@@ -141,15 +141,25 @@ impl From<io::Error> for Error {
 /// As much stack as the main thread has: locks of an earlier run are read on this thread.
 const OPENING_STACK: usize = 8 * 1024 * 1024;
 
-/// Serves until SIGTERM, SIGINT or SIGHUP. If there are files to reload, SIGHUP does that instead.
+/// Serves until SIGTERM or SIGINT. SIGHUP reloads files, if there are any; it ends the server only if
+/// the terminal has hung up in whose foreground it was started.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn serve(options: Options) -> Result<(), Error> {
+    let terminal = Foreground::at_start();
     let (signal_again, signals) = signals()?;
     let Some(running) = open(options, &signals, &signal_again)? else { return Ok(()) };
-    let signal = running.run(&signals)?;
+    let signal = running.run(&signals, terminal)?;
     running.drain(signal, &signals)
+}
+
+/// Reads all files with settings, as a start does. Opens no port and creates nothing.
+///
+/// # Errors
+/// The first mistake.
+pub fn check(options: &Options) -> Result<(), Error> {
+    running::check(options)
 }
 
 /// Opens the server on another thread, because reading a file may block: it may be a pipe, or on a
@@ -187,7 +197,7 @@ fn open(
     }
 }
 
-/// Both ends of a channel of the signals that end the server. Under `nohup`, SIGHUP is not among them.
+/// Both ends of a channel of the signals that the server handles. Under `nohup`, SIGHUP is not among them.
 fn signals() -> io::Result<(Sender<i32>, Receiver<i32>)> {
     // So that a write beyond the limit of file sizes fails instead of ending the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,13 +14,13 @@ use tempfile::TempDir;
 use crate::harness::{Server, lock_body, wait_until};
 use crate::needed;
 
-fn rdlm(args: &[&str]) -> Output {
+pub(crate) fn rdlm(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_rdlm")).args(args).output().unwrap()
 }
 
 /// Checks that there is one clear line on standard error, and returns it.
 #[track_caller]
-fn complaint(output: &Output, code: i32) -> String {
+pub(crate) fn complaint(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     assert!(output.stdout.is_empty());
     let text = String::from_utf8(output.stderr.clone()).unwrap();
@@ -216,6 +218,30 @@ fn a_line_of_the_log_has_time_level_and_source() {
     assert!(rest.contains("] expired: short/"), "{line}");
 }
 
+/// What the server writes to standard error at its start, write by write.
+fn first_writes(format: &str) -> [String; 2] {
+    // Such a socket keeps each write apart.
+    let (reader, writer) = UnixDatagram::pair().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    command.args(["serve", "--port", "0", "--log-format", format]);
+    let mut server = command.stderr(OwnedFd::from(writer)).spawn().unwrap();
+    let write = || {
+        let mut bytes = [0; 4096];
+        let length = reader.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    };
+    let writes = [write(), write()];
+    server.kill().unwrap();
+    server.wait().unwrap();
+    writes
+}
+
+#[test]
+fn a_line_of_json_is_one_write_and_one_of_text_is_two() {
+    assert_eq!(first_writes("text")[1], "\n");
+    assert!(first_writes("json")[0].ends_with("}\n"));
+}
+
 #[test]
 fn a_log_that_nobody_reads_holds_nobody_up() {
     let mut server = Server::start_with(&["--logging", "debug"]);
@@ -272,13 +298,14 @@ fn the_log_is_an_object_a_line_on_request() {
 
 #[test]
 fn sigterm_and_sigint_answer_waiting_clients_and_end_with_code_0() {
-    for signal in ["-TERM", "-INT", "-HUP"] {
+    for signal in ["-TERM", "-INT"] {
         let mut server = Server::start();
         server.hold("foo");
         let mut waiters: Vec<_> = (0..20).map(|_| server.join_line("foo")).collect();
         let _idle = server.connect();
         let began = Instant::now();
         server.signal(signal);
+        server.signal("-HUP");
         for waiter in &mut waiters {
             let answer = waiter.response();
             assert!(answer.detail(503).contains("shutting down"));
@@ -346,6 +373,38 @@ fn options_come_from_the_environment_unless_they_are_given() {
     assert_eq!(wrong.status.code(), Some(2));
     let line = String::from_utf8(wrong.stderr).unwrap();
     assert!(line.contains("RDLM_SERVE_MAX_WAITERS \"many\": expected a whole number"), "{line}");
+}
+
+/// Runs a server in the foreground of a terminal, which hangs up once it listens.
+const HANG_UP: &str = r#"
+import os, pty, sys, time
+rdlm, log = sys.argv[1:]
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp("bash", ["bash", "-c", f'"{rdlm}" serve --port 0 2>"{log}"; true'])
+while not os.path.exists(log) or "listening on" not in open(log).read():
+    time.sleep(0.01)
+os.close(terminal)
+os.waitpid(pid, 0)
+"#;
+
+#[test]
+fn sighup_ends_a_server_only_if_its_terminal_hangs_up() {
+    let mut server = Server::start();
+    server.signal("-HUP");
+    server.hold("foo");
+    server.signal("-TERM");
+    assert!(server.wait().success());
+
+    let Some(python) = crate::python::recent() else { return };
+    let dir = TempDir::new().unwrap();
+    let log = dir.path().join("log");
+    let mut command = Command::new(python);
+    let command = command.args(["-c", HANG_UP, env!("CARGO_BIN_EXE_rdlm")]).arg(&log);
+    assert!(command.status().unwrap().success());
+    let text = || fs::read_to_string(&log).unwrap();
+    wait_until("the server has stopped", || text().trim_end().ends_with("stopped"));
+    assert!(text().contains("stopping on signal 1"), "{}", text());
 }
 
 fn pipe(dir: &TempDir) -> String {

@@ -40,6 +40,7 @@ mod recipes;
 mod resources_used;
 mod retries;
 mod rolling_upgrade;
+mod settings;
 mod shown;
 mod slashes;
 mod threads;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::cluster::{etcd_or_skip, join};
 use crate::harness::{Response, Server, wait_until};
 use crate::needed;
 
@@ -228,8 +229,9 @@ fn prometheus_scrapes_it_and_takes_the_alert_rules() {
 /// Every series that the dashboard and the alerts name is there.
 #[test]
 fn the_dashboard_and_the_alerts_name_series_that_exist() {
-    let server = Server::start();
-    server.hold("a");
+    let etcd = etcd_or_skip!(1);
+    let server = join(&etcd);
+    wait_until("it is active", || server.acquire("a", 0.0, 600.0).status == 201);
     let metrics = server.get("/metrics").text().to_string();
     for file in ["packaging/grafana-dashboard.json", "packaging/prometheus-rules.yml"] {
         let text = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();

@@ -7,6 +7,7 @@ use std::env;
 const PACKAGES: &[(&str, &str)] = &[
     ("bash", "bash"),
     ("curl", "curl"),
+    ("deb-systemd-helper", "init-system-helpers"),
     ("dpkg-deb", "dpkg"),
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),

@@ -29,26 +29,21 @@ fn unit() -> String {
     UNIT.lines().map(line).collect()
 }
 
-/// The manifest, with all of its volumes and arguments.
+/// The manifest, with all of its volumes and variables.
 fn manifest() -> String {
     let is_entry = |line: &str| {
         let entry = line.trim_start();
         entry.starts_with("# - ") || entry.starts_with("#   secret:")
     };
-    let arguments = MANIFEST.lines().find_map(|line| line.trim_start().strip_prefix("#   --tls"));
-    let arguments = arguments.expect("the arguments are there");
     let line = |line: &str| match line {
         line if is_entry(line) => line.replacen("# ", "", 1) + "\n",
-        line if line.trim_start().starts_with("args: [serve") => {
-            line.replace(']', &format!(", --tls{arguments}]\n"))
-        }
         line => line.replace("port: http}", "port: http, scheme: HTTPS}") + "\n",
     };
     MANIFEST.lines().map(line).collect()
 }
 
 /// What a document in YAML says; `None`, and says so, where nothing can read that.
-fn parsed(yaml: &str) -> Option<Vec<Value>> {
+pub(crate) fn parsed(yaml: &str) -> Option<Vec<Value>> {
     let script = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))";
     let mut process = Command::new(python::with_yaml()?)
         .args(["-c", script])
@@ -139,13 +134,45 @@ fn the_manifest_starts_a_server_with_tls_and_users() {
         fs::create_dir(dir.path().join(path.trim_start_matches('/'))).unwrap();
     }
     let authority = files(dir.path(), ["tls/tls.crt", "tls/tls.key", "users/users.toml"]);
-    let arguments =
-        container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
-    let arguments = arguments.filter(|argument| !["--port", "8888"].contains(argument));
-    let here = |argument: &str| match argument.strip_prefix('/') {
-        Some(path) => dir.path().join(path).into_os_string(),
-        None => argument.into(),
-    };
     let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
-    assert_is_secured(&Server::start_command(command.args(arguments.map(here))), &authority);
+    assert_eq!(container["args"], serde_json::json!(["serve"]));
+    command.arg("serve");
+    let variables = container["env"].as_array().unwrap().iter();
+    let variables =
+        variables.map(|it| (it["name"].as_str().unwrap(), it["value"].as_str().unwrap()));
+    for (name, value) in variables.filter(|(name, _)| *name != "RDLM_SERVE_PORT") {
+        let here = value.strip_prefix('/').map(|path| dir.path().join(path));
+        command.env(name, here.unwrap_or(value.into()));
+    }
+    assert_is_secured(&Server::start_command(&mut command), &authority);
+}
+
+/// As the health check of the image, which knows the server's settings by its variables.
+#[test]
+fn a_health_check_finds_the_server_by_its_variables() {
+    let dir = TempDir::new().unwrap();
+    files(dir.path(), ["cert", "key", "users"]);
+    let variables = ["cert", "key"]
+        .map(|name| (format!("RDLM_SERVE_TLS_{}", name.to_uppercase()), dir.path().join(name)));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    let mut server = Server::start_command(command.arg("serve").envs(variables.clone()));
+    let health = || {
+        let mut health = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+        health.arg("health").env_remove("RDLM_URL").envs(variables.clone());
+        health.env("RDLM_SERVE_PORT", server.port().to_string()).output().unwrap()
+    };
+    let output = health();
+    assert!(output.status.success(), "{output:?}");
+    // Another server on its port is not taken for it.
+    let authority = Authority::new();
+    let other = authority.server("server");
+    fs::copy(other.certificate, dir.path().join("cert")).unwrap();
+    assert_eq!(health().status.code(), Some(69));
+    server.signal("-TERM");
+    server.wait();
+
+    let plain = Server::start();
+    let mut health = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    health.arg("health").env("RDLM_SERVE_PORT", plain.port().to_string());
+    assert!(health.status().unwrap().success());
 }

@@ -1,8 +1,8 @@
 //! What the packages say fits together.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
@@ -50,6 +50,7 @@ fn there_is_one_version_and_one_date() {
     assert!(printed("man").starts_with(&format!(".TH RDLM 1 {date} \"rdlm {VERSION}\"")));
     for (path, text) in [
         ("docs/openapi.json", format!("\"version\": \"{VERSION}\",")),
+        ("docs/integrations.md", format!("rdlm-{VERSION}-x86_64-unknown-linux-gnu")),
         ("docs/api.md", format!("Welcome to rdlm {VERSION}, ")),
         ("packaging/kubernetes.yaml", format!("image: rdlm:{VERSION} ")),
         ("packaging/kubernetes-ha.yaml", format!("image: rdlm:{VERSION} ")),
@@ -91,23 +92,69 @@ fn no_probe_restarts_a_server_that_recovers_by_itself() {
     assert!(!file("packaging/kubernetes.yaml").contains("path: /health"));
 }
 
-#[test]
-fn a_package_knows_neither_who_made_it_nor_when() {
+/// Builds the package, with a program that runs the tested one; `None` where it cannot be built.
+fn package(built: &Path) -> Option<PathBuf> {
     if !needed::are_installed(&["dpkg-deb"]) {
-        return;
+        return None;
     }
-    let dir = TempDir::new().unwrap();
-    let built = dir.path().join("built");
     let binary = built.join("any/release/rdlm");
     fs::create_dir_all(binary.parent().unwrap()).unwrap();
     // Prints the pages; the binary itself would take long to compress.
     let script = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_rdlm"));
     fs::write(&binary, script).unwrap();
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-    let Some(output) = make(&built, &["deb", "TARGET=any"]) else { return };
+    let output = make(built, &["deb", "TARGET=any"])?;
     assert!(output.status.success(), "{output:?}");
-    let mut files = fs::read_dir(&built).unwrap().map(|entry| entry.unwrap().path());
-    let package = files.find(|path| path.extension() == Some("deb".as_ref())).unwrap();
+    let mut files = fs::read_dir(built).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.extension() == Some("deb".as_ref()))
+}
+
+#[test]
+fn the_package_is_installed_upgraded_and_purged_as_debian_does() {
+    if !needed::are_installed(&["deb-systemd-helper", "unshare"]) {
+        return;
+    }
+    if fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
+        needed::cannot_run("only root may have a root directory of its own");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let Some(package) = package(dir.path()) else { return };
+    let script = Path::new(ROOT).join("tests/scripts/debian.sh");
+    let output =
+        Command::new(script).arg(package).arg(env!("CARGO_BIN_EXE_rdlm")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn an_uninstalled_server_is_stopped_first() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    // Notes whether the unit is still there when it is asked to stop it.
+    let systemctl =
+        format!("#!/bin/sh\necho \"$* $(ls {})\" >> {}\n", path("units"), path("calls"));
+    fs::write(path("systemctl"), systemctl).unwrap();
+    fs::set_permissions(path("systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(path("units")).unwrap();
+    fs::write(path("units/rdlm.service"), "").unwrap();
+    if !needed::are_installed(&["make"]) {
+        return;
+    }
+    let mut make = Command::new("make");
+    let make = make.args(["uninstall", "DESTDIR=", "CARGO=true"]).current_dir(ROOT);
+    make.arg(format!("PREFIX={}", path("prefix"))).arg(format!("UNITDIR={}", path("units")));
+    make.arg(format!("SYSTEMD={}", path("units")));
+    let programs = format!("{}:{}", path(""), std::env::var("PATH").unwrap());
+    let output = make.env("PATH", programs).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let calls = fs::read_to_string(path("calls")).unwrap();
+    assert_eq!(calls, "disable --now rdlm rdlm.service\ndaemon-reload \n");
+}
+
+#[test]
+fn a_package_knows_neither_who_made_it_nor_when() {
+    let dir = TempDir::new().unwrap();
+    let Some(package) = package(dir.path()) else { return };
     let name = package.file_name().unwrap().to_str().unwrap();
     assert!(name.starts_with(&format!("rdlm_{VERSION}_")), "{name}");
 

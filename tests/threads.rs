@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -13,7 +14,7 @@ use crate::needed;
 
 /// The users that the servers of these tests run as, one each since the limit is one of users. It
 /// does not hold for root.
-const USERS: [u32; 3] = [65_531, 65_532, 65_533];
+const USERS: [u32; 4] = [65_530, 65_531, 65_532, 65_533];
 
 /// How many threads this user has now.
 fn threads_in_use(user: u32) -> u64 {
@@ -74,6 +75,25 @@ fn refusals(waiting: Vec<Client>) -> String {
         answer.detail(503)
     };
     waiting.into_iter().map(refusal).collect()
+}
+
+#[test]
+fn a_slow_body_keeps_a_thread_of_the_reserve_for_a_second() {
+    let limited = Limited::start(USERS[3], 1_000);
+    let server = &limited.server;
+    limited.limit(1);
+    // Until the threads of earlier connections have ended.
+    wait_until("the reserve serves", || server.get("/").header("Connection") == Some("close"));
+    let began = Instant::now();
+    let mut slow: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    for client in &mut slow {
+        client.send("POST /locks/foo HTTP/1.1\r\nHost: h\r\nContent-Length: 60\r\n\r\n{");
+    }
+    for mut client in slow {
+        assert_eq!(client.response().status, 408);
+    }
+    // A thread that is not of the reserve gives 10 s.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use pico_args::Arguments;
 
 use super::given::{Given, environment, number, seconds};
 use super::table::{self, MODES};
-use super::{Command, UsageError, unknown};
+use super::{Command, UsageError, serve, unknown};
 use crate::client::{Credentials, LockOptions, PemFile, ServerUrl, Target, TlsFiles};
 use crate::commands::{Become, Command as Client, Delete, Run, Typed};
 
@@ -18,7 +18,7 @@ pub(super) fn parse(
     mut given: Given,
     behind: Option<Vec<OsString>>,
 ) -> Result<Command, UsageError> {
-    let target = target(&mut given)?;
+    let mut target = target(&mut given)?;
     let typed = Typed { wait: given.typed("--wait"), lifetime: given.typed("--lifetime") };
     let command = match command {
         "run" => run(given, behind)?,
@@ -43,6 +43,9 @@ pub(super) fn parse(
             Client::Locks { resource: given.one("RESOURCE")?, json }
         }
         "health" => {
+            if !given.was_given("--url") {
+                serve::point_at_own(&mut target)?;
+            }
             given.nothing_left()?;
             Client::Health
         }
@@ -218,5 +221,5 @@ fn tls_files(given: &mut Given) -> Result<TlsFiles, UsageError> {
         let path = env::var_os(named_by).filter(|path| !path.is_empty())?;
         Some(PemFile { path: path.into(), named_by: named_by.into() })
     };
-    Ok(TlsFiles { authority: authority.or_else(of_system), own })
+    Ok(TlsFiles { authority: authority.or_else(of_system), pinned: None, own })
 }

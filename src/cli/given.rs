@@ -7,8 +7,8 @@ use std::{convert, env};
 
 use pico_args::Arguments;
 
-use super::UsageError;
-use super::syntax::{Opt, Subcommand, Unset, Value};
+use super::syntax::{Group, Opt, Subcommand, Unset, Value};
+use super::{UsageError, nearest};
 use crate::client::raw::url;
 
 /// The longest `wait` and `lifetime` in seconds.
@@ -18,7 +18,14 @@ pub(super) const MAX_SECONDS: f64 = 1e9;
 pub(super) struct Given {
     command: &'static Subcommand,
     args: Arguments,
-    seen: Vec<&'static str>,
+    settings: Vec<Setting>,
+}
+
+/// What an option is set to, and by what.
+struct Setting {
+    option: &'static str,
+    value: String,
+    named_by: String,
 }
 
 /// The value of an option.
@@ -30,7 +37,7 @@ pub(super) struct OptionValue {
 
 impl Given {
     pub(super) fn new(command: &'static Subcommand, args: Arguments) -> Self {
-        Self { command, args, seen: Vec::new() }
+        Self { command, args, settings: Vec::new() }
     }
 
     /// The value of an option, or else of its environment variable. An error of `parse` says what
@@ -67,11 +74,13 @@ impl Given {
         let option = self.option(name)?;
         let mut values = Vec::new();
         while let Some(value) = self.argument(option)? {
+            self.note(option, &value);
             values.push(value.parse(&parse)?);
         }
         let Some(all) = self.variable(name)?.filter(|_| values.is_empty()) else {
             return Ok(values);
         };
+        self.note(option, &all);
         let part =
             |text: &str| OptionValue { named_by: all.named_by.clone(), text: text.trim().into() };
         all.text.split(',').map(|text| part(text).parse(&parse)).collect()
@@ -79,7 +88,9 @@ impl Given {
 
     /// Whether an option without a value is given, or its variable is `yes`.
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, UsageError> {
-        if self.args.contains(self.option(name)?.name) {
+        let option = self.option(name)?;
+        if self.args.contains(option.name) {
+            self.note(option, &OptionValue { named_by: option.name.into(), text: "yes".into() });
             return Ok(true);
         }
         let yes_or_no = |text: &str| match text {
@@ -87,7 +98,9 @@ impl Given {
             "no" => Ok(false),
             _ => Err("yes or no".into()),
         };
-        Ok(self.variable(name)?.map(|value| value.parse(&yes_or_no)).transpose()?.unwrap_or(false))
+        let Some(value) = self.variable(name)? else { return Ok(false) };
+        self.note(option, &value);
+        value.parse(&yes_or_no)
     }
 
     /// The value of an option, or else of its variable, unparsed.
@@ -97,8 +110,8 @@ impl Given {
             None => self.variable(name)?,
             value => value,
         };
-        if value.is_some() {
-            self.seen.push(option.name);
+        if let Some(value) = &value {
+            self.note(option, value);
         }
         Ok(value)
     }
@@ -108,9 +121,56 @@ impl Given {
         self.args.clone().opt_value_from_str(name).ok().flatten()
     }
 
+    fn note(&mut self, option: &'static Opt, value: &OptionValue) {
+        self.settings.push(Setting {
+            option: option.name,
+            value: url::without_password(&value.text),
+            named_by: value.named_by.clone(),
+        });
+    }
+
+    /// What each option of the server is set to, and by what, a line each.
+    pub(super) fn settings(&self) -> String {
+        let with_variable = self.command.groups.iter().filter(|group| group.variables.is_some());
+        let of_option = |option: &Opt| {
+            let set: Vec<_> =
+                self.settings.iter().filter(|setting| setting.option == option.name).collect();
+            if set.is_empty() {
+                let default = option.unset.shown().unwrap_or("none");
+                return format!("{:27} {default} (default)\n", option.name);
+            }
+            let line = |it: &&Setting| format!("{:27} {} ({})\n", it.option, it.value, it.named_by);
+            set.iter().map(line).collect()
+        };
+        with_variable.flat_map(|group| group.options).map(of_option).collect()
+    }
+
+    /// Refuses a variable that has the prefix but belongs to no option, unless Kubernetes has set it
+    /// for a Service.
+    pub(super) fn no_unknown_variables(&self) -> Result<(), UsageError> {
+        let in_group = |group: &&'static Group| {
+            group.options.iter().filter_map(|option| group.variable(option))
+        };
+        let known: Vec<String> = self.command.groups.iter().flat_map(in_group).collect();
+        let prefixes = self.command.groups.iter().filter_map(|group| group.variables);
+        let prefixes: Vec<_> = prefixes.map(|prefix| format!("{prefix}_")).collect();
+        for (name, value) in env::vars_os() {
+            let name = name.to_string_lossy();
+            let is_ours = prefixes.iter().any(|prefix| name.starts_with(prefix));
+            let is_known = known.iter().any(|known| *known == name);
+            if !is_ours || is_known || value.is_empty() || nearest::is_service_link(&name, &value) {
+                continue;
+            }
+            let hint = nearest::hint(&name, known.iter().map(String::as_str));
+            let command = self.command.name;
+            return Err(UsageError::new(format!("{name} sets no option of {command}{hint}")));
+        }
+        Ok(())
+    }
+
     /// Whether an option that was looked up before, or its variable, has a value.
     pub(super) fn was_given(&self, name: &str) -> bool {
-        self.seen.contains(&name)
+        self.settings.iter().any(|setting| setting.option == name)
     }
 
     /// Checks that there are no operands.
@@ -182,7 +242,15 @@ impl Given {
         let Some(named_by) = found.and_then(|(group, option)| group.variable(option)) else {
             return Ok(None);
         };
-        Ok(environment(&named_by)?.map(|text| OptionValue { named_by, text }))
+        let value = environment(&named_by)?.map(|text| OptionValue { named_by, text });
+        match value {
+            Some(value) if nearest::is_link(&value.text) => Err(UsageError::new(format!(
+                "{} {:?} is set by Kubernetes for a Service of that name, not for rdlm: give the \
+                 pod enableServiceLinks: false",
+                value.named_by, value.text
+            ))),
+            value => Ok(value),
+        }
     }
 }
 
@@ -230,10 +298,16 @@ pub(super) fn seconds(text: &str, zero_allowed: bool) -> Result<Duration, String
 }
 
 fn unexpected(word: &OsStr, command: &Subcommand) -> UsageError {
-    let command = command.name;
-    UsageError::new(format!(
-        "unexpected argument {:?}: not an option of {command}, or given twice; see rdlm \
-         {command} --help",
-        word.to_string_lossy()
-    ))
+    let name = command.name;
+    let shown = word.to_string_lossy();
+    let option = shown.split('=').next().unwrap_or_default();
+    let what = match command.find(option) {
+        Some(_) => ": it is given twice, or without its value".into(),
+        None if option.starts_with('-') => {
+            let known = command.options().map(|option| option.name);
+            format!(": not an option of {name}{}", nearest::hint(option, known))
+        }
+        None => String::new(),
+    };
+    UsageError::new(format!("unexpected argument {shown:?}{what}; see rdlm {name} --help"))
 }

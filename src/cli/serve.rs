@@ -1,15 +1,17 @@
 //! The options of the server.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use log::LevelFilter;
+use pico_args::Arguments;
 
 use super::given::{Given, number, seconds};
 use super::{Command, UsageError, table};
 use crate::client::raw::url;
+use crate::client::{PemFile, ServerUrl, Target};
 use crate::cluster::{self, Standby};
 use crate::doors::access::Access;
 use crate::doors::users::UserFile;
@@ -26,10 +28,35 @@ pub(super) fn parse(mut given: Given) -> Result<Command, UsageError> {
         format: given.value("--log-format", log_format)?,
     };
     let mut options = options(&mut given)?;
+    let only_check = given.flag("--check")?;
+    let settings = given.settings();
+    given.no_unknown_variables()?;
     given.nothing_left()?;
     refuse_contradictions(&options)?;
     add_advertised_host(&mut options);
-    Ok(Command::Serve { options, log })
+    Ok(if only_check {
+        Command::Check { options, settings }
+    } else {
+        Command::Serve { options, log }
+    })
+}
+
+/// Points a client at the server that this environment configures, as in the server's container. Its
+/// certificate is pinned, because it need not name the loopback.
+pub(super) fn point_at_own(target: &mut Target) -> Result<(), UsageError> {
+    let mut given = Given::new(&table::SERVE, Arguments::from_vec(Vec::new()));
+    let bind = given.optional("--bind", |text| number(text, "an IPv4 or IPv6 address"))?;
+    let port = given.value("--port", |text| number(text, "a port from 0 to 65535"))?;
+    let certificates = certificates(&mut given)?;
+    let host = match bind.filter(|address: &IpAddr| !address.is_unspecified()) {
+        Some(address) => SocketAddr::new(address, port).to_string(),
+        None => format!("localhost:{port}"),
+    };
+    let scheme = if certificates.is_some() { "https" } else { "http" };
+    target.servers = vec![ServerUrl { url: format!("{scheme}://{host}"), credentials: None }];
+    let named_by = "RDLM_SERVE_TLS_CERT".into();
+    target.tls.pinned = certificates.map(|it| PemFile { path: it.certificate, named_by });
+    Ok(())
 }
 
 fn options(given: &mut Given) -> Result<server::Options, UsageError> {

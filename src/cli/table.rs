@@ -68,7 +68,7 @@ const PRINT_VERSION: Opt = Opt::flag("--version", "print the version and exit");
 
 const SERVE_VARIABLES: Option<&str> = Some("RDLM_SERVE");
 
-static SERVE: Subcommand = Subcommand {
+pub(super) static SERVE: Subcommand = Subcommand {
     name: "serve",
     operands: "",
     section: SERVER,
@@ -84,7 +84,7 @@ static SERVE: Subcommand = Subcommand {
         &LIMITS,
         &LOGS,
         &OTHER_PROTOCOLS,
-        &WITHOUT_COMMAND,
+        &CHECKING,
     ],
     notes: "Each option can also be set in the environment, --port as RDLM_SERVE_PORT and so on; \
             commas separate the values of one that may be repeated. SECONDS is a number, or a \
@@ -319,6 +319,19 @@ static OTHER_PROTOCOLS: Group = Group {
     .otherwise("off")],
 };
 
+static CHECKING: Group = Group {
+    title: "",
+    variables: None,
+    options: &[
+        Opt::flag(
+            "--check",
+            "read settings and files, print what would hold, and exit with 0 or 2",
+        ),
+        PRINT_HELP,
+        PRINT_VERSION,
+    ],
+};
+
 static HEALTH: Subcommand = Subcommand {
     name: "health",
     operands: "",
@@ -327,7 +340,8 @@ static HEALTH: Subcommand = Subcommand {
     about: "Ask whether the server is well. Exits with 0 if it is, and with 69 if it is not or \
             cannot be reached.",
     groups: &[&CONNECTION, &GENERAL],
-    notes: "",
+    notes: "Without --url and RDLM_URL, it asks the server of RDLM_SERVE_PORT, RDLM_SERVE_BIND and \
+            RDLM_SERVE_TLS_CERT on this host, and takes no other certificate than that one.",
     examples: &[],
 };
 
@@ -415,7 +429,7 @@ static RUN_OPTIONS: Group = Group {
             "how long the lock outlives its last renewal; if this host dies, others wait this long",
         )
         .otherwise("60, or as the server allows"),
-        TITLE.otherwise("USER@HOST: CMD"),
+        TITLE.otherwise("USER@HOST: CMD [PID]"),
         MODE,
         LIMIT,
         Opt::new("--timeout", Seconds, "end CMD after this long, with code 124"),
@@ -454,7 +468,7 @@ static ACQUIRE_OPTIONS: Group = Group {
         WAIT,
         Opt::new("--lifetime", Seconds, "how long the lock lives")
             .otherwise("60, or as the server allows"),
-        TITLE.otherwise("USER@HOST"),
+        TITLE.otherwise("USER@HOST [PID]"),
         MODE,
         LIMIT,
         Opt::new(

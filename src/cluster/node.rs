@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::options::{Options, Tables};
 use super::role::{HaltReason, Role, View};
+use super::term::Pace;
 use crate::current_locks::CurrentLocks;
 use crate::doors::Service;
 use crate::etcd_store::{Election, Etcd, Failure};
@@ -14,7 +15,7 @@ use crate::http::certificates::CertificateFiles;
 use crate::http::connection::Exchange;
 use crate::lock::{Events, LockManager, NotWritten, Observer, Refusal};
 use crate::metrics::{ClusterMetrics, ClusterState};
-use crate::proxy::{Answered, Forwarding, Proxy};
+use crate::proxy::{Answered, Forwarding, Proxy, Unreachable};
 
 /// One of several servers.
 pub struct Node {
@@ -44,10 +45,11 @@ impl Node {
         tables: Tables,
         failed: Sender<String>,
     ) -> Result<Arc<Self>, String> {
-        let role = Arc::new(Role::new(url));
+        let pace = Pace { failover_after: options.failover_after };
+        let role = Arc::new(Role::new(url, pace));
         let proxy = Proxy::new(options, own, Arc::clone(&role), tables.limits.waiting)?;
         let etcd = Arc::new(Etcd::new(options)?);
-        show_in_metrics(&tables.metrics, &role, &etcd);
+        show_in_metrics(&tables.metrics, &role, &etcd, proxy.unreachable.clone());
         let (leave, leaving) = bounded(0);
         let (leaves, left) = bounded(0);
         let (events, observer) = (Arc::default(), Arc::clone(&tables.observer));
@@ -69,6 +71,16 @@ impl Node {
         let thread = std::thread::Builder::new().name("role".into());
         thread.spawn(run).map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(Arc::new(node))
+    }
+
+    /// Reads certificates and passwords as a start does, without asking etcd or a server.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn check(options: &Options, own: Option<CertificateFiles>) -> Result<(), String> {
+        let pace = Pace { failover_after: options.failover_after };
+        Proxy::new(options, own, Arc::new(Role::new(String::new(), pace)), 0)?;
+        Etcd::new(options).map(drop)
     }
 
     /// Answers a request, or forwards it to the active server. `forwarding` belongs to the client's
@@ -99,18 +111,24 @@ impl Node {
     }
 }
 
-fn show_in_metrics(metrics: &ClusterMetrics, role: &Arc<Role>, etcd: &Arc<Etcd>) {
+fn show_in_metrics(
+    metrics: &ClusterMetrics,
+    role: &Arc<Role>,
+    etcd: &Arc<Etcd>,
+    unreachable: Unreachable,
+) {
     let (role, etcd) = (Arc::downgrade(role), Arc::clone(etcd));
     metrics.read_from(move || {
-        let (mut unconfirmed, mut halted) = (None, None);
+        let (mut unconfirmed, mut halted, mut is_cut_off) = (None, None, false);
         match role.upgrade().map(|role| role.view()) {
             Some(View::Active(active)) => unconfirmed = Some(active.term.unconfirmed_for()),
             Some(View::Halted(why)) => halted = Some(why.kind),
-            Some(View::Standby(_) | View::DuplicateUrl) | None => {}
+            Some(View::Standby(Some(peer))) => is_cut_off = unreachable.is(&peer.url),
+            Some(View::Standby(None) | View::DuplicateUrl) | None => {}
         }
         let refused = HaltReason::KINDS.map(|kind| (kind, halted == Some(kind))).into();
         let etcd_errors = Failure::NAMES.into_iter().zip(etcd.errors()).collect();
-        ClusterState { unconfirmed, refused, etcd_errors }
+        ClusterState { unconfirmed, is_cut_off, refused, etcd_errors }
     });
 }
 
@@ -130,13 +148,8 @@ impl CurrentLocks for Node {
         &self.events
     }
 
-    /// Whether the active server can write is that server's business.
     fn writable(&self) -> Result<(), NotWritten> {
-        match self.role.view() {
-            View::Active(active) => active.table.writable(),
-            View::Halted(why) => Err(NotWritten::Refused(why.detail.as_str().into())),
-            View::Standby(_) | View::DuplicateUrl => Ok(()),
-        }
+        self.role.writable()
     }
 
     /// Another server goes on.

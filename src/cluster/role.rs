@@ -1,13 +1,15 @@
 //! The role of this server: who is active, as far as it knows, and who waits for that to change.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::term::ActiveTerm;
+use super::term::{ActiveTerm, Pace};
+use crate::lock::{LockManager, NotWritten, clock};
 
 /// Who is active, as far as this server knows.
 #[derive(Clone)]
@@ -50,11 +52,14 @@ impl HaltReason {
 pub(crate) struct Role {
     /// Where the others reach this server.
     pub(crate) url: String,
+    pace: Pace,
     state: Mutex<State>,
 }
 
 struct State {
     view: View,
+    /// When a look at etcd began that showed who is active.
+    looked: Duration,
     /// Those who wait for another view, by number.
     watching: HashMap<u64, Sender<()>>,
     /// The connections to the active server that wait for a response, by number.
@@ -64,19 +69,62 @@ struct State {
 }
 
 impl Role {
-    pub(crate) fn new(url: String) -> Self {
+    pub(crate) fn new(url: String, pace: Pace) -> Self {
         let state = State {
             view: View::Standby(None),
+            looked: Duration::ZERO,
             watching: HashMap::new(),
             pending: HashMap::new(),
             last_number: 0,
             leaving_since: None,
         };
-        Self { url, state: Mutex::new(state) }
+        Self { url, pace, state: Mutex::new(state) }
     }
 
     pub(crate) fn view(&self) -> View {
         self.state().view.clone()
+    }
+
+    /// A look at etcd that began at this time has shown who is active.
+    pub(crate) fn looked(&self, at: Duration) {
+        self.state().looked = at;
+    }
+
+    /// Whether requests about locks can be answered here, or by the server that they are forwarded
+    /// to.
+    ///
+    /// # Errors
+    /// Why they get 503.
+    pub(crate) fn serves(&self) -> Result<(), Cow<'static, str>> {
+        let silent_for = clock::now().saturating_sub(self.state().looked);
+        match self.view() {
+            View::Active(active) if active.term.may_answer() => Ok(()),
+            View::Active(active) => {
+                let seconds = active.term.unconfirmed_for().as_secs_f64();
+                Err(format!("etcd has not confirmed for {seconds:.1} s that this server is active")
+                    .into())
+            }
+            View::Standby(Some(_)) if silent_for <= self.pace.failover_after => Ok(()),
+            View::Standby(Some(_)) => {
+                let seconds = silent_for.as_secs_f64();
+                Err(format!("etcd has not said for {seconds:.1} s which server is active").into())
+            }
+            View::Standby(None) => Err("there is no active server for now".into()),
+            View::DuplicateUrl => {
+                Err("another server is active that has the --advertise-url of this one".into())
+            }
+            View::Halted(why) => Err(why.detail.clone().into()),
+        }
+    }
+
+    /// Whether locks can be changed by requests to this server; that another one can write is its
+    /// own business.
+    pub(crate) fn writable(&self) -> Result<(), NotWritten> {
+        self.serves().map_err(|why| NotWritten::Refused(why.as_ref().into()))?;
+        match self.view() {
+            View::Active(active) => active.table.writable(),
+            View::Standby(_) | View::DuplicateUrl | View::Halted(_) => Ok(()),
+        }
     }
 
     /// Since when this server has been shutting down.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::call::{Call, HandlerResult, PendingResult};
 use super::door::{AnsweredBy, Door, Handler, OTHER, Operation, Path, at_once};
+use super::refusals::not_writable;
 use super::rights::Requirement;
 use crate::http::accept::Accept;
 use crate::http::{Problem, Response, Status};
@@ -31,10 +32,7 @@ fn health(call: &Call<'_>) -> HandlerResult {
         let detail = "the server is shutting down";
         return Err(Problem::new(Status::ServiceUnavailable, detail).closing());
     }
-    call.context.locks.writable().map_err(|why| {
-        let detail = format!("locks cannot be changed for now: {why}");
-        Problem::new(Status::ServiceUnavailable, detail)
-    })?;
+    call.context.locks.writable().map_err(|why| not_writable(&why))?;
     Ok(Response::new(Status::Ok).body("application/json", b"{\"status\":\"ok\"}\n"))
 }
 

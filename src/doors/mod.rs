@@ -41,7 +41,7 @@ pub mod users;
 pub use acquire::IF_UNDELIVERED;
 pub use door::AnsweredBy;
 pub use forwarded_client::ForwardedClient;
-pub(crate) use refusals::refused;
+pub(crate) use refusals::{not_writable, refused};
 pub use service::{Handling, Service};
 pub use settings::{Environment, RequestLimits, Settings};
 pub use slots::Slots;

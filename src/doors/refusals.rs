@@ -17,6 +17,12 @@ pub(super) fn not_found() -> Problem {
     Problem::new(Status::NotFound, detail)
 }
 
+/// What `/health` says while locks cannot be changed.
+pub(crate) fn not_writable(why: &NotWritten) -> Problem {
+    let detail = format!("locks cannot be changed for now: {why}");
+    Problem::new(Status::ServiceUnavailable, detail)
+}
+
 /// A refusal of the lock core.
 pub(crate) fn refused(refusal: Refusal) -> Problem {
     let status = match &refusal {

@@ -131,8 +131,10 @@ impl Election {
         let mut own_url = OwnUrl::default();
         loop {
             self.backend.etcd.look_now_and_then();
+            let began = clock::now();
             match self.backend.look(self.pace, !self.begun) {
                 Ok(seen) => {
+                    self.role.looked(began);
                     self.note_answer();
                     self.begun = true;
                     let theirs = seen.term.as_ref().and_then(|term| term.failover_after);

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use log::warn;
+
 /// Identifies one write of `head`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Version {
@@ -100,6 +102,15 @@ impl History {
         }
         let latest = state.latest.as_ref().map_or(0, |latest| latest.number);
         if let Some(shown) = shown.filter(|shown| shown.number > latest) {
+            if let Some(accepted) = self.accepted.filter(|accepted| *accepted < number)
+                && state.latest.is_none()
+            {
+                // Left in a unit file, it would accept a later loss that only this option hides.
+                warn!(
+                    "etcd has gone on to head {number}: remove --etcd-accept-restored {accepted}, \
+                     which is not needed any more"
+                );
+            }
             state.latest = Some(shown.clone());
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -106,6 +106,10 @@ struct Reader {
 /// The rest is not wanted.
 struct GivenUp;
 
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|why| resume_unwind(why))
+}
+
 impl Reader {
     fn run(&self, keys: &Keys) {
         let read = self
@@ -126,7 +130,8 @@ impl Reader {
         }
     }
 
-    /// Reads all rows below `prefix`: if they are many, in two halves at a time.
+    /// Reads all rows below `prefix`: if they are many, in two halves at a time, or one after the
+    /// other if there is no thread for that.
     fn read_all(
         &self,
         prefix: &str,
@@ -140,9 +145,10 @@ impl Reader {
         match self.middle(&from, &end, left)? {
             None => self.read(&from, &end, &parse),
             Some(middle) => thread::scope(|scope| {
-                let second = scope.spawn(|| self.read(&middle, &end, &parse));
-                let first = self.read(&from, &middle, &parse);
-                first.and(second.join().unwrap_or_else(|why| resume_unwind(why)))
+                let read_second = || self.read(&middle, &end, &parse);
+                let second = thread::Builder::new().spawn_scoped(scope, read_second);
+                self.read(&from, &middle, &parse)?;
+                second.map_or_else(|_| read_second(), join)
             }),
         }
     }
@@ -157,18 +163,18 @@ impl Reader {
         let mut size = 2 * FIRST_PAGE;
         let mut page = self.page(from, end, &mut size)?;
         loop {
-            let (from, size) = (behind(&page), &mut size);
-            let (loaded, next) = thread::scope(|scope| {
-                let next = from.as_deref();
-                let next = next.map(|from| scope.spawn(move || self.page(from, end, size)));
-                let loaded = parse(page.kvs);
-                (loaded, next.map(|next| next.join().unwrap_or_else(|why| resume_unwind(why))))
+            let from = behind(&page);
+            let (loaded, ahead) = thread::scope(|scope| {
+                let size = &mut size;
+                let ahead = from.as_deref().and_then(|from| {
+                    let read = move || self.page(from, end, size);
+                    thread::Builder::new().spawn_scoped(scope, read).ok()
+                });
+                (parse(page.kvs), ahead.map(join))
             });
             self.pass_on(loaded)?;
-            match next {
-                Some(next) => page = next?,
-                None => return Ok(()),
-            }
+            let Some(from) = from else { return Ok(()) };
+            page = ahead.unwrap_or_else(|| self.page(&from, end, &mut size))?;
         }
     }
 

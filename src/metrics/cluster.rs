@@ -19,6 +19,7 @@ pub struct ClusterMetrics {
     tenures: Counter,
     commit: Histogram,
     unconfirmed: Gauge<f64, std::sync::atomic::AtomicU64>,
+    cut_off: Gauge,
     refused: Family<KindLabel, Gauge>,
     bad_rows: Family<KindLabel, Counter>,
     etcd_errors: Family<KindLabel, Counter>,
@@ -30,7 +31,9 @@ pub struct ClusterMetrics {
 pub struct ClusterState {
     /// How long ago etcd last confirmed this active server; `None` on a standby.
     pub unconfirmed: Option<Duration>,
-    /// For each kind of reason, whether the server refuses the contents of etcd for it.
+    /// Whether the latest request could not be forwarded to the active server.
+    pub is_cut_off: bool,
+    /// For each kind of reason, whether the server rejects the contents of etcd for that reason.
     pub refused: Vec<(&'static str, bool)>,
     /// Failed requests to etcd, by kind.
     pub etcd_errors: Vec<(&'static str, u64)>,
@@ -57,6 +60,9 @@ impl ClusterMetrics {
         registry.register_with_unit("rdlm_commit", help, Unit::Seconds, commit.clone());
         let help = "How long ago the active server was last confirmed by etcd; 0 on a standby";
         registry.register_with_unit("rdlm_unconfirmed", help, Unit::Seconds, unconfirmed.clone());
+        let cut_off = Gauge::default();
+        let help = "Whether this standby could not reach the active server with its latest request";
+        registry.register("rdlm_active_unreachable", help, cut_off.clone());
         let refused = Family::default();
         let help = "Whether what etcd contains cannot be used, by why";
         registry.register("rdlm_etcd_refused", help, Family::clone(&refused));
@@ -71,7 +77,17 @@ impl ClusterMetrics {
         let help = "Attempts at etcd that have failed, by how";
         registry.register("rdlm_etcd_errors", help, etcd_errors.clone());
         let source = Source::default();
-        Self { active, tenures, commit, unconfirmed, refused, bad_rows, etcd_errors, source }
+        Self {
+            active,
+            tenures,
+            commit,
+            unconfirmed,
+            cut_off,
+            refused,
+            bad_rows,
+            etcd_errors,
+            source,
+        }
     }
 
     /// Sets where the state comes from; only the first call has an effect.
@@ -96,7 +112,8 @@ impl ClusterMetrics {
 
     pub(super) fn refresh(&self) {
         let Some(source) = self.source.0.get() else { return };
-        let ClusterState { unconfirmed, refused, etcd_errors } = source();
+        let ClusterState { unconfirmed, is_cut_off, refused, etcd_errors } = source();
+        self.cut_off.set(i64::from(is_cut_off));
         self.active.set(i64::from(unconfirmed.is_some()));
         self.unconfirmed.set(unconfirmed.unwrap_or_default().as_secs_f64());
         for (kind, is_refused) in refused {

@@ -1,13 +1,12 @@
 //! Where requests come in: answered here, forwarded, or held until a server is active.
 
-use std::fmt::Display;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{after, select};
-use log::{info, warn};
+use log::warn;
 
 use super::forward::{self, Believed, Forwarding};
 use super::framing::NOT_DONE;
@@ -15,6 +14,7 @@ use super::health::health;
 use super::sent::{Answered, Sent, is_look, relay};
 use super::trust::{Trust, TrustFiles};
 use super::unavailable::{NOT_THE_ACTIVE_ONE, Unavailable};
+use super::unreachable::Unreachable;
 use super::upstream::Upstream;
 use crate::client::raw::net::Names;
 use crate::cluster::options::{Options, Standby};
@@ -50,8 +50,7 @@ pub(crate) struct Proxy {
     /// are this server's.
     max_waiting: usize,
     forwarded: Arc<()>,
-    /// Why the active server cannot be reached, if that has been logged.
-    unreachable: Mutex<Option<String>>,
+    pub(crate) unreachable: Unreachable,
 }
 
 impl Proxy {
@@ -81,7 +80,7 @@ impl Proxy {
             trust,
             max_waiting,
             forwarded: Arc::default(),
-            unreachable: Mutex::default(),
+            unreachable: Unreachable::default(),
         })
     }
 
@@ -196,7 +195,7 @@ impl Proxy {
                 Held::Again => {}
                 Held::TooLong => {
                     if let Some(peer) = peer.filter(|_| is_disowned) {
-                        self.note_unreachable(&peer.url, &NOT_THE_ACTIVE_ONE);
+                        self.unreachable.note(&peer.url, &NOT_THE_ACTIVE_ONE);
                     }
                     return Err(refused);
                 }
@@ -279,7 +278,7 @@ impl Proxy {
             // The rest of that response would be taken for the next one.
             return (Sent::NotActive, None);
         }
-        self.note_reached(&peer.url);
+        self.unreachable.note_reached(&peer.url);
         // The active server checks its own clients in the same way.
         let handling = service.handling(request);
         let may_have_left = waits || handling.is_repeatable;
@@ -333,28 +332,9 @@ impl Proxy {
         !answered || upstream.response(false).is_none_or(|head| !head.not_done)
     }
 
-    /// One line in the log when the active server cannot be reached, and for each other reason.
-    fn note_unreachable(&self, url: &str, error: &dyn Display) {
-        let why = format!("cannot pass requests on to {url}: {error}");
-        let mut known = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref() != Some(&why) {
-            *known = Some(why.clone());
-            drop(known);
-            warn!("{why}");
-        }
-    }
-
-    /// It can be reached, perhaps again.
-    fn note_reached(&self, url: &str) {
-        let before = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if before.is_some() {
-            info!("requests are passed on to {url}");
-        }
-    }
-
     fn connect(&self, peer: &Peer) -> Option<Upstream> {
         let connected = Upstream::connect(&peer.url, &self.names, self.trust.as_ref());
-        connected.inspect_err(|error| self.note_unreachable(&peer.url, error)).ok()
+        connected.inspect_err(|error| self.unreachable.note(&peer.url, error)).ok()
     }
 
     /// Waits until a server may be tried (again).

@@ -19,8 +19,10 @@ mod health;
 mod sent;
 mod trust;
 mod unavailable;
+mod unreachable;
 mod upstream;
 
 pub(crate) use forward::Forwarding;
 pub(crate) use front::Proxy;
 pub(crate) use sent::Answered;
+pub(crate) use unreachable::Unreachable;

@@ -1,5 +1,6 @@
 //! A server from start to end: opened, run until a signal, drained.
 
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,12 +21,13 @@ use super::{Error, Options};
 use crate::cluster::{Node, Tables};
 use crate::current_locks::CurrentLocks;
 use crate::doors::event_log::EventLog;
-use crate::doors::users::UserFile;
+use crate::doors::users::{UserFile, Users};
 use crate::doors::{Environment, Service, Settings};
-use crate::http::certificates::CertificateFiles;
+use crate::http::certificates::{CertificateFiles, Certificates};
 use crate::http::listener::Listener;
-use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, Store};
+use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
 use crate::metrics::{ClusterMetrics, Metrics};
+use crate::signals::Foreground;
 use crate::wall_clock;
 
 /// How long requests in flight may take to end when the server shuts down.
@@ -54,10 +56,7 @@ pub(super) struct Running {
 impl Running {
     /// Reads the files, opens the port and begins to accept connections.
     pub(super) fn open(options: Options) -> Result<Self, Error> {
-        options.doors.access.validate()?;
-        let users = options.doors.users.clone().map(UserFile::load).transpose()?.map(Arc::new);
-        let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
-        let certificates = certificates.map(Arc::new);
+        let (users, certificates) = settings_of_files(&options)?;
         let descriptors_each =
             options.cluster.as_ref().map_or(1, |cluster| cluster.descriptors_per_connection());
         let capacity = Capacity::of_system(&options, descriptors_each);
@@ -88,17 +87,10 @@ impl Running {
         let connections = Connections::new(capacity.connections);
         let server = Server::new(service, metrics, node.clone(), certificates, connections);
         let server = Arc::new(server);
-        let (to_end, to_settle) = (Arc::clone(&locks), locks);
-        let end_waits = Parked::new("shut down", move || to_end.shut_down())?;
-        let settle = Parked::new("settle", move || {
-            if let Ok(table) = to_settle.current() {
-                table.settle();
-            }
-        })?;
+        let (end_waits, settle) = parked_ends(locks)?;
         start_accepting(&server, &listener)?;
         info!(
-            "listening on {}, rdlm {}, at most {} connections and {} waiting",
-            listener.local_addr(),
+            "listening on {own_address}, rdlm {}, at most {} connections and {} waiting",
             env!("CARGO_PKG_VERSION"),
             capacity.connections,
             capacity.waiters,
@@ -118,7 +110,7 @@ impl Running {
     }
 
     /// Returns the signal that asks for the end.
-    pub(super) fn run(&self, signals: &Receiver<i32>) -> Result<i32, Error> {
+    pub(super) fn run(&self, signals: &Receiver<i32>, terminal: Foreground) -> Result<i32, Error> {
         loop {
             let signal = select! {
                 // The sender lives in the thread that waits for signals, which never ends.
@@ -126,11 +118,11 @@ impl Running {
                 recv(self.failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
                 recv(self.loss) -> why => return Err(Error::Cluster(why.unwrap_or_default())),
             };
-            match &self.reload {
-                // If the channel is full, a reload is due already.
-                Some(reload) if signal == SIGHUP => drop(reload.try_send(())),
-                _ => return Ok(signal),
+            if signal != SIGHUP || terminal.has_hung_up() {
+                return Ok(signal);
             }
+            // If the channel is full, a reload is due already.
+            let _ = self.reload.as_ref().map(|reload| reload.try_send(()));
         }
     }
 
@@ -146,11 +138,20 @@ impl Running {
         end_waits.start();
         let drained = server.drained();
         let too_late = Instant::now() + DRAIN;
-        select! {
-            recv(drained) -> _ => {}
-            recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
-            recv(signals) -> second => return Err(Error::Interrupted(second.unwrap_or(SIGTERM))),
-            recv(at(too_late)) -> _ => warn!("requests were in flight that took too long"),
+        loop {
+            select! {
+                recv(drained) -> _ => break,
+                recv(failure) -> why => return Err(Error::Core(why.unwrap_or_default())),
+                recv(signals) -> second => match second.unwrap_or(SIGTERM) {
+                    // A terminal that hangs up sends one, and its shell another.
+                    SIGHUP => {}
+                    second => return Err(Error::Interrupted(second)),
+                },
+                recv(at(too_late)) -> _ => {
+                    warn!("requests were in flight that took too long");
+                    break;
+                }
+            }
         }
         if let Some(node) = node {
             // So that a standby takes over without waiting for a time-out.
@@ -169,6 +170,44 @@ impl Running {
         info!("stopped");
         Ok(())
     }
+}
+
+/// What ends the waits for locks, and what waits until all changes are written.
+fn parked_ends(locks: Arc<dyn CurrentLocks>) -> io::Result<(Parked, Parked)> {
+    let to_end = Arc::clone(&locks);
+    let end_waits = Parked::new("shut down", move || to_end.shut_down())?;
+    let settle = move || locks.current().iter().for_each(|table| table.settle());
+    Ok((end_waits, Parked::new("settle", settle)?))
+}
+
+/// The users and the certificates, read from their files.
+type SettingsOfFiles = (Option<Arc<Users>>, Option<Arc<Certificates>>);
+
+fn settings_of_files(options: &Options) -> Result<SettingsOfFiles, Error> {
+    options.doors.access.validate()?;
+    let users = options.doors.users.clone().map(UserFile::load).transpose()?;
+    let certificates = options.certificates.clone().map(CertificateFiles::load).transpose()?;
+    Ok((users.map(Arc::new), certificates.map(Arc::new)))
+}
+
+/// Reads all files with settings, as a start does. Opens no port and creates nothing.
+pub(super) fn check(options: &Options) -> Result<(), Error> {
+    settings_of_files(options)?;
+    if let Some(cluster) = &options.cluster {
+        Node::check(cluster, options.certificates.clone()).map_err(Error::Cluster)?;
+    }
+    if let Some(dir) = options.data_dir.as_ref().filter(|dir| dir.exists() && !dir.is_dir()) {
+        let why = io::ErrorKind::NotADirectory.into();
+        return Err(OpenError::Unusable(dir.clone(), why).into());
+    }
+    let Some(file) = &options.event_log else { return Ok(()) };
+    let unusable = |why| Error::EventLog(file.clone(), why);
+    if file.is_dir() {
+        return Err(unusable(io::ErrorKind::IsADirectory.into()));
+    }
+    let above = file.parent().filter(|above| !above.as_os_str().is_empty());
+    above.map(fs::read_dir).transpose().map_err(unusable)?;
+    Ok(())
 }
 
 /// The locks, alone or shared with other servers.

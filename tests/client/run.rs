@@ -170,6 +170,13 @@ fn the_title_names_the_user_and_the_process() {
     let user = String::from_utf8(user).unwrap();
     assert!(title.starts_with(&format!("{}@", user.trim())), "{title}");
     assert!(title.ends_with(&format!(": sleep [{}]", run.process.id())), "{title}");
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_rdlm"))
+        .args(["run", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("[USER@HOST: CMD [PID]]"), "{help}");
     run.signal("-TERM");
     run.wait();
 }

@@ -1,12 +1,38 @@
 //! etcd is away, slow, or loses answers.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::etcd_or_skip;
 use super::proxy::Proxy;
-use super::{FAILOVER, acquire_patiently, health, join_by, metric, two};
-use crate::harness::{PATIENCE, Response, wait_until};
+use super::{FAILOVER, acquire_patiently, health, join_by, metric, two, url};
+use crate::harness::{PATIENCE, Response, Server, wait_until};
+
+/// No lock can be taken or released then.
+#[test]
+fn without_a_majority_of_etcd_no_server_says_that_it_is_well() {
+    let mut etcd = etcd_or_skip!(3);
+    let (active, standby) = two(&etcd);
+    let is_well = |server: &Server| server.get("/health").status == 200;
+    assert!(is_well(&active) && is_well(&standby));
+    assert_eq!(metric(&standby, "rdlm_writable "), 1.0);
+    etcd.kill(0);
+    etcd.kill(1);
+    for server in [&active, &standby] {
+        wait_until("it is not well", || !is_well(server));
+        let health = server.get("/health");
+        assert!(health.detail(503).contains("etcd has not"), "{}", health.text());
+        assert_eq!(health.json()["reason"], "not_active");
+        assert_eq!(metric(server, "rdlm_writable "), 0.0);
+        assert_eq!(server.get("/").status, 200, "it lives");
+        let mut check = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+        let check = check.args(["health", "--url", &url(server)]).output().unwrap();
+        assert_eq!(check.status.code(), Some(69), "{check:?}");
+    }
+    etcd.start_again(0);
+    wait_until("both are well", || is_well(&active) && is_well(&standby));
+}
 
 #[test]
 fn an_etcd_that_is_away_costs_no_failover_and_no_place_in_line() {

@@ -58,10 +58,9 @@ pub(crate) fn join(etcd: &Etcd) -> Server {
     join_by(&etcd.endpoints(), &[])
 }
 
+/// What it says of its role, also where it is 503.
 pub(crate) fn health(server: &Server) -> Value {
-    let response = server.get("/health");
-    assert_eq!(response.status, 200, "{}", response.text());
-    response.json()
+    server.get("/health").json()
 }
 
 fn url(server: &Server) -> String {

@@ -118,7 +118,8 @@ fn a_snapshot_that_is_restored_is_refused_until_it_is_accepted() {
     // What the restore has brought back and lost.
     assert_eq!(next.locks("released").len(), 1);
     assert_eq!(next.acquire("held", 0.0, 600.0).status, 201);
-    let second = join_by(&etcd.endpoints(), &accept);
+    let mut second = join_by(&etcd.endpoints(), &accept);
+    second.read_log_to(&format!("remove --etcd-accept-restored {}", numbers[0]));
     wait_until("another one follows", || health(&second)["active"] == super::url(&next).as_str());
 }
 

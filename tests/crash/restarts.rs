@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
@@ -237,6 +238,10 @@ fn a_foreign_file_is_refused_and_left_as_it_is() {
     }
 }
 
+fn fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
 #[test]
 fn a_directory_that_cannot_be_used_is_refused() {
     let host = Host::new();
@@ -246,6 +251,18 @@ fn a_directory_that_cannot_be_used_is_refused() {
 
     let host = Host::new();
     fs::create_dir_all(host.file()).unwrap();
+    let text = host.refused();
+    assert!(text.contains("00000001.log"), "{text}");
+
+    // A pipe is not waited for.
+    let host = Host::new();
+    fifo(host.data_dir().as_ref());
+    let text = host.refused();
+    assert!(text.contains(&format!("--data-dir: cannot use {}", host.data_dir())), "{text}");
+
+    let host = Host::new();
+    fs::create_dir(host.data_dir()).unwrap();
+    fifo(&host.file());
     let text = host.refused();
     assert!(text.contains("00000001.log"), "{text}");
 }

@@ -1,6 +1,7 @@
 //! The documents: what they paste is run, their links lead somewhere, their options exist.
 
 mod blocks;
+mod ci;
 mod limits;
 mod links;
 mod openapi;
@@ -69,6 +70,19 @@ fn every_block_is_run_or_says_why_it_is_not() {
     for (line, why) in blocks::LINES {
         let left_out = |block: &Block| block.text.lines().any(|text| text.starts_with(line));
         assert!(all.iter().any(left_out), "no block has {line:?}, left out because: {why}");
+    }
+}
+
+/// The C is in dependencies, and rustc links by that compiler.
+#[test]
+fn pages_that_name_what_a_build_needs_name_a_c_compiler() {
+    let lock = fs::read_to_string(Path::new(ROOT).join("Cargo.lock")).unwrap();
+    assert!(lock.contains("name = \"cc\"\n"));
+    let needs: Vec<_> =
+        pages().into_iter().filter(|(_, text)| text.contains("You need Rust")).collect();
+    assert!(needs.len() >= 2);
+    for (page, text) in needs {
+        assert!(text.contains("a C compiler"), "{page}");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::harness::{Server, wait_until};
 use crate::needed;
 
 /// The block of a page that begins with this.
-fn block(page: &str, begins: &str) -> String {
+pub(super) fn block(page: &str, begins: &str) -> String {
     let (_, text) = pages().into_iter().find(|(path, _)| path == page).unwrap();
     let mut found = blocks(page, &text).into_iter().filter(|block| block.text.starts_with(begins));
     found.next().unwrap().text

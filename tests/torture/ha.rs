@@ -55,6 +55,12 @@ const PACE: &str = "--failover-after";
 
 const ACCEPT: &str = "--etcd-accept-restored";
 
+/// By then all servers have seen what etcd shows, and refuse it if they know better.
+const ALL_REFUSE: Duration = Duration::from_secs(15);
+
+/// By then one is active again, and all know it.
+const RECOVERY: Duration = Duration::from_secs(60);
+
 /// Those of every run; some only in some, because nothing can be audited after them.
 const FAULTS: [FaultKind; 18] = [
     FaultKind::Kill,
@@ -225,16 +231,18 @@ impl Node {
 impl Cluster {
     /// Until one is active and all know it.
     fn wait_until_well(&self) {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            let roles: Vec<_> = self.nodes.iter().filter_map(Node::role).collect();
-            let active = roles.iter().filter(|role| *role == "active").count();
-            if roles.len() == self.nodes.len() && active == 1 {
-                return;
-            }
-            assert!(Instant::now() < end, "the servers do not recover: {roles:?}");
+        let end = Instant::now() + RECOVERY;
+        while !self.is_well() {
+            let health: Vec<_> = self.nodes.iter().map(Node::health).collect();
+            assert!(Instant::now() < end, "the servers do not recover: {health:?}");
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    fn is_well(&self) -> bool {
+        let roles: Vec<_> = self.nodes.iter().filter_map(Node::role).collect();
+        let active = roles.iter().filter(|role| *role == "active").count();
+        roles.len() == self.nodes.len() && active == 1
     }
 
     fn active(&self) -> Option<usize> {
@@ -355,26 +363,39 @@ impl Cluster {
         }
     }
 
-    /// As docs/high-availability.md says, after all servers have refused what etcd shows.
+    /// As docs/high-availability.md says, after all servers have refused what etcd shows. One that
+    /// saw only what the snapshot has goes on instead, and those that refuse are told to follow.
     fn accept_loss(&mut self) {
-        let end = Instant::now() + Duration::from_secs(15);
-        let numbers = loop {
-            let numbers: Vec<_> = self.nodes.iter().filter_map(Node::asks_to_accept).collect();
-            if numbers.len() == self.nodes.len() {
-                break numbers;
+        let began = Instant::now();
+        let mut has_accepted = false;
+        loop {
+            let waited = began.elapsed();
+            let asked: Vec<_> = self.nodes.iter().map(Node::asks_to_accept).collect();
+            if asked.iter().all(Option::is_some) || waited > ALL_REFUSE {
+                has_accepted |= self.accept(asked);
             }
-            if Instant::now() > end {
-                // The rules say what became of the locks.
-                println!("not all servers refuse what etcd shows");
+            if (has_accepted || waited > ALL_REFUSE) && self.is_well() {
                 return;
             }
+            let health: Vec<_> = self.nodes.iter().map(Node::health).collect();
+            assert!(waited < RECOVERY, "the servers do not accept the loss: {health:?}");
             thread::sleep(Duration::from_millis(20));
-        };
-        self.accepted.push(Time::now());
-        for (node, number) in self.nodes.iter_mut().zip(numbers) {
-            assert!(node.server.restart_with(ACCEPT, Some(&number)));
-            node.server.set_option(ACCEPT, None);
         }
+    }
+
+    /// Restarts those that ask for it, and returns whether there is one.
+    fn accept(&mut self, asked: Vec<Option<String>>) -> bool {
+        if asked.iter().all(Option::is_none) {
+            return false;
+        }
+        self.accepted.push(Time::now());
+        for (node, number) in self.nodes.iter_mut().zip(asked) {
+            if number.is_some() {
+                assert!(node.server.restart_with(ACCEPT, number.as_deref()));
+                node.server.set_option(ACCEPT, None);
+            }
+        }
+        true
     }
 }
 

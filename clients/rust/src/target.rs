@@ -26,6 +26,8 @@ pub struct Target {
 pub struct TlsFiles {
     /// Authorities to trust in place of Mozilla's, which are built in.
     pub authority: Option<PemFile>,
+    /// The certificate of the server, which alone is trusted then, whatever names are in it.
+    pub pinned: Option<PemFile>,
     /// The client's certificate and its key, for servers that ask for one.
     pub own: Option<(PemFile, PemFile)>,
 }

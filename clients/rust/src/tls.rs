@@ -7,7 +7,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage};
 
 use super::Error;
 use super::target::{PemFile, TlsFiles};
-use crate::raw::net::tls::{Pem, config_of_files};
+use crate::raw::net::tls::{Pem, config_of_files, pin};
 
 pub(super) fn config(files: &TlsFiles) -> Result<Arc<ClientConfig>, Error> {
     let authority = files.authority.as_ref().map(PemFile::read).transpose()?;
@@ -15,7 +15,11 @@ pub(super) fn config(files: &TlsFiles) -> Result<Arc<ClientConfig>, Error> {
         Some((certificate, key)) => Some((certificate.read()?, key.read()?)),
         None => None,
     };
-    config_of_files(authority, own).map_err(Error::Usage)
+    let config = config_of_files(authority, own).map_err(Error::Usage)?;
+    match &files.pinned {
+        Some(certificate) => pin(&config, &certificate.read()?).map_err(Error::Usage),
+        None => Ok(config),
+    }
 }
 
 impl PemFile {

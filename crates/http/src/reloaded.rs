@@ -14,7 +14,7 @@ use ring::digest;
 use rustix::fs::{OFlags, fcntl_setfl};
 
 /// The longest file, in bytes.
-pub const MAX_FILE: u64 = 1 << 20;
+pub(crate) const MAX_FILE: u64 = 1 << 20;
 
 /// Files and how to parse them.
 pub trait Source: Send + Sync {
@@ -130,7 +130,7 @@ impl<S: Source> Reloaded<S> {
     }
 }
 
-/// Reads a file of at most [`MAX_FILE`] bytes. A pipe without a writer is empty.
+/// Reads a file of at most 1 MiB. A pipe without a writer is empty.
 ///
 /// # Errors
 /// As the operating system gives them; [`io::ErrorKind::FileTooLarge`] if there is more.

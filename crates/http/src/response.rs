@@ -45,7 +45,7 @@ pub enum Body {
 }
 
 /// Produces a body and writes it to the client.
-pub type Stream = Box<dyn FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send>;
+pub(crate) type Stream = Box<dyn FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send>;
 
 /// Runs when it is dropped, unless the response has been delivered.
 struct Undelivered(Option<Box<dyn FnOnce() + Send>>);

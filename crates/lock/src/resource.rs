@@ -261,7 +261,7 @@ impl<W> Resource<W> {
 
     /// Applies the plan of a decision. Lifetimes begin now.
     pub(super) fn apply(&mut self, plan: Plan, now: Now, effects: &mut Effects<W>) {
-        let Plan { ended, granted, changed, redelivered, deleted } = plan;
+        let Plan { ended, granted, changed, redelivered, deleted, deletes_before } = plan;
         for lock in ended {
             let holder = self.holders.remove(lock.id);
             let event = |holder: Holder| of_grant(holder.grant(), Kind::Ended(lock.end));
@@ -278,6 +278,7 @@ impl<W> Resource<W> {
         for id in deleted {
             self.dequeue(id, Kind::Deleted, Refusal::Deleted, effects);
         }
+        self.line.delete_before(deletes_before);
         for GrantedLock { mut holder, to_newcomer } in granted {
             holder.begin(holder.lifetime(), now);
             let asked = self.line.place(holder.id).map(|place| place.since);

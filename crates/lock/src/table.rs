@@ -137,12 +137,13 @@ impl LockTable {
             let thread = thread::Builder::new().name(name.into());
             thread.spawn(move || run(&shared)).map_err(OpenError::Thread)
         };
-        let journal = match store {
-            Some(store) => Some(start("journal", Box::new(|shared| shared.write(store)))?),
-            None => None,
-        };
-        let reaper = Some(start("reaper", Box::new(Shared::reap))?);
-        Ok(Self { shared, reaper, journal })
+        // If a thread cannot be started, dropping the table ends the others.
+        let mut table = Self { shared: Arc::clone(&shared), reaper: None, journal: None };
+        if let Some(store) = store {
+            table.journal = Some(start("journal", Box::new(|shared| shared.write(store)))?);
+        }
+        table.reaper = Some(start("reaper", Box::new(Shared::reap))?);
+        Ok(table)
     }
 }
 

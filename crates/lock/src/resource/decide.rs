@@ -187,13 +187,15 @@ impl<W> Planner<'_, '_, W> {
     }
 
     /// Ends a piece of the locks and requests with numbers before this one. The end of the line
-    /// goes first, so that no request is granted a lock which the next piece ends.
+    /// goes first, so that no request is granted a lock which the next piece ends. If the rest of
+    /// the line gets its turn before the next piece, it is deleted then.
     fn delete(mut self, before: u64) -> Decision<W> {
         let Self { resource, now, .. } = self;
         if !resource.has_locks_before(before, now.instant) {
             return Decision::refused(Refusal::NoSuchLock);
         }
         self.plan.deleted = resource.line.latest(before, PIECE);
+        self.plan.deletes_before = before;
         let held = resource.holders.in_order().take_while(|holder| holder.fencing_token < before);
         let held = held.filter(|holder| !holder.is_due(now.instant));
         let room = PIECE - self.plan.deleted.len();

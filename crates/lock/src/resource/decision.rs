@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     pub(super) redelivered: Option<LockId>,
     /// Requests in line that are deleted, in order.
     pub(super) deleted: Vec<LockId>,
+    /// Of those in line, all that came before this number are to be deleted, too.
+    pub(super) deletes_before: u64,
 }
 
 #[derive(Debug)]

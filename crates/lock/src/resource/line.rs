@@ -83,6 +83,8 @@ struct Places<W> {
     kept_until: BTreeSet<(Instant, u64)>,
     arrivals: HashMap<LockId, u64>,
     keys: HashMap<IdempotencyKey, u64>,
+    /// All places that came before this number are being deleted.
+    deleted_before: u64,
     /// How many want the mode EX, and the limit of the latest of these.
     exclusive: usize,
     limit: Option<Limit>,
@@ -225,6 +227,18 @@ impl<W> Line<W> {
         self.0.as_ref()?.kept_until.first().map(|(until, _)| *until)
     }
 
+    /// Whether a place is being deleted with all that were in line at that time.
+    pub(super) fn is_deleted(&self, arrival: u64) -> bool {
+        self.0.as_ref().is_some_and(|places| arrival < places.deleted_before)
+    }
+
+    /// What is left of the places before this number is being deleted.
+    pub(super) fn delete_before(&mut self, number: u64) {
+        if let Some(places) = &mut self.0 {
+            places.deleted_before = places.deleted_before.max(number);
+        }
+    }
+
     /// Puts a request in line. Returns the client of its earlier delivery, if that waited.
     pub(super) fn join(&mut self, queued: Queued<W>) -> Option<W> {
         let earlier = self.remove(queued.place.id);
@@ -318,6 +332,7 @@ impl<W> Default for Places<W> {
             kept_until: BTreeSet::new(),
             arrivals: HashMap::new(),
             keys: HashMap::new(),
+            deleted_before: 0,
             exclusive: 0,
             limit: None,
             #[cfg(test)]

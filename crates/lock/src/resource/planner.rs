@@ -214,7 +214,8 @@ impl<'r, 'n, W> Planner<'r, 'n, W> {
     /// Whether this decision ends as many waits as one may.
     fn is_full(&self) -> bool {
         let fulfilled = self.plan.granted.len() + self.plan.changed.len();
-        fulfilled + self.facts.dequeued.len() + self.facts.unconverted.len() >= PIECE
+        let refused = self.facts.dequeued.len() + self.facts.unconverted.len();
+        fulfilled + self.plan.deleted.len() + refused >= PIECE
     }
 
     /// Grants one request after the other; `false` if one does not fit, or the piece is full.
@@ -235,6 +236,8 @@ impl<'r, 'n, W> Planner<'r, 'n, W> {
             }
             if *deadline <= self.now.instant {
                 self.facts.dequeued.push((place.id, Refusal::TimedOut));
+            } else if self.resource.line.is_deleted(place.arrival) {
+                self.plan.deleted.push(place.id);
             } else if self.held.allow(place.terms.mode) {
                 self.grant(place, false);
             } else {

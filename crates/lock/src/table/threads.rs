@@ -40,7 +40,10 @@ impl Shared {
             let refused = self.run_each(due, |(_, slot)| slot.name(), || Input::Expire);
             refused.into_iter().map(|(due, _)| due.clone()).collect()
         };
-        let is_writable = || self.journal.as_ref().is_none_or(|journal| journal.writable().is_ok());
+        let is_writable = || match &self.journal {
+            Some(journal) => journal.writable().and(journal.admits()).is_ok(),
+            None => true,
+        };
         reaper::run(&self.deadlines, expire, is_writable);
     }
 

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, Error, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
 /// A certificate, those between it and its authority, and its key.
 pub type CertifiedKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -68,6 +72,68 @@ pub fn config_of_files(
         }
         None => error.to_string(),
     })
+}
+
+/// Accepts exactly one certificate, whatever its names. The server still has to prove its key.
+#[derive(Debug)]
+struct Pinned {
+    certificate: CertificateDer<'static>,
+    signatures: Arc<WebPkiServerVerifier>,
+}
+
+/// The same, but accepts only the certificate in this file.
+///
+/// # Errors
+/// A sentence that names the file and says what is wrong with it.
+pub fn pin(config: &Arc<ClientConfig>, file: &Pem) -> Result<Arc<ClientConfig>, String> {
+    let certificate = file.certificates()?.swap_remove(0);
+    let roots = Arc::new(built_in_authorities());
+    let signatures =
+        WebPkiServerVerifier::builder_with_provider(roots, Arc::new(default_provider()))
+            .build()
+            .map_err(|error| error.to_string())?;
+    let mut pinned = ClientConfig::clone(config);
+    pinned.dangerous().set_certificate_verifier(Arc::new(Pinned { certificate, signatures }));
+    Ok(Arc::new(pinned))
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if *certificate == self.certificate {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signatures.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signatures.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signatures.supported_verify_schemes()
+    }
 }
 
 impl Pem {

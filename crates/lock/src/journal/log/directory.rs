@@ -59,7 +59,10 @@ impl Directory {
             }
             _ => {}
         }
-        let handle = File::open(path).map_err(unusable)?;
+        // A pipe would be waited for.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(path, flags, Mode::empty());
+        let handle = File::from(handle.map_err(|error| unusable(error.into()))?);
         match handle.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(path.into())),
@@ -121,7 +124,9 @@ impl Directory {
 
     fn file(&self, Name(name): &Name, flags: OFlags) -> io::Result<File> {
         let mode = Mode::RUSR | Mode::WUSR;
-        let open = || openat(&self.handle, name.as_str(), flags | OFlags::CLOEXEC, mode);
+        // Not waiting for the other end of a pipe.
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = || openat(&self.handle, name.as_str(), flags, mode);
         Ok(retry_on_intr(open)?.into())
     }
 

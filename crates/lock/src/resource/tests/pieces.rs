@@ -138,3 +138,20 @@ fn a_key_does_not_find_a_place_whose_time_is_over() {
     let place = scene.resource.line.place_of(&key.parse().unwrap());
     assert_eq!(place.map(|place| place.id), Some(id));
 }
+
+#[test]
+fn nobody_in_line_is_granted_a_lock_between_the_pieces_of_a_deletion() {
+    let mut scene = Scene::new();
+    let (holder, _) = scene.acquire("a", 0.0, HOUR);
+    scene.read(2 * PIECE + 1, HOUR);
+    let before = scene.numbers.next();
+    // One who comes later is not concerned.
+    let later = scene.acquire("c", HOUR, HOUR).0;
+    scene.happen(Input::Delete(before));
+    assert_eq!(scene.resource.tally().waiting, PIECE + 2);
+    let told = scene.happen_unchecked(Input::Release(holder)).1;
+    assert!(told.contains("b deleted") && !told.contains("b granted"), "{told}");
+    scene.expire();
+    assert_eq!(scene.resource.tally().waiting, 0);
+    assert!(scene.resource.holders.get(later).is_some());
+}
