@@ -199,7 +199,7 @@ struct Attempts<'a> {
     pauses: Pauses,
     /// Whether an attempt may have reached a server.
     arrived: bool,
-    /// Whether an attempt has arrived whose answer was lost.
+    /// Whether an attempt may have been carried out whose answer was lost.
     is_unanswered: bool,
 }
 
@@ -228,7 +228,7 @@ impl<'a> Attempts<'a> {
             Failure::Foreign(_) => took >= Duration::from_secs(1),
             _ => true,
         };
-        self.is_unanswered |= self.arrived && !matches!(failure, Failure::Later { .. });
+        self.is_unanswered |= matches!(failure, Failure::Dropped(_) | Failure::Proxy { .. });
         let pause = self.pauses.next(failure);
         let tries = self.tries.left();
         let wait = self.wait.left().unwrap_or(LockOptions::LONGEST);
@@ -238,9 +238,8 @@ impl<'a> Attempts<'a> {
 
     /// The error after the last attempt.
     fn error(&self, failure: Failure) -> Error {
-        let may_be_granted = self.is_unanswered && failure.is_passing();
         match failure.into() {
-            Error::NoServer(text) | Error::NotRdlm(text) if may_be_granted => Error::Unknown(text),
+            Error::NoServer(text) if self.is_unanswered => Error::Unknown(text),
             error => error,
         }
     }
