@@ -85,6 +85,7 @@ pub(super) static SERVE: Subcommand = Subcommand {
         &LOGS,
         &OTHER_PROTOCOLS,
         &CHECKING,
+        &WITHOUT_COMMAND,
     ],
     notes: "Each option can also be set in the environment, --port as RDLM_SERVE_PORT and so on; \
             commas separate the values of one that may be repeated. SECONDS is a number, or a \
@@ -320,16 +321,12 @@ static OTHER_PROTOCOLS: Group = Group {
 };
 
 static CHECKING: Group = Group {
-    title: "",
+    title: "Checking",
     variables: None,
-    options: &[
-        Opt::flag(
-            "--check",
-            "read settings and files, print what would hold, and exit with 0 or 2",
-        ),
-        PRINT_HELP,
-        PRINT_VERSION,
-    ],
+    options: &[Opt::flag(
+        "--check",
+        "read settings and files, print what would hold, and exit with 0 or 2",
+    )],
 };
 
 static HEALTH: Subcommand = Subcommand {
