@@ -3,6 +3,7 @@
 # image. As root; says what it skipped. Leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tests/scripts/skip.sh
 target=${CARGO_TARGET_DIR:-target}
 work=$(mktemp -d)
 pid=
@@ -27,10 +28,7 @@ stop() {
 }
 
 image() {
-    if ! command -v buildah >/dev/null; then
-        echo "skipped: buildah is not installed"
-        return
-    fi
+    command -v buildah >/dev/null || skip "buildah is not installed"
     mkdir -p "$work/image/data"
     cp "$target"/*/release/rdlm packaging/Dockerfile "$work/image/"
     export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot

@@ -48,4 +48,5 @@ mod tidy;
 mod tls;
 mod upgrades;
 mod users;
+mod who;
 mod wrong_clock;

@@ -321,7 +321,7 @@ static OTHER_PROTOCOLS: Group = Group {
 };
 
 static CHECKING: Group = Group {
-    title: "Checking",
+    title: "Other",
     variables: None,
     options: &[Opt::flag(
         "--check",

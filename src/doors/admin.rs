@@ -6,6 +6,7 @@ use super::call::{Call, HandlerResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
 use super::lists;
 use super::refusals::refused;
+use super::rest::DOOR_NAME;
 use super::rights::Requirement;
 use crate::http::{Problem, Response, Status};
 use crate::lock::{Refusal, ResourceName};
@@ -47,19 +48,21 @@ const fn delete(requires: Requirement, handler: Handler) -> Operation {
 
 /// `DELETE /resources`
 fn delete_all(call: &Call<'_>) -> HandlerResult {
-    call.locks()?.delete_all().map_err(refused)?;
-    info!("{} deleted all locks", call.caller.name());
+    call.locks()?.delete_all(call.actor(DOOR_NAME)?).map_err(refused)?;
+    info!("{} deleted all locks", call.caller.requester);
     Ok(Response::no_content())
 }
 
 /// `DELETE /resources/{name}`
 fn delete_resource(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
-    call.locks()?.delete_resource(resource).map_err(|refusal| match refusal {
-        Refusal::NoSuchLock => {
-            Problem::new(Status::NotFound, "this resource has no locks").because(refusal.name())
-        }
-        refusal => refused(refusal),
-    })?;
-    info!("{} deleted all locks of {resource}", call.caller.name());
+    call.locks()?.delete_resource(resource, call.actor(DOOR_NAME)?).map_err(
+        |refusal| match refusal {
+            Refusal::NoSuchLock => {
+                Problem::new(Status::NotFound, "this resource has no locks").because(refusal.name())
+            }
+            refusal => refused(refusal),
+        },
+    )?;
+    info!("{} deleted all locks of {resource}", call.caller.requester);
     Ok(Response::no_content())
 }

@@ -11,7 +11,10 @@ use super::identity::administrator;
 use super::refusals::refused;
 use super::rights::Right;
 use crate::http::{Problem, Request, Response};
-use crate::lock::{IdempotencyKey, LockManager, Pending, ResourceName};
+use crate::lock::{Actor, IdempotencyKey, LockManager, Pending, ResourceName};
+
+/// The longest reason for ending a lock, in bytes.
+const MAX_REASON: usize = 1024;
 
 pub(super) struct Call<'a> {
     pub(super) context: &'a Context,
@@ -29,6 +32,15 @@ impl Call<'_> {
     /// The locks at this moment.
     pub(super) fn locks(&self) -> Result<Arc<dyn LockManager>, Problem> {
         self.context.locks.current().map_err(refused)
+    }
+
+    /// The client, as one who ends a lock by way of this door, with the reason in the query.
+    pub(super) fn actor(&self, door: &'static str) -> Result<Actor, Problem> {
+        let reason = self.request.target.query().parsed("reason", |text| {
+            let fits = text.len() <= MAX_REASON;
+            fits.then(|| text.into()).ok_or_else(|| format!("at most {MAX_REASON} bytes"))
+        })?;
+        Ok(Actor { requester: self.caller.requester.clone(), door, reason })
     }
 
     /// Asks for a right where only the body of a request tells that it is needed, or for which

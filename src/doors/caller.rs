@@ -1,9 +1,4 @@
 //! The client of a request and its rights, checked once before the request is handled.
-
-use std::fmt;
-
-use smol_str::SmolStr;
-
 use super::context::Context;
 use super::forwarded;
 use super::forwarded_client::ForwardedClient;
@@ -87,23 +82,6 @@ impl<'a> Caller<'a> {
             Who::Administrator
         } else {
             Who::User(self.requester.user.clone())
-        }
-    }
-
-    /// Its name, for the log.
-    pub(super) fn name(&self) -> Name<'_> {
-        Name(self.requester.user.as_ref())
-    }
-}
-
-/// A user's name, for the log.
-pub(super) struct Name<'a>(Option<&'a SmolStr>);
-
-impl fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(name) => write!(f, "{name:?}"),
-            None => f.write_str("somebody"),
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::call::{Call, HandlerResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
+use super::gone::ActorView;
 use super::hal::{ClientView, TermsView, display_some, timestamp};
 use super::identity::Permissions;
 use super::refusals::refused;
@@ -256,6 +257,10 @@ struct Data<'a> {
     waited: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     held: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<ActorView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
 }
 
 impl<'a> Data<'a> {
@@ -285,6 +290,8 @@ impl<'a> Data<'a> {
             fencing_token: details.fencing_token,
             waited: has_waited.then_some(lasted),
             held: was_held.then_some(lasted),
+            by: details.by.as_deref().map(ActorView::of),
+            reason: details.by.as_ref().and_then(|by| by.reason.as_deref()),
         }
     }
 }

@@ -74,7 +74,7 @@ fn pre_reboot(call: &Call<'_>) -> HandlerResult {
 fn steady_state(call: &Call<'_>) -> HandlerResult {
     let node = Node::of(call)?;
     call.require(Right::Lock, &node.resource)?;
-    match call.locks()?.release_by_key(&node.resource, &node.key).wait() {
+    match call.locks()?.release_by_key(&node.resource, &node.key, call.actor("fleetlock")?).wait() {
         Ok(()) | Err(Refusal::NoSuchLock) => {
             Ok(answer(Status::Ok, "success", &format!("{} has no slot now", node.id)))
         }

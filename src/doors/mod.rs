@@ -16,6 +16,7 @@ mod events;
 mod fleetlock;
 mod forwarded;
 mod forwarded_client;
+mod gone;
 mod gzip;
 mod hal;
 mod health;

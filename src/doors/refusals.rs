@@ -27,7 +27,7 @@ pub(crate) fn not_writable(why: &NotWritten) -> Problem {
 pub(crate) fn refused(refusal: Refusal) -> Problem {
     let status = match &refusal {
         Refusal::TimedOut | Refusal::Departed => Status::RequestTimeout,
-        Refusal::Deleted
+        Refusal::Deleted(_)
         | Refusal::Superseded
         | Refusal::StillWaiting
         | Refusal::Converting

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use super::acquire::{Undelivered, acquire, convert};
-use super::call::{Call, HandlerResult, PendingResult};
+use super::call::{Call, PendingResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Outcome, Path, at_once};
+use super::gone::{Gone, not_granted};
 use super::refusals::{invalid, refused};
 use super::rights::Requirement;
 use super::{body, hal, terraform};
@@ -41,6 +42,9 @@ pub(super) const DOOR: Door = Door::new(&[
 
 const LOCK: Requirement = Requirement::LOCK;
 
+/// What events call this door, and that of administrators.
+pub(super) const DOOR_NAME: &str = "api";
+
 /// `POST /locks/{resource}`: returns when the wait is over.
 fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     let request = call.request;
@@ -48,6 +52,7 @@ fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
     let lock_request = body::lock_request(request.body, limits, requester)?;
     let key = key(request)?;
     let (created, prefers_409) = (Created::for_client(call, resource), prefers_409(request));
+    let sees = call.caller.permissions.sees(resource);
     let acquired = acquire(call, resource, lock_request, key);
     Ok(acquired.map(move |acquired| match acquired {
         Ok(grant) => Ok(created.response(&grant)),
@@ -55,7 +60,7 @@ fn acquire_lock(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
             let problem = Problem::new(Status::Conflict, Refusal::TimedOut.to_string());
             Err(problem.with_header("Preference-Applied", "status=409"))
         }
-        Err(refusal) => Err(refused(refusal)),
+        Err(refusal) => Err(not_granted(refusal, sees)),
     }))
 }
 
@@ -67,7 +72,8 @@ fn release_by_key(call: &Call<'_>, resource: &ResourceName) -> PendingResult {
              released, or DELETE the URL of the lock",
         )
     })?;
-    Ok(call.locks()?.release_by_key(resource, &key).map(released))
+    let released = call.locks()?.release_by_key(resource, &key, call.actor(DOOR_NAME)?);
+    Ok(released.map(|released| released.map(|()| Response::no_content()).map_err(refused)))
 }
 
 fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
@@ -77,37 +83,43 @@ fn key(request: &Request<'_>) -> Result<Option<IdempotencyKey>, Problem> {
 
 /// `GET /locks/{resource}/{uid}`
 fn get_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
-    let lock = call.locks()?.find(resource, id).ok_or_else(|| refused(Refusal::NoSuchLock))?;
+    let locks = call.locks()?;
+    let lock = locks.find(resource, id).ok_or_else(|| {
+        Gone::new(call, Arc::clone(&locks), resource, id).problem(Refusal::NoSuchLock)
+    })?;
     at_once(Ok(hal::lock(Status::Ok, &call.context.prefix, resource, &lock)))
 }
 
 /// `PATCH /locks/{resource}/{uid}`
 fn change_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
+    let locks = call.locks()?;
     let changed = match body::change(call.request.body, call.context.settings.limits)? {
         body::Change::Renewal(lifetime) => {
             let metrics = Arc::clone(&call.context.metrics);
-            let renewed = call.locks()?.renew(resource, id, lifetime);
+            let renewed = locks.renew(resource, id, lifetime);
             renewed.map(move |grant| {
                 grant.inspect_err(|refusal| metrics.renewal_failed(refusal.reason()))
             })
         }
         body::Change::Conversion(conversion) => convert(call, resource, id, conversion).into(),
     };
+    let gone = Gone::new(call, locks, resource, id);
     let (prefix, resource) = (call.context.prefix.clone(), resource.clone());
     Ok(changed.map(move |changed| {
-        let changed = changed.map_err(refused)?;
+        let changed = changed.map_err(|refusal| gone.problem(refusal))?;
         Ok(hal::held(Status::Ok, &prefix, &resource, &changed))
     }))
 }
 
 /// `DELETE /locks/{resource}/{uid}`
 fn release_lock(call: &Call<'_>, resource: &ResourceName, id: LockId) -> PendingResult {
-    Ok(call.locks()?.release(resource, id).map(released))
-}
-
-fn released(released: Result<(), Refusal>) -> HandlerResult {
-    released.map_err(refused)?;
-    Ok(Response::no_content())
+    let locks = call.locks()?;
+    let released = locks.release(resource, id, call.actor(DOOR_NAME)?);
+    let gone = Gone::new(call, locks, resource, id);
+    Ok(released.map(move |released| {
+        released.map_err(|refusal| gone.problem(refusal))?;
+        Ok(Response::no_content())
+    }))
 }
 
 /// How a client is told of the lock that it gets.

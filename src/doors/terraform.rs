@@ -39,6 +39,9 @@ const fn operation(
     Operation::new(method, Requirement::LOCK, "terraform", Handler::Resource(handler)).taking_rest()
 }
 
+/// What events call this door.
+const DOOR_NAME: &str = "terraform";
+
 /// The namespace of its keys.
 const NAMESPACE: &str = "tf";
 
@@ -115,7 +118,7 @@ fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
     if let Some(token) = info.id.strip_prefix(STAND_IN).and_then(|token| token.parse().ok()) {
         return force(call, resource, holder_with(locks, resource, token));
     }
-    match locks.release_by_key(resource, &info.key()?).wait() {
+    match locks.release_by_key(resource, &info.key()?, call.actor(DOOR_NAME)?).wait() {
         Err(Refusal::NoSuchLock) if first_holder(locks, resource).is_none() => {
             // As when the answer to the first one was lost.
             info!("UNLOCK {resource} by Terraform: it was not locked");
@@ -130,10 +133,12 @@ fn try_unlock(call: &Call<'_>, resource: &ResourceName) -> HandlerResult {
 /// held, not what waits.
 fn force(call: &Call<'_>, resource: &ResourceName, holder: Option<LockId>) -> HandlerResult {
     let administrator = call.require(Right::Administrate, resource)?;
-    let administrator = administrator.map_or("somebody".into(), |name| format!("{name:?}"));
+    let mut by = call.actor(DOOR_NAME)?;
+    by.requester.user = administrator.or(by.requester.user);
+    let unlocked = format!("{} unlocked {resource} by Terraform", by.requester);
     let id = holder.ok_or_else(|| refused(Refusal::NoSuchLock))?;
-    call.locks()?.release(resource, id).wait().map_err(refused)?;
-    info!("{administrator} unlocked {resource} by Terraform");
+    call.locks()?.release(resource, id, by).wait().map_err(refused)?;
+    info!("{unlocked}");
     Ok(done())
 }
 

@@ -19,8 +19,8 @@ use crate::http::departures::Departures;
 use crate::http::head::RequestHead;
 use crate::http::transport::Transport;
 use crate::lock::{
-    Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, NotWritten,
-    Page, Refusal, ResourceName, Terms, Totals,
+    Actor, Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
+    NotWritten, Page, Refusal, ResourceName, Terms, Totals,
 };
 
 static ADDRESS: SmolStr = SmolStr::new_static("127.0.0.1");
@@ -57,11 +57,16 @@ impl LockManager for Broken {
     fn find(&self, _: &ResourceName, _: LockId) -> Option<Lock> {
         panic!("find")
     }
-    fn release(&self, _: &ResourceName, _: LockId) -> Pending<Result<(), Refusal>> {
+    fn release(&self, _: &ResourceName, _: LockId, _: Actor) -> Pending<Result<(), Refusal>> {
         // When it was written.
         Pending::Later(Box::new(|then| then(Err(Box::new("release")))))
     }
-    fn release_by_key(&self, _: &ResourceName, _: &IdempotencyKey) -> Pending<Result<(), Refusal>> {
+    fn release_by_key(
+        &self,
+        _: &ResourceName,
+        _: &IdempotencyKey,
+        _: Actor,
+    ) -> Pending<Result<(), Refusal>> {
         panic!("release_by_key")
     }
     fn holders(&self, _: &ResourceName, _: usize) -> Vec<(Grant, Option<IdempotencyKey>)> {
@@ -89,10 +94,10 @@ impl LockManager for Broken {
         assert_ne!(self.resources, 0, "locks");
         Page { next: after.is_none().then_some(Cursor::Held(1)), ..Page::default() }
     }
-    fn delete_resource(&self, _: &ResourceName) -> Result<(), Refusal> {
+    fn delete_resource(&self, _: &ResourceName, _: Actor) -> Result<(), Refusal> {
         panic!("delete_resource")
     }
-    fn delete_all(&self) -> Result<(), Refusal> {
+    fn delete_all(&self, _: Actor) -> Result<(), Refusal> {
         panic!("delete_all")
     }
     fn events(&self) -> &Arc<Events> {

@@ -165,3 +165,16 @@ fn a_request_that_is_deleted_is_told_who_did_it() {
     assert!(line.contains("somebody deleted the request; it was deleted at 2026"), "{line}");
     assert!(line.contains("by ops (10.0.0.7): it hung"), "{line}");
 }
+
+#[test]
+fn who_deleted_a_lock_and_why_is_told_by_the_server_to_its_holder() {
+    let server = Server::start();
+    let mut run = run_script(&server, &["--lifetime", "0.9"], "echo ready; exec sleep 100");
+    assert_eq!(run.line(), "ready");
+    let deleted = output(server.port(), &["delete", "--reason", "it hung", "foo"]);
+    assert_eq!(deleted.status.code(), Some(0), "{deleted:?}");
+    let (code, errors) = run.end();
+    assert_eq!(code, Some(74));
+    assert!(errors.contains("is lost: it was deleted at 20"), "{errors}");
+    assert!(errors.contains(" by 127.0.0.1: it hung; ending the command"), "{errors}");
+}

@@ -61,7 +61,8 @@ impl Etcd {
         Some(etcd)
     }
 
-    fn wait_until_healthy(&self) {
+    /// All members.
+    pub(crate) fn wait_until_healthy(&self) {
         self.insist(&["endpoint", "health"]);
     }
 

@@ -5,10 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 venv=target/schemathesis
-if ! python3 -m venv "$venv" || ! "$venv/bin/pip" install -q 'schemathesis>=4.32,<5'; then
-    echo "skipped: schemathesis cannot be installed"
-    exit 0
-fi
+. tests/scripts/skip.sh
+python3 -m venv "$venv" && "$venv/bin/pip" install -q 'schemathesis>=4.32,<5' ||
+    skip "schemathesis cannot be installed"
 . tests/scripts/server.sh --max-wait 0.05 --fleetlock 1
 
 # A copy of the document that keeps the waits short, and the lifetimes over a minimum.

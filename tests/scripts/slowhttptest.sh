@@ -3,10 +3,8 @@
 # its locks all the while, and everything is as before when they are gone. Needs slowhttptest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-if ! command -v slowhttptest >/dev/null; then
-    echo "skipped: slowhttptest is not installed"
-    exit 0
-fi
+. tests/scripts/skip.sh
+command -v slowhttptest >/dev/null || skip "slowhttptest is not installed"
 . tests/scripts/server.sh
 
 threads() { sed -n 's/^Threads:\s*//p' /proc/$pid/status; }

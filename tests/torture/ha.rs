@@ -18,7 +18,7 @@ use crate::credentials::Credentials;
 use crate::etcd::Etcd;
 use crate::history::{Fault, FaultKind, Log, Outcome as Answered, Span, Time};
 use crate::proxy::{Cut, Proxy};
-use crate::run::{self, Ending, Outcome};
+use crate::run::{self, Ending, Outcome, Worker};
 use crate::server::{Server, Setup};
 use crate::wire::Connection;
 use crate::witness;
@@ -142,16 +142,7 @@ pub(crate) fn run(plan: &HaPlan) -> Option<(Outcome, Option<Audit>)> {
     let faults = thread::scope(|scope| {
         let ending = Ending(&ended);
         scope.spawn(|| witness::watch_the_processor(&log, &ended));
-        let clients: Vec<_> = clients(plan.clients, &log, &addresses, &mut rng)
-            .into_iter()
-            .map(|(mut client, number, round)| {
-                scope.spawn(move || {
-                    while Instant::now() < end {
-                        round(&mut client, number);
-                    }
-                })
-            })
-            .collect();
+        let clients = run::start(scope, clients(plan.clients, &log, &addresses, &mut rng), end);
         let faults = cluster.rage(rng.fork(), &plan.faults, end);
         clients.into_iter().for_each(|client| client.join().unwrap());
         drop(ending);
@@ -181,7 +172,7 @@ fn clients<'r>(
     log: &'r Log,
     addresses: &[SocketAddr],
     rng: &mut Rng,
-) -> Vec<(Client<'r>, u32, Round)> {
+) -> Vec<Worker<'r>> {
     let kinds = kinds.iter().enumerate();
     let each =
         kinds.flat_map(|(kind, (count, round))| (0..*count).map(move |n| (kind as u32, n, *round)));
@@ -318,6 +309,8 @@ impl Cluster {
                 self.etcd.kill(member);
                 for_a_while(2);
                 self.etcd.start_again(member);
+                // The next fault may ask each member for something.
+                self.etcd.wait_until_healthy();
             }
             FaultKind::LeaderFrozen => {
                 let leader = leader(&self.etcd).unwrap_or(member);

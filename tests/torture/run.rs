@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -138,17 +138,8 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         for errors in victims.iter_mut().filter_map(|victim| victim.stderr.take()) {
             scope.spawn(|| collect(BufReader::new(errors), &log));
         }
-        let clients: Vec<_> =
-            clients(plan.clients, &log, [server.address(), proxy.address()], &mut rng)
-                .into_iter()
-                .map(|(mut client, number, round)| {
-                    scope.spawn(move || {
-                        while Instant::now() < end {
-                            round(&mut client, number);
-                        }
-                    })
-                })
-                .collect();
+        let addresses = [server.address(), proxy.address()];
+        let clients = start(scope, clients(plan.clients, &log, addresses, &mut rng), end);
         let rng = rng.fork();
         let (server, victims) = (&mut server, &victims);
         let nemesis = Nemesis { rng, kinds: &faults, server, proxy: &proxy, victims };
@@ -172,12 +163,31 @@ impl Drop for Ending<'_> {
     }
 }
 
+/// A client, its number among those that do the same, and what they do.
+pub(crate) type Worker<'r> = (Client<'r>, u32, Round);
+
+/// Each goes its rounds until the end.
+pub(crate) fn start<'scope, 'r: 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    workers: Vec<Worker<'r>>,
+    end: Instant,
+) -> Vec<ScopedJoinHandle<'scope, ()>> {
+    let workers = workers.into_iter().map(|(mut client, number, round)| {
+        scope.spawn(move || {
+            while Instant::now() < end {
+                round(&mut client, number);
+            }
+        })
+    });
+    workers.collect()
+}
+
 fn clients<'r>(
     kinds: Clients,
     log: &'r Log,
     [direct, proxied]: [SocketAddr; 2],
     rng: &mut Rng,
-) -> Vec<(Client<'r>, u32, Round)> {
+) -> Vec<Worker<'r>> {
     let kinds = kinds.iter().enumerate().flat_map(|(kind, (count, way, round))| {
         (0..*count).map(move |n| (kind as u32, n, *way, *round))
     });

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::nanos::Instant;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use super::sync::{Condvar, Mutex, locked, now, poisoned};
-use super::{End, LockId, Mode, ResourceName, Terms};
+use super::{Actor, End, LockId, Mode, ResourceName, Terms};
 
 /// How many events are kept.
 pub const KEPT: usize = if cfg!(shuttle) { 4 } else { 4096 };
@@ -42,6 +42,8 @@ pub struct EventDetails {
     pub fencing_token: Option<u64>,
     /// Since when it had been held, or had waited.
     pub since: SystemTime,
+    /// Who has ended it, if a client has.
+    pub by: Option<Arc<Actor>>,
 }
 
 /// What can happen.
@@ -68,6 +70,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a lock has ended, or a request was deleted.
+    fn is_end(self) -> bool {
+        match self {
+            Self::Ended(end) => end != End::Renewed,
+            Self::Deleted => true,
+            Self::TimedOut
+            | Self::Withdrawn
+            | Self::Waiting
+            | Self::Granted
+            | Self::Converted
+            | Self::Converting(_)
+            | Self::Unconverted => false,
+        }
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -141,6 +158,16 @@ impl Default for Events {
 }
 
 impl Events {
+    /// How the lock with this id has ended, or its request was deleted, if that is among the events kept. Reads all
+    /// of them: for requests that have failed.
+    pub fn end_of(&self, resource: &ResourceName, id: LockId) -> Option<Event> {
+        self.ring.iter().find_map(|slot| {
+            let slot = locked(slot);
+            let is_end = |event: &&Event| event.details.id == id && event.details.kind.is_end();
+            slot.as_ref().filter(is_end).filter(|event| event.resource == *resource).cloned()
+        })
+    }
+
     /// Adds an event, under the mutex of its resource. Call [`Events::notify`] once that is
     /// unlocked.
     pub(super) fn record(

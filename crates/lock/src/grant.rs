@@ -31,6 +31,46 @@ impl fmt::Display for Requester {
     }
 }
 
+/// The client that ends a lock, its own or another's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The client.
+    pub requester: Requester,
+    /// The protocol of its request.
+    pub door: &'static str,
+    /// Why, if it has said so.
+    pub reason: Option<SmolStr>,
+}
+
+/// `deploy of 10.0.0.7 (terraform), because "the node is gone"`
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.requester, self.door)?;
+        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, ", because {reason:?}"))
+    }
+}
+
+impl Actor {
+    #[cfg(test)]
+    pub(crate) fn nobody_itself() -> Self {
+        Self { requester: "nobody".into(), door: "test", reason: None }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn nobody() -> std::sync::Arc<Self> {
+        Self::nobody_itself().into()
+    }
+
+    /// Whether the lock of this client is its own: of the same user or, where there are none, of the
+    /// same address.
+    pub(crate) fn is(&self, holder: &Requester) -> bool {
+        match (&self.requester.user, &holder.user) {
+            (None, None) => self.requester.address == holder.address,
+            (own, theirs) => own == theirs,
+        }
+    }
+}
+
 /// What a client asks for. One value, from the request to the disk and back. A renewal changes the
 /// lifetime of a held lock, a conversion its mode.
 #[derive(Debug, Clone, PartialEq, Eq)]

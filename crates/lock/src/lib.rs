@@ -23,7 +23,7 @@ mod sync;
 mod table;
 
 pub use events::{Canceller, Event, EventDetails, Events, KEPT, Kind, Received, Subscriber};
-pub use grant::{Conversion, Grant, Lock, Requester, Terms, Waiting};
+pub use grant::{Actor, Conversion, Grant, Lock, Requester, Terms, Waiting};
 pub use journal::FileStore;
 #[cfg(any(test, feature = "contract"))]
 pub use journal::contract::store_contract;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Conversion, Events, Grant, IdempotencyKey, Lock, LockId, Mode, NotWritten, Pending, Refusal,
-    ResourceName, Terms,
+    Actor, Conversion, Events, Grant, IdempotencyKey, Lock, LockId, Mode, NotWritten, Pending,
+    Refusal, ResourceName, Terms,
 };
 
 /// Grants locks on named resources, strictly in order of arrival.
@@ -41,7 +41,12 @@ pub trait LockManager: Send + Sync {
     ///
     /// # Errors
     /// [`Refusal::NoSuchLock`], or it could not be written and is still held.
-    fn release(&self, resource: &ResourceName, id: LockId) -> Pending<Result<(), Refusal>>;
+    fn release(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        by: Actor,
+    ) -> Pending<Result<(), Refusal>>;
 
     /// The same for the lock or waiting request with this key.
     ///
@@ -51,6 +56,7 @@ pub trait LockManager: Send + Sync {
         &self,
         resource: &ResourceName,
         key: &IdempotencyKey,
+        by: Actor,
     ) -> Pending<Result<(), Refusal>>;
 
     /// The first `limit` locks that are held on a resource, each with the key of its request.
@@ -99,13 +105,13 @@ pub trait LockManager: Send + Sync {
     /// # Errors
     /// [`Refusal::NoSuchLock`] if there are none, or it could not be written and all are still
     /// there.
-    fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal>;
+    fn delete_resource(&self, resource: &ResourceName, by: Actor) -> Result<(), Refusal>;
 
     /// Deletes all locks of all resources.
     ///
     /// # Errors
     /// It could not be written; the locks of some or all resources are still there.
-    fn delete_all(&self) -> Result<(), Refusal>;
+    fn delete_all(&self, by: Actor) -> Result<(), Refusal>;
 
     /// The event stream.
     fn events(&self) -> &Arc<Events>;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Limit, Mode};
+use super::{Actor, Limit, Mode};
 
 /// Why a request was refused. As text, a sentence for the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub enum Refusal {
     /// The lock was not granted within `wait`.
     TimedOut,
     /// The request was deleted while it waited.
-    Deleted,
+    Deleted(Arc<Actor>),
     /// The client departed while it waited.
     Departed,
     /// The request was sent again with the same key, and that delivery waits instead.
@@ -45,7 +45,7 @@ impl Refusal {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::TimedOut => Reason::TimedOut,
-            Self::Deleted => Reason::Deleted,
+            Self::Deleted(_) => Reason::Deleted,
             Self::Departed => Reason::Departed,
             Self::Superseded => Reason::Superseded,
             Self::OtherLimit(_) | Self::OtherMode(_) => Reason::Mismatch,
@@ -116,7 +116,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut => f.write_str("the lock was not granted within the wait"),
-            Self::Deleted => f.write_str("the request was deleted while it waited for the lock"),
+            Self::Deleted(_) => f.write_str("the request was deleted while it waited for the lock"),
             Self::Departed => f.write_str(
                 "the client closed the connection, or its sending side, while it waited",
             ),

@@ -18,11 +18,12 @@ mod planner;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::nanos::Instant;
 use super::{
-    Conversion, Cursor, End, EventDetails, Grant, IdempotencyKey, Kind, Lock, LockId, Page,
+    Actor, Conversion, Cursor, End, EventDetails, Grant, IdempotencyKey, Kind, Lock, LockId, Page,
     Refusal, Terms,
 };
 #[cfg(test)]
@@ -63,9 +64,9 @@ pub(super) enum Input<W> {
     /// A request arrives; `W` is its client, if it has to wait.
     Acquire(Box<Arrival>, W),
     /// Ends the lock, or deletes the waiting request, with this id.
-    Release(LockId),
+    Release(LockId, Arc<Actor>),
     /// The same for the one with this key.
-    ReleaseByKey(IdempotencyKey),
+    ReleaseByKey(IdempotencyKey, Arc<Actor>),
     /// Starts the lifetime of a lock over, with this length.
     Renew(LockId, Duration),
     /// A request to convert a lock arrives; `W` is its client, if it has to wait.
@@ -80,7 +81,7 @@ pub(super) enum Input<W> {
     /// A deadline has passed.
     Expire,
     /// Deletes the locks and requests with numbers before this one.
-    Delete(u64),
+    Delete(u64, Arc<Actor>),
     /// Ends every wait, since the server ends. The locks stay held.
     Dismiss,
 }
@@ -92,8 +93,8 @@ impl<W> Input<W> {
         matches!(
             self,
             Self::Acquire(..)
-                | Self::Release(_)
-                | Self::ReleaseByKey(_)
+                | Self::Release(..)
+                | Self::ReleaseByKey(..)
                 | Self::Renew(..)
                 | Self::Convert(..)
         )
@@ -210,7 +211,12 @@ impl<W> Resource<W> {
 
     /// Ends the wait of a request, with an event.
     fn dequeue(&mut self, id: LockId, kind: Kind, refusal: Refusal, effects: &mut Effects<W>) {
-        effects.events.extend(self.of_place(id, kind));
+        let by = match &refusal {
+            Refusal::Deleted(by) => Some(Arc::clone(by)),
+            _ => None,
+        };
+        let event = self.of_place(id, kind);
+        effects.events.extend(event.map(|event| EventDetails { by, ..event }));
         let waiter = self.take_out(id, effects);
         effects.complete(waiter, Reply::Refused(refusal));
     }
@@ -264,7 +270,10 @@ impl<W> Resource<W> {
         let Plan { ended, granted, changed, redelivered, deleted, deletes_before } = plan;
         for lock in ended {
             let holder = self.holders.remove(lock.id);
-            let event = |holder: Holder| of_grant(holder.grant(), Kind::Ended(lock.end));
+            let event = |holder: Holder| {
+                let event = of_grant(holder.grant(), Kind::Ended(lock.end));
+                EventDetails { by: lock.by, ..event }
+            };
             effects.events.extend(holder.map(event));
             let waiter = self.conversions.remove(lock.id);
             effects.complete(waiter, Reply::Refused(Refusal::NoSuchLock));
@@ -275,10 +284,12 @@ impl<W> Resource<W> {
         if let Some(id) = redelivered {
             self.holders.update(id, Holder::add_delivery);
         }
-        for id in deleted {
-            self.dequeue(id, Kind::Deleted, Refusal::Deleted, effects);
+        for (id, by) in deleted {
+            self.dequeue(id, Kind::Deleted, Refusal::Deleted(by), effects);
         }
-        self.line.delete_before(deletes_before);
+        if let Some((number, by)) = deletes_before {
+            self.line.delete_before(number, by);
+        }
         for GrantedLock { mut holder, to_newcomer } in granted {
             holder.begin(holder.lifetime(), now);
             let asked = self.line.place(holder.id).map(|place| place.since);
@@ -326,7 +337,7 @@ impl<W> Resource<W> {
     fn of_place(&self, id: LockId, kind: Kind) -> Option<EventDetails> {
         let Place { id, terms, since, .. } = self.line.place(id)?;
         let terms = terms.clone();
-        Some(EventDetails { kind, id: *id, terms, fencing_token: None, since: *since })
+        Some(EventDetails { kind, id: *id, terms, fencing_token: None, since: *since, by: None })
     }
 
     /// An event of a lock that stays.
@@ -476,7 +487,7 @@ fn is_held(holder: &Holder, going_on: &HashSet<LockId>, now: Instant) -> bool {
 /// An event of a lock.
 fn of_grant(grant: Grant, kind: Kind) -> EventDetails {
     let Grant { id, terms, since, fencing_token, .. } = grant;
-    EventDetails { kind, id, terms, fencing_token: Some(fencing_token), since }
+    EventDetails { kind, id, terms, fencing_token: Some(fencing_token), since, by: None }
 }
 
 impl<W> Effects<W> {

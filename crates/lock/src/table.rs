@@ -54,8 +54,8 @@ use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::thread::{self, JoinHandle};
 use super::sync::{locked, now};
 use super::{
-    Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId, LockManager,
-    NotWritten, Observer, Page, Pending, Refusal, ResourceName, Terms, Totals,
+    Actor, Ages, Conversion, Cursor, Departure, Events, Grant, IdempotencyKey, Lock, LockId,
+    LockManager, NotWritten, Observer, Page, Pending, Refusal, ResourceName, Terms, Totals,
 };
 use change::{Progress, Ticket};
 use counts::Counts;
@@ -205,16 +205,23 @@ impl LockManager for LockTable {
         self.shared.read(resource, |state, plan| state.find(id, plan, now()))?
     }
 
-    fn release(&self, resource: &ResourceName, id: LockId) -> Pending<Result<(), Refusal>> {
-        self.shared.run_on(resource, Input::Release(id)).map(done)
+    fn release(
+        &self,
+        resource: &ResourceName,
+        id: LockId,
+        by: Actor,
+    ) -> Pending<Result<(), Refusal>> {
+        self.shared.run_on(resource, Input::Release(id, Arc::new(by))).map(done)
     }
 
     fn release_by_key(
         &self,
         resource: &ResourceName,
         key: &IdempotencyKey,
+        by: Actor,
     ) -> Pending<Result<(), Refusal>> {
-        self.shared.run_on(resource, Input::ReleaseByKey(key.clone())).map(done)
+        let input = Input::ReleaseByKey(key.clone(), Arc::new(by));
+        self.shared.run_on(resource, input).map(done)
     }
 
     fn holders(
@@ -266,9 +273,10 @@ impl LockManager for LockTable {
         self.shared.read(resource, page).unwrap_or_default()
     }
 
-    fn delete_resource(&self, resource: &ResourceName) -> Result<(), Refusal> {
-        let before = self.shared.numbers.next();
-        let delete = || self.shared.run_on(resource, Input::Delete(before)).map(done).wait();
+    fn delete_resource(&self, resource: &ResourceName, by: Actor) -> Result<(), Refusal> {
+        let (before, by) = (self.shared.numbers.next(), Arc::new(by));
+        let input = || Input::Delete(before, Arc::clone(&by));
+        let delete = || self.shared.run_on(resource, input()).map(done).wait();
         delete()?;
         while self.shared.has_locks_before(resource, before) {
             match delete() {
@@ -280,11 +288,12 @@ impl LockManager for LockTable {
         Ok(())
     }
 
-    fn delete_all(&self) -> Result<(), Refusal> {
-        let before = self.shared.numbers.next();
+    fn delete_all(&self, by: Actor) -> Result<(), Refusal> {
+        let (before, by) = (self.shared.numbers.next(), Arc::new(by));
+        let input = || Input::Delete(before, Arc::clone(&by));
         for mut names in self.shared.all_names(None, MAX_AT_A_TIME) {
             while !names.is_empty() {
-                let refused = self.shared.run_each(&names, |name| name, || Input::Delete(before));
+                let refused = self.shared.run_each(&names, |name| name, input);
                 if let Some((_, refusal)) = refused.into_iter().next() {
                     return Err(refusal);
                 }

@@ -11,6 +11,7 @@ fn details(title: &str) -> EventDetails {
         terms: Terms::exclusive(title, PATIENCE),
         fencing_token: Some(1),
         since: SystemTime::UNIX_EPOCH,
+        by: None,
     }
 }
 

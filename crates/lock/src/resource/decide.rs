@@ -1,5 +1,6 @@
 //! The rules of a lock: what each input changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::conversions::{Converting, is_waited_for};
@@ -8,7 +9,7 @@ use super::holders::Holder;
 use super::line::{Claim, Place};
 use super::planner::{NextNumber, Planner};
 use super::{Arrival, ConvertRequest, Input, Now, PIECE, Resource};
-use crate::{Conversion, End, IdempotencyKey, Limit, LockId, Mode, Refusal, Terms};
+use crate::{Actor, Conversion, End, IdempotencyKey, Limit, LockId, Mode, Refusal, Terms};
 
 /// Works out what an input changes. Pure: the same arguments give the same decision.
 pub(super) fn decide<W>(
@@ -20,8 +21,8 @@ pub(super) fn decide<W>(
     let planner = Planner::new(resource, now, numbers);
     match input {
         Input::Acquire(arrival, waiter) => planner.acquire(*arrival, waiter),
-        Input::Release(id) => planner.release(id),
-        Input::ReleaseByKey(key) => planner.release_by_key(&key),
+        Input::Release(id, by) => planner.release(id, by),
+        Input::ReleaseByKey(key, by) => planner.release_by_key(&key, by),
         Input::Renew(id, lifetime) => planner.renew(id, lifetime),
         Input::Convert(request, waiter) => planner.convert(*request, waiter),
         Input::Withdraw(claim, grace) => {
@@ -30,7 +31,7 @@ pub(super) fn decide<W>(
         Input::TimeOut(claim) => planner.end_wait(claim, timed_out(resource, claim)),
         Input::Abandon(id, grace) => planner.abandon(id, grace),
         Input::Expire => planner.promote_all().done(),
-        Input::Delete(before) => planner.delete(before),
+        Input::Delete(before, by) => planner.delete(before, by),
         Input::Dismiss => {
             let facts = dismissed(resource, &Plan::default());
             Decision { facts, plan: Plan::default(), answer: Answer::Done }
@@ -86,10 +87,10 @@ impl<W> Planner<'_, '_, W> {
     }
 
     /// Releases the lock, or deletes the waiting request, that has this key.
-    fn release_by_key(self, key: &IdempotencyKey) -> Decision<W> {
+    fn release_by_key(self, key: &IdempotencyKey, by: Arc<Actor>) -> Decision<W> {
         let held = self.resource.holders.of_key(key).map(|holder| holder.id);
         match held.or_else(|| self.resource.line.place_of(key).map(|place| place.id)) {
-            Some(id) => self.release(id),
+            Some(id) => self.release(id, by),
             None => Decision::refused(Refusal::NoSuchLock),
         }
     }
@@ -97,10 +98,13 @@ impl<W> Planner<'_, '_, W> {
     /// Ends a lock, or takes a request out of the line. Whether it is there is decided before
     /// anything else happens: a waiting request is not granted the lock first by an expiry that is
     /// due at this moment.
-    fn release(mut self, id: LockId) -> Decision<W> {
+    fn release(mut self, id: LockId, by: Arc<Actor>) -> Decision<W> {
         match self.resource.holders.get(id) {
-            Some(holder) if !holder.is_due(self.now.instant) => self.end(holder, End::Released),
-            None if self.resource.line.place(id).is_some() => self.plan.deleted.push(id),
+            Some(holder) if !holder.is_due(self.now.instant) => {
+                let end = if by.is(&holder.terms.client()) { End::Released } else { End::Deleted };
+                self.end(holder, end, Some(by));
+            }
+            None if self.resource.line.place(id).is_some() => self.plan.deleted.push((id, by)),
             _ => return Decision::refused(Refusal::NoSuchLock),
         }
         self.promote(Some(id)).done()
@@ -179,7 +183,7 @@ impl<W> Planner<'_, '_, W> {
             let kept = if holder.key().is_some() { grace } else { Duration::ZERO };
             self.facts.undelivered = Some((id, self.now.instant + kept));
             if kept.is_zero() && holder.is_delivered_once() {
-                self.end(holder, End::Abandoned);
+                self.end(holder, End::Abandoned, None);
                 ends = Some(id);
             }
         }
@@ -189,17 +193,19 @@ impl<W> Planner<'_, '_, W> {
     /// Ends a piece of the locks and requests with numbers before this one. The end of the line
     /// goes first, so that no request is granted a lock which the next piece ends. If the rest of
     /// the line gets its turn before the next piece, it is deleted then.
-    fn delete(mut self, before: u64) -> Decision<W> {
+    fn delete(mut self, before: u64, by: Arc<Actor>) -> Decision<W> {
         let Self { resource, now, .. } = self;
         if !resource.has_locks_before(before, now.instant) {
             return Decision::refused(Refusal::NoSuchLock);
         }
-        self.plan.deleted = resource.line.latest(before, PIECE);
-        self.plan.deletes_before = before;
+        let latest = resource.line.latest(before, PIECE).into_iter();
+        self.plan.deleted = latest.map(|id| (id, Arc::clone(&by))).collect();
+        self.plan.deletes_before = Some((before, Arc::clone(&by)));
         let held = resource.holders.in_order().take_while(|holder| holder.fencing_token < before);
         let held = held.filter(|holder| !holder.is_due(now.instant));
         let room = PIECE - self.plan.deleted.len();
-        held.take(room).for_each(|holder| self.end(holder, End::Deleted));
+        let delete = |holder| self.end(holder, End::Deleted, Some(Arc::clone(&by)));
+        held.take(room).for_each(delete);
         self.done()
     }
 }

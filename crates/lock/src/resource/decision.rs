@@ -6,6 +6,7 @@
 //! written, it is dropped, so nothing ever has to be undone.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Resource;
@@ -13,7 +14,7 @@ use super::conversions::Converting;
 use super::holders::Holder;
 use super::line::{Claim, Queued};
 use crate::nanos::Instant;
-use crate::{End, Grant, LockId, Refusal};
+use crate::{Actor, End, Grant, LockId, Refusal};
 
 /// What an input changes, and what its caller is told.
 #[derive(Debug)]
@@ -86,9 +87,9 @@ pub(crate) struct Plan {
     /// A lock whose request was sent again, so that one more response tells of it.
     pub(super) redelivered: Option<LockId>,
     /// Requests in line that are deleted, in order.
-    pub(super) deleted: Vec<LockId>,
+    pub(super) deleted: Vec<(LockId, Arc<Actor>)>,
     /// Of those in line, all that came before this number are to be deleted, too.
-    pub(super) deletes_before: u64,
+    pub(super) deletes_before: Option<(u64, Arc<Actor>)>,
 }
 
 #[derive(Debug)]
@@ -96,6 +97,7 @@ pub(super) struct EndedLock {
     pub(super) id: LockId,
     pub(super) fencing_token: u64,
     pub(super) end: End,
+    pub(super) by: Option<Arc<Actor>>,
 }
 
 #[derive(Debug)]
@@ -170,7 +172,7 @@ impl Plan {
         let granted = self.granted.iter().map(|granted| granted.holder.id);
         let converted = self.changed.iter().filter(|changed| changed.has_waited);
         let converted = converted.map(|changed| changed.holder.id);
-        granted.chain(self.deleted.iter().copied()).chain(converted)
+        granted.chain(self.deleted.iter().map(|(id, _)| *id)).chain(converted)
     }
 
     /// The locks that the plan renews or converts.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::nanos::Instant;
-use crate::{IdempotencyKey, Limit, LockId, Mode, Terms, Waiting};
+use crate::{Actor, IdempotencyKey, Limit, LockId, Mode, Terms, Waiting};
 
 /// Identifies one wait of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ struct Places<W> {
     arrivals: HashMap<LockId, u64>,
     keys: HashMap<IdempotencyKey, u64>,
     /// All places that came before this number are being deleted.
-    deleted_before: u64,
+    deleted_before: Option<(u64, Arc<Actor>)>,
     /// How many want the mode EX, and the limit of the latest of these.
     exclusive: usize,
     limit: Option<Limit>,
@@ -227,15 +228,16 @@ impl<W> Line<W> {
         self.0.as_ref()?.kept_until.first().map(|(until, _)| *until)
     }
 
-    /// Whether a place is being deleted with all that were in line at that time.
-    pub(super) fn is_deleted(&self, arrival: u64) -> bool {
-        self.0.as_ref().is_some_and(|places| arrival < places.deleted_before)
+    /// Who deletes this place, with all that were in line at that time.
+    pub(super) fn deleted_by(&self, arrival: u64) -> Option<Arc<Actor>> {
+        let (before, by) = self.0.as_ref()?.deleted_before.as_ref()?;
+        (arrival < *before).then(|| Arc::clone(by))
     }
 
     /// What is left of the places before this number is being deleted.
-    pub(super) fn delete_before(&mut self, number: u64) {
+    pub(super) fn delete_before(&mut self, number: u64, by: Arc<Actor>) {
         if let Some(places) = &mut self.0 {
-            places.deleted_before = places.deleted_before.max(number);
+            places.deleted_before = Some((number, by));
         }
     }
 
@@ -332,7 +334,7 @@ impl<W> Default for Places<W> {
             kept_until: BTreeSet::new(),
             arrivals: HashMap::new(),
             keys: HashMap::new(),
-            deleted_before: 0,
+            deleted_before: None,
             exclusive: 0,
             limit: None,
             #[cfg(test)]

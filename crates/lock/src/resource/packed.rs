@@ -36,18 +36,23 @@ impl PackedTerms {
     }
 
     pub(super) fn unpack(&self, lifetime: Lifetime) -> Terms {
-        let (title, client) = self.text.split_at(self.title_bytes.into());
-        let (address, user) = client.split_at(self.address_bytes.into());
-        // A user always has a name.
-        let user = (!user.is_empty()).then(|| user.into());
         Terms {
-            title: title.into(),
-            client: Requester { address: address.into(), user },
+            title: self.text[..self.title_bytes.into()].into(),
+            client: self.client(),
             mode: self.mode,
             wait: self.wait(),
             lifetime,
             other_limits: false,
         }
+    }
+
+    /// The client that holds the lock.
+    pub(super) fn client(&self) -> Requester {
+        let (_, client) = self.text.split_at(self.title_bytes.into());
+        let (address, user) = client.split_at(self.address_bytes.into());
+        // A user always has a name.
+        let user = (!user.is_empty()).then(|| user.into());
+        Requester { address: address.into(), user }
     }
 
     fn wait(&self) -> Duration {

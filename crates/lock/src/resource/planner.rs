@@ -1,5 +1,6 @@
 //! Who is next: grants and conversions, tried on counts of modes alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::compatibility::ModeCounts;
@@ -10,7 +11,7 @@ use super::line::{Place, Queued};
 use super::packed::PackedTerms;
 use super::{Now, PIECE, Resource};
 use crate::nanos::Instant;
-use crate::{Conversion, End, Grant, IdempotencyKey, Limit, LockId, Mode, Refusal, Terms};
+use crate::{Actor, Conversion, End, Grant, IdempotencyKey, Limit, LockId, Mode, Refusal, Terms};
 
 /// Where a decision gets arrivals and fencing tokens from: each is larger than all before.
 pub(super) type NextNumber<'n> = &'n mut dyn FnMut() -> u64;
@@ -94,16 +95,16 @@ impl<'r, 'n, W> Planner<'r, 'n, W> {
 
     fn end_due(&mut self, holder: &Holder) {
         let expired = holder.has_expired(self.now.instant);
-        self.end(holder, if expired { End::Expired } else { End::Abandoned });
+        self.end(holder, if expired { End::Expired } else { End::Abandoned }, None);
     }
 
-    pub(super) fn end(&mut self, holder: &Holder, end: End) {
+    pub(super) fn end(&mut self, holder: &Holder, end: End, by: Option<Arc<Actor>>) {
         let &Holder { id, fencing_token, terms: PackedTerms { mode, .. }, .. } = holder;
         self.held.remove(mode);
         if let Some(waiting) = self.resource.conversions.of(id) {
             self.wanted.remove(waiting.wanted.mode);
         }
-        self.plan.ended.push(EndedLock { id, fencing_token, end });
+        self.plan.ended.push(EndedLock { id, fencing_token, end, by });
     }
 
     pub(super) fn promote_all(self) -> Self {
@@ -236,8 +237,8 @@ impl<'r, 'n, W> Planner<'r, 'n, W> {
             }
             if *deadline <= self.now.instant {
                 self.facts.dequeued.push((place.id, Refusal::TimedOut));
-            } else if self.resource.line.is_deleted(place.arrival) {
-                self.plan.deleted.push(place.id);
+            } else if let Some(by) = self.resource.line.deleted_by(place.arrival) {
+                self.plan.deleted.push((place.id, by));
             } else if self.held.allow(place.terms.mode) {
                 self.grant(place, false);
             } else {

@@ -96,11 +96,11 @@ impl Scene {
     }
 
     fn release(&mut self, id: LockId) -> (bool, String) {
-        is_done(self.happen(Input::Release(id)))
+        is_done(self.happen(Input::Release(id, Actor::nobody())))
     }
 
     fn clear(&mut self) -> (bool, String) {
-        is_done(self.happen(Input::Delete(u64::MAX)))
+        is_done(self.happen(Input::Delete(u64::MAX, Actor::nobody())))
     }
 
     /// Whether it was renewed.
@@ -397,7 +397,7 @@ impl Scene {
         for _ in 0..100 {
             self.join();
             let holder = self.resource.holders.iter().next().unwrap().id;
-            let (_, told) = self.happen_unchecked(Input::Release(holder));
+            let (_, told) = self.happen_unchecked(Input::Release(holder, Actor::nobody()));
             assert_eq!(told, "b granted");
         }
         self.resource.line.walked() - before

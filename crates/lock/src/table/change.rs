@@ -157,7 +157,7 @@ impl Shared {
     /// a lifetime, is bounded by the number of locks.
     fn admits(&self, input: &Input) -> Result<(), Refusal> {
         match &self.journal {
-            Some(journal) if input.is_client_request() || matches!(input, Input::Delete(_)) => {
+            Some(journal) if input.is_client_request() || matches!(input, Input::Delete(..)) => {
                 journal.admits().map_err(Refusal::NotWritten)
             }
             _ => Ok(()),

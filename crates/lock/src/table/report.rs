@@ -13,9 +13,11 @@ pub(super) fn log_end<'a>(event: &Event, end: End, next: impl FnOnce() -> &'a st
         return;
     }
     let (resource, held) = (&event.resource, seconds(event.lasted()));
-    let EventDetails { kind, id, terms: Terms { title, client, .. }, .. } = &event.details;
+    let EventDetails { kind, id, terms: Terms { title, client, .. }, by, .. } = &event.details;
+    let by = by.as_ref().filter(|by| end == End::Deleted || by.reason.is_some());
+    let by = by.map_or_else(String::new, |by| format!(", by {by}"));
     let how = kind.name();
-    info!("{how}: {resource}/{id} {title:?} of {client}, held for {held} s{}", next());
+    info!("{how}: {resource}/{id} {title:?} of {client}, held for {held} s{by}{}", next());
 }
 
 /// Who was granted the lock, if anybody was: the same for all locks that ended with one change.

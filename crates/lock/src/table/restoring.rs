@@ -207,7 +207,7 @@ mod tests {
         assert_eq!((totals.resources, totals.active), (1_001, 1_003));
         assert_eq!(table.resources(None, 2_000).len(), 1_001);
         assert_eq!(table.shared.deadlines.len(), 1_001, "one for each resource");
-        table.delete_all().unwrap();
+        table.delete_all(crate::Actor::nobody_itself()).unwrap();
         assert_eq!((table.totals().active, table.shared.deadlines.len()), (0, 0));
     }
 

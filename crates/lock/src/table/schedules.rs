@@ -137,7 +137,7 @@ impl World {
     }
 
     fn release(&self, grant: &Grant) -> bool {
-        self.table.release(&self.resource, grant.id).wait().is_ok()
+        self.table.release(&self.resource, grant.id, Actor::nobody_itself()).wait().is_ok()
     }
 
     /// Checks that there are no locks, no requests and no slots left. Ends the table.
@@ -293,8 +293,13 @@ fn a_deletion_against_the_grant() {
         let deleter = world.spawn(|world| {
             let waiting = world.table.locks(&world.resource, None, usize::MAX).locks;
             let waiting = waiting.iter().find(|lock| matches!(lock, Lock::Waiting(_)));
-            waiting
-                .is_some_and(|lock| world.table.release(&world.resource, lock.id()).wait().is_ok())
+            waiting.is_some_and(|lock| {
+                world
+                    .table
+                    .release(&world.resource, lock.id(), Actor::nobody_itself())
+                    .wait()
+                    .is_ok()
+            })
         });
         let waiter = world.spawn(|world| world.ask(Mode::EXCLUSIVE, LONG, LONG, None));
         assert!(world.release(&held));
@@ -302,7 +307,7 @@ fn a_deletion_against_the_grant() {
         match waiter.join().unwrap() {
             // Deleted as the holder that it had become by then, perhaps.
             Ok(grant) => assert_eq!(world.release(&grant), !deleted),
-            Err(Refusal::Deleted) => assert!(deleted),
+            Err(Refusal::Deleted(_)) => assert!(deleted),
             other => panic!("{other:?}"),
         }
         world.end();
@@ -316,11 +321,11 @@ fn the_deletion_of_all_against_newcomers() {
         let comers = [(), ()].map(|()| {
             world.spawn(|world| match world.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
                 Ok(grant) => world.release(&grant),
-                Err(Refusal::Deleted) => true,
+                Err(Refusal::Deleted(_)) => true,
                 other => panic!("{other:?}"),
             })
         });
-        world.table.delete_all().unwrap();
+        world.table.delete_all(Actor::nobody_itself()).unwrap();
         for comer in comers {
             // Who came after the deletion had its turn.
             comer.join().unwrap();

@@ -77,7 +77,7 @@ fn a_released_lock_leaves_nothing_behind() {
     for round in 0..10_000 {
         let resource = name(&format!("r{}", round % 7));
         let lock = table.hold(&resource, Duration::from_secs(3600));
-        table.release(&resource, lock.id).wait().unwrap();
+        table.release(&resource, lock.id, Actor::nobody_itself()).wait().unwrap();
     }
     assert!(table.is_empty());
 }
@@ -88,9 +88,12 @@ fn looking_at_a_name_without_locks_creates_nothing() {
     let resource = name("nothing");
     let id = LockId::random();
     assert!(table.find(&resource, id).is_none());
-    assert_eq!(table.release(&resource, id).wait(), Err(Refusal::NoSuchLock));
+    assert_eq!(
+        table.release(&resource, id, Actor::nobody_itself()).wait(),
+        Err(Refusal::NoSuchLock)
+    );
     assert!(table.locks(&resource, None, usize::MAX).locks.is_empty());
-    assert_eq!(table.delete_resource(&resource), Err(Refusal::NoSuchLock));
+    assert_eq!(table.delete_resource(&resource, Actor::nobody_itself()), Err(Refusal::NoSuchLock));
     assert!(table.is_empty());
 }
 
@@ -103,7 +106,7 @@ fn a_lock_expires_by_itself_and_never_early() {
     table.hold(&resource, lifetime);
     let next = table.wait_for(&resource, request(PATIENCE, LONG)).unwrap();
     assert!(began.elapsed() >= lifetime, "after {:?}", began.elapsed());
-    table.release(&resource, next.id).wait().unwrap();
+    table.release(&resource, next.id, Actor::nobody_itself()).wait().unwrap();
     assert!(table.is_empty());
 }
 
@@ -114,15 +117,15 @@ fn an_earlier_deadline_wakes_the_reaper() {
     let past = name("past");
     table.hold(&past, Duration::from_millis(1));
     let next = table.wait_for(&past, request(PATIENCE, LONG)).unwrap();
-    table.release(&past, next.id).wait().unwrap();
+    table.release(&past, next.id, Actor::nobody_itself()).wait().unwrap();
 
     let (later, sooner) = (name("later"), name("sooner"));
     let lock = table.hold(&later, LONG);
     table.hold(&sooner, Duration::from_millis(20));
     // Only the reaper can grant this one.
     let next = table.wait_for(&sooner, request(PATIENCE, LONG)).unwrap();
-    table.release(&sooner, next.id).wait().unwrap();
-    table.release(&later, lock.id).wait().unwrap();
+    table.release(&sooner, next.id, Actor::nobody_itself()).wait().unwrap();
+    table.release(&later, lock.id, Actor::nobody_itself()).wait().unwrap();
     assert!(table.is_empty());
 }
 
@@ -137,7 +140,7 @@ fn a_wait_that_runs_out_ends_in_time_and_leaves_the_line() {
     assert!(matches!(effects, Err(Refusal::TimedOut)), "{effects:?}");
     assert!(began.elapsed() >= wait);
     assert_eq!(table.locks(&resource, None, usize::MAX).locks.len(), 1);
-    table.release(&resource, lock.id).wait().unwrap();
+    table.release(&resource, lock.id, Actor::nobody_itself()).wait().unwrap();
     assert!(table.is_empty());
 }
 
@@ -153,11 +156,11 @@ fn waiters_are_granted_in_order_of_arrival() {
             scope.spawn(move || {
                 let lock = table.wait_for(resource, request(PATIENCE, LONG)).unwrap();
                 order.lock().unwrap().push(place);
-                table.release(resource, lock.id).wait().unwrap();
+                table.release(resource, lock.id, Actor::nobody_itself()).wait().unwrap();
             });
             table.wait_for_line(resource, place + 1);
         }
-        table.release(&resource, first.id).wait().unwrap();
+        table.release(&resource, first.id, Actor::nobody_itself()).wait().unwrap();
     });
     assert_eq!(order.into_inner().unwrap(), (0..50).collect::<Vec<_>>());
     assert!(table.is_empty());
@@ -180,7 +183,7 @@ fn there_are_never_two_holders() {
                     if let Ok(lock) = effects {
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         holders.fetch_sub(1, Ordering::SeqCst);
-                        table.release(resource, lock.id).wait().unwrap();
+                        table.release(resource, lock.id, Actor::nobody_itself()).wait().unwrap();
                     }
                 }
             });
@@ -202,11 +205,11 @@ fn a_grant_that_races_the_end_of_the_wait_is_not_lost() {
             while Instant::now() < released {
                 std::hint::spin_loop();
             }
-            table.release(&resource, lock.id).wait().unwrap();
+            table.release(&resource, lock.id, Actor::nobody_itself()).wait().unwrap();
             waiter.join().unwrap()
         });
         match effects {
-            Ok(lock) => table.release(&resource, lock.id).wait().unwrap(),
+            Ok(lock) => table.release(&resource, lock.id, Actor::nobody_itself()).wait().unwrap(),
             Err(Refusal::TimedOut) => {}
             other => panic!("{other:?}"),
         }
@@ -224,9 +227,9 @@ fn deleting_tells_every_waiter() {
             .map(|_| scope.spawn(|| table.wait_for(&resource, request(PATIENCE, LONG))))
             .collect();
         table.wait_for_line(&resource, 5);
-        table.delete_all().unwrap();
+        table.delete_all(Actor::nobody_itself()).unwrap();
         for waiter in waiters {
-            assert!(matches!(waiter.join().unwrap(), Err(Refusal::Deleted)));
+            assert!(matches!(waiter.join().unwrap(), Err(Refusal::Deleted(_))));
         }
     });
     assert!(table.is_empty());
@@ -262,10 +265,10 @@ fn the_number_of_waiting_requests_is_limited() {
             let effects = table.wait_for(&full, request(PATIENCE, LONG));
             assert!(matches!(effects, Err(Refusal::TooManyWaiting)), "{effects:?}");
             for (lock, name) in &locks {
-                table.release(name, lock.id).wait().unwrap();
+                table.release(name, lock.id, Actor::nobody_itself()).wait().unwrap();
             }
             let next = waiter.join().unwrap().unwrap();
-            table.release(&resource, next.id).wait().unwrap();
+            table.release(&resource, next.id, Actor::nobody_itself()).wait().unwrap();
         });
         assert!(table.is_empty(), "the place of a waiter is given back");
     }
@@ -318,10 +321,10 @@ fn the_number_of_locks_is_limited() {
     thread::scope(|scope| {
         let waiter = scope.spawn(|| table.wait_for(&a, request(PATIENCE, LONG)));
         table.wait_for_line(&a, 1);
-        table.release(&a, held.id).wait().unwrap();
+        table.release(&a, held.id, Actor::nobody_itself()).wait().unwrap();
         let next = waiter.join().unwrap().unwrap();
         assert_eq!(at_once().unwrap_err(), Refusal::TooManyLocks);
-        table.release(&a, next.id).wait().unwrap();
+        table.release(&a, next.id, Actor::nobody_itself()).wait().unwrap();
     });
     at_once().unwrap();
 }
@@ -342,7 +345,7 @@ fn a_panic_while_waiting_leaves_the_line() {
     assert!(panic::catch_unwind(panics).is_err());
     assert_eq!(table.locks(&resource, None, usize::MAX).locks.len(), 1);
     assert_eq!(failures.try_recv().ok(), None, "it was not the core that panicked");
-    table.release(&resource, lock.id).wait().unwrap();
+    table.release(&resource, lock.id, Actor::nobody_itself()).wait().unwrap();
     assert!(table.is_empty());
 }
 

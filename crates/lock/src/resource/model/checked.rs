@@ -150,7 +150,7 @@ impl StateMachineTest for Checked {
             }
             Step::Release(number) => {
                 if let Some(id) = checked.id(number) {
-                    checked.happen(Input::Release(id));
+                    checked.happen(Input::Release(id, Actor::nobody()));
                 }
             }
             Step::Renew { number, lifetime_ms } => {
@@ -180,7 +180,7 @@ impl StateMachineTest for Checked {
                 }
             }
             Step::Clear => {
-                checked.happen(Input::Delete(u64::MAX));
+                checked.happen(Input::Delete(u64::MAX, Actor::nobody()));
             }
             Step::Pass { ms } => checked.pass(ms),
         }

@@ -385,7 +385,9 @@ fn what_is_fact_beside_a_plan_of_a_conversion() {
     let second = claim(scene.convert(n, EX, "h", 50.0).0);
     let now = Now { instant: scene.instant, wall: scene.wall };
     let Decision { plan, .. } =
-        scene.resource.decide(Input::Release(b), now, &mut || scene.numbers.next());
+        scene
+            .resource
+            .decide(Input::Release(b, Actor::nobody()), now, &mut || scene.numbers.next());
     let beside = |input| scene.resource.facts_beside(&input, &plan, now).is_some();
     assert!(!beside(Input::TimeOut(first)), "it is being converted");
     assert!(!beside(Input::Withdraw(first, GRACE)));
@@ -413,7 +415,9 @@ fn the_lock_is_held_in_its_new_mode_in_what_is_written() {
     scene.acquire_in(Mode::ConcurrentRead, "c", 50.0, 100.0);
     let now = Now { instant: scene.instant, wall: scene.wall };
     let Decision { plan, .. } =
-        scene.resource.decide(Input::Release(b), now, &mut || scene.numbers.next());
+        scene
+            .resource
+            .decide(Input::Release(b, Actor::nobody()), now, &mut || scene.numbers.next());
     let mut ended: Vec<_> = plan.ended_tokens().collect();
     ended.sort_unstable();
     assert_eq!(ended, [scene.held(a).1, scene.held(b).1]);

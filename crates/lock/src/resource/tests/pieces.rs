@@ -92,7 +92,7 @@ fn a_deletion_is_done_in_pieces_and_spares_later_requests() {
         }
         let before = scene.numbers.next();
         scene.acquire("c", HOUR, HOUR);
-        let pieces = scene.repeat(|| Input::Delete(before));
+        let pieces = scene.repeat(|| Input::Delete(before, Actor::nobody()));
         assert_eq!(scene.locks(), ["c"]);
         assert!(scene.resource.is_behind(|| scene.instant), "the newcomer is next");
         scene.expire();
@@ -147,9 +147,9 @@ fn nobody_in_line_is_granted_a_lock_between_the_pieces_of_a_deletion() {
     let before = scene.numbers.next();
     // One who comes later is not concerned.
     let later = scene.acquire("c", HOUR, HOUR).0;
-    scene.happen(Input::Delete(before));
+    scene.happen(Input::Delete(before, Actor::nobody()));
     assert_eq!(scene.resource.tally().waiting, PIECE + 2);
-    let told = scene.happen_unchecked(Input::Release(holder)).1;
+    let told = scene.happen_unchecked(Input::Release(holder, Actor::nobody())).1;
     assert!(told.contains("b deleted") && !told.contains("b granted"), "{told}");
     scene.expire();
     assert_eq!(scene.resource.tally().waiting, 0);

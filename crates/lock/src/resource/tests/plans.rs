@@ -13,12 +13,12 @@ fn a_plan_that_is_refused_has_not_happened() {
     // That the wait of b has run out is a fact.
     let without_b = &["a", "c", "d"][..];
     for (seconds, input, told, left) in [
-        (0.5, Input::Release(a), "", everybody),
-        (0.6, Input::Release(b), "", everybody),
-        (0.7, Input::Delete(u64::MAX), "", everybody),
+        (0.5, Input::Release(a, Actor::nobody()), "", everybody),
+        (0.6, Input::Release(b, Actor::nobody()), "", everybody),
+        (0.7, Input::Delete(u64::MAX, Actor::nobody()), "", everybody),
         (0.8, Input::Renew(a, 100 * DAY), "", everybody),
-        (2.0, Input::Release(a), "b timed out", without_b),
-        (3.0, Input::Delete(u64::MAX), "", without_b),
+        (2.0, Input::Release(a, Actor::nobody()), "b timed out", without_b),
+        (3.0, Input::Delete(u64::MAX, Actor::nobody()), "", without_b),
         (10.1, Input::Expire, "", without_b),
     ] {
         assert_eq!(scene.at(seconds).refuse(input), told, "at {seconds}");
@@ -60,7 +60,10 @@ fn facts_pass_a_plan_that_is_not_about_them() {
     let (a, _) = scene.acquire("a", 0.0, 100.0);
     let [b, c] = ["b", "c"].map(|who| first(scene.acquire(who, 50.0, 100.0).0));
     let now = Now { instant: scene.instant, wall: scene.wall };
-    let plan = scene.resource.decide(Input::Release(a), now, &mut || scene.numbers.next()).plan;
+    let plan = scene
+        .resource
+        .decide(Input::Release(a, Actor::nobody()), now, &mut || scene.numbers.next())
+        .plan;
     let mut beside = |input: &Input<_>| {
         let facts = scene.resource.facts_beside(input, &plan, now)?;
         let mut effects = Effects::default();
@@ -69,7 +72,7 @@ fn facts_pass_a_plan_that_is_not_about_them() {
     };
     assert_eq!(beside(&Input::TimeOut(b)), None, "it may be granted");
     assert_eq!(beside(&Input::Withdraw(b, GRACE)), None);
-    assert_eq!(beside(&Input::Release(c.id())), None);
+    assert_eq!(beside(&Input::Release(c.id(), Actor::nobody())), None);
     assert_eq!(beside(&Input::TimeOut(c)), Some("c timed out".into()));
     assert_eq!(beside(&Input::Dismiss), Some(String::new()), "b is told later");
     let mut effects = Effects::default();

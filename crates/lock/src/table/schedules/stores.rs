@@ -168,7 +168,7 @@ fn a_deletion_of_all_whose_writes_are_refused_has_not_happened() {
         |store| store.refuse(&[2]),
         |world| {
             let held = world.hold(LONG);
-            let deleter = world.spawn(|world| world.table.delete_all());
+            let deleter = world.spawn(|world| world.table.delete_all(Actor::nobody_itself()));
             let deleted = deleter.join().unwrap();
             assert!(matches!(deleted, Err(Refusal::NotWritten(_))), "{deleted:?}");
             assert!(world.release(&held));
@@ -185,10 +185,10 @@ fn the_deletion_of_all_against_a_stuck_write_and_a_newcomer() {
             let other = World { resource: "other".parse().unwrap(), ..world.clone() };
             world.hold(LONG);
             other.hold(LONG);
-            let deleter = world.spawn(|world| world.table.delete_all());
+            let deleter = world.spawn(|world| world.table.delete_all(Actor::nobody_itself()));
             let comer = other.spawn(|other| match other.ask(Mode::EXCLUSIVE, LONG, LONG, None) {
                 Ok(grant) => assert!(other.release(&grant)),
-                Err(Refusal::Deleted) => {}
+                Err(Refusal::Deleted(_)) => {}
                 refused => panic!("{refused:?}"),
             });
             let store = world.store.clone().unwrap();
@@ -219,7 +219,10 @@ fn a_lost_answer_of_the_store() {
                 Progress::Done(Reply::InLine(..))
             ));
             // The threads of both would sleep until the process ends.
-            let Progress::Writing(releaser) = begin(Input::Release(held.id)) else { panic!() };
+            let Progress::Writing(releaser) = begin(Input::Release(held.id, Actor::nobody()))
+            else {
+                panic!()
+            };
             while !world.failed.load(Ordering::SeqCst) {
                 thread::yield_now();
             }

@@ -116,7 +116,9 @@ fn others_have_their_turn_between_the_pieces_of_a_deletion() {
     let stopped = Stopped::new();
     stopped.hold("big", 2 * PIECE + 1, LONG);
     thread::scope(|scope| {
-        let deleter = scope.spawn(|| stopped.table.delete_resource(&"big".parse().unwrap()));
+        let deleter = scope.spawn(|| {
+            stopped.table.delete_resource(&"big".parse().unwrap(), Actor::nobody_itself())
+        });
         assert_eq!(stopped.next(), [("big".into(), PIECE, 0)]);
         // Their changes are submitted when this returns.
         let other = stopped.ask("other", Mode::EXCLUSIVE, LONG);

@@ -130,7 +130,7 @@ fn a_change_that_comes_alone_is_written_by_its_own_thread() {
     assert!(table.find(&b, short.id).is_none());
     table.renew(&a, held.id, LONG).wait().unwrap();
     written_by(&own, "a renewal");
-    table.release(&a, held.id).wait().unwrap();
+    table.release(&a, held.id, Actor::nobody_itself()).wait().unwrap();
     written_by(&own, "a release");
     let undelivered = table.hold(&a, LONG);
     written_by(&own, "a grant");
@@ -138,6 +138,6 @@ fn a_change_that_comes_alone_is_written_by_its_own_thread() {
     written_by(&journal, "the end of a lock whose client has gone");
     table.hold(&a, LONG);
     written_by(&own, "a grant");
-    table.delete_resource(&a).unwrap();
+    table.delete_resource(&a, Actor::nobody_itself()).unwrap();
     written_by(&journal, "a deletion");
 }
