@@ -14,8 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let url = env::var("RDLM_URL").unwrap_or_else(|_| "http://localhost:8888".into());
     let client = Client::new(&url)?;
     let options = LockOptions {
-        wait: Duration::from_secs(10),
-        lifetime: Duration::from_secs(2),
+        wait: Some(Duration::from_secs(10)),
+        lifetime: Some(Duration::from_secs(2)),
         ..LockOptions::default()
     };
     let guard = client.acquire(&resource, &options)?;

@@ -20,7 +20,7 @@ use pico_args::Arguments;
 
 use crate::RELEASED;
 use crate::client::Target;
-use crate::commands::{BECOME, Become, Command as ClientCommand, LEAD, Secret};
+use crate::commands::{BECOME, Become, Command as ClientCommand, LEAD, NAMES, Secret, Typed};
 use crate::logging;
 use crate::server;
 use given::{Given, takes_value};
@@ -49,6 +49,8 @@ pub enum Command {
         command: ClientCommand,
         /// The servers to ask.
         target: Target,
+        /// For messages about what the servers refuse.
+        typed: Typed,
     },
     /// Print the hash of a secret, for the file of users.
     Hash(Secret),
@@ -115,6 +117,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     match (name.as_deref(), command) {
         (_, Some(command)) => known(command, Given::new(command, args), behind),
         (Some(LEAD), None) => Ok(Command::LeadGroup),
+        (Some(NAMES), None) => commands::names(args),
         (Some(BECOME), None) => commands::become_command(args, behind),
         (Some(name), None) => Err(unknown(name)),
         (None, None) => Err(UsageError::new("a command is missing; rdlm --help lists them")),

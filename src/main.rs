@@ -33,10 +33,12 @@ fn main() -> ExitCode {
             Err(error) => complain(&error.to_string(), USAGE),
         },
         Ok(Command::Print(text)) => print(&text),
-        Ok(Command::Client { command, target }) => match commands::execute(command, &target) {
-            Ok(ending) => code_of_ending(ending),
-            Err(error) => complain(&error.to_string(), code_of_error(&error)),
-        },
+        Ok(Command::Client { command, target, typed }) => {
+            match commands::execute(command, &target, &typed) {
+                Ok(ending) => code_of_ending(ending),
+                Err(error) => complain(&error.to_string(), code_of_error(&error)),
+            }
+        }
         Ok(Command::Hash(secret)) => match commands::hash(secret) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error.to_string(), code_of_error(&error)),
@@ -57,8 +59,8 @@ fn code_of_error(error: &commands::Error) -> u8 {
     match error {
         commands::Error::Output(_) => FAILURE,
         commands::Error::Client(error) => match error {
-            Error::Usage(_) => CLIENT_USAGE,
-            Error::NoServer(_) => 69,
+            Error::Usage(_) | Error::TooLong(..) => CLIENT_USAGE,
+            Error::NoServer(_) | Error::Unknown(_) => 69,
             Error::System(_) => 71,
             Error::Gone(_) => 74,
             Error::NotGranted(_) => NOT_GRANTED,

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::authority::{Authority, Issued, Secured, text};
@@ -441,6 +443,66 @@ fn the_commands_speak_tls() {
     assert!(code == 64 && errors.contains("RDLM_KEY"), "{code} {errors}");
     let (code, _, errors) = run(&["resources", "--ca", "/nope"], &[]);
     assert!(code == 64 && errors.contains("--ca /nope"), "{code} {errors}");
+}
+
+/// What a command says that talks to a server in the wrong way.
+fn refused(url: &str, options: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+    for name in ["SSL_CERT_FILE", "RDLM_CA", "RDLM_CERT", "RDLM_KEY"] {
+        command.env_remove(name);
+    }
+    command.args(["acquire", "--url", url]).args(options).arg("foo").stdin(Stdio::null());
+    let began = Instant::now();
+    let output = command.output().unwrap();
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), line.lines().count()), (Some(76), 1), "{line}");
+    assert!(began.elapsed() < Duration::from_secs(10), "it will not change: {line}");
+    line
+}
+
+#[test]
+fn the_commands_say_what_is_wrong_between_them_and_a_server() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let server = with_clients(&authority, &[]);
+    let port = server.port();
+    let ca = authority.certificate();
+    let line = refused(&format!("http://localhost:{port}"), &[]);
+    let expected = format!("http://localhost:{port} speaks TLS: use https://localhost:{port}\n");
+    assert_eq!(line, format!("rdlm: {expected}"));
+    let plain = Server::start();
+    let line = refused(&format!("https://localhost:{}", plain.port()), &[]);
+    assert!(line.contains("does not speak TLS: use http://localhost:"), "{line}");
+    let url = format!("https://localhost:{port}");
+    let other_ca = other.certificate();
+    for options in [&[][..], &["--ca", text(&other_ca)]] {
+        let line = refused(&url, options);
+        assert!(line.contains("by an authority that is not trusted here: --ca FILE"), "{line}");
+    }
+    let line = refused(&url, &["--ca", text(&ca)]);
+    assert!(line.contains("it asks for a certificate: --cert and --key"), "{line}");
+    let elsewhere = authority.issue("elsewhere", "elsewhere", Some("DNS:elsewhere"), "2");
+    let elsewhere = start(&authority, &elsewhere, &[]);
+    let line = refused(&format!("https://localhost:{}", elsewhere.port()), &["--ca", text(&ca)]);
+    assert!(line.contains("not valid for name"), "{line}");
+}
+
+/// In the words of others, or in none: a TLS alert.
+#[test]
+fn a_port_of_tls_is_recognised_whatever_serves_it() {
+    let nginx = "HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nContent-Type: text/html\r\n\
+                 Connection: close\r\n\r\n<h1>The plain HTTP request was sent to HTTPS port</h1>";
+    let go = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    for answer in [nginx.as_bytes(), go.as_bytes(), b"\x15\x03\x01\x00\x02\x02\x46"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let answering = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(answer).unwrap();
+        });
+        assert!(refused(&url, &[]).contains("speaks TLS: use https://127.0.0.1:"));
+        answering.join().unwrap();
+    }
 }
 
 #[test]

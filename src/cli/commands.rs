@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use pico_args::Arguments;
 
 use super::given::{Given, environment, number, seconds};
-use super::table::MODES;
+use super::table::{self, MODES};
 use super::{Command, UsageError, serve, unknown};
 use crate::client::{Credentials, LockOptions, PemFile, ServerUrl, Target, TlsFiles};
-use crate::commands::{Become, Command as Client, Run};
+use crate::commands::{Become, Command as Client, Delete, Run, Typed};
 
 /// Parses the arguments of a command; `behind` is what follows `--`.
 pub(super) fn parse(
@@ -19,10 +19,12 @@ pub(super) fn parse(
     behind: Option<Vec<OsString>>,
 ) -> Result<Command, UsageError> {
     let mut target = target(&mut given)?;
+    let typed = Typed { wait: given.typed("--wait"), lifetime: given.typed("--lifetime") };
     let command = match command {
         "run" => run(given, behind)?,
         "acquire" => {
-            let options = lock_options(&mut given)?;
+            let key = given.optional("--idempotency-key", |text| Ok(text.to_string()))?;
+            let options = LockOptions { key, ..lock_options(&mut given)? };
             Client::Acquire { resource: given.one("RESOURCE")?, options }
         }
         "renew" => renew(given)?,
@@ -55,17 +57,19 @@ pub(super) fn parse(
         "watch" => Client::Watch { resource: given.at_most_one()? },
         _ => return Err(unknown(command)),
     };
-    Ok(Command::Client { command, target })
+    Ok(Command::Client { command, target, typed })
 }
 
 fn delete(mut given: Given) -> Result<Client, UsageError> {
-    let resource = if given.flag("--all")? {
+    let reason = given.optional("--reason", |text| Ok(text.to_string()))?;
+    let (all, yes) = (given.flag("--all")?, given.flag("--yes")?);
+    let resource = if all {
         given.nothing_left()?;
         None
     } else {
         Some(given.one("RESOURCE or --all")?)
     };
-    Ok(Client::Delete { resource })
+    Ok(Client::Delete(Delete { resource, reason, yes }))
 }
 
 fn run(mut given: Given, behind: Option<Vec<OsString>>) -> Result<Client, UsageError> {
@@ -117,19 +121,29 @@ pub(super) fn become_command(
     Ok(Command::Become(Become { parent, program, args: command.collect() }))
 }
 
+/// `rdlm __names PREFIX`, as completions call it; the prefix may be empty.
+pub(super) fn names(args: Arguments) -> Result<Command, UsageError> {
+    let words = args.finish().into_iter().filter(|word| !word.is_empty()).collect();
+    let locks = table::find("locks").ok_or_else(|| unknown("locks"))?;
+    let mut given = Given::new(locks, Arguments::from_vec(words));
+    let target = target(&mut given)?;
+    let command = Client::Names { prefix: given.at_most_one()?.unwrap_or_default() };
+    Ok(Command::Client { command, target, typed: Typed::default() })
+}
+
 fn lock_options(given: &mut Given) -> Result<LockOptions, UsageError> {
     let mode = given.optional("--mode", mode)?;
     let limit = given.optional("--limit", limit)?;
     if limit.is_some() && mode.as_deref().is_some_and(|mode| !matches!(mode, "EX" | "exclusive")) {
         return Err(UsageError::new("--limit goes with the mode EX alone"));
     }
-    let wait = given.optional("--wait", |text| seconds(text, true))?;
     Ok(LockOptions {
         title: given.optional("--title", |text| Ok(text.to_string()))?,
-        wait: wait.unwrap_or(LockOptions::FOR_EVER),
-        lifetime: given.value("--lifetime", |text| seconds(text, false))?,
+        wait: given.optional("--wait", |text| seconds(text, true))?,
+        lifetime: given.optional("--lifetime", |text| seconds(text, false))?,
         mode,
         limit,
+        key: None,
     })
 }
 
@@ -137,14 +151,13 @@ fn lock_options(given: &mut Given) -> Result<LockOptions, UsageError> {
 fn renew(mut given: Given) -> Result<Client, UsageError> {
     let mode = given.optional("--mode", mode)?;
     let wait = given.value("--wait", |text| seconds(text, true))?;
-    let lifetime = given.value("--lifetime", |text| seconds(text, false))?;
-    let given_lifetime = given.was_given("--lifetime").then_some(lifetime);
+    let lifetime = given.optional("--lifetime", |text| seconds(text, false))?;
     if mode.is_none() && given.was_given("--wait") {
         return Err(UsageError::new("--wait goes with --mode"));
     }
     let lock = given.one("URL")?;
     Ok(match mode {
-        Some(mode) => Client::Convert { lock, mode, wait, lifetime: given_lifetime },
+        Some(mode) => Client::Convert { lock, mode, wait, lifetime },
         None => Client::Renew { lock, lifetime },
     })
 }

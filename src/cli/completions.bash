@@ -24,6 +24,13 @@ _rdlm() {
 @WORDS@
     esac
     COMPREPLY=($(compgen -W "$words" -- "$current"))
+    case $command in
+        # Not by compgen, which would interpret what the server sends.
+        @RESOURCES@)
+            [[ $current == -* ]] ||
+                mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(rdlm __names "$current" 2>/dev/null)
+            ;;
+    esac
 }
 
 complete -F _rdlm rdlm

@@ -24,6 +24,11 @@ fn operands(command: &Subcommand) -> Vec<&'static str> {
     }
 }
 
+/// Whether the names of resources follow the options: those that the server knows.
+fn is_about_resources(command: &Subcommand) -> bool {
+    command.operands.contains("RESOURCE")
+}
+
 /// Whether a command follows after `--`.
 fn runs(command: &Subcommand) -> bool {
     command.operands.contains("-- ")
@@ -44,9 +49,12 @@ fn bash() -> String {
     };
     let first = COMMANDS.iter().map(|it| it.name);
     let first: Vec<_> = first.chain(WITHOUT_COMMAND.options.iter().map(|it| it.name)).collect();
+    let resources = COMMANDS.into_iter().filter(|it| is_about_resources(it)).map(|it| it.name);
+    let resources: Vec<_> = resources.collect();
     include_str!("completions.bash")
         .replace("@FIRST@", &first.join(" "))
         .replace("@VALUES@\n", &values.into_iter().map(value).collect::<String>())
+        .replace("@RESOURCES@", &resources.join("|"))
         .replace("@WORDS@\n", &COMMANDS.iter().map(words).collect::<String>())
 }
 
@@ -103,9 +111,10 @@ fn zsh_option(option: &Opt) -> String {
 fn zsh_operand(command: &Subcommand) -> Option<String> {
     let words = operands(command);
     let name = command.operands.split(' ').next().filter(|name| !name.is_empty())?;
+    let how = if is_about_resources(command) { "_rdlm_resources" } else { "" };
     Some(match name.strip_suffix("...") {
-        Some(name) => format!("'*:{name}:'"),
-        None if words.is_empty() => format!("'1:{name}:'"),
+        Some(name) => format!("'*:{name}:{how}'"),
+        None if words.is_empty() => format!("'1:{name}:{how}'"),
         None => format!("'1:{name}:({})'", words.join(" ")),
     })
 }
@@ -124,6 +133,10 @@ fn fish() -> String {
             lines += &fish_option(name, option);
         }
         let words = operands(command).join(" ");
+        if is_about_resources(command) {
+            let names = "(rdlm __names (commandline -ct) 2>/dev/null)";
+            lines += &format!("complete -c rdlm -n '__rdlm_is {name}' -a '{names}'\n");
+        }
         if !words.is_empty() {
             lines += &format!("complete -c rdlm -n '__rdlm_is {name}' -a '{words}'\n");
         }

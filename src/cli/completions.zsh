@@ -1,6 +1,10 @@
 #compdef rdlm
 # Completions of rdlm for zsh.
 
+_rdlm_resources() {
+    compadd "$@" -- ${(f)"$(rdlm __names "$PREFIX" 2>/dev/null)"}
+}
+
 _rdlm() {
     local curcontext=$curcontext state line
     local -a subcommands

@@ -116,6 +116,11 @@ impl Given {
         Ok(value)
     }
 
+    /// The text of an option, which is left to be looked up.
+    pub(super) fn typed(&self, name: &'static str) -> Option<String> {
+        self.args.clone().opt_value_from_str(name).ok().flatten()
+    }
+
     fn note(&mut self, option: &'static Opt, value: &OptionValue) {
         self.settings.push(Setting {
             option: option.name,

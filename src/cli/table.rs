@@ -44,10 +44,10 @@ pub(super) const EXIT_CODES: [(&str, &str); 12] = [
     ("0", "done"),
     ("1", "the output could not be written"),
     ("64", "wrong usage, or the server rejected the request"),
-    ("69", "no server could be reached, or none answered"),
+    ("69", "no server could be reached, none answered, or it has no room"),
     ("71", "the operating system refused a process or a thread"),
     ("74", "the lock was lost, or no longer exists"),
-    ("75", "the lock was not granted"),
+    ("75", "somebody else has the lock, or the request was deleted"),
     ("76", "what answered is not an rdlm server"),
     ("77", "not allowed"),
     ("124", "CMD was ended by --timeout"),
@@ -429,7 +429,7 @@ static RUN_OPTIONS: Group = Group {
             Seconds,
             "how long the lock outlives its last renewal; if this host dies, others wait this long",
         )
-        .or("60"),
+        .otherwise("60, or as the server allows"),
         TITLE.otherwise("USER@HOST: CMD [PID]"),
         MODE,
         LIMIT,
@@ -442,7 +442,7 @@ static RUN_OPTIONS: Group = Group {
         )
         .or("10"),
         Opt::flag("--quiet", "print nothing while waiting, nor if the lock is not granted"),
-        Opt::new("--conflict-exit-code", Text("N"), "exit code if the lock is not granted")
+        Opt::new("--conflict-exit-code", Text("N"), "exit code if somebody else has the lock")
             .otherwise("75"),
     ],
 };
@@ -467,10 +467,18 @@ static ACQUIRE_OPTIONS: Group = Group {
     variables: None,
     options: &[
         WAIT,
-        Opt::new("--lifetime", Seconds, "how long the lock lives").or("60"),
+        Opt::new("--lifetime", Seconds, "how long the lock lives")
+            .otherwise("60, or as the server allows"),
         TITLE.otherwise("USER@HOST [PID]"),
         MODE,
         LIMIT,
+        Opt::new(
+            "--idempotency-key",
+            Text("KEY"),
+            "key of the request: the same command with the same key finds the lock that an earlier \
+             one may have been granted",
+        )
+        .otherwise("a new one"),
     ],
 };
 
@@ -497,7 +505,7 @@ static RENEW_OPTIONS: Group = Group {
             "new lifetime, counted from now; with --mode, the end stays as it is unless this is \
              given",
         )
-        .or("60"),
+        .otherwise("60, or as the server allows"),
         Opt::new(
             "--mode",
             OneOf("MODE", &MODES),
@@ -562,7 +570,7 @@ static DELETE: Subcommand = Subcommand {
     section: FOR_ADMINISTRATORS,
     brief: "delete the locks of a resource, or all locks",
     about: "Delete the locks of a resource: its holders lose them, and the requests that wait for \
-            it are refused.",
+            it are refused. With --all, those of all resources, which are printed.",
     groups: &[&DELETE_OPTIONS, &CONNECTION, &GENERAL],
     notes: "",
     examples: &[],
@@ -571,7 +579,11 @@ static DELETE: Subcommand = Subcommand {
 static DELETE_OPTIONS: Group = Group {
     title: "Options",
     variables: None,
-    options: &[Opt::flag("--all", "delete the locks of all resources")],
+    options: &[
+        Opt::flag("--all", "delete the locks of all resources, after a question on the terminal"),
+        Opt::flag("--yes", "delete all without a question, for scripts"),
+        Opt::new("--reason", Text("TEXT"), "why, for those who lose their locks, and for the log"),
+    ],
 };
 
 static WATCH: Subcommand = Subcommand {

@@ -10,7 +10,7 @@ use signal_hook::consts::SIGTSTP;
 
 use super::waiting::Waiting;
 use super::{Ending, Error, show, signals, stdout};
-use crate::client::raw::{Deadline, GIVE_UP, who};
+use crate::client::raw::{Deadline, GIVE_UP, new_key, who};
 use crate::client::{self, Client, Guard, LockOptions, Lost};
 
 /// How a wait ended, unless with an error.
@@ -32,8 +32,10 @@ pub(super) fn print(client: Client, resource: &str, options: LockOptions) -> Res
     }
     let signals = signals::start()?;
     let title = options.title.or_else(|| Some(who(None)));
-    let options = LockOptions { title, ..options };
-    match acquire(&client, resource, &options, true, &signals, &never())? {
+    let key = options.key.clone().unwrap_or_else(new_key);
+    let options = LockOptions { title, key: Some(key.clone()), ..options };
+    let acquired = acquire(&client, resource, &options, true, &signals, &never());
+    match acquired.map_err(|error| with_key(error, &key))? {
         Acquired::Granted(guard) => {
             super::print(&format!("{}\n", guard.url()))?;
             let _ = guard.leave();
@@ -41,6 +43,18 @@ pub(super) fn print(client: Client, resource: &str, options: LockOptions) -> Res
         }
         Acquired::Signalled(signal, _) => Ok(Ending::Signalled(signal)),
         Acquired::Lost(lost, _) => Err(client::Error::from(lost).into()),
+    }
+}
+
+/// The same error; if the lock may have been granted, with the key to find out.
+fn with_key(error: Error, key: &str) -> Error {
+    match error {
+        Error::Client(client::Error::Unknown(why)) => client::Error::Unknown(format!(
+            "{why}; the lock may have been granted: the same command with --idempotency-key {key} \
+             finds it"
+        ))
+        .into(),
+        error => error,
     }
 }
 
@@ -63,8 +77,9 @@ pub(super) fn acquire(
     lost: &Receiver<Lost>,
 ) -> Result<Acquired, Error> {
     let title = options.title.as_deref();
-    let waiting = if is_shown { Waiting::show(client, resource, title) } else { None };
     let pending = client.request(resource, options)?;
+    let failure = pending.last_failure();
+    let waiting = if is_shown { Waiting::show(client, resource, title, failure) } else { None };
     let mut signals = signals.clone();
     loop {
         select! {

@@ -3,6 +3,7 @@
 
 mod acquire;
 mod child;
+mod delete;
 mod events;
 mod hash;
 mod run;
@@ -20,10 +21,12 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::client::raw::{Failure, LockPath};
-use crate::client::{self, Client, LockOptions, Target};
+use crate::client::{self, Client, LockOptions, Target, Time};
 pub use child::{BECOME, Become, LEAD, become_command, lead_group};
+pub use delete::Delete;
 pub use hash::{Secret, hash};
 pub use run::Run;
+pub use show::NAMES;
 
 /// A command and its arguments.
 #[derive(Debug, PartialEq)]
@@ -41,8 +44,8 @@ pub enum Command {
     Renew {
         /// The URL of the lock, or its path.
         lock: String,
-        /// From now.
-        lifetime: Duration,
+        /// From now; `None`: a minute, or as long as the server allows.
+        lifetime: Option<Duration>,
     },
     /// Convert a lock to another mode.
     Convert {
@@ -79,10 +82,12 @@ pub enum Command {
         /// Whether to print what the server sends, for programs.
         json: bool,
     },
-    /// Delete the locks of a resource; `None`: all locks.
-    Delete {
-        /// Its name.
-        resource: Option<String>,
+    /// Delete locks.
+    Delete(Delete),
+    /// Print the names of resources that have locks, for completions.
+    Names {
+        /// How they begin.
+        prefix: String,
     },
     /// Ask whether the server is healthy.
     Health,
@@ -98,6 +103,30 @@ pub enum Command {
         /// The name of one resource; `None`: all.
         resource: Option<String>,
     },
+}
+
+/// The texts of options whose values a server may refuse, as they were typed.
+#[derive(Debug, Default, PartialEq)]
+pub struct Typed {
+    /// That of `--wait`.
+    pub wait: Option<String>,
+    /// That of `--lifetime`.
+    pub lifetime: Option<String>,
+}
+
+impl Typed {
+    /// The same error, but naming the option that it is about.
+    fn name_option_in(&self, error: Error) -> Error {
+        let Error::Client(client::Error::TooLong(time, why)) = &error else { return error };
+        let (option, text) = match time {
+            Time::Wait => ("--wait", &self.wait),
+            Time::Lifetime => ("--lifetime", &self.lifetime),
+        };
+        match text {
+            Some(text) => client::Error::Usage(format!("{option} {text:?}: {why}")).into(),
+            None => error,
+        }
+    }
 }
 
 /// Why a command failed, as one line.
@@ -152,12 +181,13 @@ pub enum Ending {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
+pub fn execute(command: Command, target: &Target, typed: &Typed) -> Result<Ending, Error> {
     let only_looks = matches!(
         command,
         Command::Get { .. }
             | Command::Resources { .. }
             | Command::Locks { .. }
+            | Command::Names { .. }
             | Command::Events { .. }
             | Command::Watch { .. }
     );
@@ -166,7 +196,7 @@ pub fn execute(command: Command, target: &Target) -> Result<Ending, Error> {
         Err(Error::Output(error)) if only_looks && error.kind() == io::ErrorKind::BrokenPipe => {
             Ok(Ending::Done)
         }
-        result => result,
+        result => result.map_err(|error| typed.name_option_in(error)),
     }
 }
 
@@ -188,7 +218,8 @@ fn dispatch(command: Command, target: &Target) -> Result<Ending, Error> {
         }
         Command::Resources { json } => show::resources(&client()?, json),
         Command::Locks { resource, json } => show::locks(&client()?, &resource, json),
-        Command::Delete { resource } => delete(&client()?, resource.as_deref()),
+        Command::Delete(delete) => delete::delete(&client()?, &delete),
+        Command::Names { prefix } => show::names(&client()?, &prefix),
         Command::Health => {
             let not_well =
                 |failure| client::Error::NoServer(client::Error::from(failure).to_string());
@@ -209,16 +240,6 @@ fn on_lock(
     let client = Client::about(target, &path)?;
     request(&client, &path).map_err(|failure| failure.about_lock(&path))?;
     Ok(Ending::Done)
-}
-
-fn delete(client: &Client, resource: Option<&str>) -> Result<Ending, Error> {
-    match (client.delete(resource), resource) {
-        (Ok(()), _) => Ok(Ending::Done),
-        (Err(Failure::NotThere), Some(name)) => {
-            Err(client::Error::Gone(format!("{name} has no locks")).into())
-        }
-        (Err(failure), _) => Err(failure.into()),
-    }
 }
 
 /// Writes to standard output.

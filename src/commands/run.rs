@@ -53,7 +53,7 @@ pub(super) fn run(client: Client, run: Run) -> Result<Ending, Error> {
         Err(error) => return Err(error),
     };
     if let Some(lost) = guards.iter().find_map(Guard::lost) {
-        let _ = release(guards, &run.options, Deadline::after(GIVE_UP));
+        let _ = release(guards, Deadline::after(GIVE_UP));
         return Err(client::Error::from(lost).into());
     }
     let child = Child::start(&run.command, &environment(&guards))
@@ -93,7 +93,7 @@ fn take(
             Ok(Acquired::Lost(lost, by)) => (by, Err(client::Error::from(lost).into())),
             Err(error) => (Deadline::after(GIVE_UP), Err(error)),
         };
-        let _ = release(guards, &run.options, by);
+        let _ = release(guards, by);
         return result;
     }
     Ok(Taken::All(guards))
@@ -112,18 +112,15 @@ fn environment(guards: &[Guard]) -> Vec<(&'static str, String)> {
 }
 
 /// Releases all of them, the latest first. A lock whose release fails expires.
-fn release(mut guards: Vec<Guard>, options: &LockOptions, by: Deadline) -> Result<(), Error> {
+fn release(mut guards: Vec<Guard>, by: Deadline) -> Result<(), Error> {
     let mut result = Ok(());
     while let Some(guard) = guards.pop() {
-        let resource = guard.resource().to_string();
+        let lifetime = guard.lifetime();
         match guard.release_by(by) {
             Ok(()) => {}
-            Err(client::Error::Gone(_)) => {
-                let text = format!("the lock on {resource} was lost before the command ended");
-                result = Err(client::Error::Gone(text).into());
-            }
+            Err(error @ client::Error::Gone(_)) => result = Err(error.into()),
             Err(error) => {
-                let seconds = options.lifetime.as_secs_f64();
+                let seconds = lifetime.as_secs_f64();
                 say(&format!("the lock is not released, it expires within {seconds} s: {error}"));
             }
         }
@@ -140,7 +137,7 @@ impl Run {
         let held = self.held_by_ancestors.iter().filter_map(|url| LockPath::parse(url).ok());
         let held = held.filter(|lock| client.is_for(lock)).map(|lock| lock.resource());
         match held.into_iter().find(|name| self.resources.contains(name)) {
-            Some(resource) if excludes && *wait >= LockOptions::FOR_EVER => {
+            Some(resource) if excludes && wait.is_none() => {
                 Err(Error::Client(client::Error::Usage(format!(
                     "this runs under the lock on {resource} already, as RDLM_LOCK_URL says, and would \
                  wait for itself: name another resource, or give --wait"
@@ -232,19 +229,18 @@ impl Supervision {
     /// Releases the locks after the end of the command.
     fn release_all(self, ending: Ending) -> Result<Ending, Error> {
         terminal::take_back_from(self.child.group());
-        let options = &self.run.options;
         match self.state {
             State::Ending { why: Why::Lost(lost), .. } => {
                 // The other locks.
-                let _ = release(self.guards, options, Deadline::after(GIVE_UP));
+                let _ = release(self.guards, Deadline::after(GIVE_UP));
                 Err(client::Error::from(lost).into())
             }
             State::Ending { why: Why::TimedOut, .. } => {
-                release(self.guards, options, Deadline::after(RELEASE))?;
+                release(self.guards, Deadline::after(RELEASE))?;
                 Ok(Ending::TimedOut)
             }
             State::Running => {
-                release(self.guards, options, Deadline::after(RELEASE))?;
+                release(self.guards, Deadline::after(RELEASE))?;
                 Ok(ending)
             }
         }
@@ -277,8 +273,8 @@ impl Supervision {
             State::Running => {
                 let seconds = self.run.kill_after.as_secs_f64();
                 say(&format!(
-                    "the lock on {} is lost: ending the command, by SIGKILL after {seconds} s",
-                    lost.resource
+                    "the lock on {} is lost: {}; ending the command, by SIGKILL after {seconds} s",
+                    lost.resource, lost.why
                 ));
                 self.end(Why::Lost(lost));
             }

@@ -65,14 +65,42 @@ pub(super) fn locks(client: &Client, resource: &str, json: bool) -> Result<Endin
     if json {
         return print_json(client.locks(resource)?);
     }
-    print(&table(&listed(client, Some(resource))?, width()))?;
+    let listed = listed(client, Some(resource))?;
+    if listed.iter().all(|resource| resource.uids.is_empty()) {
+        print(&format!("nobody holds or waits for {}\n", printable(resource)))?;
+    } else {
+        print(&table(&listed, width()))?;
+    }
+    Ok(Ending::Done)
+}
+
+/// The command that completions call for the names of resources.
+pub const NAMES: &str = "__names";
+
+/// Prints the names with this beginning, except those that a shell would not take as they are.
+pub(super) fn names(client: &Client, prefix: &str) -> Result<Ending, Error> {
+    let is_plain = |name: &&str| {
+        name.starts_with(prefix)
+            && !name.starts_with('-')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "._/@:-".contains(c))
+    };
+    let json = client.search_at_once(prefix)?.json;
+    let entries = json["resources"].as_array().into_iter().flatten();
+    let names = entries.filter_map(|entry| entry["name"].as_str()).filter(is_plain);
+    print(&names.map(|name| format!("{name}\n")).collect::<String>())?;
     Ok(Ending::Done)
 }
 
 /// A sentence for a waiting client: who holds the resource, and its position in line, if the user may
 /// see that.
-pub(super) fn wait(client: &Client, resource: &str, title: Option<&str>) -> String {
-    let mut words = format!("waiting for {resource}");
+pub(super) fn wait(
+    client: &Client,
+    resource: &str,
+    server: Option<&str>,
+    title: Option<&str>,
+) -> String {
+    let at = server.map(|server| format!(" at {server}")).unwrap_or_default();
+    let mut words = format!("waiting for {resource}{at}");
     let Some(locks) = locks_to_tell_of(client, resource) else { return words };
     if let Some(holder) = holder(&locks) {
         words += &format!(", {holder}");
@@ -83,7 +111,7 @@ pub(super) fn wait(client: &Client, resource: &str, title: Option<&str>) -> Stri
     if let Some(position) = position {
         words += &format!(", {} in line", ordinal(position));
     }
-    printable(&words)
+    words
 }
 
 /// Why a lock was not granted, and who holds it, if the user may see that.

@@ -25,10 +25,9 @@ fn start(server: &Server, directory: &Path, deploy: &str) -> Running {
     fs::write(&script, format!("#!/bin/sh\n{deploy}\n")).unwrap();
     fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(directory.join("step.sh"), step()).unwrap();
-    let programs = Path::new(env!("CARGO_BIN_EXE_rdlm")).parent().unwrap().display();
-    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    let programs = Path::new(env!("CARGO_BIN_EXE_rdlm")).parent().unwrap();
     let mut shell = Command::new("bash");
-    shell.args(["-e", "step.sh"]).current_dir(directory).env("PATH", path);
+    shell.args(["-e", "step.sh"]).current_dir(directory).env("RDLM_NAME", programs);
     shell.env("RDLM_URL", format!("http://127.0.0.1:{}", server.port()));
     Running::start(&mut shell)
 }

@@ -52,6 +52,17 @@ impl Fake {
     }
 }
 
+/// An answer with a JSON body, which ends the connection.
+pub(super) fn answer(status: &str, body: &str) -> Then {
+    let kind = if body.contains("urn:rdlm:") { "problem+json" } else { "hal+json" };
+    let uid = body.split('"').nth(3).unwrap_or_default();
+    Then::Answer(format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/{kind}\r\nConnection: close\r\n\
+         Location: http://fake/locks/foo/{uid}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
 /// Reads a request with its body.
 fn request(stream: &TcpStream) -> String {
     let mut stream = BufReader::new(stream);

@@ -17,7 +17,7 @@ fn client(port: u16) -> Client {
 }
 
 fn lives_for(seconds: f64) -> LockOptions {
-    LockOptions { lifetime: Duration::from_secs_f64(seconds), ..LockOptions::default() }
+    LockOptions { lifetime: Some(Duration::from_secs_f64(seconds)), ..LockOptions::default() }
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_lock_that_is_held_is_not_granted() {
     let server = Server::start();
     server.hold("foo");
     let client = client(server.port());
-    let options = LockOptions { wait: Duration::from_millis(100), ..LockOptions::default() };
+    let options = LockOptions { wait: Some(Duration::from_millis(100)), ..LockOptions::default() };
     assert!(matches!(client.acquire("foo", &options), Err(Error::NotGranted(_))));
     // Nobody is told who holds it before the wait is over.
     let pending = client.request("foo", &LockOptions::default()).unwrap();
@@ -123,7 +123,7 @@ fn what_no_server_accepts_is_refused_at_once() {
         assert!(text.contains(expected) && !text.contains("pw"), "{text}");
     }
     let client = client(1);
-    for options in [lives_for(0.0), LockOptions { wait: Duration::MAX, ..lives_for(1.0) }] {
+    for options in [lives_for(0.0), LockOptions { wait: Some(Duration::MAX), ..lives_for(1.0) }] {
         assert!(matches!(client.acquire("foo", &options), Err(Error::Usage(_))));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Running, is_alive, output, rdlm, run_script};
+use super::fakes::{Fake, Then, answer};
+use super::{Running, complaint, is_alive, output, rdlm, run_script};
 use crate::harness::{Server, wait_until};
 
 #[test]
@@ -83,7 +84,7 @@ fn a_lock_that_was_lost_before_the_end_is_told() {
     server.delete("/resources/foo");
     let (code, errors) = run.end();
     assert_eq!(code, Some(74));
-    assert!(errors.contains("was lost before the command ended"), "{errors}");
+    assert!(errors.contains("was lost before it was released"), "{errors}");
 }
 
 #[test]
@@ -117,4 +118,63 @@ fn many_locks_at_a_server_that_hangs_are_given_up_together() {
     // The time for all of them is 10 s.
     assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
     server.signal("-CONT");
+}
+
+const UID: &str = "0123456789abcdef0123456789abcdef";
+
+/// A problem document with what became of a lock.
+fn gone(status: &str, reason: &str, detail: &str) -> Then {
+    let by = r#"{"user":"ops","client":"10.0.0.7","door":"page"}"#;
+    let how = format!(
+        r#"{{"how":"deleted","at":"2026-12-01T03:00:00Z","by":{by},"reason":"it hung\u001b"}}"#
+    );
+    let kind = format!("urn:rdlm:problem:{reason}");
+    answer(
+        status,
+        &format!(r#"{{"type":"{kind}","reason":"{reason}","detail":"{detail}","gone":{how}}}"#),
+    )
+}
+
+#[test]
+fn a_command_that_loses_its_lock_is_told_who_deleted_it() {
+    let granted = answer("201 Created", &format!(r#"{{"uid":"{UID}","lifetime":0.9}}"#));
+    let lost = || gone("404 Not Found", "no_such_lock", "there is no such lock");
+    let expected = "it was deleted at 2026-12-01T03:00:00Z by ops (10.0.0.7): it hung\\u{1b}";
+    // Noticed by a renewal, and when it is released.
+    for script in ["exec sleep 100", "exit 0"] {
+        let fake = Fake::start(vec![granted.clone(), lost()]);
+        let args = ["run", "--lifetime", "0.9", "foo", "--", "sh", "-c", script];
+        let run = output(fake.port, &args);
+        let errors = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(74), "{errors}");
+        let lines: Vec<_> = errors.lines().collect();
+        assert!(lines.iter().all(|line| line.contains(expected)), "{errors}");
+        assert_eq!(lines.len(), if script == "exit 0" { 1 } else { 2 }, "{errors}");
+    }
+    let fake = Fake::start(vec![lost()]);
+    for command in ["get", "renew", "release"] {
+        let line = complaint(&output(fake.port, &[command, &format!("/locks/foo/{UID}")]), 74);
+        assert!(line.contains(expected), "{line}");
+    }
+}
+
+#[test]
+fn a_request_that_is_deleted_is_told_who_did_it() {
+    let fake = Fake::start(vec![gone("409 Conflict", "deleted", "somebody deleted the request")]);
+    let line = complaint(&output(fake.port, &["run", "foo", "--", "true"]), 75);
+    assert!(line.contains("somebody deleted the request; it was deleted at 2026"), "{line}");
+    assert!(line.contains("by ops (10.0.0.7): it hung"), "{line}");
+}
+
+#[test]
+fn who_deleted_a_lock_and_why_is_told_by_the_server_to_its_holder() {
+    let server = Server::start();
+    let mut run = run_script(&server, &["--lifetime", "0.9"], "echo ready; exec sleep 100");
+    assert_eq!(run.line(), "ready");
+    let deleted = output(server.port(), &["delete", "--reason", "it hung", "foo"]);
+    assert_eq!(deleted.status.code(), Some(0), "{deleted:?}");
+    let (code, errors) = run.end();
+    assert_eq!(code, Some(74));
+    assert!(errors.contains("is lost: it was deleted at 20"), "{errors}");
+    assert!(errors.contains(" by 127.0.0.1: it hung; ending the command"), "{errors}");
 }

@@ -3,6 +3,7 @@
 mod actions;
 mod fakes;
 mod library;
+mod limited;
 mod lost;
 mod pages;
 mod proxies;
@@ -12,6 +13,7 @@ mod servers;
 mod signals;
 mod terminal;
 mod unreachable;
+mod waits;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::{complaint, output, printed};
 
+use crate::harness::Server;
 use crate::needed;
 
 fn text_of(args: &[&str]) -> String {
@@ -38,6 +39,11 @@ fn options(command: &str) -> BTreeSet<String> {
 
 /// Runs a script of a shell that has read its completions; `None` without the shell.
 fn completed(shell: &str, script: &str) -> Option<String> {
+    completed_with(1, shell, script)
+}
+
+/// The same with a server on this port.
+fn completed_with(port: u16, shell: &str, script: &str) -> Option<String> {
     if !needed::are_installed(&[shell]) {
         return None;
     }
@@ -46,6 +52,9 @@ fn completed(shell: &str, script: &str) -> Option<String> {
     fs::write(&file, text_of(&["completions", shell])).unwrap();
     let mut command = Command::new(shell);
     let command = command.args(["-c", &script.replace("COMPLETIONS", file.to_str().unwrap())]);
+    let program = Path::new(env!("CARGO_BIN_EXE_rdlm")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    command.env("PATH", path).env("RDLM_URL", format!("http://127.0.0.1:{port}"));
     let output = command.env("HOME", dir.path()).stdin(Stdio::null()).output().unwrap();
     Some(printed(&output))
 }
@@ -158,6 +167,30 @@ fn fish_completes_commands_options_and_values() {
     for command in commands {
         let words = lines.next().unwrap().split(' ').map(String::from);
         assert_eq!(words.collect::<BTreeSet<_>>(), options(&command));
+    }
+}
+
+#[test]
+fn shells_complete_the_names_of_resources_that_the_server_has() {
+    let server = Server::start();
+    for name in ["db-main", "db-replica", "web", "db-~x"] {
+        server.hold(name);
+    }
+    let bash = r#"
+        . COMPLETIONS
+        COMP_WORDS=(rdlm locks db); COMP_CWORD=2; _rdlm rdlm db locks; echo "${COMPREPLY[*]}"
+        COMP_WORDS=(rdlm run ""); COMP_CWORD=2; _rdlm rdlm "" run; echo "${COMPREPLY[*]: -3}""#;
+    let fish = r#"
+        source COMPLETIONS
+        echo (complete -C 'rdlm locks db' | string replace -r '\t.*' '')
+        echo (complete -C 'rdlm run ' | string replace -r '\t.*' '')"#;
+    let zsh = r#"
+        compdef() { }; compadd() { print -- ${@:2} }
+        . COMPLETIONS
+        PREFIX=db; _rdlm_resources; PREFIX=; _rdlm_resources"#;
+    for (shell, script) in [("bash", bash), ("fish", fish), ("zsh", zsh)] {
+        let Some(text) = completed_with(server.port(), shell, script) else { continue };
+        assert_eq!(text, "db-main db-replica\ndb-main db-replica web\n", "{shell}");
     }
 }
 

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Running, complaint, output, printed, rdlm};
+use super::fakes::{Fake, Then};
+use super::{Running, complaint, free_port, output, printed, rdlm};
 use crate::harness::{Server, wait_until};
 
 #[test]
@@ -202,9 +203,50 @@ fn delete_takes_a_name_or_all() {
     printed(&output(server.port(), &["delete", "foo"]));
     assert!(complaint(&output(server.port(), &["delete", "foo"]), 74).contains("foo has no locks"));
     assert_eq!(server.locks("bar").len(), 1);
-    printed(&output(server.port(), &["delete", "--all"]));
+    let line = complaint(&output(server.port(), &["delete", "--all"]), 64);
+    assert!(line.contains("no terminal to ask on: give --yes"), "{line}");
+    assert_eq!(server.locks("bar").len(), 1);
+    complaint(&output(server.port(), &["delete", "--all", "--yes", "foo"]), 64);
+    let deleted = printed(&output(server.port(), &["delete", "--all", "--yes"]));
+    let deleted: Vec<_> = deleted.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(deleted, ["RESOURCE", "bar", "baz"]);
     assert_eq!(server.locks("bar").len() + server.locks("baz").len(), 0);
-    complaint(&output(server.port(), &["delete", "--all", "foo"]), 64);
+}
+
+#[test]
+fn a_deletion_has_a_reason() {
+    let done = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+    let fake = Fake::start(vec![Then::Answer(done.into())]);
+    printed(&output(fake.port, &["delete", "--reason", "it hung & burnt", "foo"]));
+    let request = fake.requests.recv().unwrap();
+    let expected = "DELETE /resources/foo?reason=it%20hung%20%26%20burnt HTTP/1.1";
+    assert!(request.starts_with(expected), "{request}");
+}
+
+#[test]
+fn a_request_whose_outcome_is_unknown_is_found_by_its_key() {
+    let fake = Fake::start(vec![Then::Drop]);
+    let line = complaint(&output(fake.port, &["acquire", "--wait", "0", "foo"]), 69);
+    let key = line.split("the same command with --idempotency-key ").nth(1);
+    let key = key.and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(fake.requests.recv().unwrap().to_lowercase().contains(key), "{line}");
+    let server = Server::start();
+    let args = ["acquire", "--wait", "0", "--idempotency-key", key, "foo"];
+    let lock = printed(&output(server.port(), &args));
+    assert_eq!(printed(&output(server.port(), &args)), lock, "it is the same lock");
+    complaint(&output(server.port(), &["acquire", "--idempotency-key", "a b", "foo"]), 64);
+    // Where nothing arrived, or the answer says what happened, there is nothing to find.
+    for (port, code) in [(free_port(), 69), (server.port(), 75)] {
+        let line = complaint(&output(port, &["acquire", "--wait", "0", "foo"]), code);
+        assert!(!line.contains("--idempotency-key"), "{line}");
+    }
+}
+
+#[test]
+fn a_resource_without_locks_is_said_to_be_nobodys() {
+    let server = Server::start();
+    let text = printed(&output(server.port(), &["locks", "nope"]));
+    assert_eq!(text, "nobody holds or waits for nope\n");
 }
 
 #[test]
@@ -213,9 +255,13 @@ fn administrators_are_asked_for() {
     let file = dir.path().join("users");
     fs::write(&file, "alice:s3:cret\n").unwrap();
     let server = Server::start_with(&["--admin-userpass-file", file.to_str().unwrap()]);
-    for args in
-        [&["resources"][..], &["locks", "foo"], &["delete", "--all"], &["watch"], &["events"]]
-    {
+    for args in [
+        &["resources"][..],
+        &["locks", "foo"],
+        &["delete", "--all", "--yes"],
+        &["watch"],
+        &["events"],
+    ] {
         let line = complaint(&output(server.port(), args), 77);
         assert!(line.contains("set RDLM_USER and RDLM_PASSWORD"), "{line}");
     }
@@ -342,9 +388,7 @@ fn a_wrong_command_line_is_code_64() {
 
 #[test]
 fn what_the_server_refuses_is_told_in_its_words() {
-    let server = Server::start_with(&["--max-wait", "10"]);
-    let line = complaint(&output(server.port(), &["acquire", "foo"]), 64);
-    assert!(line.contains("wait is") && line.contains("expected seconds from 0 to 10"), "{line}");
+    let server = Server::start();
     let line = complaint(&output(server.port(), &["acquire", "--wait", "0", "a b/c"]), 64);
     assert!(line.contains("name"), "{line}");
 }

@@ -110,7 +110,7 @@ fn a_server_that_asks_to_come_back_later_is_asked_later() {
     printed(&output(fake.port, &["run", "foo", "--", "true"]));
     assert!(began.elapsed() >= Duration::from_secs(1));
     let fake = Fake::start(vec![Then::Answer(later)]);
-    let line = complaint(&output(fake.port, &["run", "--wait", "0", "foo", "--", "true"]), 75);
+    let line = complaint(&output(fake.port, &["run", "--wait", "0", "foo", "--", "true"]), 69);
     assert!(line.contains("too many requests"), "{line}");
 }
 
@@ -122,7 +122,7 @@ fn a_retry_after_that_is_too_long_does_not_break_the_client() {
              Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         let fake = Fake::start(vec![Then::Answer(answer)]);
-        complaint(&output(fake.port, &["acquire", "--wait", "0", "foo"]), 75);
+        complaint(&output(fake.port, &["acquire", "--wait", "0", "foo"]), 69);
     }
 }
 
@@ -220,8 +220,12 @@ fn a_server_that_never_answers_is_given_up() {
     waiting.signal("-INT");
     assert_eq!(waiting.wait(), Some(130));
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
-    let line = complaint(&one_try.wait_with_output().unwrap(), 69);
-    assert!(line.contains("does not answer within 10 s"), "{line}");
+    let output = one_try.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{errors}");
+    // After five seconds it has said that it waits.
+    let [_, line] = errors.lines().collect::<Vec<_>>()[..] else { panic!("{errors}") };
+    assert!(line.contains("does not answer within 10 s"), "{errors}");
 }
 
 #[test]

@@ -236,3 +236,28 @@ fn watch_draws_over_what_it_drew() {
     terminal.type_in("\x03");
     assert!(terminal.process.wait().unwrap().success());
 }
+
+#[test]
+fn a_deletion_of_everything_is_asked_about() {
+    if !needed::are_installed(&["setsid"]) {
+        return;
+    }
+    let server = Server::start();
+    server.hold("foo");
+    let _waiting = server.join_line("foo");
+    let delete = [env!("CARGO_BIN_EXE_rdlm"), "delete", "--all"];
+    let asked = format!(
+        "delete 1 locks and 1 waiting requests at http://127.0.0.1:{}? [y/N] ",
+        server.port()
+    );
+    let mut terminal = Terminal::start(&server, &delete);
+    terminal.wait_for(&asked);
+    terminal.type_in("\n");
+    terminal.wait_for("nothing was deleted");
+    assert_eq!(server.locks("foo").len(), 2);
+    let mut terminal = Terminal::start(&server, &delete);
+    terminal.wait_for(&asked);
+    terminal.type_in("y\n");
+    terminal.wait_for("foo       waits 1");
+    assert_eq!(server.locks("foo").len(), 0);
+}

@@ -65,7 +65,7 @@ until curl -s localhost:8888/resources/deploy | grep -q position; do sleep 0.1; 
     Page {
         path: "docs/getting-started.md",
         instead: &[("sleep 30", "sleep 0.1")],
-        prints: &["my turn", "RESOURCE"],
+        prints: &["my turn", "nobody holds or waits for demo"],
         ..Page::NONE
     },
     Page {

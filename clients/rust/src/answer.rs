@@ -7,8 +7,8 @@ use serde_json::Value;
 use ureq::http::response::Parts;
 use ureq::http::{HeaderMap, HeaderValue};
 
-use super::Error;
 use super::lock_path::{LockPath, is_uid};
+use super::{Error, Time, gone, tls};
 
 /// The longest pause that a server's `Retry-After` can cause.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub(super) enum Expected<'a> {
 }
 
 /// Why there is no usable response.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Failure {
     /// No connection was established.
     Unreachable(String),
@@ -57,8 +57,8 @@ pub enum Failure {
     NotRdlm(String),
     /// An intermediary seems to have made the response.
     Foreign(String),
-    /// The lock does not exist.
-    NotThere,
+    /// The lock does not exist. What became of it, if the server knows.
+    NotThere(Option<String>),
     /// 503 of rdlm: nothing was done, and a later attempt may succeed.
     Later {
         /// The reason the server gives.
@@ -75,6 +75,15 @@ pub enum Failure {
     },
     /// A redirect to the server at this URL.
     Elsewhere(String),
+    /// The server allows only less of this time.
+    TooLong {
+        /// What is too long.
+        time: Time,
+        /// The longest that it allows.
+        longest: Duration,
+        /// The same as a sentence.
+        detail: String,
+    },
     /// Any other error of the server.
     Refused {
         /// The HTTP status.
@@ -102,10 +111,11 @@ impl Failure {
     /// As the error of a request about this lock.
     pub fn about_lock(self, path: &LockPath) -> Error {
         match self {
-            Self::NotThere => Error::Gone(format!(
-                "{} is not held: it was released or deleted, it has expired, or it never was",
-                path.path
-            )),
+            Self::NotThere(gone) => {
+                let unknown = "it was released or deleted, it has expired, or it never was";
+                let why = gone.as_deref().unwrap_or(unknown);
+                Error::Gone(format!("{} is not held: {why}", path.path))
+            }
             failure => failure.into(),
         }
     }
@@ -114,13 +124,15 @@ impl Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unreachable(text) | Failure::Dropped(text) => Self::NoServer(text),
+            // Nobody else has the lock, as far as is known.
+            Failure::Unreachable(text)
+            | Failure::Dropped(text)
+            | Failure::Later { detail: text, .. }
+            | Failure::Proxy { detail: text, .. } => Self::NoServer(text),
+            Failure::TooLong { time, detail, .. } => Self::TooLong(time, detail),
             Failure::NotRdlm(text) | Failure::Foreign(text) => Self::NotRdlm(text),
             Failure::Elsewhere(to) => Self::NotRdlm(format!("the servers point at {to}, and back")),
-            Failure::NotThere => Self::Gone("there is no such lock".into()),
-            Failure::Later { detail, .. } | Failure::Proxy { detail, .. } => {
-                Self::NotGranted(detail)
-            }
+            Failure::NotThere(_) => Self::Gone("there is no such lock".into()),
             Failure::Refused { status: 401 | 403, detail } => Self::NotPermitted(detail),
             Failure::Refused { status: 408 | 409, detail } => Self::NotGranted(detail),
             Failure::Refused { status: 500.., detail } => Self::NoServer(detail),
@@ -135,6 +147,8 @@ pub(super) struct Asked<'a> {
     pub(super) url: &'a str,
     pub(super) path: &'a str,
     pub(super) expected: Expected<'a>,
+    /// The lifetime asked for, in seconds.
+    pub(super) lifetime: Option<f64>,
     /// The time-out of the response.
     pub(super) within: Duration,
     /// The message for a 401.
@@ -188,8 +202,13 @@ impl Asked<'_> {
         let member = |name| problem.as_ref().and_then(|problem| problem[name].as_str());
         let (detail, reason, outcome) = (member("detail"), member("reason"), member("outcome"));
         match (status, detail, header(head, "Location")) {
+            (400, Some(_), _) if problem.as_ref().is_some_and(|it| it["max_wait"].is_number()) => {
+                self.too_long(&problem.unwrap_or_default())
+            }
             (401, ..) => Failure::Refused { status, detail: self.not_accepted.into() },
-            (404, Some(_), _) if reason == Some("no_such_lock") => Failure::NotThere,
+            (404, Some(_), _) if reason == Some("no_such_lock") => {
+                Failure::NotThere(problem.as_ref().and_then(gone::sentence))
+            }
             // rdlm, but at another base URL.
             (404, Some(_), _) => Failure::Foreign(format!(
                 "{url} is not where rdlm's API begins: it knows no such path"
@@ -204,7 +223,11 @@ impl Asked<'_> {
             (408, Some(detail), _) if reason != Some("timed_out") => {
                 Failure::Dropped(detail.into())
             }
-            (_, Some(detail), _) => Failure::Refused { status, detail: detail.into() },
+            (_, Some(detail), _) => {
+                let gone = problem.as_ref().and_then(gone::sentence);
+                let gone = gone.map(|gone| format!("; {gone}")).unwrap_or_default();
+                Failure::Refused { status, detail: format!("{detail}{gone}") }
+            }
             (403, None, _) => {
                 Failure::Refused { status, detail: format!("{url} answers {status}") }
             }
@@ -216,8 +239,27 @@ impl Asked<'_> {
                 Failure::Proxy { detail, retry_after }
             }
             (300..=399, None, Some(to)) => self.not_rdlm(&format!("it redirects to {to}")),
+            (400, None, None) if url.starts_with("http://") && speaks_of_tls(body) => {
+                Failure::NotRdlm(tls::is_expected(url))
+            }
             _ => self.foreign(status),
         }
+    }
+
+    /// What a refusal of a wait or lifetime means, which has the limits of both.
+    fn too_long(&self, limits: &Value) -> Failure {
+        let Self { url, lifetime, .. } = self;
+        let limit = |name: &str| limits[name].as_f64().unwrap_or_default();
+        let (longest_wait, longest_life) = (limit("max_wait"), limit("max_lifetime"));
+        let (time, longest, what) = match lifetime {
+            Some(lifetime) if *lifetime > longest_life => {
+                (Time::Lifetime, longest_life, "lifetime")
+            }
+            _ => (Time::Wait, longest_wait, "wait"),
+        };
+        let detail = format!("{url} allows a {what} of at most {longest} s");
+        let longest = Duration::try_from_secs_f64(longest).unwrap_or_default();
+        Failure::TooLong { time, longest, detail }
     }
 
     fn foreign(&self, status: u16) -> Failure {
@@ -270,10 +312,21 @@ impl Asked<'_> {
             Kind::TimedOut => {
                 Failure::Dropped(format!("the host of {url} does not answer any more"))
             }
-            Kind::InvalidData | Kind::InvalidInput => self.not_rdlm(&error.to_string()),
+            Kind::InvalidData | Kind::InvalidInput => {
+                match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                    Some(error) => Failure::NotRdlm(tls::complaint(url, error)),
+                    None => self.not_rdlm(&error.to_string()),
+                }
+            }
             _ => Failure::Unreachable(format!("cannot reach {url}: {error}")),
         }
     }
+}
+
+/// Whether a refusal is that of a port for HTTPS, as servers word it.
+fn speaks_of_tls(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_uppercase();
+    ["HTTPS", "TLS", "SSL"].iter().any(|name| text.contains(name))
 }
 
 fn header<'a>(head: &'a Parts, name: &str) -> Option<&'a str> {

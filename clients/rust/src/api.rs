@@ -51,9 +51,14 @@ impl Client {
         self.send(&Call::new(http::Method::GET, "/health", Expected::Health)).map(drop)
     }
 
+    /// The server that is asked first.
+    pub fn server(&self) -> &str {
+        &self.transport().url
+    }
+
     /// The URL of a lock, as this client reaches it.
     pub fn url_of(&self, lock: &LockPath) -> String {
-        let base = lock.base.as_deref().unwrap_or(&self.transport().url);
+        let base = lock.base.as_deref().unwrap_or(self.server());
         format!("{base}{}", lock.path)
     }
 
@@ -63,12 +68,12 @@ impl Client {
         resource: &str,
         options: &LockOptions,
         key: &str,
-        wait: Wait,
+        (wait, lifetime): (Wait, Duration),
         by: Deadline,
     ) -> Result<Lock, Failure> {
         let mut body = json!({
             "title": options.title.as_deref().unwrap_or_default(),
-            "lifetime": options.lifetime.as_secs_f64(),
+            "lifetime": lifetime.as_secs_f64(),
         });
         if let Some(mode) = &options.mode {
             body["mode"] = mode.as_str().into();
@@ -90,7 +95,7 @@ impl Client {
         Ok(Lock {
             path: LockPath { base: None, path: format!("{path}/{uid}") },
             fencing_token: answer.json["fencing_token"].as_u64(),
-            lifetime: granted_lifetime(&answer, options.lifetime),
+            lifetime: granted_lifetime(&answer, lifetime),
         })
     }
 
@@ -101,9 +106,13 @@ impl Client {
         self.send(&Call { key: key.into(), by, ..call }).map(drop)
     }
 
-    /// Renews a lock.
-    pub fn renew(&self, lock: &LockPath, lifetime: Duration) -> Result<(), Failure> {
-        self.retry(&renewal(lock, lifetime)).map(drop)
+    /// Renews a lock. Without a lifetime, for a minute, or as long as the server allows.
+    pub fn renew(&self, lock: &LockPath, lifetime: Option<Duration>) -> Result<(), Failure> {
+        let renew = |lifetime| self.retry(&renewal(lock, lifetime)).map(drop);
+        match renew(lifetime.unwrap_or(LockOptions::LIFETIME)) {
+            Err(Failure::TooLong { longest, .. }) if lifetime.is_none() => renew(longest),
+            result => result,
+        }
     }
 
     /// Renews a lock by a deadline. Returns the new lifetime.
@@ -129,7 +138,7 @@ impl Client {
         if let Some(lifetime) = lifetime {
             body["lifetime"] = lifetime.as_secs_f64().into();
         }
-        let wait = Some(Wait::of(wait));
+        let wait = Some(Wait::of(Some(wait)));
         let call = on_lock(http::Method::PATCH, lock, Expected::Lock(lock.uid()));
         self.retry(&Call { body: Some(body), wait, ..call }).map(drop)
     }
@@ -184,9 +193,20 @@ impl Client {
         self.send(&Call { by, ..list_of_locks(&path, resource) })
     }
 
+    /// The resources whose names contain a text, at most 1000 of them, with their locks.
+    pub fn search_at_once(&self, text: &str) -> Result<Answer, Failure> {
+        let text = utf8_percent_encode(text, NON_ALPHANUMERIC);
+        let (path, by) = (format!("/status?search={text}&limit=1000"), Deadline::after(AT_ONCE));
+        let call = Call::new(http::Method::GET, &path, Expected::Resources).by_administrator();
+        self.send(&Call { by, ..call })
+    }
+
     /// Deletes the locks of a resource, or all locks.
-    pub fn delete(&self, resource: Option<&str>) -> Result<(), Failure> {
-        let path = resource.map_or("/resources".into(), path_of);
+    pub fn delete(&self, resource: Option<&str>, reason: Option<&str>) -> Result<(), Failure> {
+        let mut path = resource.map_or("/resources".into(), path_of);
+        if let Some(reason) = reason {
+            path += &format!("?reason={}", utf8_percent_encode(reason, NON_ALPHANUMERIC));
+        }
         let call = Call::new(http::Method::DELETE, &path, Expected::NoContent);
         self.delete_once_or_again(&call.by_administrator())
     }
@@ -204,7 +224,7 @@ impl Client {
             result
         };
         match retry(call.by, || self.ask(call, attempt)) {
-            Err(Failure::NotThere) if may_be_done.get() => Ok(()),
+            Err(Failure::NotThere(_)) if may_be_done.get() => Ok(()),
             result => result.map(drop),
         }
     }

@@ -13,7 +13,7 @@ impl Deadline {
     /// The end of `limit` from now.
     pub fn after(limit: Duration) -> Self {
         // Any clock can represent that.
-        Self(Instant::now() + limit.min(LockOptions::FOR_EVER))
+        Self(Instant::now() + limit.min(LockOptions::LONGEST))
     }
 
     pub(super) fn left(self) -> Duration {
@@ -33,27 +33,59 @@ impl Deadline {
 /// How long a server may wait before it answers, over all repetitions of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Wait {
-    limit: Duration,
-    until: Deadline,
+    /// `None`: as long as it takes.
+    until: Option<Deadline>,
+    /// The longest wait that the server accepts at a time.
+    slice: Duration,
 }
 
 impl Wait {
-    /// A wait that ends `limit` from now.
-    pub fn of(limit: Duration) -> Self {
-        Self { limit, until: Deadline::after(limit) }
+    /// A wait that ends `limit` from now; without a limit, it has no end.
+    pub fn of(limit: Option<Duration>) -> Self {
+        Self { until: limit.map(Deadline::after), slice: LockOptions::LONGEST }
     }
 
-    /// What is left. A wait without an end stays one in repetitions.
-    pub fn left(self) -> Duration {
-        if self.limit >= LockOptions::FOR_EVER { self.limit } else { self.until.left() }
+    /// What is left; `None`: it has no end.
+    pub fn left(self) -> Option<Duration> {
+        self.until.map(Deadline::left)
     }
 
     pub(super) fn is_over(self) -> bool {
-        self.left().is_zero()
+        self.until.is_some_and(Deadline::is_over)
     }
 
-    /// What is left, in seconds, rounded up to hundredths: the status page shows it.
+    /// Waits in slices from now on, if there is no end that was asked for. Returns whether that is
+    /// so.
+    pub(super) fn slice(&mut self, longest: Duration) -> bool {
+        let is_less = self.until.is_none() && longest < self.slice;
+        if is_less {
+            self.slice = longest;
+        }
+        is_less
+    }
+
+    /// How long to wait for the response, if it is due `answer` after the wait. The next slice is
+    /// sent before one ends, so that the request keeps its place in line.
+    pub(super) fn response_within(self, answer: Duration) -> Duration {
+        const OVERLAP: Duration = Duration::from_secs(5);
+        const SHORTEST: Duration = Duration::from_secs(2);
+        match self.left() {
+            Some(left) => answer.saturating_add(left),
+            None if self.slice == LockOptions::LONGEST => self.slice,
+            None => self.slice.saturating_sub(OVERLAP.min(self.slice / 2)).max(SHORTEST),
+        }
+    }
+
+    /// Whether a response that did not come within this time means only that a slice has ended.
+    pub(super) fn slice_is_over(self, took: Duration) -> bool {
+        let is_sliced = self.until.is_none() && self.slice < LockOptions::LONGEST;
+        is_sliced && took >= self.response_within(Duration::ZERO)
+    }
+
+    /// What the server is asked to wait, in seconds, rounded up to hundredths: the status page
+    /// shows it.
     pub(super) fn seconds(self) -> f64 {
-        (self.left().as_secs_f64() * 100.0).ceil() / 100.0
+        let seconds = self.left().unwrap_or(self.slice).as_secs_f64();
+        ((seconds * 100.0).ceil() / 100.0).min(self.slice.as_secs_f64())
     }
 }

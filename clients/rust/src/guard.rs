@@ -7,13 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use super::Client;
-use super::Error;
 use super::answer::Failure;
 use super::api::Lock;
 use super::deadline::Deadline;
 use super::lease::Lease;
 use super::retry::{Pauses, retry};
 use super::transport::ANSWER;
+use super::{Error, Time};
 use crate::clock;
 
 /// How long giving up a request or a lock may take if the server does not respond.
@@ -98,6 +98,12 @@ impl Guard {
         self.client.url_of(&self.lock.path)
     }
 
+    /// How long the lock lives without a renewal, as granted.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.lock.lifetime
+    }
+
     /// The fencing token, larger than that of every earlier holder. A store that is sent it with
     /// each write can reject writes of a holder that has lost the lock. `None`: the server gives
     /// none.
@@ -160,15 +166,21 @@ impl Guard {
 
     fn end(&mut self, by: Deadline) -> Result<(), Error> {
         self.is_over = true;
-        let gone = || Error::Gone(format!("the lock on {} was lost before", self.resource));
+        let gone = |how: Option<String>| {
+            let how = how.map(|how| format!(": {how}")).unwrap_or_default();
+            Error::Gone(format!(
+                "the lock on {} was lost before it was released{how}",
+                self.resource
+            ))
+        };
         // Once the lease has ended, there is nothing to release.
         let left = self.lease.give_up();
         if left.is_zero() {
-            return Err(gone());
+            return Err(gone(None));
         }
         match self.client.release_by(&self.lock.path, by.at_most(left)) {
             Ok(()) => Ok(()),
-            Err(Failure::NotThere) => Err(gone()),
+            Err(Failure::NotThere(how)) => Err(gone(how)),
             Err(failure) => Err(failure.into()),
         }
     }
@@ -184,8 +196,9 @@ fn confirm(client: &Client, resource: &str, lock: &Lock) -> Result<(Duration, Du
         Ok((sent, client.renew_by(&lock.path, lock.lifetime, by)?))
     });
     renewed.map_err(|failure| match failure {
-        Failure::NotThere => {
-            Error::Gone(format!("the lock on {resource} was lost as it was granted"))
+        Failure::NotThere(how) => {
+            let how = how.map(|how| format!(": {how}")).unwrap_or_default();
+            Error::Gone(format!("the lock on {resource} was lost as it was granted{how}"))
         }
         failure => failure.into(),
     })
@@ -224,21 +237,29 @@ struct Renewals {
 impl Renewals {
     /// The body of the thread. The lock was certainly held at `held`.
     fn until_the_end(&self, held: Duration) {
-        let Lock { path, lifetime, .. } = &self.lock;
-        let third = *lifetime / 3;
-        let mut due = held.saturating_add(third);
+        let Lock { path, mut lifetime, .. } = self.lock.clone();
+        let mut due = held.saturating_add(lifetime / 3);
         let mut pauses = Pauses::new();
         while self.lease.wait_until(due) {
-            let sent = clock::now();
+            let (sent, third) = (clock::now(), lifetime / 3);
             // For all servers together. It leaves time for another attempt.
             let by = Deadline::after(third.min(ANSWER).min(self.lease.left()));
-            match self.client.renew_by(path, *lifetime, by) {
-                Ok(lifetime) => {
-                    self.lease.renewed(sent, lifetime);
-                    due = sent.saturating_add(third.min(lifetime / 3));
+            match self.client.renew_by(&path, lifetime, by) {
+                Ok(granted) => {
+                    self.lease.renewed(sent, granted);
+                    due = sent.saturating_add(third.min(granted / 3));
                     pauses = Pauses::new();
                 }
-                Err(Failure::NotThere) => self.lease.lose("it was deleted, or has expired"),
+                Err(Failure::NotThere(how)) => {
+                    self.lease.lose(how.as_deref().unwrap_or("it was deleted, or has expired"));
+                }
+                // The server was started again with another limit.
+                Err(Failure::TooLong { time: Time::Lifetime, longest, .. })
+                    if longest < lifetime =>
+                {
+                    lifetime = longest;
+                    due = sent;
+                }
                 Err(failure) => {
                     due = clock::now().saturating_add(pauses.next(&failure).min(third));
                     self.lease.failed(Error::from(failure).to_string());

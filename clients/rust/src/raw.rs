@@ -9,4 +9,6 @@ pub use crate::deadline::{Deadline, Wait};
 pub use crate::events::{Event, Following};
 pub use crate::guard::GIVE_UP;
 pub use crate::lock_path::LockPath;
+pub use crate::retry::LastFailure;
 pub use crate::target::who;
+pub use crate::transport::new_key;

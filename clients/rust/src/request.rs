@@ -10,10 +10,10 @@ use super::answer::Failure;
 use super::api::Lock;
 use super::deadline::{Deadline, Wait};
 use super::guard::GIVE_UP;
-use super::retry::{Pauses, TRIES};
+use super::retry::{LastFailure, Pauses, TRIES};
 use super::target::who;
 use super::transport::{ANSWER, new_key};
-use super::{Client, Error, Guard, LockOptions};
+use super::{Client, Error, Guard, LockOptions, Time};
 use crate::clock;
 
 /// A request that waits for its lock, on a thread of its own. Dropping it withdraws the request,
@@ -51,7 +51,9 @@ impl Client {
         let options = LockOptions { title: Some(fitting(&title)), ..options.clone() };
         check(&options)?;
         let client = self.clone();
-        let request = Request { client, resource: resource.into(), options, key: new_key() };
+        let (resource, last_failure) = (resource.into(), LastFailure::default());
+        let key = options.key.clone().unwrap_or_else(new_key);
+        let request = Request { client, resource, options, key, last_failure };
         let (go_on, given_up) = bounded::<()>(0);
         let (sender, answers) = bounded(1);
         let (done, answered) = bounded(1);
@@ -71,12 +73,16 @@ impl Client {
 
 /// Refuses what no server accepts, or no clock can represent.
 fn check(options: &LockOptions) -> Result<(), Error> {
-    let longest = LockOptions::FOR_EVER;
-    if options.wait > longest {
+    let longest = LockOptions::LONGEST;
+    if options.wait.is_some_and(|wait| wait > longest) {
         return Err(Error::Usage("a wait is up to 1e9 seconds".into()));
     }
-    if options.lifetime.is_zero() || options.lifetime > longest {
+    if options.lifetime.is_some_and(|lifetime| lifetime.is_zero() || lifetime > longest) {
         return Err(Error::Usage("a lifetime is over 0 to 1e9 seconds".into()));
+    }
+    let is_key = |key: &String| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+    if options.key.as_ref().is_some_and(|key| !is_key(key)) {
+        return Err(Error::Usage("an Idempotency-Key is visible ASCII characters".into()));
     }
     Ok(())
 }
@@ -86,6 +92,13 @@ impl Pending {
     #[must_use]
     pub fn answered(&self) -> &Receiver<()> {
         &self.answered
+    }
+
+    /// Why the request was sent again, if it was.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn last_failure(&self) -> LastFailure {
+        self.request.last_failure.clone()
     }
 
     /// Waits for the lock.
@@ -122,6 +135,7 @@ struct Request {
     resource: String,
     options: LockOptions,
     key: String,
+    last_failure: LastFailure,
 }
 
 impl Request {
@@ -133,40 +147,26 @@ impl Request {
 
     /// Sends the request, and again with what is left of the wait if the connection breaks: by its
     /// key, it keeps its place in line, or its lock.
-    fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Failure> {
-        let (wait, tries) = (Wait::of(self.options.wait), Deadline::after(TRIES));
-        let mut pauses = Pauses::new();
-        let mut arrived = false;
+    fn until_answered(&self, given_up: &Receiver<()>) -> Result<Lock, Error> {
+        let Self { client, resource, options, key, last_failure } = self;
+        let mut attempts = Attempts::of(options);
         loop {
             let sent = Instant::now();
-            let failure = match self.send(wait, Deadline::after(ANSWER)) {
+            let (times, by) = ((attempts.wait, attempts.lifetime), Deadline::after(ANSWER));
+            let failure = match client.ask_once(resource, options, key, times, by) {
                 Ok(lock) => return Ok(lock),
                 Err(failure) => failure,
             };
-            match failure {
-                // From an intermediary that does not wait that long.
-                Failure::Refused { status: 408, .. } if !wait.is_over() => {}
-                ref failure if failure.is_passing() => {}
-                failure => return Err(failure),
-            }
-            // A foreign response at once means a wrong URL; a late one, that a proxy has passed the
-            // request on.
-            arrived |= match failure {
-                Failure::Unreachable(_) => false,
-                Failure::Foreign(_) => sent.elapsed() >= Duration::from_secs(1),
-                _ => true,
+            let Some(pause) = attempts.pause_after(&failure, sent.elapsed()) else {
+                return Err(attempts.error(failure));
             };
-            let left = if arrived { wait.left().max(tries.left()) } else { tries.left() };
-            let pause = pauses.next(&failure);
-            if pause > left || given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                return Err(failure);
+            if !pause.is_zero() {
+                last_failure.is(failure.clone());
+            }
+            if given_up.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return Err(attempts.error(failure));
             }
         }
-    }
-
-    fn send(&self, wait: Wait, by: Deadline) -> Result<Lock, Failure> {
-        let Self { client, resource, options, key } = self;
-        client.ask_once(resource, options, key, wait, by)
     }
 
     /// Leaves the line. Closing the connection is not enough: the key keeps the place for a while,
@@ -185,6 +185,76 @@ impl Request {
                 }
                 Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+}
+
+/// What the attempts at a request have in common.
+struct Attempts<'a> {
+    options: &'a LockOptions,
+    wait: Wait,
+    lifetime: Duration,
+    /// How long to try to reach a server at first.
+    tries: Deadline,
+    pauses: Pauses,
+    /// Whether an attempt may have reached a server.
+    arrived: bool,
+    /// Whether an attempt may have been carried out whose answer was lost.
+    is_unanswered: bool,
+}
+
+impl<'a> Attempts<'a> {
+    fn of(options: &'a LockOptions) -> Self {
+        let wait = Wait::of(options.wait);
+        let lifetime = options.lifetime.unwrap_or(LockOptions::LIFETIME);
+        let (tries, pauses) = (Deadline::after(TRIES), Pauses::new());
+        Self { options, wait, lifetime, tries, pauses, arrived: false, is_unanswered: false }
+    }
+
+    /// The pause before the next attempt, after one that took this long; `None`: it was the last.
+    fn pause_after(&mut self, failure: &Failure, took: Duration) -> Option<Duration> {
+        match failure {
+            Failure::TooLong { .. } => return self.lower(failure).then_some(Duration::ZERO),
+            Failure::Dropped(_) if self.wait.slice_is_over(took) => return Some(Duration::ZERO),
+            // From an intermediary that does not wait that long.
+            Failure::Refused { status: 408, .. } if !self.wait.is_over() => {}
+            failure if failure.is_passing() => {}
+            _ => return None,
+        }
+        // A foreign response at once means a wrong URL; a late one, that a proxy has passed the
+        // request on.
+        self.arrived |= match failure {
+            Failure::Unreachable(_) => false,
+            Failure::Foreign(_) => took >= Duration::from_secs(1),
+            _ => true,
+        };
+        self.is_unanswered |= matches!(failure, Failure::Dropped(_) | Failure::Proxy { .. });
+        let pause = self.pauses.next(failure);
+        let tries = self.tries.left();
+        let wait = self.wait.left().unwrap_or(LockOptions::LONGEST);
+        let left = if self.arrived { wait.max(tries) } else { tries };
+        (pause <= left).then_some(pause)
+    }
+
+    /// The error after the last attempt.
+    fn error(&self, failure: Failure) -> Error {
+        match failure.into() {
+            Error::NoServer(text) if self.is_unanswered => Error::Unknown(text),
+            error => error,
+        }
+    }
+
+    /// Lowers a time that is too long, unless it was asked for. Returns whether it is lower.
+    fn lower(&mut self, failure: &Failure) -> bool {
+        match *failure {
+            Failure::TooLong { time: Time::Wait, longest, .. } => self.wait.slice(longest),
+            Failure::TooLong { time: Time::Lifetime, longest, .. }
+                if self.options.lifetime.is_none() && longest < self.lifetime =>
+            {
+                self.lifetime = longest;
+                true
+            }
+            _ => false,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! When to send a request again, and how often.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
 
+use super::Error;
 use super::answer::Failure;
 use super::deadline::Deadline;
 
@@ -27,6 +29,23 @@ pub(super) fn retry<T>(
             return Err(failure);
         }
         let _ = after(pause).recv();
+    }
+}
+
+/// The latest failure of a request that is being repeated, for those who watch it.
+#[derive(Clone, Default)]
+pub struct LastFailure(Arc<Mutex<Option<(Instant, Failure)>>>);
+
+impl LastFailure {
+    pub(super) fn is(&self, failure: Failure) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), failure));
+    }
+
+    /// The failure as a sentence, unless it is a minute old.
+    pub fn recent(&self) -> Option<String> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (_, failure) = last.filter(|(at, _)| at.elapsed() < Duration::from_secs(60))?;
+        Some(Error::from(failure).to_string())
     }
 }
 

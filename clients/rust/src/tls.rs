@@ -1,9 +1,9 @@
-//! TLS with the files of a [`Target`](crate::Target).
+//! TLS with the files of a [`Target`](crate::Target), and what to do if there is no session.
 
 use std::fs;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
+use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage};
 
 use super::Error;
 use super::target::{PemFile, TlsFiles};
@@ -30,4 +30,40 @@ impl PemFile {
             Err(error) => Err(Error::Usage(format!("{name}: {error}"))),
         }
     }
+}
+
+/// That a server expects TLS, on a connection without.
+pub(super) fn is_expected(url: &str) -> String {
+    let host = url.trim_start_matches("http://");
+    format!("{url} speaks TLS: use https://{host}")
+}
+
+/// What is wrong between this client and the server at a URL.
+pub(super) fn complaint(url: &str, error: &rustls::Error) -> String {
+    use rustls::Error as Tls;
+    let of_client = "--cert and --key, or RDLM_CERT and RDLM_KEY";
+    let wrong = match error {
+        Tls::AlertReceived(_) if url.starts_with("http://") => return is_expected(url),
+        Tls::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            let host = url.trim_start_matches("https://");
+            return format!("{url} does not speak TLS: use http://{host}");
+        }
+        // The other: an authority of the same name is trusted.
+        Tls::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "its certificate is by an authority that is not trusted here: --ca FILE or RDLM_CA \
+             names another"
+            .into(),
+        Tls::InvalidCertificate(error) => format!("its certificate is not accepted: {error}"),
+        Tls::AlertReceived(AlertDescription::CertificateRequired) => {
+            format!("it asks for a certificate: {of_client}")
+        }
+        Tls::AlertReceived(alert) => {
+            format!(
+                "it refuses the connection ({alert:?}), perhaps for the certificate of {of_client}"
+            )
+        }
+        error => format!("there is no connection by TLS: {error}"),
+    };
+    format!("{url}: {wrong}")
 }

@@ -88,8 +88,8 @@ impl<'a> Call<'a> {
     pub(super) fn limits(&self, servers: u32) -> Limits {
         let left = self.by.left().max(SHORTEST);
         let connect = (left / servers.max(1)).clamp(SHORTEST, CONNECT);
-        let wait = self.wait.map(Wait::left).unwrap_or_default();
-        Limits { connect, answer: left.saturating_add(wait) }
+        let answer = self.wait.map_or(left, |wait| wait.response_within(left));
+        Limits { connect, answer }
     }
 
     /// The body, with the time left to wait.
@@ -103,7 +103,7 @@ impl<'a> Call<'a> {
 }
 
 /// A new Idempotency-Key.
-pub(super) fn new_key() -> String {
+pub fn new_key() -> String {
     let mut bytes = [0; 16];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.unwrap_or_else(|_| panic!("the system has no random numbers"));
@@ -212,6 +212,7 @@ impl Transport {
             url: &url,
             path: call.path,
             expected: call.expected,
+            lifetime: call.body.as_ref().and_then(|body| body["lifetime"].as_f64()),
             within: limits.answer,
             not_accepted: &self.not_accepted(call, &url),
         })

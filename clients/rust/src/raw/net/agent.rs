@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use socket2::{SockRef, TcpKeepalive};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
@@ -22,6 +22,10 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(10))
     .with_interval(Duration::from_secs(10))
     .with_retries(3);
+
+/// How a server begins that received a request without TLS and expects a handshake: the type of the
+/// record, and the major version.
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// A pool of connections. Statuses are not errors, and redirects are not followed.
 pub fn agent(names: Names, tls: Arc<ClientConfig>) -> Agent {
@@ -69,7 +73,8 @@ impl Connector for Connect {
         };
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Some(Connection { stream, buffers, is_tls: details.needs_tls() }))
+        let is_tls = details.needs_tls();
+        Ok(Some(Connection { stream, buffers, is_tls, has_input: false }))
     }
 }
 
@@ -78,6 +83,8 @@ struct Connection {
     stream: Stream,
     buffers: LazyBuffers,
     is_tls: bool,
+    /// Whether any byte was received.
+    has_input: bool,
 }
 
 impl Transport for Connection {
@@ -99,6 +106,11 @@ impl Transport for Connection {
         let received = io::Read::read(&mut self.stream, self.buffers.input_append_buf());
         let received = received.map_err(|error| or_timeout(error, timeout))?;
         self.buffers.input_appended(received);
+        let is_first = received > 0 && !std::mem::replace(&mut self.has_input, true);
+        if is_first && !self.is_tls && self.buffers.input().starts_with(&TLS_ALERT) {
+            let alert = rustls::Error::AlertReceived(AlertDescription::UnexpectedMessage);
+            return Err(io::Error::new(ErrorKind::InvalidData, alert).into());
+        }
         Ok(received > 0)
     }
 
