@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rdlm::doors::{Environment, Service, Settings};
+use rdlm::doors::{Environment, Past, Service, Settings};
 use rdlm_http::connection::Connection;
 use rdlm_http::departures::Departures;
 use rdlm_http::transport::{Memory, Transport};
@@ -39,7 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().collect();
     let port = args.iter().position(|arg| arg == "--port").and_then(|at| args.get(at + 1));
     let port = port.map_or("8888", String::as_str);
-    let environment = Environment { users: None, own_host: "localhost".into() };
+    let past = Past { history: None, started: std::time::SystemTime::UNIX_EPOCH, is_shared: false };
+    let environment = Environment { users: None, own_host: "localhost".into(), past };
     let locks = LockTable::new(LIMITS, GRACE, None, Arc::new(()))?;
     let service = Arc::new(Service::new(
         Arc::new(Arc::new(locks)),

@@ -11,6 +11,7 @@ mod syntax;
 mod table;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

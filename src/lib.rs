@@ -13,6 +13,7 @@ pub mod commands;
 pub mod current_locks;
 pub mod doors;
 mod etcd_store;
+pub mod history;
 pub mod logging;
 pub mod metrics;
 pub mod passwords;

@@ -54,7 +54,17 @@ pub struct Metrics {
     count_idle: CountIdle,
     log_lines_lost: Counter,
     event_log_lost: Counter,
+    history: HistoryCounters,
     cluster: Option<Arc<ClusterMetrics>>,
+}
+
+/// What is wrong with the history.
+#[derive(Debug, Clone)]
+pub struct HistoryCounters {
+    /// Events that could not be written.
+    pub lost: Counter,
+    /// Lines that could not be read.
+    pub damaged: Counter,
 }
 
 /// Counters of the refusals of one operation, one per [`Reason`].
@@ -210,6 +220,16 @@ impl Metrics {
                 "rdlm_event_log_lost",
                 "Events that are missing in the file of --event-log",
             ),
+            history: HistoryCounters {
+                lost: add.counter(
+                    "rdlm_history_lost_events",
+                    "Events that could not be written to the history",
+                ),
+                damaged: add.counter(
+                    "rdlm_history_damaged_lines",
+                    "Lines of the history that could not be read at the start",
+                ),
+            },
             wait: add.histogram("rdlm_wait", "How long granted requests had waited"),
             hold: add.histogram("rdlm_hold", "How long locks had been held when they ended"),
             cluster: None,
@@ -225,6 +245,11 @@ impl Metrics {
         }
         let cluster = metrics.cluster.clone();
         (metrics, cluster)
+    }
+
+    /// The counters of the history.
+    pub fn history(&self) -> HistoryCounters {
+        self.history.clone()
     }
 
     /// A request for a lock has ended. `waited` counts if it was granted.

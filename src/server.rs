@@ -29,6 +29,7 @@ use crate::doors::Settings;
 use crate::doors::access::UserFileError;
 use crate::doors::event_log;
 use crate::doors::users::UsersError;
+use crate::history;
 use crate::http::certificates::{CertificateError, CertificateFiles};
 use crate::lock::{Limits, OpenError};
 use crate::signals::{Foreground, Ignored};
@@ -59,6 +60,8 @@ pub struct Options {
     pub restart_grace: Duration,
     /// The file that events are appended to.
     pub event_log: Option<event_log::Options>,
+    /// What is kept of what has happened; `None`: what is in memory.
+    pub history: Option<history::Settings>,
     /// How long the place in line of a client with a key is kept after it has left.
     pub reconnect_grace: Duration,
 }
@@ -78,6 +81,8 @@ pub enum Error {
     Journal(OpenError),
     /// The file of events cannot be opened.
     EventLog(PathBuf, io::Error),
+    /// The directory of the history cannot be used.
+    History(PathBuf, io::Error),
     /// The operating system refused a thread or a signal handler.
     System(io::Error),
     /// A second signal came while the server was shutting down.
@@ -99,6 +104,7 @@ impl fmt::Display for Error {
             Self::EventLog(path, error) => {
                 write!(f, "--event-log: cannot open {}: {error}", path.display())
             }
+            Self::History(dir, error) => write!(f, "--history-dir: {}: {error}", dir.display()),
             Self::System(error) => write!(f, "cannot start: {error}"),
             Self::Cluster(why) => f.write_str(why),
             Self::Core(why) => write!(f, "stopping rather than answer wrongly: {why}"),

@@ -25,6 +25,7 @@ mod documents;
 mod doors;
 mod edge;
 mod events;
+mod history;
 mod http;
 mod http_conformance;
 mod lists;

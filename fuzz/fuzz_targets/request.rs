@@ -11,7 +11,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use rdlm::doors::access::Access;
 use rdlm::doors::users::{UserFile, Users};
-use rdlm::doors::{Environment, RequestLimits, Service, Settings};
+use rdlm::doors::{Environment, Past, RequestLimits, Service, Settings};
 use rdlm_http::connection::{Connection, Next};
 use rdlm_http::departures::Departures;
 use rdlm_http::transport::{Memory, Transport};
@@ -69,8 +69,11 @@ impl World {
     fn new(settings: Settings, users: Option<Arc<Users>>) -> Self {
         let limits = Limits { locks: 1_000, waiting: 1, waiting_per_resource: 1 };
         let locks = LockTable::new(limits, Duration::ZERO, None, Arc::new(())).unwrap();
-        let environment = Environment { users, own_host: "host".into() };
-        let service = Service::new(Arc::new(Arc::new(locks)), settings, environment, Arc::default());
+        let past =
+            Past { history: None, started: std::time::SystemTime::UNIX_EPOCH, is_shared: false };
+        let environment = Environment { users, own_host: "host".into(), past };
+        let service =
+            Service::new(Arc::new(Arc::new(locks)), settings, environment, Arc::default());
         Self { service, departures: Arc::new(Departures::new().unwrap()) }
     }
 

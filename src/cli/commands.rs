@@ -8,9 +8,16 @@ use pico_args::Arguments;
 
 use super::given::{Given, environment, number, seconds};
 use super::table::{self, MODES};
-use super::{Command, UsageError, serve, unknown};
+use super::{Command, UsageError, serve, times, unknown};
+use crate::client::raw::Span;
 use crate::client::{Credentials, LockOptions, PemFile, ServerUrl, Target, TlsFiles};
-use crate::commands::{Become, Command as Client, Delete, Run, Typed};
+use crate::commands::{Become, Command as Client, Delete, Run, Typed, Which};
+
+/// How many past events are shown first.
+const LATEST: usize = 20;
+
+/// How many of them a server keeps in memory.
+const MOST_LATEST: usize = 4096;
 
 /// Parses the arguments of a command; `behind` is what follows `--`.
 pub(super) fn parse(
@@ -50,14 +57,59 @@ pub(super) fn parse(
             Client::Health
         }
         "delete" => delete(given)?,
-        "events" => {
-            let json = given.flag("--json")?;
-            Client::Events { resource: given.at_most_one()?, json }
-        }
+        "events" => events(given)?,
+        "history" => history(given)?,
         "watch" => Client::Watch { resource: given.at_most_one()? },
         _ => return Err(unknown(command)),
     };
     Ok(Command::Client { command, target, typed })
+}
+
+fn events(mut given: Given) -> Result<Client, UsageError> {
+    let json = given.flag("--json")?;
+    let since = given.optional("--since", times::in_utc)?;
+    let until = given.optional("--until", times::in_utc)?;
+    let number = given.optional("-n", number_of_events)?;
+    let follow = !given.flag("--no-follow")? && until.is_none();
+    let which = match since {
+        Some(since) => Which::Of(Span { since, until, limit: number, follow }),
+        None if until.is_some() || !follow => {
+            let option = if until.is_some() { "--until" } else { "--no-follow" };
+            return Err(UsageError::new(format!("{option} goes with --since")));
+        }
+        None => Which::Latest(number.unwrap_or(LATEST).min(MOST_LATEST)),
+    };
+    check_order(&which)?;
+    Ok(Client::Events { resource: given.at_most_one()?, json, which })
+}
+
+/// All that is known of one resource.
+fn history(mut given: Given) -> Result<Client, UsageError> {
+    let json = given.flag("--json")?;
+    let since = given.optional("--since", times::in_utc)?;
+    let since = since.unwrap_or_else(|| "1970-01-01T00:00:00Z".into());
+    let until = given.optional("--until", times::in_utc)?;
+    let limit = given.optional("-n", number_of_events)?;
+    let which = Which::Of(Span { since, until, limit, follow: false });
+    check_order(&which)?;
+    Ok(Client::Events { resource: Some(given.one("RESOURCE")?), json, which })
+}
+
+fn check_order(which: &Which) -> Result<(), UsageError> {
+    let Which::Of(Span { since, until: Some(until), .. }) = which else { return Ok(()) };
+    if until < since {
+        let why = format!("--until is {until}, which is before --since, {since}");
+        return Err(UsageError::new(why));
+    }
+    Ok(())
+}
+
+fn number_of_events(text: &str) -> Result<usize, String> {
+    let expected = "a whole number from 1 to 10000";
+    number(text, expected).and_then(|n| match n {
+        1..=10_000 => Ok(n),
+        _ => Err(expected.into()),
+    })
 }
 
 fn delete(mut given: Given) -> Result<Client, UsageError> {

@@ -153,9 +153,10 @@ fn fish_option(command: &str, option: &Opt) -> String {
         Value::OneOf(_, all) => format!(" -x -a '{}'", all.join(" ")),
         Value::WordOrFile(all) => format!(" -r -F -a '{}'", all.join(" ")),
     };
+    let kind = if option.name.starts_with("--") { "-l" } else { "-s" };
     let (name, brief) = (option.name.trim_start_matches('-'), quotable(option.brief()));
     let is = if command.is_empty() { "\"\"" } else { command };
-    format!("complete -c rdlm -n '__rdlm_is {is}' -l {name}{value} -d '{brief}'\n")
+    format!("complete -c rdlm -n '__rdlm_is {is}' {kind} {name}{value} -d '{brief}'\n")
 }
 
 /// A text to put between apostrophes, without those and without what zsh interprets.

@@ -1,7 +1,7 @@
 //! The options of the server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -17,6 +17,7 @@ use crate::doors::access::Access;
 use crate::doors::event_log;
 use crate::doors::users::UserFile;
 use crate::doors::{RequestLimits, Settings, Slots};
+use crate::history;
 use crate::http::certificates::CertificateFiles;
 use crate::http::request::is_host;
 use crate::lock::Limits;
@@ -61,6 +62,7 @@ pub(super) fn point_at_own(target: &mut Target) -> Result<(), UsageError> {
 }
 
 fn options(given: &mut Given) -> Result<server::Options, UsageError> {
+    let data_dir = given.optional("--data-dir", directory)?;
     Ok(server::Options {
         bind: given.optional("--bind", |text| number(text, "an IPv4 or IPv6 address"))?,
         port: given.value("--port", |text| number(text, "a port from 0 to 65535"))?,
@@ -69,7 +71,8 @@ fn options(given: &mut Given) -> Result<server::Options, UsageError> {
         lock_limits: lock_limits(given)?,
         max_connections: given.value("--max-connections", positive)?,
         event_log: event_log(given)?,
-        data_dir: given.optional("--data-dir", directory)?,
+        history: history(given, data_dir.as_deref())?,
+        data_dir,
         cluster: cluster(given)?.map(Box::new),
         restart_grace: given.value("--restart-grace", time_or_zero)?,
         reconnect_grace: given.value("--reconnect-grace", time_or_zero)?,
@@ -124,6 +127,29 @@ fn refuse_contradictions(options: &server::Options) -> Result<(), UsageError> {
         return Err(UsageError::new(why));
     }
     Ok(())
+}
+
+/// The history is in the directory that was named for it, or else in that of the locks.
+fn history(
+    given: &mut Given,
+    data_dir: Option<&Path>,
+) -> Result<Option<history::Settings>, UsageError> {
+    let kept = given.value("--history", kept)?;
+    let own = given.optional("--history-dir", directory)?;
+    let required = own.is_some();
+    let Some(dir) = own.or_else(|| data_dir.map(|dir| dir.join("history"))) else {
+        if kept.is_some() && given.was_given("--history") {
+            return Err(UsageError::new("--history goes with --data-dir or --history-dir"));
+        }
+        return Ok(None);
+    };
+    match kept {
+        None if required => {
+            Err(UsageError::new("--history off and --history-dir do not go together"))
+        }
+        None => Ok(None),
+        Some((keep, bytes)) => Ok(Some(history::Settings { dir, keep, bytes, required })),
+    }
 }
 
 fn users_or_access(given: &mut Given) -> Result<(Option<UserFile>, Access), UsageError> {
@@ -199,6 +225,28 @@ fn time(text: &str) -> Result<Duration, String> {
 
 fn time_or_zero(text: &str) -> Result<Duration, String> {
     seconds(text, true)
+}
+
+/// How long and how many bytes; `None`: nothing.
+fn kept(text: &str) -> Result<Option<(Duration, u64)>, String> {
+    let expected = "off, or a time and a size such as 7d,64MiB, of at least 1h,1MiB";
+    if text == "off" {
+        return Ok(None);
+    }
+    let parts = text.split_once(',');
+    let parts = parts.and_then(|(time, size)| Some((seconds(time, false).ok()?, bytes(size)?)));
+    let least = (Duration::from_secs(3600), 1 << 20);
+    let enough = parts.filter(|(time, bytes)| *time >= least.0 && *bytes >= least.1);
+    enough.map(Some).ok_or_else(|| expected.into())
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let mut numbers = units.iter().filter_map(|(unit, bits)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(1 << bits)
+    });
+    numbers.next()
 }
 
 fn slots(text: &str) -> Result<Slots, String> {

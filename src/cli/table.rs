@@ -5,7 +5,7 @@ use super::syntax::Value::{Directory, File, OneOf, Seconds, Text, WordOrFile};
 use super::syntax::{Group, Opt, Subcommand};
 
 /// In the order of `rdlm --help`.
-pub(super) static COMMANDS: [&Subcommand; 17] = [
+pub(super) static COMMANDS: [&Subcommand; 18] = [
     &SERVE,
     &HEALTH,
     &RUN,
@@ -18,6 +18,7 @@ pub(super) static COMMANDS: [&Subcommand; 17] = [
     &DELETE,
     &WATCH,
     &EVENTS,
+    &HISTORY,
     &HASH_PASSWORD,
     &HASH_TOKEN,
     &HELP,
@@ -138,6 +139,15 @@ static KEEPING_LOCKS: Group = Group {
             "minimum lifetime of a lock after a restart, so that its holder can renew it",
         )
         .or("5"),
+        Opt::new(
+            "--history",
+            Text("TIME,SIZE"),
+            "what to keep of what has happened, for rdlm events --since, in --data-dir or \
+             --history-dir; off keeps nothing",
+        )
+        .or("7d,64MiB"),
+        Opt::new("--history-dir", Directory, "keep the history in DIR; created if missing")
+            .otherwise("in --data-dir; without that, the latest events in memory"),
         Opt::new(
             "--reconnect-grace",
             Seconds,
@@ -604,10 +614,51 @@ static EVENTS: Subcommand = Subcommand {
     section: FOR_ADMINISTRATORS,
     brief: "print what happens to locks",
     about: "Print the latest 20 events, then each one as it happens, until Ctrl-C: who waits, is \
-            granted a lock, releases it, lets it expire.",
-    groups: &[&JSON, &CONNECTION, &GENERAL],
-    notes: "",
-    examples: &[],
+            granted a lock, releases it, lets it expire.\n\
+            \n\
+            With --since, print first who held what at that time, then what has happened since.",
+    groups: &[&EVENTS_OPTIONS, &CONNECTION, &GENERAL],
+    notes: TIMES,
+    examples: &["rdlm events --since 02:55 --until 03:05 nightly-backup"],
+};
+
+static EVENTS_OPTIONS: Group = Group {
+    title: "Options",
+    variables: None,
+    options: &[
+        SINCE,
+        UNTIL,
+        Opt::flag("--no-follow", "with --since: end with what has happened already"),
+        EVENTS_NUMBER.otherwise("20, or 10000 with --since"),
+        EVENTS_JSON,
+    ],
+};
+
+const SINCE: Opt = Opt::new("--since", Text("TIME"), "begin with what was held at this time");
+const UNTIL: Opt = Opt::new("--until", Text("TIME"), "end with what happened until this time");
+const EVENTS_NUMBER: Opt = Opt::new("-n", Text("N"), "how many events to print at most");
+const EVENTS_JSON: Opt = Opt::flag("--json", "print JSON for programs, an object on each line");
+
+const TIMES: &str = "TIME is a time of day such as 02:55, the last one there was, a local date and \
+                     time such as '2026-11-25 02:55', or one with its offset as in RFC 3339. \
+                     Times are printed in the time zone of this host.";
+
+static HISTORY: Subcommand = Subcommand {
+    name: "history",
+    operands: "RESOURCE",
+    section: FOR_ADMINISTRATORS,
+    brief: "print what has happened to a resource",
+    about: "Print all that the server knows of a resource: who waited for it and held it, and how \
+            that ended.",
+    groups: &[&HISTORY_OPTIONS, &CONNECTION, &GENERAL],
+    notes: TIMES,
+    examples: &["rdlm history nightly-backup"],
+};
+
+static HISTORY_OPTIONS: Group = Group {
+    title: "Options",
+    variables: None,
+    options: &[SINCE, UNTIL, EVENTS_NUMBER.or("10000"), EVENTS_JSON],
 };
 
 // --- What needs no server ---

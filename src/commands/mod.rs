@@ -24,6 +24,7 @@ use crate::client::raw::{Failure, LockPath};
 use crate::client::{self, Client, LockOptions, Target, Time};
 pub use child::{BECOME, Become, LEAD, become_command, lead_group};
 pub use delete::Delete;
+pub use events::Which;
 pub use hash::{Secret, hash};
 pub use run::Run;
 pub use show::NAMES;
@@ -97,6 +98,8 @@ pub enum Command {
         resource: Option<String>,
         /// Whether to print JSON, an object on each line.
         json: bool,
+        /// Which ones.
+        which: Which,
     },
     /// Show locks until Ctrl-C.
     Watch {
@@ -226,7 +229,9 @@ fn dispatch(command: Command, target: &Target) -> Result<Ending, Error> {
             client()?.health().map_err(not_well)?;
             Ok(Ending::Done)
         }
-        Command::Events { resource, json } => events::events(&client()?, resource.as_deref(), json),
+        Command::Events { resource, json, which } => {
+            events::events(&client()?, resource.as_deref(), json, which)
+        }
         Command::Watch { resource } => watch::watch(&client()?, resource.as_deref()),
     }
 }

@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 use super::at_most::AtMost;
 use super::gzip::Gzip;
 use super::origin::Site;
+use super::past::Past;
 use super::settings::{Environment, Settings};
 use super::subscribers::Subscribers;
 use super::users::Users;
@@ -19,6 +20,7 @@ pub(super) struct Context {
     pub(super) locks: Arc<dyn CurrentLocks>,
     pub(super) settings: Settings,
     pub(super) users: Option<Arc<Users>>,
+    pub(super) past: Past,
     pub(super) metrics: Arc<Metrics>,
     pub(super) request_times: RequestTimes,
     pub(super) passwords: Passwords,
@@ -40,7 +42,7 @@ impl Context {
         metrics: Arc<Metrics>,
         request_times: RequestTimes,
     ) -> Self {
-        let Environment { users, own_host } = environment;
+        let Environment { users, own_host, past } = environment;
         Self {
             passwords: Passwords::new(),
             site: Site::new(&settings.hosts, &own_host, settings.base_url.as_deref()),
@@ -52,6 +54,7 @@ impl Context {
             locks,
             settings,
             users,
+            past,
             metrics,
             request_times,
         }

@@ -1,6 +1,7 @@
 //! What happens to locks, as a stream of server-sent events and as lines of JSON.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use humantime::format_rfc3339_micros;
@@ -10,14 +11,15 @@ use serde::Serialize;
 use super::call::{Call, HandlerResult};
 use super::door::{AnsweredBy, Door, Handler, Operation, Path, at_once};
 use super::gone::ActorView;
-use super::hal::{ClientView, TermsView, display_some, timestamp};
+use super::hal::{ClientView, TermsView, display_some, timestamp, timestamp_some};
 use super::identity::Permissions;
+use super::past::{Answer, Span};
 use super::refusals::refused;
 use super::rights::Requirement;
 use super::subscribers::SubscriberSlot;
 use crate::http::query::Query;
 use crate::http::{BodyWriter, Problem, Response, Status};
-use crate::lock::{Event, KEPT, Kind, LockId, Received, Refusal, ResourceName, Subscriber};
+use crate::lock::{Event, Grant, KEPT, Kind, LockId, Received, Refusal, ResourceName, Subscriber};
 
 /// A comment is sent after so long without an event: proxies close silent connections.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -49,6 +51,9 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
         id.parse().unwrap_or(0)
     });
     let permissions = call.caller.permissions.clone();
+    if let Some(span) = Span::parse(&call.request.target.query())? {
+        return since(call, span, wanted, last.is_some());
+    }
     let events = call.context.locks.events();
     let after = last.or_else(|| {
         let latest = wanted.latest?;
@@ -63,19 +68,52 @@ fn subscribe(call: &Call<'_>) -> HandlerResult {
         let subscriber = events.subscribe(after);
         return Ok(stream(move |out| write_kept(out, &wanted, &permissions, subscriber)));
     }
+    let slot = enter(call)?;
+    let subscriber = events.subscribe(after);
+    Ok(stream(move |out| Subscription { wanted, permissions, slot, subscriber }.send(out)))
+}
+
+/// Takes a place among the subscribers.
+fn enter(call: &Call<'_>) -> Result<SubscriberSlot, Problem> {
     if !call.caller.may_wait {
         return Err(refused(Refusal::TooManyWaiting));
     }
-    let slot = call.context.subscribers.enter(call.caller.subscriber())?;
-    let subscriber = events.subscribe(after);
-    Ok(stream(move |out| {
-        let canceller = subscriber.canceller();
-        let watch = out.client().watch_stream(move || canceller.cancel());
-        if let Err(error) = &watch {
-            warn!("a client follows events and would not be noticed if it left: {error}");
+    call.context.subscribers.enter(call.caller.subscriber())
+}
+
+/// `GET /events?since=…`. Such an answer reads files, so that it takes a place even if it has an end.
+fn since(call: &Call<'_>, span: Span, wanted: Wanted, continues: bool) -> HandlerResult {
+    if continues || wanted.latest.is_some() {
+        let why = "since does not go with latest or Last-Event-ID";
+        return Err(Problem::bad_request(why));
+    }
+    let slot = enter(call)?;
+    let permissions = call.caller.permissions.clone();
+    let locks = Arc::clone(&call.context.locks);
+    let events = Arc::clone(locks.events());
+    let follow = wanted.follow && !span.has_end();
+    let past = call.context.past.clone();
+    let answer = Answer::prepare(span, wanted.clone(), permissions.clone(), locks, past);
+    let answer = answer.map_err(|error| {
+        let why = format!("the history cannot be read: {error}");
+        Problem::new(Status::ServiceUnavailable, why)
+    })?;
+    let known_since = answer.known_since.clone();
+    let is_head = call.request.method == "HEAD";
+    let response = stream(move |out| {
+        if is_head {
+            return Ok(());
         }
+        let last = answer.write(out)?;
+        out.flush()?;
+        if !follow {
+            return Ok(());
+        }
+        let subscriber = events.subscribe(last);
+        drop(answer);
         Subscription { wanted, permissions, slot, subscriber }.send(out)
-    }))
+    });
+    Ok(response.header("RDLM-Known-Since", known_since))
 }
 
 /// Events as they happen. The header keeps nginx from buffering them.
@@ -86,8 +124,8 @@ fn stream(events: impl FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send + 's
 
 /// Which events are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Wanted {
-    resource: Option<ResourceName>,
+pub(super) struct Wanted {
+    pub(super) resource: Option<ResourceName>,
     prefix: Option<String>,
     /// Begin with so many past events.
     latest: Option<usize>,
@@ -117,7 +155,7 @@ impl Wanted {
         Ok(Self { resource, prefix, latest, follow: follow.unwrap_or(true) })
     }
 
-    fn has(&self, resource: &ResourceName) -> bool {
+    pub(super) fn has(&self, resource: &ResourceName) -> bool {
         self.resource.as_ref().is_none_or(|wanted| wanted == resource)
             && self.prefix.as_ref().is_none_or(|prefix| resource.as_str().starts_with(prefix))
     }
@@ -133,6 +171,11 @@ struct Subscription {
 impl Subscription {
     /// Sends what happens until the client leaves or the server ends.
     fn send(mut self, out: &mut BodyWriter<'_>) -> io::Result<()> {
+        let canceller = self.subscriber.canceller();
+        let watch = out.client().watch_stream(move || canceller.cancel());
+        if let Err(error) = &watch {
+            warn!("a client follows events and would not be noticed if it left: {error}");
+        }
         // So the client sees that it is subscribed.
         out.write_all(b": events\n\n")?;
         out.flush()?;
@@ -221,6 +264,31 @@ pub(super) fn write_line(out: &mut impl Write, event: &Event, shows_uid: bool) -
     out.write_all(b"\n")
 }
 
+/// Writes a lock that is held, as a line of JSON.
+pub(super) fn write_grant(
+    out: &mut impl Write,
+    resource: &ResourceName,
+    grant: &Grant,
+) -> io::Result<()> {
+    let Grant { id, terms, since, fencing_token, .. } = grant;
+    let data = Data {
+        time: *since,
+        resource: resource.as_str(),
+        uid: Some(*id),
+        title: &terms.title,
+        client: ClientView::of(terms),
+        terms: TermsView::of(terms),
+        converting_to: None,
+        fencing_token: Some(*fencing_token),
+        active_since: Some(*since),
+        waited: None,
+        held: None,
+        by: None,
+        reason: None,
+    };
+    Ok(serde_json::to_writer(&mut *out, &Line { id: None, event: "held", data })?)
+}
+
 /// Writes a line that says that some events are missing.
 #[expect(clippy::disallowed_methods, reason = "it is shown")]
 pub(super) fn write_gap(out: &mut impl Write) -> io::Result<()> {
@@ -230,6 +298,7 @@ pub(super) fn write_gap(out: &mut impl Write) -> io::Result<()> {
 
 #[derive(Serialize)]
 struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<u64>,
     event: &'static str,
     #[serde(flatten)]
@@ -252,6 +321,9 @@ struct Data<'a> {
     converting_to: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fencing_token: Option<u64>,
+    /// Of a lock that was held before.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "timestamp_some")]
+    active_since: Option<SystemTime>,
     /// In seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     waited: Option<f64>,
@@ -288,6 +360,7 @@ impl<'a> Data<'a> {
             terms: TermsView::of(&details.terms),
             converting_to,
             fencing_token: details.fencing_token,
+            active_since: was_held.then_some(details.since),
             waited: has_waited.then_some(lasted),
             held: was_held.then_some(lasted),
             by: details.by.as_deref().map(ActorView::of),

@@ -182,7 +182,7 @@ enum State {
     Active {
         #[serde(serialize_with = "timestamp")]
         active_since: SystemTime,
-        #[serde(serialize_with = "timestamp_or_null")]
+        #[serde(serialize_with = "timestamp_some")]
         active_expires: Option<SystemTime>,
         fencing_token: u64,
     },
@@ -314,7 +314,8 @@ fn lifetime<S: Serializer>(lifetime: &Lifetime, serializer: S) -> Result<S::Ok, 
     }
 }
 
-fn timestamp_or_null<S: Serializer>(
+/// The same as [`timestamp`]; null if there is none.
+pub(super) fn timestamp_some<S: Serializer>(
     time: &Option<SystemTime>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

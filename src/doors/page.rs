@@ -27,7 +27,7 @@ const PAGE: &str = include_str!("page.html");
 /// effect: whatever a title says, it cannot become either. A test compares the hashes.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-XCuSImuvh4nzjsEVzYs1KISs5anFnw7H0QTZkCuPkj8='; \
-    script-src 'sha256-WV0REBcYz4HVDKpOG1WNhMt1hTGuRnLZyOd2tE0Do3M='; \
+    script-src 'sha256-97q5tC14cPBWzDA+xaPtmDVxnq90nvrLW+FLQUiXypk='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::access::Access;
 use super::hal;
+use super::past::Past;
 use super::slots::Slots;
 use super::users::{UserFile, Users};
 use crate::http::Problem;
@@ -81,4 +82,6 @@ pub struct Environment {
     pub users: Option<Arc<Users>>,
     /// The name of the host that it runs on.
     pub own_host: String,
+    /// What it knows of the past.
+    pub past: Past,
 }

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::{AnsweredBy, Environment, Service, Settings};
+use super::{AnsweredBy, Environment, Past, Service, Settings};
 use crate::http::departures::Client;
 use crate::http::{Request, Target};
 use crate::lock::{LockManager, Pending};
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::sync::Mutex;
-use std::time::SystemTime;
 
 use smol_str::SmolStr;
 
@@ -143,7 +142,8 @@ fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {
 
 fn service(locks: Arc<Broken>) -> Service {
     let settings = Settings { max_subscribers: 1, ..Settings::default() };
-    let environment = Environment { users: None, own_host: "host".into() };
+    let past = Past { history: None, started: SystemTime::UNIX_EPOCH, is_shared: false };
+    let environment = Environment { users: None, own_host: "host".into(), past };
     Service::new(Arc::new(locks), settings, environment, Arc::default())
 }
 

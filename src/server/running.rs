@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 use log::{info, warn};
@@ -21,8 +21,9 @@ use super::{Error, Options};
 use crate::cluster::{Node, Tables};
 use crate::current_locks::CurrentLocks;
 use crate::doors::event_log::{self, EventLog};
+use crate::doors::history::History;
 use crate::doors::users::{UserFile, Users};
-use crate::doors::{Environment, Service, Settings};
+use crate::doors::{Environment, Past, Service, Settings};
 use crate::http::certificates::{CertificateFiles, Certificates};
 use crate::http::listener::Listener;
 use crate::lock::{End, FileStore, Limits, LockManager, LockTable, Observer, OpenError, Store};
@@ -39,6 +40,7 @@ pub(super) struct Running {
     listener: Arc<Listener>,
     node: Option<Arc<Node>>,
     event_log: Option<Arc<EventLog>>,
+    history: Option<History>,
     /// Each message reloads the files; `None`: there are none.
     reload: Option<Sender<()>>,
     /// Ends the waits for locks. On its own thread, because it needs mutexes that may be contended.
@@ -71,6 +73,8 @@ impl Running {
             open_locks(&options, limits, observer.clone(), own_address, cluster_metrics)?;
         metrics.set_max_connections(capacity.connections);
         let event_log = start_event_log(options.event_log.as_ref(), &*locks, &metrics)?;
+        let history = start_history(&options, &locks, &metrics)?;
+        let past = past(&options, history.is_some());
         warn_of_forgotten_reboots(&options);
         wall_clock::warn_if_behind();
         let files = Files {
@@ -82,7 +86,7 @@ impl Running {
         let reload = files.reload_on_demand()?;
         let settings = Settings { max_subscribers: capacity.subscribers, ..options.doors };
         let own_host = uname().nodename().to_string_lossy().into();
-        let environment = Environment { users, own_host };
+        let environment = Environment { users, own_host, past };
         let service = Service::new(Arc::clone(&locks), settings, environment, Arc::clone(&metrics));
         let connections = Connections::new(capacity.connections);
         let server = Server::new(service, metrics, node.clone(), certificates, connections);
@@ -100,6 +104,7 @@ impl Running {
             listener,
             node,
             event_log,
+            history,
             reload,
             end_waits,
             settle,
@@ -129,7 +134,8 @@ impl Running {
     /// Refuses new requests, and returns when all requests are answered and all changes written, or
     /// after [`DRAIN`].
     pub(super) fn drain(self, signal: i32, signals: &Receiver<i32>) -> Result<(), Error> {
-        let Self { server, listener, node, event_log, end_waits, settle, failure, .. } = self;
+        let Self { server, listener, node, event_log, history, end_waits, settle, failure, .. } =
+            self;
         info!("stopping on signal {signal}");
         server.shut_down();
         if let Err(error) = listener.close() {
@@ -167,6 +173,7 @@ impl Running {
             recv(at(too_late)) -> _ => {}
         }
         event_log.iter().for_each(|event_log| event_log.finish());
+        history.iter().for_each(|history| history.finish());
         info!("stopped");
         Ok(())
     }
@@ -199,6 +206,9 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
     if let Some(dir) = options.data_dir.as_ref().filter(|dir| dir.exists() && !dir.is_dir()) {
         let why = io::ErrorKind::NotADirectory.into();
         return Err(OpenError::Unusable(dir.clone(), why).into());
+    }
+    if let Some(it) = options.history.as_ref().filter(|it| it.dir.exists() && !it.dir.is_dir()) {
+        return Err(Error::History(it.dir.clone(), io::ErrorKind::NotADirectory.into()));
     }
     let Some(event_log::Options { file, .. }) = &options.event_log else { return Ok(()) };
     let unusable = |why| Error::EventLog(file.clone(), why);
@@ -275,6 +285,35 @@ fn start_event_log(
     let started = EventLog::start(options.clone(), locks.events(), Arc::clone(metrics));
     let failed = |error| Error::EventLog(options.file.clone(), error);
     started.map(|log| Some(Arc::new(log))).map_err(failed)
+}
+
+/// A directory that was not asked for does not keep the server from starting.
+fn start_history(
+    options: &Options,
+    locks: &Arc<dyn CurrentLocks>,
+    metrics: &Metrics,
+) -> Result<Option<History>, Error> {
+    let Some(settings) = &options.history else { return Ok(None) };
+    let is_shared = options.cluster.is_some();
+    match History::start(settings.clone(), Arc::clone(locks), is_shared, metrics.history()) {
+        Ok(history) => Ok(Some(history)),
+        Err(error) if settings.required => Err(Error::History(settings.dir.clone(), error)),
+        Err(error) => {
+            warn!("there is no history: {}: {error}", settings.dir.display());
+            Ok(None)
+        }
+    }
+}
+
+fn past(options: &Options, is_written: bool) -> Past {
+    let history = options.history.as_ref().filter(|_| is_written);
+    #[expect(clippy::disallowed_methods, reason = "it is shown")]
+    let started = SystemTime::now();
+    Past {
+        history: history.map(|it| it.dir.clone()),
+        started,
+        is_shared: options.cluster.is_some(),
+    }
 }
 
 fn warn_of_forgotten_reboots(options: &Options) {

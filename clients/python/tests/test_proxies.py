@@ -177,7 +177,7 @@ class Proxies(TestCase):
         self.assertEqual(
             [line.partition(":http")[0].partition(": http")[0] for line in logs.output],
             [
-                "INFO:rdlm_client:the request for a is sent again",
+                "WARNING:rdlm_client:the request for a is sent again",
                 "INFO:rdlm_client:the lock on a is not converted yet",
                 "INFO:rdlm_client:the lock on a is not renewed",
                 "INFO:rdlm_client:the lock on a is not released yet",

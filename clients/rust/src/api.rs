@@ -10,7 +10,7 @@ use ureq::http;
 use super::answer::{Answer, Expected, Failure};
 use super::client::is_tls;
 use super::deadline::{Deadline, Wait};
-use super::events::Following;
+use super::events::{Following, Span};
 use super::lock_path::LockPath;
 use super::retry::retry;
 use super::transport::{Call, Transport};
@@ -173,7 +173,20 @@ impl Client {
         latest: usize,
         last: Option<&str>,
     ) -> Result<Following, Failure> {
-        let mut path = format!("/events?latest={latest}");
+        self.events(format!("/events?latest={latest}"), resource, last)
+    }
+
+    /// What was held at a time and has happened since, of one resource or of all.
+    pub fn past(&self, resource: Option<&str>, span: &Span) -> Result<Following, Failure> {
+        self.events(format!("/events?{}", span.query()), resource, None)
+    }
+
+    fn events(
+        &self,
+        mut path: String,
+        resource: Option<&str>,
+        last: Option<&str>,
+    ) -> Result<Following, Failure> {
         if let Some(resource) = resource {
             path += &format!("&resource={}", utf8_percent_encode(resource, NON_ALPHANUMERIC));
         }

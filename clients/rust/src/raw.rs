@@ -6,7 +6,7 @@ pub mod url;
 
 pub use crate::answer::{Answer, Failure};
 pub use crate::deadline::{Deadline, Wait};
-pub use crate::events::{Event, Following};
+pub use crate::events::{Event, Following, Span};
 pub use crate::guard::GIVE_UP;
 pub use crate::lock_path::LockPath;
 pub use crate::retry::LastFailure;

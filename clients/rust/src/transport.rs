@@ -157,7 +157,10 @@ impl Transport {
             let media_type = response.headers().get("Content-Type");
             let is_stream = media_type.is_some_and(|value| value == "text/event-stream");
             if response.status() == 200 && is_stream {
-                return Ok(Following::new(response.into_body().into_reader()));
+                let known_since = response.headers().get("RDLM-Known-Since");
+                let known_since = known_since.and_then(|it| it.to_str().ok()).map(String::from);
+                let stream = response.into_body().into_reader();
+                return Ok(Following::new(stream).known_since(known_since));
             }
             // Not a stream of events, so it can only be an error.
             read(asked, response).and(Err(Failure::NotRdlm("there are no events".into())))

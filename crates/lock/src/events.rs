@@ -270,6 +270,12 @@ impl Events {
         latest.last().unwrap_or(newest) - 1
     }
 
+    /// Whether there were more events than are kept.
+    pub fn is_full(&self) -> bool {
+        let first = self.first.load(Ordering::SeqCst);
+        self.next.load(Ordering::SeqCst).saturating_sub(first) > KEPT as u64
+    }
+
     /// The number of the oldest event that is kept.
     fn oldest(&self, newest: u64) -> u64 {
         self.first.load(Ordering::SeqCst).max(newest.saturating_sub(KEPT as u64))

@@ -227,7 +227,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[edit(
             DEADLINES,
             "let remaining = next.saturating_duration_since(now());",
-            "let remaining = next.saturating_duration_since(now()) + Duration::from_millis(200);",
+            "let late = std::time::Duration::from_millis(200);\n\
+             let remaining = next.saturating_duration_since(now()) + late;",
         )],
     ),
     mutant(
@@ -276,7 +277,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 "static COMMITS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COMMITS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if number.is_multiple_of(2) {
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(std::time::Duration::from_millis(20));
             return Ok(Err(NotWritten::Refused(\"refused\".into())));
         }
         let written = refusal(self.store.commit(batch, grace))?;",
