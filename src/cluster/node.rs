@@ -7,7 +7,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::options::{Options, Tables};
 use super::role::{HaltReason, Role, View};
-use super::term::Pace;
 use crate::current_locks::CurrentLocks;
 use crate::doors::Service;
 use crate::etcd_store::{Election, Etcd, Failure};
@@ -45,7 +44,7 @@ impl Node {
         tables: Tables,
         failed: Sender<String>,
     ) -> Result<Arc<Self>, String> {
-        let pace = Pace { failover_after: options.failover_after };
+        let pace = options.pace();
         let role = Arc::new(Role::new(url, pace));
         let proxy = Proxy::new(options, own, Arc::clone(&role), tables.limits.waiting)?;
         let etcd = Arc::new(Etcd::new(options)?);
@@ -78,7 +77,7 @@ impl Node {
     /// # Errors
     /// A sentence for the operator.
     pub fn check(options: &Options, own: Option<CertificateFiles>) -> Result<(), String> {
-        let pace = Pace { failover_after: options.failover_after };
+        let pace = options.pace();
         Proxy::new(options, own, Arc::new(Role::new(String::new(), pace)), 0)?;
         Etcd::new(options).map(drop)
     }
@@ -149,6 +148,7 @@ impl CurrentLocks for Node {
     }
 
     fn writable(&self) -> Result<(), NotWritten> {
+        self.role.serves().map_err(|why| NotWritten::Refused(why.as_ref().into()))?;
         self.role.writable()
     }
 

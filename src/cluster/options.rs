@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::system::uname;
 
+use super::term::Pace;
 use crate::lock::{Limits, Observer};
 use crate::metrics::ClusterMetrics;
 
@@ -41,6 +42,10 @@ pub struct Options {
 }
 
 impl Options {
+    pub(crate) fn pace(&self) -> Pace {
+        Pace { failover_after: self.failover_after }
+    }
+
     /// How many descriptors a client's connection uses at most: its own, and one to the active
     /// server. The look-up of that server's name and the watch for a departure use none.
     pub fn descriptors_per_connection(&self) -> u64 {

@@ -52,7 +52,7 @@ impl HaltReason {
 pub(crate) struct Role {
     /// Where the others reach this server.
     pub(crate) url: String,
-    pace: Pace,
+    pub(crate) pace: Pace,
     state: Mutex<State>,
 }
 
@@ -117,10 +117,8 @@ impl Role {
         }
     }
 
-    /// Whether locks can be changed by requests to this server; that another one can write is its
-    /// own business.
+    /// Whether this server can write, if it is the active one.
     pub(crate) fn writable(&self) -> Result<(), NotWritten> {
-        self.serves().map_err(|why| NotWritten::Refused(why.as_ref().into()))?;
         match self.view() {
             View::Active(active) => active.table.writable(),
             View::Standby(_) | View::DuplicateUrl | View::Halted(_) => Ok(()),

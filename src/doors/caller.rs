@@ -1,4 +1,5 @@
 //! The client of a request and its rights, checked once before the request is handled.
+
 use super::context::Context;
 use super::forwarded;
 use super::forwarded_client::ForwardedClient;

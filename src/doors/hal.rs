@@ -1,5 +1,6 @@
 //! Locks and resources as JSON (HAL, draft-kelly-json-hal).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -79,20 +80,18 @@ pub(super) enum Path<'a> {
 
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, resource) = match self {
-            Self::Resource(resource) => ("resources", resource),
-            Self::Lock(resource, _) => ("locks", resource),
-        };
-        write!(f, "/{kind}")?;
-        let mut separator = "/";
-        for part in resource.as_str().split('/') {
-            write!(f, "{separator}{part}")?;
-            separator = "%2F";
-        }
         match self {
-            Self::Resource(_) => Ok(()),
-            Self::Lock(_, id) => write!(f, "/{id}"),
+            Self::Resource(resource) => write!(f, "/resources/{}", escaped(resource)),
+            Self::Lock(resource, id) => write!(f, "/locks/{}/{id}", escaped(resource)),
         }
+    }
+}
+
+fn escaped(resource: &ResourceName) -> Cow<'_, str> {
+    let name = resource.as_str();
+    match name.as_bytes().contains(&b'/') {
+        true => name.replace('/', "%2F").into(),
+        false => name.into(),
     }
 }
 

@@ -75,18 +75,7 @@ impl Sink for Kept {
     }
 
     fn write(&mut self, lines: &[u8], happened: &[Event]) -> io::Result<()> {
-        let follows = |first: &Event| self.last.is_none_or(|last| first.number == last + 1);
-        let goes_on = happened.first().is_none_or(follows);
-        self.last = happened.last().map(|event| event.number);
-        if goes_on || !self.is_shared {
-            return self.append(lines).inspect_err(|_| self.lost(happened.len() as u64));
-        }
-        // Another server had the locks in between, and knows what happened.
-        let mut before = Vec::new();
-        events::write_gap(&mut before)?;
-        self.write_forgotten(&mut before, happened)?;
-        before.extend_from_slice(lines);
-        self.append(&before).inspect_err(|_| self.lost(happened.len() as u64))
+        self.append_after_gap(lines, happened).inspect_err(|_| self.lost(happened.len() as u64))
     }
 
     fn lost(&mut self, count: u64) {
@@ -99,6 +88,21 @@ impl Sink for Kept {
 }
 
 impl Kept {
+    fn append_after_gap(&mut self, lines: &[u8], happened: &[Event]) -> io::Result<()> {
+        let follows = |first: &Event| self.last.is_none_or(|last| first.number == last + 1);
+        let goes_on = happened.first().is_none_or(follows);
+        self.last = happened.last().map(|event| event.number);
+        if goes_on || !self.is_shared {
+            return self.append(lines);
+        }
+        // Another server had the locks in between, and knows what happened.
+        let mut before = Vec::new();
+        events::write_gap(&mut before)?;
+        self.write_forgotten(&mut before, happened)?;
+        before.extend_from_slice(lines);
+        self.append(&before)
+    }
+
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if lines.is_empty() { Ok(()) } else { self.files.append(lines, now()) }
     }

@@ -83,7 +83,7 @@ impl Election {
         let history = Arc::new(History::new(options.accept_restored));
         Self {
             role,
-            pace: Pace { failover_after: options.failover_after },
+            pace: options.pace(),
             backend: Backend { etcd, keys, history, leaving },
             tables,
             events,

@@ -19,7 +19,7 @@ use super::upstream::Upstream;
 use crate::client::raw::net::Names;
 use crate::cluster::options::{Options, Standby};
 use crate::cluster::role::{Peer, Role, View, Watch};
-use crate::cluster::term::{ActiveTerm, Pace};
+use crate::cluster::term::ActiveTerm;
 use crate::doors::{AnsweredBy, ForwardedClient, Service};
 use crate::http::certificates::CertificateFiles;
 use crate::http::connection::{Exchange, Next};
@@ -41,7 +41,6 @@ const TAKE_BACK: Duration = Duration::from_secs(5);
 /// Takes the requests of all connections.
 pub(crate) struct Proxy {
     role: Arc<Role>,
-    pace: Pace,
     standby: Standby,
     names: Names,
     /// For the other servers; `None`: without TLS, or there is no forwarding.
@@ -74,7 +73,6 @@ impl Proxy {
         };
         Ok(Self {
             role,
-            pace: Pace { failover_after: options.failover_after },
             standby: options.standby,
             names: Names::default(),
             trust,
@@ -255,7 +253,9 @@ impl Proxy {
             return (Sent::NotReached, None);
         };
         let forwarded = Arc::clone(&self.forwarded);
-        let is_crowded = Arc::strong_count(&forwarded) > self.max_waiting + 2;
+        // Beside this one and that of the proxy itself.
+        let others = Arc::strong_count(&forwarded).saturating_sub(2);
+        let is_crowded = others >= self.max_waiting;
         let restricted = is_crowded.then(|| forwarded_client.not_waiting());
         let sent_as = restricted.as_ref().unwrap_or(forwarded_client);
         let bytes = forward::bytes(request, &peer.secret, sent_as);
@@ -363,7 +363,7 @@ impl Proxy {
     /// Waits for a change of the view, or a moment. `false`: a request that arrived then is not held
     /// any longer.
     fn pause(&self, watch: &Watch<'_>, arrived_at: Instant, retry: bool) -> bool {
-        let mut until = arrived_at + self.pace.hold();
+        let mut until = arrived_at + self.role.pace.hold();
         if let Some(leaving_since) = self.role.leaving_since() {
             until = until.min(leaving_since + LEAVING);
         }

@@ -338,6 +338,9 @@ fn the_next_server_is_asked_when_one_is_not_there_or_not_the_one() {
     complaint(&output(1, &["acquire", "--url", &nowhere, "foo"]), 69);
 }
 
+const GONE: &str =
+    r#"{"type":"about:blank","title":"","status":404,"detail":"","reason":"no_such_lock"}"#;
+
 fn problem(status: u16, body: &str) -> String {
     format!(
         "HTTP/1.1 {status} No\r\nServer: rdlm/1.0.0\r\nContent-Type: application/problem+json\r\n\
@@ -408,10 +411,8 @@ fn a_base_that_is_not_that_of_the_api_is_no_lost_lock() {
 #[test]
 fn a_release_whose_answer_a_proxy_replaced_is_done() {
     let server = Server::start();
-    let gone =
-        r#"{"type":"about:blank","title":"","status":404,"detail":"","reason":"no_such_lock"}"#;
     let bad = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    let fake = Fake::start(vec![Then::Answer(bad.into()), Then::Answer(problem(404, gone))]);
+    let fake = Fake::start(vec![Then::Answer(bad.into()), Then::Answer(problem(404, GONE))]);
     let path = server.hold("foo");
     assert_eq!(printed(&output(fake.port, &["release", &path])), "");
 }
@@ -419,11 +420,9 @@ fn a_release_whose_answer_a_proxy_replaced_is_done() {
 #[test]
 fn a_release_that_another_server_has_done_is_done() {
     let server = Server::start();
-    let gone =
-        r#"{"type":"about:blank","title":"","status":404,"detail":"","reason":"no_such_lock"}"#;
     let late = "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     let first = Fake::start(vec![Then::Answer(late.into())]);
-    let second = Fake::start(vec![Then::Answer(problem(404, gone))]);
+    let second = Fake::start(vec![Then::Answer(problem(404, GONE))]);
     let urls = [first, second].map(|fake| format!("http://127.0.0.1:{}", fake.port)).join(",");
     let path = server.hold("foo");
     assert_eq!(printed(&output(1, &["release", "--url", &urls, &path])), "");

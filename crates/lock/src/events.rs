@@ -161,8 +161,8 @@ impl Default for Events {
 }
 
 impl Events {
-    /// How the lock with this id has ended, or its request was deleted, if that is among the events kept. Reads all
-    /// of them: for requests that have failed.
+    /// How the lock with this id has ended, or its request was deleted, if that is among the events
+    /// kept. Reads all of them: for requests that have failed.
     pub fn end_of(&self, resource: &ResourceName, id: LockId) -> Option<Event> {
         self.ring.iter().find_map(|slot| {
             let slot = locked(slot);

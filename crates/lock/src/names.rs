@@ -25,13 +25,18 @@ impl ResourceName {
 
     /// Whether names can begin with this text, which is not empty.
     pub fn is_beginning(text: &str) -> bool {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:~@-/".contains(&byte);
-        let is_part = |part: &str| !["", ".", ".."].contains(&part);
         let whole_parts = text.rsplit_once('/').map(|(parts, _)| parts);
-        (1..=Self::MAX_LEN).contains(&text.len())
-            && text.bytes().all(allowed)
-            && whole_parts.is_none_or(|parts| parts.split('/').all(is_part))
+        Self::is_spelt_right(text) && whole_parts.is_none_or(are_parts)
     }
+
+    fn is_spelt_right(text: &str) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:~@-/".contains(&byte);
+        (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(allowed)
+    }
+}
+
+fn are_parts(path: &str) -> bool {
+    path.split('/').all(|part| !["", ".", ".."].contains(&part))
 }
 
 impl FromStr for ResourceName {
@@ -39,9 +44,9 @@ impl FromStr for ResourceName {
 
     fn from_str(name: &str) -> Result<Self, InvalidResourceName> {
         let is_uid = |part: &str| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit());
-        let is_last = |part: &str| !["", ".", ".."].contains(&part) && !is_uid(part);
         let last_of_several = name.rsplit_once('/').map(|(_, last)| last);
-        if Self::is_beginning(name) && last_of_several.is_none_or(is_last) {
+        let is_path = |last: &str| are_parts(name) && !is_uid(last);
+        if Self::is_spelt_right(name) && last_of_several.is_none_or(is_path) {
             Ok(Self(name.into()))
         } else {
             Err(InvalidResourceName)

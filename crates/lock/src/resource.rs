@@ -9,6 +9,7 @@ mod conversions;
 mod decide;
 mod decision;
 mod holders;
+mod input;
 mod line;
 #[cfg(test)]
 mod model;
@@ -23,8 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use super::nanos::Instant;
 use super::{
-    Actor, Conversion, Cursor, End, EventDetails, Grant, IdempotencyKey, Kind, Lock, LockId, Page,
-    Refusal, Standing, Terms,
+    Cursor, End, EventDetails, Grant, IdempotencyKey, Kind, Lock, LockId, Page, Refusal, Standing,
 };
 #[cfg(test)]
 pub(super) use compatibility::can_be_held_together;
@@ -33,6 +33,7 @@ pub(super) use decision::{Answer, Decision, Facts, Plan, Reply};
 use decision::{ChangedLock, GrantedLock, KeptUntil};
 pub(super) use holders::Holder;
 use holders::Holders;
+pub(super) use input::{Arrival, ConvertRequest, Input};
 use line::Line;
 pub(super) use line::{Claim, Place};
 use planner::NextNumber;
@@ -56,70 +57,6 @@ pub(super) struct Resource<W> {
     holders: Holders,
     conversions: Conversions<W>,
     line: Line<W>,
-}
-
-/// What a resource reacts to.
-#[derive(Debug)]
-pub(super) enum Input<W> {
-    /// A request arrives; `W` is its client, if it has to wait.
-    Acquire(Box<Arrival>, W),
-    /// Ends the lock, or deletes the waiting request, with this id.
-    Release(LockId, Arc<Actor>),
-    /// The same for the one with this key.
-    ReleaseByKey(IdempotencyKey, Arc<Actor>),
-    /// Starts the lifetime of a lock over, with this length.
-    Renew(LockId, Duration),
-    /// A request to convert a lock arrives; `W` is its client, if it has to wait.
-    Convert(Box<ConvertRequest>, W),
-    /// The client of this claim has gone. With a key, its place is kept for this long.
-    Withdraw(Claim, Duration),
-    /// The wait of this claim is over.
-    TimeOut(Claim),
-    /// A response that told of this lock could not be delivered. If it was the only one, the lock
-    /// is released; with a key, after this long.
-    Abandon(LockId, Duration),
-    /// A deadline has passed.
-    Expire,
-    /// Deletes the locks and requests with numbers before this one.
-    Delete(u64, Arc<Actor>),
-    /// Ends every wait, since the server ends. The locks stay held.
-    Dismiss,
-}
-
-impl<W> Input<W> {
-    /// Whether it is the request of one client, whose thread does nothing else until it is done.
-    /// Not so a deletion, whose thread begins many before it waits for the first.
-    pub(super) fn is_client_request(&self) -> bool {
-        matches!(
-            self,
-            Self::Acquire(..)
-                | Self::Release(..)
-                | Self::ReleaseByKey(..)
-                | Self::Renew(..)
-                | Self::Convert(..)
-        )
-    }
-}
-
-/// A request that arrives.
-#[derive(Debug, Clone)]
-pub(super) struct Arrival {
-    /// The id of the lock, unless the key is that of an earlier request.
-    pub(super) id: LockId,
-    pub(super) terms: Terms,
-    pub(super) key: Option<IdempotencyKey>,
-    /// Its wait is counted from then.
-    pub(super) arrived_at: Instant,
-}
-
-/// A request to convert a lock.
-#[derive(Debug, Clone)]
-pub(super) struct ConvertRequest {
-    /// The lock.
-    pub(super) id: LockId,
-    pub(super) wanted: Conversion,
-    /// Its wait is counted from then.
-    pub(super) arrived_at: Instant,
 }
 
 /// One moment on both clocks. Deadlines are counted on the monotonic one; the wall clock is only

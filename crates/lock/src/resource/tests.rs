@@ -8,7 +8,7 @@ mod plans;
 
 use super::*;
 use crate::numbers::Numbers;
-use crate::{Limit, Mode};
+use crate::{Actor, Conversion, Limit, Mode, Terms};
 
 /// A resource whose time is set by the test; waiters are known by their titles.
 struct Scene {

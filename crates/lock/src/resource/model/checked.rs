@@ -1,6 +1,7 @@
 //! The resource beside its model.
 
 use super::*;
+use crate::{Actor, Conversion, Terms};
 
 /// The resource, driven as the table drives it.
 pub(super) struct Checked {
