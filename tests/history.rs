@@ -1,6 +1,7 @@
 //! What was held at a time, and what happened then, after restarts and failures.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,8 @@ use humantime::format_rfc3339_micros;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cluster::{etcd_or_skip, health};
+use crate::cluster::{acquire_patiently, etcd_or_skip, health, join_with};
+use crate::crash::disk;
 use crate::harness::{Server, wait_until};
 
 fn now() -> String {
@@ -53,6 +55,12 @@ impl World {
     fn files(&self) -> Vec<PathBuf> {
         files(&self.dir.path().join("history"))
     }
+}
+
+fn metric(server: &Server, name: &str) -> f64 {
+    let metrics = server.get("/metrics");
+    let value = metrics.text().lines().find_map(|line| line.strip_prefix(name));
+    value.unwrap().trim().parse().unwrap()
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -227,4 +235,94 @@ fn several_servers_keep_one_each_where_they_are_told() {
     server.hold("a");
     assert_eq!(since(&server, &before, "").last().unwrap(), "granted a");
     wait_until("it is written", || text_of(dir.path()).contains("\"granted\""));
+}
+
+#[test]
+fn a_line_that_was_cut_off_is_dropped_and_damaged_ones_are_counted() {
+    let dir = TempDir::new().unwrap();
+    let options = ["--history-dir", dir.path().to_str().unwrap()];
+    for (damage, damaged) in [(&b"{\"id\":1,\"ev"[..], 0.0), (b"\0\0\xff{\n", 1.0)] {
+        let server = Server::start_with(&options);
+        server.hold("a");
+        assert_eq!(server.delete("/resources/a").status, 204);
+        let earlier = if damaged > 0.0 { 1 } else { 0 };
+        let deleted = || text_of(dir.path()).matches("\"deleted\"").count() == earlier + 1;
+        wait_until("it is written", deleted);
+        drop(server);
+        let file = files(dir.path()).pop().unwrap();
+        OpenOptions::new().append(true).open(file).unwrap().write_all(damage).unwrap();
+        let server = Server::start_with(&options);
+        let counted = || metric(&server, "rdlm_history_damaged_lines_total") == damaged;
+        wait_until("the files are read", counted);
+        let told = since(&server, "1970-01-01T00:00:00Z", "&resource=a");
+        assert!(told.ends_with(&["granted a".into(), "deleted a".into()]), "{told:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_loses_history_and_no_locks() {
+    let dir = TempDir::new().unwrap();
+    let Some(_mount) = disk::mount(dir.path(), 12) else { return };
+    let mut server = Server::start_with(&["--data-dir", dir.path().to_str().unwrap()]);
+    let before = server.hold("before");
+    let (history, ballast) = (dir.path().join("history"), dir.path().join("ballast"));
+    wait_until("it is written", || text_of(&history).contains("before"));
+    fs::write(&ballast, vec![1; 6_500_000]).unwrap();
+    let held = server.hold("held");
+    assert_eq!(server.delete(&before).status, 204);
+    wait_until("it is lost", || metric(&server, "rdlm_history_lost_events_total") >= 2.0);
+    server.read_log_to("too little room");
+    fs::remove_file(ballast).unwrap();
+    assert_eq!(server.delete(&held).status, 204);
+    wait_until("it goes on", || text_of(&history).contains("\"released\""));
+    assert!(text_of(&history).contains("\"reset\""), "the gap is marked");
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_with_what_would_be_right() {
+    for (options, said) in [
+        (&["--history", "7d"][..], "such as 7d,64MiB"),
+        (&["--history", "1m,64MiB"], "at least 1h,1MiB"),
+        (&["--history", "7d,1KiB"], "at least 1h,1MiB"),
+        (&["--history", "7d,99999999999TiB"], "such as 7d,64MiB"),
+        (&["--history", "off", "--history-dir", "h"], "do not go together"),
+        (&["--history", "1d,1MiB"], "--history goes with --data-dir or --history-dir"),
+        (&["--history-dir", "/dev/null"], "--history-dir: /dev/null: not a directory"),
+    ] {
+        let mut rdlm = Command::new(env!("CARGO_BIN_EXE_rdlm"));
+        let output = rdlm.args(["serve", "--check"]).args(options).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(error.contains(said), "{options:?}: {error}");
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {error}");
+    }
+}
+
+#[test]
+fn a_server_that_takes_over_says_since_when_it_knows() {
+    let etcd = etcd_or_skip!(1);
+    let dir = TempDir::new().unwrap();
+    let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+    let start = |dir: &Path| {
+        let server = join_with(&etcd, &["--history-dir", dir.to_str().unwrap()]);
+        wait_until("it is active", || health(&server)["role"] == "active");
+        server
+    };
+    let mut first = start(&one);
+    let lock = acquire_patiently(&first, "foo").lock_path();
+    let at_first = now();
+    first.signal("-TERM");
+    first.wait();
+    let second = start(&two);
+    wait_until("it is released", || second.delete(&lock).status == 204);
+    let answer = second.get(&format!("/events?since={at_first}&follow=no"));
+    assert!(*answer.header("RDLM-Known-Since").unwrap() > *at_first);
+    let ended = now();
+    drop(second);
+    // The first one again: it was not told of the release.
+    let again = start(&one);
+    acquire_patiently(&again, "bar");
+    wait_until("it has noticed", || text_of(&one).contains("\"forgotten\""));
+    let answer = again.get(&format!("/events?since={at_first}&follow=no"));
+    assert!(*answer.header("RDLM-Known-Since").unwrap() > *ended);
+    assert!(answer.text().contains("event: held\n"), "{}", answer.text());
 }

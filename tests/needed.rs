@@ -2,6 +2,7 @@
 //! where the variable CI is set, it fails.
 
 use std::env;
+use std::process::Command;
 
 /// Which package of Debian has which program. .ci/run installs all of them.
 const PACKAGES: &[(&str, &str)] = &[
@@ -77,5 +78,18 @@ fn all_of_them_are_installed_before_a_change_is_taken() {
     for (program, package) in PACKAGES {
         let line = format!("need {program} {package}");
         assert!(script.lines().any(|found| found == line), "no {line} in .ci/run");
+    }
+}
+
+#[test]
+fn scripts_that_lack_something_fail_where_ci_is_set() {
+    let bash = ["bash", "-c", ". tests/scripts/skip.sh; skip why"];
+    let python = "import run; run.skipped('a', 'why'); exit(bool(run.failed))";
+    for script in [bash, ["python3", "-Bc", python]] {
+        for (ci, code) in [("", 0), ("false", 0), ("true", 1)] {
+            let mut command = Command::new(script[0]);
+            command.args(&script[1..]).env("CI", ci).env("PYTHONPATH", "tests/clients");
+            assert_eq!(command.status().unwrap().code(), Some(code), "{script:?} CI={ci}");
+        }
     }
 }

@@ -58,6 +58,10 @@ pub(crate) fn join(etcd: &Etcd) -> Server {
     join_by(&etcd.endpoints(), &[])
 }
 
+pub(crate) fn join_with(etcd: &Etcd, options: &[&str]) -> Server {
+    join_by(&etcd.endpoints(), options)
+}
+
 /// What it says of its role, also where it is 503.
 pub(crate) fn health(server: &Server) -> Value {
     server.get("/health").json()
@@ -89,7 +93,7 @@ fn metric(server: &Server, name: &str) -> f64 {
 
 /// Asks again, with the same key, until there is an answer other than 503, as a client does that is
 /// told so: on a busy machine, a grant may be written too late to be answered.
-fn acquire_patiently(server: &Server, resource: &str) -> Response {
+pub(crate) fn acquire_patiently(server: &Server, resource: &str) -> Response {
     static LAST_KEY: AtomicU64 = AtomicU64::new(0);
     let key = LAST_KEY.fetch_add(1, Ordering::Relaxed);
     let headers = format!("Host: localhost\r\nIdempotency-Key: patient-{key}");

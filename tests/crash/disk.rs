@@ -1,7 +1,7 @@
 //! The disk refuses what is written.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -120,12 +120,24 @@ fn health_says_that_nothing_can_be_written_until_it_can() {
 }
 
 /// A file system of its own, unmounted at the end.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// Mounts a file system of so many MiB there; `None`, and says so, if none may be mounted here.
+pub(crate) fn mount(dir: &Path, mebibytes: u32) -> Option<Mount> {
+    let size = format!("size={mebibytes}m");
+    let mut command = Command::new("mount");
+    let command = command.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir);
+    if !command.output().is_ok_and(|output| output.status.success()) {
+        needed::cannot_run("no tmpfs may be mounted here");
+        return None;
+    }
+    Some(Mount(dir.into()))
 }
 
 /// A server on a file system of its own with a ballast of so many bytes; `None`, and says so,
@@ -134,12 +146,7 @@ fn on_a_small_disk(host: &Host, ballast: usize) -> Option<(PathBuf, Mount, Serve
     let data_dir = host.data_dir();
     let dir = PathBuf::from(&data_dir);
     fs::create_dir(&dir).unwrap();
-    let options = ["-t", "tmpfs", "-o", "size=8m", "tmpfs", &data_dir];
-    if !Command::new("mount").args(options).output().is_ok_and(|output| output.status.success()) {
-        needed::cannot_run("no tmpfs may be mounted here");
-        return None;
-    }
-    let mount = Mount(dir.clone());
+    let mount = mount(&dir, 8)?;
     let path = dir.join("ballast");
     fs::write(&path, vec![1; ballast]).unwrap();
     Some((path, mount, host.start()))

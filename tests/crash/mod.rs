@@ -1,6 +1,6 @@
 //! What was acknowledged survives whatever ends the server.
 
-mod disk;
+pub(crate) mod disk;
 mod kills;
 mod restarts;
 mod stall;

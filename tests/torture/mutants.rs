@@ -71,19 +71,32 @@ fn copy_tree(to: &Path) {
     }
 }
 
-fn build(tree: &Path) -> PathBuf {
-    let target = tree.join("target");
-    // Not shown: a mutant may well have warnings.
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--bin", "rdlm"])
+/// Has Cargo do something in the tree. An error is what it said; warnings, which a mutant may well
+/// have, are not shown.
+fn cargo(tree: &Path, command: &[&str], args: &[&str]) -> Result<(), String> {
+    let output = Command::new(env!("CARGO"))
+        .args(command)
+        .args(["--quiet", "--locked"])
+        .args(args)
         .current_dir(tree)
-        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_TARGET_DIR", tree.join("target"))
         .env_remove("CARGO_BUILD_TARGET")
         .output()
         .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let built = fs::read_dir(target).unwrap().map(|dir| dir.unwrap().path().join("debug/rdlm"));
-    built.into_iter().find(|path| path.exists()).expect("the mutant's binary")
+    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or_else(said)
+}
+
+/// A mutant that does not compile has not been caught.
+fn compile(tree: &Path, command: &[&str], args: &[&str]) -> Result<(), String> {
+    cargo(tree, command, args).map_err(|said| format!("does not compile: {said}"))
+}
+
+fn build(tree: &Path) -> Result<PathBuf, String> {
+    compile(tree, &["build"], &["--bin", "rdlm"])?;
+    let dirs = fs::read_dir(tree.join("target")).unwrap();
+    let mut built = dirs.map(|dir| dir.unwrap().path().join("debug/rdlm"));
+    Ok(built.find(|path| path.exists()).expect("the mutant's binary"))
 }
 
 /// Changes a copy of the tree by one after the other, and runs there what has to catch it.
@@ -123,7 +136,7 @@ fn every_mutant_still_fits_the_sources() {
 #[ignore = "long; make torture runs it"]
 fn every_mutant_is_caught() {
     catch_each(MUTANTS.iter().map(|mutant| {
-        let run = |tree: &Path| mutant.run(&build(tree));
+        let run = |tree: &Path| mutant.run(&build(tree)?);
         (mutant.name, mutant.edits, run)
     }));
 }

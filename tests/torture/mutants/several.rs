@@ -2,10 +2,9 @@
 
 use std::panic;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use super::{ATTEMPTS, Edit, build, edit};
+use super::{ATTEMPTS, Edit, build, cargo, compile, edit};
 use crate::ha::{self, HaPlan};
 use crate::history::FaultKind;
 use crate::rules;
@@ -161,16 +160,17 @@ impl OfSeveral {
         let faults = match self.by {
             By::Run(faults) => faults,
             By::Tests(args) => {
-                let failed = !tested(tree, args);
+                compile(tree, &["test", "--no-run"], args)?;
+                let passed = cargo(tree, &["test"], args).is_ok();
                 let args = args.join(" ");
-                return if failed {
-                    Ok(format!("caught by {args}"))
-                } else {
+                return if passed {
                     Err(format!("not caught by {args}"))
+                } else {
+                    Ok(format!("caught by {args}"))
                 };
             }
         };
-        let binary = build(tree);
+        let binary = build(tree)?;
         for attempt in 1..=ATTEMPTS {
             let plan = HaPlan::new(fastrand::u64(..), Duration::from_secs(12), faults);
             let plan = HaPlan { binary: binary.clone(), ..plan };
@@ -192,16 +192,4 @@ impl OfSeveral {
         }
         Err(format!("not caught in {ATTEMPTS} runs"))
     }
-}
-
-fn tested(tree: &Path, args: &[&str]) -> bool {
-    let output = Command::new(env!("CARGO"))
-        .args(["test", "--quiet", "--locked"])
-        .args(args)
-        .current_dir(tree)
-        .env("CARGO_TARGET_DIR", tree.join("target"))
-        .env_remove("CARGO_BUILD_TARGET")
-        .output()
-        .unwrap();
-    output.status.success()
 }
